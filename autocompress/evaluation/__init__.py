@@ -1,0 +1,1 @@
+"""Texts, perplexity, divergence, latency, and benchmark tasks."""

@@ -1,0 +1,1 @@
+"""The picked plan as a model on disk."""

@@ -1,0 +1,1 @@
+"""Modules that hold a matrix in a stored form and compute with it."""

@@ -1,0 +1,130 @@
+"""What a method is: frozen settings that know their own rules, their exact cost, and how to build a layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from autocompress.errors import MethodError
+from autocompress.layers.base import CompressedMatrix
+from autocompress.numerics.metric import Metric
+from autocompress.records import LayerSpec
+
+
+class MatrixProblem:
+    """One trained matrix, and the metric in which it is to be approximated.
+
+    Decompositions that serve many ranks or methods are computed once per problem, through ``memo``.
+
+    Args:
+        spec: which matrix of the model it is.
+        weight: ``[out, in]``, any floating-point type.
+        metric: what a change of it costs; plain Frobenius when left out.
+        bias: ``[out]`` or ``None``.
+    """
+
+    def __init__(self, spec: LayerSpec, weight: Tensor, metric: Metric | None = None, bias: Tensor | None = None) -> None:
+        self.spec, self.weight, self.bias = spec, weight, bias
+        self.metric = metric or Metric.identity(*spec.shape)
+        self.memo: dict[Any, Any] = {}
+
+    @cached_property
+    def weight32(self) -> Tensor:
+        """The matrix ``[out, in]`` in fp32."""
+        return self.weight.detach().float()
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Settings of one way to store a matrix. Equal settings are equal methods; the settings *are* the method.
+
+    A subclass is a frozen dataclass with a unique ``name``, registered in ``methods/registry.py``.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def check(self, spec: LayerSpec) -> None:
+        """Raise ``MethodError`` when the settings do not fit the matrix."""
+
+    @abstractmethod
+    def skeleton(self, spec: LayerSpec) -> CompressedMatrix:
+        """Make the layer with tensors of the right shapes and types and no meaningful content.
+
+        Called on the meta device to know the cost, and when a stored model is loaded.
+        """
+
+    @abstractmethod
+    def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
+        """Compute the stored tensors, by the names of the skeleton's ``state_dict()``, without the bias."""
+
+    def cost(self, spec: LayerSpec) -> int:
+        """Exact bytes of all stored tensors: codes, scales, zero points, factors, padding and the bias."""
+        return sum(size for _, size in stored_tensors(self, spec))
+
+    def build(self, problem: MatrixProblem) -> CompressedMatrix:
+        """Fit the matrix and return the layer that holds it.
+
+        Raises:
+            MethodError: the settings do not fit the matrix, or the matrix holds NaN or infinity.
+        """
+        self.check(problem.spec)
+        if not bool(torch.isfinite(problem.weight).all()):
+            raise MethodError(
+                f"layer {problem.spec}", got="NaN or infinite weights", wanted="finite numbers", hint="Check the checkpoint."
+            )
+        with torch.device("meta"):
+            layer = self.skeleton(problem.spec)
+        tensors = self.fit(problem)
+        if problem.bias is not None:
+            tensors = tensors | {"bias": problem.bias.detach()}
+        layer.load_state_dict({key: value.contiguous() for key, value in tensors.items()}, assign=True)
+        return layer.requires_grad_(False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for recipes: ``{"method": name, **settings}``, tuples as lists."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"method": self.name} | {
+            key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Method:
+        """Make the method from its settings; lists become tuples.
+
+        Raises:
+            MethodError: a setting that is unknown, missing or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise MethodError(f"method {cls.name} has no setting {unknown[0]!r}", wanted=", ".join(sorted(known)))
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+        except TypeError as error:
+            raise MethodError(f"method {cls.name}: {error}") from error
+
+    def __str__(self) -> str:
+        """Short label for tables, such as ``quantize 3 bit g64``."""
+        return " ".join([self.name, *(f"{f.name}={getattr(self, f.name)}" for f in fields(self))])
+
+
+@lru_cache(maxsize=100_000)
+def stored_tensors(method: Method, spec: LayerSpec) -> tuple[tuple[str, int], ...]:
+    """Names and bytes of the tensors that a method stores for a matrix, from its skeleton without data."""
+    method.check(spec)
+    with torch.device("meta"):
+        layer = method.skeleton(spec)
+    return tuple((name, tensor.numel() * tensor.element_size()) for name, tensor in layer.state_dict().items())
+
+
+def torch_dtype(spec: LayerSpec) -> torch.dtype:
+    """The torch type that a spec names."""
+    dtype = getattr(torch, spec.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype

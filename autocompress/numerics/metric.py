@@ -1,0 +1,105 @@
+"""The metric in which a matrix is approximated: how much a change of its elements raises the loss.
+
+For a linear map ``y = W x`` the loss rises, to second order and in the Kronecker-factored approximation of the
+Fisher matrix (Martens and Grosse 2015, arXiv 1503.05671), by ``1/2 tr(S D G D^T)`` nats per token, where ``D`` is the
+change of ``W``, ``G = E[x x^T]`` the Gram matrix of the inputs and ``S = E[g g^T]`` that of the output gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """One Kronecker term: the use of a matrix ``[out, in]`` at one place of the model.
+
+    Attributes:
+        rows: Gram matrix ``[out, out]`` of the output gradients, or its diagonal ``[out]``.
+        columns: Gram matrix ``[in, in]`` of the inputs, or its diagonal ``[in]``.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+
+def apply_gram(gram: Tensor, matrix: Tensor) -> Tensor:
+    """Return ``gram @ matrix`` for a Gram matrix ``[n, n]`` or its diagonal ``[n]``, and ``matrix [n, m]``."""
+    return gram[:, None] * matrix if gram.ndim == 1 else gram @ matrix
+
+
+def trace(gram: Tensor) -> float:
+    """Trace of a Gram matrix ``[n, n]`` or of its diagonal ``[n]``."""
+    return float(gram.sum() if gram.ndim == 1 else gram.trace())
+
+
+def root_and_inverse(gram: Tensor, *, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Symmetric square root of a Gram matrix and the inverse of that root, both in fp64.
+
+    Args:
+        gram: ``[n, n]``, or its diagonal ``[n]`` (the results are then diagonals too).
+        shrinkage: share of the mean diagonal that is added to the diagonal, against singular matrices and few tokens.
+            A Gram matrix that is zero everywhere counts as the identity.
+    """
+    gram = gram.double()
+    size = gram.shape[0]
+    mean = trace(gram) / size
+    if mean <= 0:
+        gram, mean = torch.ones_like(gram) if gram.ndim == 1 else torch.eye(size, dtype=gram.dtype), 1.0
+    if gram.ndim == 1:
+        root = (gram + shrinkage * mean).sqrt()
+        return root, 1 / root
+    values, vectors = torch.linalg.eigh(gram)
+    values = values.clamp_min(0) + shrinkage * mean
+    return (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
+
+
+@dataclass(frozen=True)
+class Metric:
+    """All uses of one matrix ``[out, in]``: a tied embedding and head has two terms, any other matrix one."""
+
+    terms: tuple[Curvature, ...]
+
+    @classmethod
+    def identity(cls, out_features: int, in_features: int) -> Metric:
+        """Plain Frobenius metric, for fitting without calibration."""
+        return cls((Curvature(torch.ones(out_features), torch.ones(in_features)),))
+
+    def damage(self, change: Tensor) -> float:
+        """Predict the rise of the loss, in nats per token, when ``change [out, in]`` is added to the matrix."""
+        change = change.float()
+        total = 0.0
+        for term in self.terms:
+            weighted = apply_gram(term.rows.float(), apply_gram(term.columns.float(), change.T).T)
+            total += 0.5 * float((weighted * change).sum())
+        return max(total, 0.0)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """One Gram matrix for the rows, ``[out, out]`` or diagonal ``[out]``: the terms, weighted by their share."""
+        return self._combined([t.rows for t in self.terms], [trace(t.columns) for t in self.terms])
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """One Gram matrix for the columns, ``[in, in]`` or diagonal ``[in]``."""
+        return self._combined([t.columns for t in self.terms], [trace(t.rows) for t in self.terms])
+
+    @staticmethod
+    def _combined(grams: list[Tensor], weights: list[float]) -> Tensor:
+        # A sum of Kronecker products is no Kronecker product; this one has the same partial traces as the sum,
+        # up to scale (the pi-free form of Martens and Grosse 2015, section 6.3).
+        if len(grams) == 1:
+            return grams[0]
+        if any(gram.ndim == 2 for gram in grams) and grams[0].shape[0] <= FULL_GRAM_LIMIT:
+            grams = [torch.diag(gram) if gram.ndim == 1 else gram for gram in grams]
+        else:
+            grams = [gram if gram.ndim == 1 else gram.diagonal() for gram in grams]
+        total = sum(weights) or 1.0
+        return torch.stack([gram * (weight / total) for gram, weight in zip(grams, weights, strict=True)]).sum(0)
+
+
+FULL_GRAM_LIMIT = 8192  # beyond it only the diagonal is kept: a full fp32 Gram matrix would take over 256 MiB

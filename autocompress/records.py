@@ -1,0 +1,122 @@
+"""Records that travel between floors: no tensors, picklable, cheap to import."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    """What a matrix does in a transformer."""
+
+    QUERY = "query"
+    KEY = "key"
+    VALUE = "value"
+    QKV = "qkv"
+    OUTPUT = "output"
+    GATE = "gate"
+    UP = "up"
+    DOWN = "down"
+    EMBEDDING = "embedding"
+    HEAD = "head"
+    OTHER = "other"
+
+    @property
+    def block(self) -> str:
+        """The part of the transformer: ``attention``, ``mlp``, ``embedding`` or ``other``."""
+        return _BLOCKS.get(self, "other")
+
+
+_BLOCKS = {
+    **dict.fromkeys((Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.OUTPUT), "attention"),
+    **dict.fromkeys((Role.GATE, Role.UP, Role.DOWN), "mlp"),
+    **dict.fromkeys((Role.EMBEDDING, Role.HEAD), "embedding"),
+}
+
+
+class Kind(StrEnum):
+    """Which module holds the matrix, hence how its weight is laid out."""
+
+    LINEAR = "linear"  # weight [out, in]
+    CONV1D = "conv1d"  # GPT-2 style: weight [in, out]
+    EMBEDDING = "embedding"  # weight [vocabulary, hidden]: out is the vocabulary
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One compressible matrix ``[out, in]``.
+
+    Attributes:
+        name: path of the module that owns the matrix, as in ``model.named_modules()``.
+        role: what it does.
+        kind: which module holds it.
+        out_features: rows of the matrix; for an embedding the vocabulary.
+        in_features: columns of the matrix; for an embedding the hidden size.
+        dtype: torch name of the stored type, such as ``float32``.
+        bias: whether the owning module has a bias (stored with the matrix and counted in its bytes).
+        depth: index of the transformer block, or ``None`` outside the blocks.
+        tied: paths of the other modules that use the same matrix (a head tied to the embedding).
+    """
+
+    name: str
+    role: Role
+    kind: Kind
+    out_features: int
+    in_features: int
+    dtype: str = "float32"
+    bias: bool = False
+    depth: int | None = None
+    tied: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out_features, in_features)``."""
+        return self.out_features, self.in_features
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of the matrix, bias not counted."""
+        return self.out_features * self.in_features
+
+    def __str__(self) -> str:
+        return f"{self.name} [{self.out_features} x {self.in_features}]"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model, dense or compressed, was seen to cost and to lose on one text.
+
+    Attributes:
+        perplexity: exponential of the mean negative log-likelihood in nats per token.
+        kl: mean KL divergence from the dense model in nats per token.
+        tokens: number of predicted tokens that both are means over.
+        bytes: stored tensors of the whole model.
+        latency_ms: median time of one decoded token at batch 1; ``None`` when not measured.
+        latency_spread_ms: half the interquartile range of that time.
+        text: which text was scored: ``selection``, ``report`` or the name of a file.
+        device: where it ran, such as ``cpu (2 threads)``.
+        plan_hash: hash of the plan that was applied while measuring.
+    """
+
+    perplexity: float
+    kl: float
+    tokens: int
+    bytes: int
+    latency_ms: float | None
+    latency_spread_ms: float | None
+    text: str
+    device: str
+    plan_hash: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A module that was left as it is, and why."""
+
+    name: str
+    reason: str

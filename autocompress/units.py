@@ -1,0 +1,117 @@
+"""Budgets as people type them, and bytes as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from autocompress.errors import ConfigurationError
+
+BYTE_UNITS = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_UNITS_BY_LOWER_CASE = {unit.lower(): factor for unit, factor in BYTE_UNITS.items()}
+_NUMBER_AND_UNIT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]+)\s*")
+MEMORY_FORMS = "a ratio (10x), a share (25%), or a size (1.6MB, 2GiB)"
+LATENCY_FORMS = "milliseconds a token (6ms) or a multiple of the dense model's latency (0.8x)"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A budget in absolute units; ``None`` means unlimited."""
+
+    memory_bytes: int | None
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the compressed model may cost, as typed: absolute, or relative to the dense model.
+
+    Attributes:
+        memory_bytes: most bytes of the stored model.
+        memory_share: most bytes as a share of the dense model's (``10x`` is 0.1, ``25%`` is 0.25).
+        latency_ms: most milliseconds for one decoded token at batch 1.
+        latency_share: the same as a share of the dense model's latency.
+    """
+
+    memory_bytes: int | None = None
+    memory_share: float | None = None
+    latency_ms: float | None = None
+    latency_share: float | None = None
+
+    @classmethod
+    def parse(cls, memory: str | None = None, latency: str | None = None) -> Budget:
+        """Read ``--budget`` and ``--latency``.
+
+        Raises:
+            ConfigurationError: a text that is no number with a unit, or a limit that is not positive.
+        """
+        fields: dict[str, float] = {}
+        if memory is not None:
+            fields |= _parse_memory(memory)
+        if latency is not None:
+            fields |= _parse_latency(latency)
+        return cls(**fields)  # type: ignore[arg-type]
+
+    def limits(self, dense_bytes: int, dense_latency_ms: float) -> Limits:
+        """Turn the budget into absolute limits, given what the dense model costs."""
+        memory, latency = self.memory_bytes, self.latency_ms
+        if self.memory_share is not None:
+            memory = math.floor(self.memory_share * dense_bytes)
+        if self.latency_share is not None:
+            latency = self.latency_share * dense_latency_ms
+        return Limits(memory, latency)
+
+
+def _number_and_unit(option: str, text: str, forms: str) -> tuple[float, str]:
+    match = _NUMBER_AND_UNIT.fullmatch(text)
+    if match is None:
+        raise ConfigurationError(f"{option} is not understood", got=repr(text), wanted=forms)
+    number = float(match[1])
+    if not number > 0 or math.isinf(number):
+        raise ConfigurationError(f"{option} must be more than zero", got=repr(text), wanted=forms)
+    return number, match[2]
+
+
+def _parse_memory(text: str) -> dict[str, float]:
+    number, unit = _number_and_unit("--budget", text, MEMORY_FORMS)
+    if unit in ("x", "X", "%"):
+        share = number / 100 if unit == "%" else 1 / number
+        if share > 1:
+            raise ConfigurationError(
+                "--budget asks for a model larger than the dense one", got=repr(text), wanted="at least 1x, or at most 100%"
+            )
+        return {"memory_share": share}
+    factor = _UNITS_BY_LOWER_CASE.get(unit.lower())
+    if factor is None:
+        raise ConfigurationError("--budget has an unknown unit", got=repr(text), wanted=MEMORY_FORMS)
+    return {"memory_bytes": math.floor(number * factor)}
+
+
+def _parse_latency(text: str) -> dict[str, float]:
+    number, unit = _number_and_unit("--latency", text, LATENCY_FORMS)
+    if unit in ("x", "X"):
+        return {"latency_share": number}
+    if unit.lower() in ("ms", "s"):
+        return {"latency_ms": number * (1000 if unit.lower() == "s" else 1)}
+    raise ConfigurationError("--latency has an unknown unit", got=repr(text), wanted=LATENCY_FORMS)
+
+
+def format_bytes(count: float) -> str:
+    """Write a number of bytes with three digits and a decimal unit: ``1.61 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
