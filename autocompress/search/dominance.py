@@ -1,0 +1,104 @@
+"""Which trials no other trial beats, where their curve bends, and how much room they cover."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from autocompress.search.study import TrialRecord
+
+LATENCY_TOLERANCE = 0.10
+"""A trial may be slower by this share and still dominate. Medians of decode times scatter by several per cent from run to
+run; with an exact third axis every plan would sooner or later be the fastest of its neighbours by chance."""
+
+HYPERVOLUME_REFERENCE_RISE = 1.0
+"""Rise of log-perplexity, in nats per token, from which on a plan counts for nothing: 2.7 times the perplexity."""
+
+
+def selection_perplexity(trial: TrialRecord) -> float:
+    """Perplexity on the selection text, the only one that all complete trials share; infinite without it."""
+    if trial.selection is None or not math.isfinite(trial.selection.perplexity):
+        return math.inf
+    return trial.selection.perplexity
+
+
+def latency(trial: TrialRecord) -> float | None:
+    """Median decode time in milliseconds: of the search if it was measured there, else of the final measurement.
+
+    In this order a later measurement of some trials cannot change what the front is.
+    """
+    for measurement in (trial.selection, trial.report):
+        if measurement is not None and measurement.latency_ms is not None:
+            return measurement.latency_ms
+    return None
+
+
+def dominates(one: TrialRecord, other: TrialRecord) -> bool:
+    """Whether ``one`` makes ``other`` pointless.
+
+    It is no worse in perplexity and in bytes, better in at least one of them, and not slower by more than
+    ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in perplexity and bytes goes to the
+    faster trial, then to the earlier one.
+    """
+    ours = (selection_perplexity(one), one.bytes)
+    theirs = (selection_perplexity(other), other.bytes)
+    if ours == theirs:
+        return _tie_break(one) < _tie_break(other)
+    if ours[0] > theirs[0] or ours[1] > theirs[1]:
+        return False
+    our_latency, their_latency = latency(one), latency(other)
+    if our_latency is None or their_latency is None:
+        return True
+    return our_latency <= their_latency * (1 + LATENCY_TOLERANCE)
+
+
+def _tie_break(trial: TrialRecord) -> tuple[float, int]:
+    time = latency(trial)
+    return (math.inf if time is None else time), trial.number
+
+
+def non_dominated(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """The trials that no other dominates, by bytes. A plan that was measured twice appears once.
+
+    Trials without a finite perplexity are left out.
+    """
+    unique: dict[str, TrialRecord] = {}
+    for trial in trials:
+        if math.isfinite(selection_perplexity(trial)):
+            seen = unique.get(trial.plan.hash)
+            if seen is None or (trial.report is not None and seen.report is None):
+                unique[trial.plan.hash] = trial
+    candidates = list(unique.values())
+    front = [one for one in candidates if not any(dominates(other, one) for other in candidates if other is not one)]
+    return tuple(sorted(front, key=lambda trial: (trial.bytes, selection_perplexity(trial))))
+
+
+def knee_of(front: Sequence[TrialRecord]) -> TrialRecord:
+    """The trial of a front farthest below the chord between its ends, in normalised (log bytes, log perplexity).
+
+    Where there are not three different sizes there is no bend, and the lowest perplexity is returned.
+    """
+    left, right = min(front, key=lambda trial: trial.bytes), min(front, key=selection_perplexity)
+    width = math.log(right.bytes / left.bytes)
+    height = math.log(selection_perplexity(left) / selection_perplexity(right))
+    if width <= 0 or height <= 0:
+        return right
+
+    def below_chord(trial: TrialRecord) -> float:
+        across = math.log(trial.bytes / left.bytes) / width
+        down = math.log(selection_perplexity(left) / selection_perplexity(trial)) / height
+        return down - across
+
+    bend = max(front, key=below_chord)
+    return bend if below_chord(bend) > 1e-9 else right
+
+
+def area_below(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Exact two-dimensional hypervolume: the area between minimised ``points`` and the ``reference`` corner."""
+    area, lowest = 0.0, reference[1]
+    inside = sorted(point for point in points if point[0] < reference[0] and point[1] < reference[1])
+    for x, y in inside:
+        if y < lowest:
+            area += (reference[0] - x) * (lowest - y)
+            lowest = y
+    return area
