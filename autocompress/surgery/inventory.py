@@ -1,0 +1,247 @@
+"""Finds the matrices of a model that can be compressed, and what the model costs as it is."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from autocompress.errors import ModelError, RecipeError
+from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
+from autocompress.methods.plan import Plan
+from autocompress.records import Kind, LayerSpec, Role, Skipped
+from autocompress.surgery.roles import depth_of, embedding_role, is_router, role_of
+from autocompress.surgery.tied import TiedEmbedding
+
+SMALLEST_SIDE = 8  # a matrix with fewer rows or columns costs more in scales and names than it could save
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_KINDS: dict[type[nn.Module], Kind] = {nn.Linear: Kind.LINEAR, Conv1D: Kind.CONV1D, nn.Embedding: Kind.EMBEDDING}
+_COMPRESSED = (CompressedMatrix, CompressedEmbedding, TiedHead, TiedEmbedding)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The compressible matrices of a model and the bytes of everything.
+
+    Attributes:
+        layers: compressible matrices in the order of the model; tied ones are there once.
+        skipped: modules that hold a matrix and are left as they are, with the reason.
+        rest_bytes: stored bytes outside ``layers`` (norms, skipped modules, biases of tied heads, buffers).
+        dense_bytes: stored bytes of the whole model as it is.
+        dense_elements: number of stored elements.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    skipped: tuple[Skipped, ...]
+    rest_bytes: int
+    dense_bytes: int
+    dense_elements: int
+
+    @cached_property
+    def _by_name(self) -> dict[str, LayerSpec]:
+        return {spec.name: spec for spec in self.layers}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> LayerSpec:
+        """The matrix of that name.
+
+        Raises:
+            RecipeError: the model has no compressible matrix of that name; the message says the nearest.
+        """
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise RecipeError(
+                "the model has no such layer to compress", got=repr(name), hint=self._hint(name)
+            ) from None
+
+    def _hint(self, name: str) -> str:
+        for skipped in self.skipped:
+            if skipped.name == name:
+                return f"It is left as it is: {skipped.reason}."
+        for spec in self.layers:
+            if name in spec.tied:
+                return f"It is tied to {spec.name!r}; name that one."
+        near = difflib.get_close_matches(name, self._by_name, n=1)
+        return f"The nearest name is {near[0]!r}." if near else "The recipe may belong to another model."
+
+    def plan_bytes(self, plan: Plan) -> int:
+        """Exact stored bytes of the whole model under a plan."""
+        return plan.layer_bytes(self.layers) + self.rest_bytes
+
+    @property
+    def bf16_bytes(self) -> int:
+        """Bytes of the model at two bytes an element."""
+        return 2 * self.dense_elements
+
+
+def stored_tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor that a checkpoint of the model holds, once: of tied names the one that the others are tied to."""
+    targets = getattr(model, "all_tied_weights_keys", {})
+    names: dict[int, list[str]] = defaultdict(list)
+    tensors = model.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        names[id(tensor)].append(name)
+    chosen = {min(group, key=lambda name: name in targets) for group in names.values()}
+    return {name: tensor.detach() for name, tensor in tensors.items() if name in chosen}
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of all tensors of a model, dense or compressed, as they are stored; tied tensors count once."""
+    return sum(_bytes(tensor) for tensor in stored_tensors_of(model).values())
+
+
+def take_inventory(model: nn.Module) -> Inventory:
+    """List the compressible matrices of a model. Needs no data: a model on the meta device will do.
+
+    Exactly ``nn.Linear``, ``Conv1D`` and ``nn.Embedding`` are taken. Subclasses compute something else (a scaled
+    embedding, an adapter), so they are skipped, and so is whatever is tied to them.
+
+    Raises:
+        ModelError: nothing to compress.
+    """
+    layers, skipped = _sort_out(model)
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__} has nothing to compress",
+            wanted="at least one nn.Linear, Conv1D or nn.Embedding with floating-point weights",
+            hint=f"First reason: {skipped[0].name}: {skipped[0].reason}." if skipped else "",
+        )
+    stored = stored_tensors_of(model)
+    dense = sum(_bytes(tensor) for tensor in stored.values())
+    inside = 0
+    for spec in layers:
+        module = model.get_submodule(spec.name)
+        inside += _bytes(module.weight) + (_bytes(module.bias) if spec.bias else 0)  # type: ignore[arg-type]
+    elements = sum(tensor.numel() for tensor in stored.values())
+    return Inventory(tuple(layers), tuple(skipped), dense - inside, dense, elements)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One module that uses a weight as a matrix, or some other way."""
+
+    path: str
+    module: nn.Module
+    attribute: str
+
+    @property
+    def is_matrix(self) -> bool:
+        return type(self.module) in _KINDS and self.attribute == "weight"
+
+
+def _uses(model: nn.Module) -> Iterator[tuple[nn.Parameter, _Use]]:
+    for path, module in model.named_modules(remove_duplicate=False):
+        for attribute, parameter in module.named_parameters(recurse=False):
+            yield parameter, _Use(path, module, attribute)
+
+
+def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
+    groups: dict[int, list[_Use]] = defaultdict(list)
+    inside_compressed = {id(m) for root in model.modules() if isinstance(root, _COMPRESSED) for m in root.modules()}
+    for parameter, use in _uses(model):
+        if id(use.module) not in inside_compressed:
+            groups[id(parameter)].append(use)
+    paths = {path for path, _ in model.named_modules()}
+    named = _named_by_model(model)
+    layers: list[LayerSpec] = []
+    skipped = [
+        Skipped(path, "already compressed")
+        for path, module in model.named_modules()
+        if isinstance(module, _COMPRESSED) and not isinstance(model.get_submodule(path.rpartition(".")[0]), _COMPRESSED)
+    ]
+    for uses in groups.values():
+        parameter = getattr(uses[0].module, uses[0].attribute)
+        if parameter.ndim < 2 and not any(use.is_matrix for use in uses):
+            continue
+        reason = _reason_to_skip(uses, parameter, groups, paths)
+        if reason:
+            skipped += [Skipped(use.path if use.is_matrix else f"{use.path}.{use.attribute}", reason) for use in uses]
+        else:
+            layers.append(_spec(uses, named))
+    return layers, skipped
+
+
+def _named_by_model(model: nn.Module) -> dict[int, Role]:
+    """Roles of the modules that a transformers model itself names as its token embedding and its head."""
+    roles = {}
+    for getter, role in (("get_input_embeddings", Role.EMBEDDING), ("get_output_embeddings", Role.HEAD)):
+        try:
+            module = getattr(model, getter, lambda: None)()
+        except (NotImplementedError, AttributeError):  # a model without one says so in either way
+            continue
+        roles[id(module)] = role
+    return roles
+
+
+def _reason_to_skip(uses: list[_Use], parameter: Tensor, groups: dict[int, list[_Use]], paths: set[str]) -> str | None:
+    foreign = next((use for use in uses if not use.is_matrix), None)
+    if foreign is not None:
+        where = "" if len(uses) == 1 else f"tied to {foreign.path}: "
+        return where + _foreign_reason(foreign, parameter)
+    first = uses[0]
+    if len({id(use.module) for use in uses}) < len(uses):
+        return "one module at several places"
+    if parameter.dtype not in FLOATING:
+        return f"weights of type {parameter.dtype} are not floating point"
+    if min(parameter.shape) < SMALLEST_SIDE:
+        return f"a side shorter than {SMALLEST_SIDE}"
+    for use in uses:
+        if use.path.rpartition(".")[2] == "relative_attention_bias":
+            return "a table of attention biases, whose weight the model reads itself"
+        if type(use.module) is not nn.Embedding and is_router(use.path, paths.__contains__):
+            return "a router among experts"
+        if "lora_" in use.path:
+            return "part of an adapter; merge it first"
+        if isinstance(use.module, nn.Embedding) and use.module.max_norm is not None:
+            return "an embedding that renormalises its rows"
+    if len(uses) > 1 and any(isinstance(use.module, Conv1D) for use in uses):
+        return "a tied matrix that one module stores transposed"
+    bias = getattr(_owner(uses).module, "bias", None)
+    if bias is not None and len(groups[id(bias)]) > 1:
+        return "its bias is shared with " + next(u.path for u in groups[id(bias)] if u.module is not first.module)
+    return None
+
+
+def _foreign_reason(use: _Use, parameter: Tensor) -> str:
+    if isinstance(use.module, tuple(_KINDS)):
+        return f"{type(use.module).__name__} is a subclass that may compute something else"
+    if parameter.ndim == 3:
+        return f"{type(use.module).__name__} stacks the matrices of its experts in one tensor"
+    return f"a parameter of {type(use.module).__name__}, which is no nn.Linear, Conv1D or nn.Embedding"
+
+
+def _owner(uses: list[_Use]) -> _Use:
+    return next((use for use in uses if isinstance(use.module, nn.Embedding)), uses[0])
+
+
+def _spec(uses: list[_Use], named: dict[int, Role]) -> LayerSpec:
+    owner = _owner(uses)
+    weight, kind = owner.module.weight, _KINDS[type(owner.module)]
+    assert isinstance(weight, Tensor)
+    out_features, in_features = weight.shape if kind is not Kind.CONV1D else weight.T.shape
+    tied = tuple(use.path for use in uses if use is not owner)
+    role = embedding_role(owner.path) if kind is Kind.EMBEDDING else role_of(owner.path)
+    return LayerSpec(
+        name=owner.path,
+        role=named.get(id(owner.module), role),
+        kind=kind,
+        out_features=out_features,
+        in_features=in_features,
+        dtype=str(weight.dtype).removeprefix("torch."),
+        bias=getattr(owner.module, "bias", None) is not None,
+        depth=depth_of(owner.path),
+        tied=tied,
+    )

@@ -1,0 +1,185 @@
+"""Loads dense models, the bundled one, and exported folders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from autocompress.errors import ConfigurationError, ModelError
+from autocompress.surgery import quantizer  # registers the loader of exported folders
+from autocompress.surgery.inventory import stored_tensors_of
+
+BUNDLED_MODEL = "autocompress-demo"
+BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
+QUANT_METHOD = quantizer.QUANT_METHOD
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be measured.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        tokenizer: its tokenizer.
+        source: what the user named, or ``autocompress-demo``.
+        fingerprint: hash of names, shapes, types and bytes of its tensors.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    fingerprint: str
+
+
+def load_model(
+    source: str | None, *, device: str = "cpu", dtype: str | None = None, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        source: a folder (dense or exported), a name on the hub, or ``None`` for the bundled model.
+        device: where to put it, as torch names it.
+        dtype: torch name of a floating-point type; the stored one when left out.
+        trust_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        ModelError: the model cannot be found, read or trusted to be whole.
+        ConfigurationError: a device or type that does not exist here.
+    """
+    name = source or BUNDLED_MODEL
+    place = str(BUNDLED_FOLDER) if name == BUNDLED_MODEL else _checked_place(name)
+    target, kind = _device(device), _dtype(dtype)
+    with _quiet(), _explained(name):
+        model = _read(place, kind, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+    _check_finite(model, name)
+    model = model.to(target).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, name, fingerprint(model))
+
+
+def load(folder: str | Path, *, device: str = "cpu", dtype: str | None = None) -> tuple[Any, Any]:
+    """Load an exported folder, or any other model: ``(model, tokenizer)``.
+
+    Raises:
+        ModelError: as ``load_model``.
+    """
+    loaded = load_model(str(folder), device=device, dtype=dtype)
+    return loaded.model, loaded.tokenizer
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Sixteen hexadecimal digits that change with any stored tensor of the model."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(stored_tensors_of(model).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def is_exported(model: torch.nn.Module) -> bool:
+    """Whether a model was loaded from a folder that autocompress wrote."""
+    return getattr(model, "quantization_method", None) == QUANT_METHOD
+
+
+def _checked_place(name: str) -> str:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name} is a folder without a model", wanted="a config.json in it")
+        return str(path)
+    if path.exists():
+        raise ModelError(f"{name} is a file", wanted="a folder with a model, or a name on the hub")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"there is no folder {name}", wanted="a folder with a model, or a name on the hub")
+    return name
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigurationError("--device is not usable here", got=repr(name), hint=_first_line(error)) from error
+    return device
+
+
+def _dtype(name: str | None) -> torch.dtype | str:
+    if name is None:
+        return "auto"
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise ConfigurationError("--dtype is not usable", got=repr(name), wanted="float32, bfloat16 or float16")
+    return dtype
+
+
+def _read(place: str, dtype: torch.dtype | str, trust_remote_code: bool) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+    architecture = getattr(transformers, (getattr(config, "architectures", None) or ["?"])[0], None)
+    loader: Any = AutoModelForCausalLM
+    if architecture is not None and not trust_remote_code:
+        loader = architecture  # a masked or a sequence-to-sequence model comes as what it was saved as
+    options = {} if loader is not AutoModelForCausalLM else {"trust_remote_code": trust_remote_code}
+    model, report = loader.from_pretrained(place, dtype=dtype, output_loading_info=True, **options)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"the checkpoint lacks {len(missing)} of the tensors of {type(model).__name__}",
+            got=f"no {missing[0]}",
+            hint="It is damaged, or belongs to another architecture.",
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _check_finite(model: torch.nn.Module, name: str) -> None:
+    for key, tensor in stored_tensors_of(model).items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"{name}: tensor {key}",
+                got="NaN or infinite weights",
+                wanted="finite numbers",
+                hint="Check the checkpoint.",
+            )
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what transformers raises about a model that cannot be loaded into one paragraph."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(
+            f"the weights of {name} cannot be read: {_first_line(error)}", hint="The file is damaged."
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        hint = "Check the name and the connection to the hub, or give a local folder."
+        if Path(name).expanduser().is_dir():
+            hint = "The folder is incomplete, damaged, or of a kind that transformers does not know."
+        raise ModelError(f"{name} cannot be loaded: {_first_line(error)}", hint=hint) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the progress bars of transformers out of our own output."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,181 @@
+"""Lets transformers load an exported folder: ``from_pretrained`` finds this module through its quantizer registry.
+
+A process that has not imported autocompress must not run such a folder with random weights. transformers 5.23 only
+warns about a ``quant_method`` it does not know, skips it, and initialises whatever the checkpoint lacks. Two things
+make it fail instead: an export keeps its weights in a file of another name than the one transformers looks for
+(``OSError: no file named model.safetensors``), and what ``save_pretrained`` writes under the usual name holds an empty
+tensor under the name of each compressed weight (``RuntimeError``, sizes do not match).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from autocompress.errors import ConfigurationError, RecipeError
+
+QUANT_METHOD = "autocompress"
+FORMAT_VERSION = 1
+
+
+@register_quantization_config(QUANT_METHOD)
+class AutocompressConfig(QuantizationConfigMixin):
+    """What ``config.json`` says about the stored form of the weights.
+
+    Args:
+        recipe: the plan, as ``Plan.to_recipe`` writes it.
+        dtype: torch name of the model's type; the first stored tensor need not have it.
+        weights: name of the file, or index of files, that holds the tensors; ``None`` for the usual names.
+        version: version of the format.
+        quant_method: always ``autocompress``.
+    """
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        dtype: str,
+        weights: str | None = None,
+        version: int = FORMAT_VERSION,
+        quant_method: str = QUANT_METHOD,
+    ) -> None:
+        if version != FORMAT_VERSION:
+            raise ConfigurationError(
+                "the folder was exported by another version of autocompress",
+                got=f"format {version}",
+                wanted=f"format {FORMAT_VERSION}",
+                hint="Export it again, or install the version that wrote it.",
+            )
+        self.quant_method = quant_method  # type: ignore[assignment]  # declared as transformers' own enum
+        self.version, self.recipe, self.dtype, self.weights = version, recipe, dtype, weights
+
+
+@register_quantizer(QUANT_METHOD)
+class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported,unused-ignore]
+    """Builds the compressed layers before the weights are loaded, and keeps the types in which they are stored."""
+
+    requires_calibration = True  # nothing is compressed on the fly by from_pretrained
+    quantization_config: AutocompressConfig
+
+    def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """Refuse what would not work.
+
+        Raises:
+            ConfigurationError: the model is to be spread over several devices.
+        """
+        if isinstance(device_map, dict) and len(set(map(str, device_map.values()))) > 1:
+            raise ConfigurationError(
+                "a model compressed by autocompress cannot be spread over several devices",
+                got=f"device_map {device_map}",
+                wanted="one device for the whole model",
+            )
+
+    def update_device_map(self, device_map: Any) -> Any:
+        """Choose one device where accelerate would be left to spread the model."""
+        if isinstance(device_map, str) and device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+            accelerator = torch.accelerator.current_accelerator()
+            return {"": accelerator or torch.device("cpu")}
+        return device_map
+
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Name the file of weights and the model's type; no later call comes before both are looked up."""
+        config.transformers_weights = self.quantization_config.weights
+        config.dtype = getattr(torch, self.quantization_config.dtype)
+        return config
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        from autocompress.methods.plan import Plan
+
+        if hasattr(model.config, "transformers_weights"):
+            del model.config.transformers_weights
+        self._stored = _place_skeletons(model, Plan.from_recipe(self.quantization_config.recipe))
+        model._keys_to_ignore_on_load_unexpected |= {rf"^{re.escape(path)}\.weight$" for path in self._stored}
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
+        """Leave the tensors of compressed layers in their stored types; the others become ``dtype``."""
+        path = converter.target_patterns[0].rpartition(".")[0]
+        if any(path == stored or path.startswith(f"{stored}.") for stored in self._stored):
+            return None
+        return super().get_new_dtype(converter, param, dtype)
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        # save_pretrained writes the usual file name, whichever this model was loaded from
+        self.quantization_config.weights = None
+        return model
+
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Add an empty tensor under the name of every compressed weight: other loaders stop at it."""
+        guards = {f"{path}.weight": torch.empty(0) for path in self._stored}
+        return model.state_dict() | guards, {}
+
+    def is_serializable(self) -> bool:
+        """``save_pretrained`` works."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """The Trainer would train codes; healing is done by autocompress itself."""
+        return False
+
+
+def _place_skeletons(model: Any, plan: Any) -> tuple[str, ...]:
+    """Replace the layers of a model on the meta device by compressed ones without content; return their paths."""
+    from autocompress.methods.keep import Keep
+    from autocompress.surgery.inventory import take_inventory
+    from autocompress.surgery.placement import place
+
+    inventory = take_inventory(model)
+    stored: list[str] = []
+    gone: set[str] = set()
+    for name, method in plan.items():
+        path = _path_in(model, name, inventory)
+        if method == Keep() or path is None:
+            continue
+        spec = inventory[path]
+        method.check(spec)
+        with torch.device("meta"):
+            place(model, spec, method.skeleton(spec).requires_grad_(False))
+        stored.append(path)
+        gone |= {f"{each}.weight" for each in (path, *spec.tied)}
+    _forget_ties(model, gone)
+    return tuple(stored)
+
+
+def _path_in(model: Any, name: str, inventory: Any) -> str | None:
+    """Where a layer of the exported model is in this one: the same model, or the same without its head.
+
+    Raises:
+        RecipeError: the model has no such layer.
+    """
+    if name in inventory:
+        return name
+    prefix = f"{model.base_model_prefix}."
+    if name.removeprefix(prefix) in inventory:
+        return name.removeprefix(prefix)
+    if f"{prefix}{name}" in inventory:
+        return f"{prefix}{name}"
+    without_head = type(model).base_model is not None and not any(
+        known.startswith(prefix) for known in (spec.name for spec in inventory.layers)
+    )
+    if without_head and not name.startswith(prefix):
+        return None
+    raise RecipeError(
+        f"{type(model).__name__} has no layer {name!r} that this folder stores compressed",
+        hint="The folder may be damaged, or written for another architecture.",
+    )
+
+
+def _forget_ties(model: nn.Module, gone: set[str]) -> None:
+    """Take weights that no longer exist out of the tables by which transformers ties weights."""
+    for prefix, module in model.named_modules():
+        for table in ("_tied_weights_keys", "all_tied_weights_keys"):
+            ties = getattr(module, table, None)
+            if isinstance(ties, dict):
+                dot = f"{prefix}." if prefix else ""
+                kept = {a: b for a, b in ties.items() if not {f"{dot}{a}", f"{dot}{b}"} & gone}
+                setattr(module, table, kept)

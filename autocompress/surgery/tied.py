@@ -1,0 +1,43 @@
+"""An embedding that looks up a table which another module owns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.layers.base import CompressedMatrix
+
+
+class TiedEmbedding(nn.Module):
+    """A lookup in the matrix of another module, as the encoder and the decoder of T5 share one table.
+
+    The matrix is referred to without being a submodule, so ``state_dict()`` holds it once, under its owner.
+
+    Args:
+        matrix: the owner's matrix ``[vocabulary, hidden]``.
+        dtype: type of the vectors it returns.
+    """
+
+    def __init__(self, matrix: CompressedMatrix, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._owner = (matrix,)
+        self.dtype = dtype
+
+    @property
+    def matrix(self) -> CompressedMatrix:
+        """The shared matrix."""
+        return self._owner[0]
+
+    @property
+    def num_embeddings(self) -> int:
+        """Size of the vocabulary."""
+        return self.matrix.out_features
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of one vector."""
+        return self.matrix.in_features
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up ``ids [...]``: ``[..., hidden]``."""
+        return self.matrix.rows(ids).to(self.dtype)

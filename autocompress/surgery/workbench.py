@@ -1,0 +1,79 @@
+"""The one place where a model is changed: applies a plan and puts everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from autocompress.errors import AutocompressError
+from autocompress.layers.base import CompressedMatrix
+from autocompress.methods.base import MatrixProblem, Method
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.numerics.metric import Metric
+from autocompress.surgery.inventory import Inventory, take_inventory
+from autocompress.surgery.placement import bias_of, place, set_module, weight_of
+
+Build = Callable[[str, Method], CompressedMatrix]
+
+
+class Workbench:
+    """A dense model to which plans are applied for a while.
+
+    The dense modules themselves are set aside and put back, so afterwards every tensor is the same object with the
+    same bits, tied weights included.
+
+    Args:
+        model: the dense model.
+        inventory: its matrices; taken from the model when left out.
+    """
+
+    def __init__(self, model: nn.Module, inventory: Inventory | None = None) -> None:
+        self.model = model
+        self.inventory = inventory or take_inventory(model)
+        self._dense = {
+            path: model.get_submodule(path) for spec in self.inventory.layers for path in (spec.name, *spec.tied)
+        }
+        self._applied = False
+
+    def problem(self, name: str, metric: Metric | None = None) -> MatrixProblem:
+        """The dense matrix of a layer as a problem to be approximated, also while a plan is applied.
+
+        Raises:
+            RecipeError: the model has no such layer.
+        """
+        spec = self.inventory[name]
+        module = self._dense[name]
+        return MatrixProblem(spec, weight_of(module, spec), metric, bias_of(module))
+
+    @contextmanager
+    def applied(self, plan: Plan, build: Build) -> Iterator[nn.Module]:
+        """Give the model with a plan applied; on exit, also by an exception, it is dense again.
+
+        Args:
+            plan: layers that it keeps, or does not name, stay untouched.
+            build: makes the compressed matrix of a layer by a method.
+
+        Raises:
+            RecipeError: the plan names a layer that the model lacks.
+            AutocompressError: another plan is applied at the moment.
+        """
+        if self._applied:
+            raise AutocompressError("a plan is already applied to this model", hint="Leave the first one before.")
+        specs = [(self.inventory[name], method) for name, method in plan.items()]
+        self._applied = True
+        replaced: list[str] = []
+        try:
+            for spec, method in specs:
+                if method == Keep():
+                    continue
+                matrix = build(spec.name, method)
+                replaced += (spec.name, *spec.tied)
+                place(self.model, spec, matrix)
+            yield self.model
+        finally:
+            for path in replaced:
+                set_module(self.model, path, self._dense[path])
+            self._applied = False
