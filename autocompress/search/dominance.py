@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from autocompress.search.study import TrialRecord
 
 LATENCY_TOLERANCE = 0.10
-"""A trial may be slower by this share and still dominate. Medians of decode times scatter by several per cent from run to
-run; with an exact third axis every plan would sooner or later be the fastest of its neighbours by chance."""
+"""A trial may be slower by this share and still dominate. Medians of decode times scatter by several per cent between
+runs; with an exact third axis every plan would sooner or later be the fastest of its neighbours by chance."""
 
 HYPERVOLUME_REFERENCE_RISE = 1.0
 """Rise of log-perplexity, in nats per token, from which on a plan counts for nothing: 2.7 times the perplexity."""

@@ -1,12 +1,13 @@
-"""The front of a study: the trials worth choosing from, the ways to choose, and what the search gained."""
+"""The front of a study: the trials worth choosing from, and what the search gained."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
 from autocompress.records import Measurement
+from autocompress.search.against_dense import dense_on, meets, rise
 from autocompress.search.dominance import (
     HYPERVOLUME_REFERENCE_RISE,
     area_below,
@@ -15,12 +16,12 @@ from autocompress.search.dominance import (
     non_dominated,
     selection_perplexity,
 )
+from autocompress.search.picking import best_or_none, pick
 from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.units import Limits, format_bytes
+
+__all__ = ["Gain", "finalists", "front_of", "front_to_dict", "gain_over_hand_written", "hypervolume", "pick"]
 
 HAND_WRITTEN = "hand-written"
-WAYS_TO_PICK = ("best", "knee", "smallest", "fastest")
-MOST_NUMBERS_LISTED = 40
 
 
 def front_of(study: StudyRecord) -> tuple[TrialRecord, ...]:
@@ -39,158 +40,6 @@ def finalists(study: StudyRecord) -> tuple[TrialRecord, ...]:
     wanted += [trial for trial in (best, best and hand_written_rival(study, best)) if trial is not None]
     unique = {trial.plan.hash: trial for trial in reversed(wanted)}
     return tuple(sorted(unique.values(), key=lambda trial: trial.bytes))
-
-
-def pick(
-    study: StudyRecord,
-    how: str = "best",
-    *,
-    max_bytes: int | None = None,
-    max_perplexity: float | None = None,
-    max_latency_ms: float | None = None,
-) -> TrialRecord:
-    """Choose one trial.
-
-    Args:
-        study: the study.
-        how: ``best`` (lowest perplexity within the limits), ``knee`` (largest distance to the chord of the front),
-            ``smallest``, ``fastest``, or the number of a trial.
-        max_bytes: most stored bytes. For ``best`` it replaces the study's own limit.
-        max_perplexity: most perplexity, as the table shows it; see ``shown_perplexity``.
-        max_latency_ms: most milliseconds a token. For ``best`` it replaces the study's own limit.
-
-    Returns:
-        A trial that no other trial within the same limits dominates.
-
-    Raises:
-        BudgetUnreachable: no trial is within the limits; the message names the nearest.
-        StudyError: no such trial, it was not measured, or no trial has a latency.
-        ConfigurationError: ``how`` is none of the words and no number.
-    """
-    if how == "best":
-        max_bytes = study.limits.memory_bytes if max_bytes is None else max_bytes
-        max_latency_ms = study.limits.latency_ms if max_latency_ms is None else max_latency_ms
-    limits = _Limits(max_bytes, max_perplexity, max_latency_ms)
-    if how.strip().lstrip("#").isdigit():
-        candidates: tuple[TrialRecord, ...] = (_numbered(study, int(how.strip().lstrip("#"))),)
-    elif how in WAYS_TO_PICK:
-        candidates = tuple(trial for trial in study.complete if math.isfinite(selection_perplexity(trial)))
-    else:
-        wanted = f"{', '.join(WAYS_TO_PICK)} or the number of a trial"
-        raise ConfigurationError("no such way to pick a trial", got=repr(how), wanted=wanted)
-    if not candidates:
-        raise StudyError(f"study {study.name} has no measured trial yet", hint="Resume the search.")
-    fitting = non_dominated(trial for trial in candidates if limits.excess(study, trial) <= 0)
-    if not fitting:
-        nearest = min(candidates, key=lambda trial: (limits.excess(study, trial), selection_perplexity(trial)))
-        raise BudgetUnreachable(
-            f"no measured trial of study {study.name} is within the limits" if how in WAYS_TO_PICK else f"trial {how}",
-            wanted=str(limits),
-            hint=f"The nearest is {describe(study, nearest)}.",
-        )
-    return _choose(study, how, fitting)
-
-
-def _choose(study: StudyRecord, how: str, front: tuple[TrialRecord, ...]) -> TrialRecord:
-    if how == "knee":
-        return knee_of(front)
-    if how == "smallest":
-        return min(front, key=lambda trial: trial.bytes)
-    if how == "fastest":
-        timed = [(time, trial.bytes, trial) for trial in front if (time := latency(trial)) is not None]
-        if not timed:
-            raise StudyError(
-                f"no trial of study {study.name} has a latency", hint="Pick best, knee or smallest instead."
-            )
-        return min(timed, key=lambda entry: entry[:2])[2]
-    return min(front, key=selection_perplexity)
-
-
-def _numbered(study: StudyRecord, number: int) -> TrialRecord:
-    complete = {trial.number: trial for trial in study.complete}
-    if number in complete:
-        return complete[number]
-    others = {trial.number: trial for trial in study.trials}
-    there = [str(known) for known in sorted(complete)]
-    listed = ", ".join(there[:MOST_NUMBERS_LISTED]) + (", ..." if len(there) > MOST_NUMBERS_LISTED else "")
-    if number in others:
-        state = others[number].state
-        what, hint = f"trial {number} of study {study.name} was not measured", others[number].error
-        raise StudyError(what, got=state, wanted=f"one of {listed or 'none yet'}", hint=hint)
-    raise StudyError(f"study {study.name} has no trial {number}", wanted=f"one of {listed or 'none yet'}")
-
-
-@dataclass(frozen=True)
-class _Limits:
-    max_bytes: int | None
-    max_perplexity: float | None
-    max_latency_ms: float | None
-
-    def excess(self, study: StudyRecord, trial: TrialRecord) -> float:
-        """Largest share by which the trial is over a limit; zero or less when it meets them all."""
-        over = [0.0]
-        if self.max_bytes is not None:
-            over.append(trial.bytes / max(self.max_bytes, 1) - 1)
-        if self.max_perplexity is not None:
-            over.append(shown_perplexity(study, trial) / max(self.max_perplexity, 1e-9) - 1)
-        if self.max_latency_ms is not None:
-            time = latency(trial)
-            over.append(math.inf if time is None else time / max(self.max_latency_ms, 1e-9) - 1)
-        return max(over)
-
-    def __str__(self) -> str:
-        parts = []
-        if self.max_bytes is not None:
-            parts.append(f"at most {format_bytes(self.max_bytes)}")
-        if self.max_perplexity is not None:
-            parts.append(f"perplexity at most {self.max_perplexity:g}")
-        if self.max_latency_ms is not None:
-            parts.append(f"at most {self.max_latency_ms:.3g} ms a token")
-        return ", ".join(parts)
-
-
-def best_or_none(study: StudyRecord) -> TrialRecord | None:
-    """The best trial within the study's limits, or ``None`` when no trial meets them."""
-    try:
-        return pick(study, "best")
-    except (BudgetUnreachable, StudyError):
-        return None
-
-
-def meets(limits: Limits, trial: TrialRecord) -> bool:
-    """Whether a trial is within a study's limits; a latency that was not measured meets no latency limit."""
-    time = latency(trial)
-    small = limits.memory_bytes is None or trial.bytes <= limits.memory_bytes
-    return small and (limits.latency_ms is None or (time is not None and time <= limits.latency_ms))
-
-
-def dense_on(study: StudyRecord, measurement: Measurement) -> Measurement:
-    """The dense model's measurement on the same text as ``measurement``."""
-    return study.dense_report if measurement.text == study.dense_report.text else study.dense_selection
-
-
-def rise(study: StudyRecord, trial: TrialRecord) -> float:
-    """Rise of log-perplexity over the dense model in nats per token, both on the text that is shown for the trial."""
-    shown = trial.measurement
-    if shown is None or not shown.perplexity > 0:
-        return math.nan
-    return math.log(shown.perplexity / dense_on(study, shown).perplexity)
-
-
-def shown_perplexity(study: StudyRecord, trial: TrialRecord) -> float:
-    """Perplexity in the units of the final table, that is of the report text.
-
-    A trial without a report measurement has its rise on the selection text put on the dense model's report perplexity.
-    """
-    return study.dense_report.perplexity * math.exp(rise(study, trial))
-
-
-def describe(study: StudyRecord, trial: TrialRecord) -> str:
-    """One trial in a sentence: ``trial 3 (uniform 3 bit): 1.6 MB, perplexity 17.4, 5.1 ms``."""
-    time = latency(trial)
-    timing = "" if time is None else f", {time:.3g} ms"
-    size = f"{format_bytes(trial.bytes)} ({study.dense_bytes / trial.bytes:.3g}x)"
-    return f"trial {trial.number} ({trial.label}): {size}, perplexity {shown_perplexity(study, trial):.4g}{timing}"
 
 
 @dataclass(frozen=True)
@@ -257,3 +106,85 @@ def hypervolume(study: StudyRecord, *, until: int | None = None) -> float:
         if (until is None or trial.number <= until) and math.isfinite(selection_perplexity(trial))
     ]
     return area_below(points, (0.0, HYPERVOLUME_REFERENCE_RISE))
+
+
+def front_to_dict(study: StudyRecord) -> dict[str, Any]:
+    """Put study, dense model, best trial and front into one mapping that JSON can hold.
+
+    Points are measured on the report text; one that was not has ``text: selection``. ``best`` and ``knee`` are ``null``
+    when no trial meets the limits, or none was measured.
+    """
+    front, best = front_of(study), best_or_none(study)
+    gain = gain_over_hand_written(study)
+    return {
+        "study": study.name,
+        "folder": str(study.folder),
+        "model": study.model,
+        "budget": {"memory_bytes": study.limits.memory_bytes, "latency_ms": study.limits.latency_ms},
+        "dense": _dense(study),
+        "best": None if best is None else point_to_dict(study, best),
+        "knee": point_to_dict(study, knee_of(front)) if front else None,
+        "front": [point_to_dict(study, trial) for trial in front],
+        "trials": {state: sum(trial.state == state for trial in study.trials) for state in _states(study)},
+        "hypervolume": hypervolume(study),
+        "gain": None
+        if gain is None
+        else {
+            "best": gain.best.number,
+            "hand_written": gain.hand_written.number,
+            "best_rise": finite(gain.best_rise),
+            "hand_written_rise": finite(gain.hand_written_rise),
+            "share": finite(gain.share),
+            "text": gain.text,
+        },
+    }
+
+
+def _states(study: StudyRecord) -> list[str]:
+    return sorted({"complete", *(trial.state for trial in study.trials)})
+
+
+def _dense(study: StudyRecord) -> dict[str, Any]:
+    report = study.dense_report
+    return {
+        "perplexity": report.perplexity,
+        "bytes": study.dense_bytes,
+        "bytes_bf16": study.dense_bf16_bytes,
+        "latency_ms": _first_latency(report, study.dense_selection),
+        "tokens": report.tokens,
+        "text": report.text,
+        "selection_perplexity": study.dense_selection.perplexity,
+        "device": report.device,
+    }
+
+
+def _first_latency(*measurements: Measurement) -> float | None:
+    return next((each.latency_ms for each in measurements if each.latency_ms is not None), None)
+
+
+def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
+    """One measured trial as a plain mapping, its recipe included."""
+    shown = trial.measurement
+    return {
+        "trial": trial.number,
+        "label": trial.label,
+        "phase": trial.phase,
+        "hand_written": trial.phase == HAND_WRITTEN,
+        "perplexity": None if shown is None else finite(shown.perplexity),
+        "rise": finite(rise(study, trial)),
+        "kl": None if shown is None else finite(shown.kl),
+        "text": None if shown is None else shown.text,
+        "tokens": None if shown is None else shown.tokens,
+        "bytes": trial.bytes,
+        "ratio": study.dense_bytes / trial.bytes,
+        "ratio_bf16": study.dense_bf16_bytes / trial.bytes,
+        "latency_ms": latency(trial),
+        "meets_budget": meets(study.limits, trial),
+        "plan_hash": trial.plan.hash,
+        "recipe": trial.plan.to_recipe(),
+    }
+
+
+def finite(number: float) -> float | None:
+    """The number, or ``None`` for NaN and infinity, which JSON has no words for."""
+    return number if math.isfinite(number) else None

@@ -1,0 +1,131 @@
+"""The ways to choose one trial from a study."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
+from autocompress.search.against_dense import describe, shown_perplexity
+from autocompress.search.dominance import knee_of, latency, non_dominated, selection_perplexity
+from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.units import format_bytes
+
+WAYS_TO_PICK = ("best", "knee", "smallest", "fastest")
+MOST_NUMBERS_LISTED = 40
+
+
+def pick(
+    study: StudyRecord,
+    how: str = "best",
+    *,
+    max_bytes: int | None = None,
+    max_perplexity: float | None = None,
+    max_latency_ms: float | None = None,
+) -> TrialRecord:
+    """Choose one trial.
+
+    Args:
+        study: the study.
+        how: ``best`` (lowest perplexity within the limits), ``knee`` (largest distance to the chord of the front),
+            ``smallest``, ``fastest``, or the number of a trial.
+        max_bytes: most stored bytes. For ``best`` it replaces the study's own limit.
+        max_perplexity: most perplexity, as the table shows it; see ``shown_perplexity``.
+        max_latency_ms: most milliseconds a token. For ``best`` it replaces the study's own limit.
+
+    Returns:
+        A trial that no other trial within the same limits dominates.
+
+    Raises:
+        BudgetUnreachable: no trial is within the limits; the message names the nearest.
+        StudyError: no such trial, it was not measured, or no trial has a latency.
+        ConfigurationError: ``how`` is none of the words and no number.
+    """
+    if how == "best":
+        max_bytes = study.limits.memory_bytes if max_bytes is None else max_bytes
+        max_latency_ms = study.limits.latency_ms if max_latency_ms is None else max_latency_ms
+    limits = _Limits(max_bytes, max_perplexity, max_latency_ms)
+    if how.strip().lstrip("#").isdigit():
+        candidates: tuple[TrialRecord, ...] = (_numbered(study, int(how.strip().lstrip("#"))),)
+    elif how in WAYS_TO_PICK:
+        candidates = tuple(trial for trial in study.complete if math.isfinite(selection_perplexity(trial)))
+    else:
+        wanted = f"{', '.join(WAYS_TO_PICK)} or the number of a trial"
+        raise ConfigurationError("no such way to pick a trial", got=repr(how), wanted=wanted)
+    if not candidates:
+        raise StudyError(f"study {study.name} has no measured trial yet", hint="Resume the search.")
+    fitting = non_dominated(trial for trial in candidates if limits.excess(study, trial) <= 0)
+    if not fitting:
+        nearest = min(candidates, key=lambda trial: (limits.excess(study, trial), selection_perplexity(trial)))
+        raise BudgetUnreachable(
+            f"no measured trial of study {study.name} is within the limits" if how in WAYS_TO_PICK else f"trial {how}",
+            wanted=str(limits),
+            hint=f"The nearest is {describe(study, nearest)}.",
+        )
+    return _choose(study, how, fitting)
+
+
+def _choose(study: StudyRecord, how: str, front: tuple[TrialRecord, ...]) -> TrialRecord:
+    if how == "knee":
+        return knee_of(front)
+    if how == "smallest":
+        return min(front, key=lambda trial: trial.bytes)
+    if how == "fastest":
+        timed = [(time, trial.bytes, trial) for trial in front if (time := latency(trial)) is not None]
+        if not timed:
+            raise StudyError(
+                f"no trial of study {study.name} has a latency", hint="Pick best, knee or smallest instead."
+            )
+        return min(timed, key=lambda entry: entry[:2])[2]
+    return min(front, key=selection_perplexity)
+
+
+def _numbered(study: StudyRecord, number: int) -> TrialRecord:
+    complete = {trial.number: trial for trial in study.complete}
+    if number in complete:
+        return complete[number]
+    others = {trial.number: trial for trial in study.trials}
+    there = [str(known) for known in sorted(complete)]
+    listed = ", ".join(there[:MOST_NUMBERS_LISTED]) + (", ..." if len(there) > MOST_NUMBERS_LISTED else "")
+    if number in others:
+        state = others[number].state
+        what, hint = f"trial {number} of study {study.name} was not measured", others[number].error
+        raise StudyError(what, got=state, wanted=f"one of {listed or 'none yet'}", hint=hint)
+    raise StudyError(f"study {study.name} has no trial {number}", wanted=f"one of {listed or 'none yet'}")
+
+
+@dataclass(frozen=True)
+class _Limits:
+    max_bytes: int | None
+    max_perplexity: float | None
+    max_latency_ms: float | None
+
+    def excess(self, study: StudyRecord, trial: TrialRecord) -> float:
+        """Largest share by which the trial is over a limit; zero or less when it meets them all."""
+        over = [0.0]
+        if self.max_bytes is not None:
+            over.append(trial.bytes / max(self.max_bytes, 1) - 1)
+        if self.max_perplexity is not None:
+            over.append(shown_perplexity(study, trial) / max(self.max_perplexity, 1e-9) - 1)
+        if self.max_latency_ms is not None:
+            time = latency(trial)
+            over.append(math.inf if time is None else time / max(self.max_latency_ms, 1e-9) - 1)
+        return max(over)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.max_bytes is not None:
+            parts.append(f"at most {format_bytes(self.max_bytes)}")
+        if self.max_perplexity is not None:
+            parts.append(f"perplexity at most {self.max_perplexity:g}")
+        if self.max_latency_ms is not None:
+            parts.append(f"at most {self.max_latency_ms:.3g} ms a token")
+        return ", ".join(parts)
+
+
+def best_or_none(study: StudyRecord) -> TrialRecord | None:
+    """The best trial within the study's limits, or ``None`` when no trial meets them."""
+    try:
+        return pick(study, "best")
+    except (BudgetUnreachable, StudyError):
+        return None
