@@ -1,0 +1,60 @@
+"""One method with its settings, as recipes and pinned rules write it: ``{method: quantize, bits: 4}``."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import create_model
+
+from autocompress.config.document import Document, Path_
+from autocompress.config.problems import nearest_name, shown
+from autocompress.config.schema import Strict, check
+from autocompress.errors import MethodError
+from autocompress.methods.base import Method
+from autocompress.methods.registry import METHODS
+
+# Words that say what the number 0 means in a setting.
+WORDS_FOR_ZERO = {"bits": "none", "group_size": "row"}
+
+
+def read_method(value: object, document: Document, at: Path_) -> Method | None:
+    """Turn the value at a key into a method; on problems, note them all in the document and return ``None``."""
+    if not isinstance(value, dict):
+        document.problems.append(document.problem(at, shown(value), "a mapping such as {method: quantize, bits: 4}"))
+        return None
+    name = value.get("method")
+    if name is None:
+        document.problems.append(document.problem((*at, "method"), "nothing", f"one of {', '.join(METHODS)}"))
+        return None
+    if name not in METHODS:
+        document.problems.append(
+            document.problem((*at, "method"), shown(name), ", ".join(METHODS), nearest_name(name, METHODS))
+        )
+        return None
+    settings = {key: _number_for_word(key, setting) for key, setting in value.items() if key != "method"}
+    settings = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    if check(_settings_model(METHODS[name]), settings, document, at) is None:
+        return None
+    try:
+        return METHODS[name].from_settings(settings)
+    except MethodError as error:
+        got = shown(error.got) if error.got is not None else str(error)
+        document.problems.append(document.problem(at, got, error.wanted or error.what))
+        return None
+
+
+def _number_for_word(key: str, setting: Any) -> Any:
+    return 0 if isinstance(setting, str) and WORDS_FOR_ZERO.get(key) == setting else setting
+
+
+@cache
+def _settings_model(method: type[Method]) -> type[Strict]:
+    """The settings of a method as a pydantic model, from the method's own fields."""
+    hints = get_type_hints(method)
+    fields: dict[str, Any] = {
+        field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
+        for field in dataclasses.fields(method)
+    }
+    return create_model(f"{method.__name__}Settings", __base__=Strict, **fields)

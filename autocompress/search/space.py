@@ -1,0 +1,267 @@
+"""The space of plans: which methods may store which matrix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from autocompress.errors import ConfigurationError, MethodError
+from autocompress.methods.base import Method
+from autocompress.methods.keep import Keep
+from autocompress.records import LayerSpec, Role
+from autocompress.search.families import Family, rank_fraction, stored_bits
+
+
+@dataclass(frozen=True)
+class Match:
+    """Selects matrices; every selector that is given must hold, and within one selector any entry.
+
+    Attributes:
+        names: shell globs over the layer's name (``*`` also runs over dots) or a name tied to it.
+        roles: what the matrix does.
+        blocks: part of the transformer, see ``Role.block``.
+        depths: indices of transformer blocks.
+    """
+
+    names: tuple[str, ...] = ()
+    roles: tuple[Role, ...] = ()
+    blocks: tuple[str, ...] = ()
+    depths: tuple[int, ...] = ()
+
+    def matches(self, spec: LayerSpec) -> bool:
+        """Whether a matrix is selected."""
+        return (
+            (not self.names or any(fnmatchcase(n, glob) for n in (spec.name, *spec.tied) for glob in self.names))
+            and (not self.roles or spec.role in self.roles)
+            and (not self.blocks or spec.role.block in self.blocks)
+            and (not self.depths or spec.depth in self.depths)
+        )
+
+    def __str__(self) -> str:
+        selectors = {"names": self.names, "roles": self.roles, "blocks": self.blocks, "depths": self.depths}
+        return ", ".join(f"{key} {' '.join(map(str, values))}" for key, values in selectors.items() if values)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the matrices of one match may take. The first rule that matches a matrix is the only one that counts.
+
+    Attributes:
+        match: which matrices.
+        methods: names of the families allowed, ``keep`` among them; ``None`` allows all of the space.
+        min_bits: fewest bits of any code.
+        min_rank_fraction: smallest share of a full rank.
+        max_ratio: most times smaller than the kept matrix.
+        pin: the one method to take.
+        optional: may match nothing in a model.
+        line: where it stands in its file, for messages.
+    """
+
+    match: Match
+    methods: tuple[str, ...] | None = None
+    min_bits: int | None = None
+    min_rank_fraction: float | None = None
+    max_ratio: float | None = None
+    pin: Method | None = None
+    optional: bool = False
+    line: int | None = field(default=None, compare=False)
+
+    def allows(self, method: Method, spec: LayerSpec) -> bool:
+        """Whether a method of the menu passes the restrictions."""
+        bits, fraction = stored_bits(method), rank_fraction(method, spec)
+        return (
+            (self.methods is None or method.name in self.methods)
+            and (self.min_bits is None or bits is None or bits >= self.min_bits)
+            and (self.min_rank_fraction is None or fraction is None or fraction >= self.min_rank_fraction)
+            and (self.max_ratio is None or Keep().cost(spec) <= self.max_ratio * method.cost(spec))
+        )
+
+
+@dataclass(frozen=True)
+class UnmatchedRule:
+    """A rule that selects no matrix of a model, and the names nearest to what it asks for."""
+
+    rule: Rule
+    nearest: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Matrices that take the same method: those of the given roles in each block, or all that match the names."""
+
+    roles: tuple[Role, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def members(self, specs: Iterable[LayerSpec]) -> Iterator[tuple[LayerSpec, ...]]:
+        """Yield the sets of at least two matrices that are tied."""
+        by_depth: dict[int | None, list[LayerSpec]] = {}
+        selected = Match(names=self.names, roles=self.roles)
+        for spec in filter(selected.matches, specs):
+            by_depth.setdefault(spec.depth if self.roles else None, []).append(spec)
+        yield from (tuple(members) for members in by_depth.values() if len(members) > 1)
+
+
+@dataclass(frozen=True)
+class Space:
+    """All plans that a search may propose.
+
+    Attributes:
+        name: what a person calls it.
+        families: methods and settings on offer.
+        keep: whether a matrix may stay as it is, unless a rule says otherwise.
+        rules: exceptions, in order.
+        groups: matrices that take the same method.
+        description: one sentence for people.
+    """
+
+    name: str
+    families: tuple[Family, ...]
+    keep: bool = True
+    rules: tuple[Rule, ...] = ()
+    groups: tuple[Group, ...] = ()
+    description: str = ""
+
+    def rule_for(self, spec: LayerSpec) -> Rule | None:
+        """The first rule that matches a matrix."""
+        return next((rule for rule in self.rules if rule.match.matches(spec)), None)
+
+    def options(self, spec: LayerSpec) -> tuple[Method, ...]:
+        """Every method that may store a matrix, each once, from most to fewest bytes.
+
+        Settings that do not fit the matrix (a group size that does not divide its rows) and those that would store no
+        fewer bytes than keeping it are left out.
+
+        Raises:
+            ConfigurationError: nothing is left.
+            MethodError: a pinned method does not fit.
+        """
+        rule = self.rule_for(spec)
+        if rule is not None and rule.pin is not None:
+            _check_pin(rule.pin, spec)
+            return (rule.pin,)
+        # Blocks repeat the same shapes: without what tells them apart, each cost is computed once.
+        shape = replace(spec, name="", depth=None, tied=())
+        fitting = [method for family in self.families for method in family.candidates(shape) if _fits(method, shape)]
+        allowed = [method for method in fitting if rule is None or rule.allows(method, shape)]
+        dense_bytes = Keep().cost(shape)
+        options = {method for method in allowed if method.cost(shape) < dense_bytes}
+        if self._may_keep(rule):
+            options.add(Keep())
+        if not options or (not fitting and self._offered(rule)):
+            raise self._nothing_left(spec, rule, bool(fitting))
+        return tuple(sorted(options, key=lambda method: (-method.cost(shape), str(method))))
+
+    def shared_options(self, specs: Sequence[LayerSpec]) -> tuple[Method, ...]:
+        """Every method that all the given matrices may take, in the order of the first one's options.
+
+        Raises:
+            ConfigurationError: they share none.
+        """
+        menus = [self.options(spec) for spec in specs]
+        shared = set(menus[0]).intersection(*menus[1:])
+        if not shared:
+            names = ", ".join(spec.name for spec in specs)
+            raise ConfigurationError(
+                f"search space {self.name}: the group {names} shares no option",
+                hint="Loosen its rules, or drop the group.",
+            )
+        return tuple(method for method in menus[0] if method in shared)
+
+    def tied(self, specs: Sequence[LayerSpec]) -> tuple[tuple[LayerSpec, ...], ...]:
+        """The sets of matrices that take the same method.
+
+        Raises:
+            ConfigurationError: a matrix is in two groups.
+        """
+        sets = tuple(members for group in self.groups for members in group.members(specs))
+        seen: set[str] = set()
+        for spec in (spec for members in sets for spec in members):
+            if spec.name in seen:
+                raise ConfigurationError(
+                    f"search space {self.name}: layer {spec.name} is in two groups", wanted="one group at most"
+                )
+            seen.add(spec.name)
+        return sets
+
+    def notices(self, specs: Sequence[LayerSpec]) -> tuple[str, ...]:
+        """What was corrected to suit the matrices, for the report."""
+        free = [spec for spec in specs if (rule := self.rule_for(spec)) is None or rule.pin is None]
+        return tuple(
+            notice for spec in free for family in self._offered(self.rule_for(spec)) for notice in family.notices(spec)
+        )
+
+    def unmatched_rules(self, specs: Sequence[LayerSpec]) -> tuple[UnmatchedRule, ...]:
+        """The rules, optional ones aside, that match no matrix of a model."""
+        return tuple(
+            UnmatchedRule(rule, _nearest(rule.match, specs))
+            for rule in self.rules
+            if not rule.optional and not any(rule.match.matches(spec) for spec in specs)
+        )
+
+    def check(self, specs: Sequence[LayerSpec]) -> None:
+        """Make sure that the space suits a model.
+
+        Raises:
+            ConfigurationError: a rule matches nothing, a matrix has no option, or a group shares none.
+        """
+        for unmatched in self.unmatched_rules(specs):
+            line = f", line {unmatched.rule.line}" if unmatched.rule.line else ""
+            raise ConfigurationError(
+                f"search space {self.name}{line}: a rule matches no layer",
+                got=str(unmatched.rule.match),
+                wanted=f"for example {', '.join(unmatched.nearest)}" if unmatched.nearest else "",
+                hint="Correct it, or say `optional: true` if some models lack such layers.",
+            )
+        for spec in specs:
+            self.options(spec)
+        for members in self.tied(specs):
+            self.shared_options(members)
+
+    def _may_keep(self, rule: Rule | None) -> bool:
+        return self.keep if rule is None or rule.methods is None else Keep.name in rule.methods
+
+    def _offered(self, rule: Rule | None) -> tuple[Family, ...]:
+        """The families that a rule leaves."""
+        return tuple(f for f in self.families if rule is None or rule.methods is None or f.name in rule.methods)
+
+    def _nothing_left(self, spec: LayerSpec, rule: Rule | None, any_fits: bool) -> ConfigurationError:
+        families = ", ".join(family.name for family in self._offered(rule))
+        if any_fits:
+            reason = f"{families} fit, but none is allowed by its rule and smaller than keeping it"
+        else:
+            reason = f"no setting of {families} fits its shape"
+        return ConfigurationError(
+            f"search space {self.name}, layer {spec}",
+            got=reason,
+            wanted="at least one option",
+            hint="Add settings that fit (the group size `row` always does), or a rule with `keep: true` for it.",
+        )
+
+
+def _fits(method: Method, spec: LayerSpec) -> bool:
+    try:
+        method.check(spec)
+    except MethodError:
+        return False
+    return True
+
+
+def _check_pin(method: Method, spec: LayerSpec) -> None:
+    try:
+        method.check(spec)
+    except MethodError as error:
+        raise error.within(f"layer {spec}, pinned to {method}") from error
+
+
+def _nearest(match: Match, specs: Sequence[LayerSpec]) -> tuple[str, ...]:
+    """Names, roles, blocks or depths that a model has, nearest to those that a rule asked for."""
+    if match.names:
+        names = [name for spec in specs for name in (spec.name, *spec.tied)]
+        return tuple(difflib.get_close_matches(match.names[0], names, n=3, cutoff=0.4)) or tuple(names[:3])
+    if match.roles:
+        return tuple(dict.fromkeys(spec.role.value for spec in specs))
+    if match.blocks:
+        return tuple(dict.fromkeys(spec.role.block for spec in specs))
+    return tuple(dict.fromkeys(str(spec.depth) for spec in specs))
