@@ -15,6 +15,8 @@ from autocompress.layers.base import CompressedMatrix
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 
+FACTOR_BITS = (0, 8, 4)  # bits of a stored factor or core; 0 keeps it in the type of the matrix
+
 
 class MatrixProblem:
     """One trained matrix, and the metric in which it is to be approximated.
@@ -28,7 +30,9 @@ class MatrixProblem:
         bias: ``[out]`` or ``None``.
     """
 
-    def __init__(self, spec: LayerSpec, weight: Tensor, metric: Metric | None = None, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, spec: LayerSpec, weight: Tensor, metric: Metric | None = None, bias: Tensor | None = None
+    ) -> None:
         self.spec, self.weight, self.bias = spec, weight, bias
         self.metric = metric or Metric.identity(*spec.shape)
         self.memo: dict[Any, Any] = {}
@@ -76,13 +80,16 @@ class Method(ABC):
         self.check(problem.spec)
         if not bool(torch.isfinite(problem.weight).all()):
             raise MethodError(
-                f"layer {problem.spec}", got="NaN or infinite weights", wanted="finite numbers", hint="Check the checkpoint."
+                f"layer {problem.spec}",
+                got="NaN or infinite weights",
+                wanted="finite numbers",
+                hint="Check the checkpoint.",
             )
         with torch.device("meta"):
             layer = self.skeleton(problem.spec)
         tensors = self.fit(problem)
-        if problem.bias is not None:
-            tensors = tensors | {"bias": problem.bias.detach()}
+        if layer.bias is not None and problem.bias is not None:
+            tensors = tensors | {"bias": problem.bias.detach().to(layer.bias.dtype)}
         layer.load_state_dict({key: value.contiguous() for key, value in tensors.items()}, assign=True)
         return layer.requires_grad_(False)
 
@@ -128,3 +135,31 @@ def torch_dtype(spec: LayerSpec) -> torch.dtype:
     dtype = getattr(torch, spec.dtype)
     assert isinstance(dtype, torch.dtype)
     return dtype
+
+
+def whole_number(
+    method: str, setting: str, value: object, *, least: int | None = None, allowed: tuple[int, ...] = ()
+) -> None:
+    """Check one setting of a method.
+
+    Raises:
+        MethodError: not a whole number, below ``least``, or not among those ``allowed``.
+    """
+    wanted = f"one of {', '.join(map(str, allowed))}" if allowed else f"a whole number of at least {least}"
+    right = isinstance(value, int) and not isinstance(value, bool)
+    if right and allowed:
+        right = value in allowed
+    if not right or (least is not None and isinstance(value, int) and value < least):
+        raise MethodError(f"method {method}, {setting}", got=repr(value), wanted=wanted)
+
+
+def whole_numbers(method: str, setting: str, values: object, *, least: int = 1) -> None:
+    """Check a setting that is a list of numbers.
+
+    Raises:
+        MethodError: no list, an empty one, or one with anything but whole numbers of at least ``least``.
+    """
+    if not isinstance(values, tuple) or not values:
+        raise MethodError(f"method {method}, {setting}", got=repr(values), wanted="a list of whole numbers")
+    for value in values:
+        whole_number(method, setting, value, least=least)

@@ -1,0 +1,46 @@
+"""A matrix rounded to few bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.packed import PackedTable
+
+
+class QuantizedMatrix(CompressedMatrix):
+    """``W [out, in]`` as packed codes with a scale, and unless symmetric a zero point, per group of a row.
+
+    The matrix is unpacked for each product and dropped again, so one layer at a time is dense in memory.
+
+    Attributes:
+        table: the packed codes, ``[out, in]``.
+    """
+
+    def __init__(
+        self,
+        out_features: int,
+        in_features: int,
+        *,
+        bits: int,
+        group_size: int,
+        symmetric: bool,
+        bias: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(out_features, in_features, bias=bias, dtype=dtype)
+        self.dtype = dtype
+        self.table = PackedTable(out_features, in_features, bits=bits, group_size=group_size, symmetric=symmetric)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``."""
+        return x @ self.table.read(x.dtype).T
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix; only these are unpacked."""
+        return self.table.read_rows(ids.flatten(), self.dtype).unflatten(0, ids.shape)
+
+    def to_dense(self) -> Tensor:
+        """Return W ``[out, in]`` in fp32."""
+        return self.table.read(torch.float32)

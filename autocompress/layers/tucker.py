@@ -1,0 +1,91 @@
+"""A matrix as a Tucker decomposition, used without being multiplied out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.packed import Factor, table_shape
+from autocompress.numerics.tucker import tucker_to_matrix
+
+
+class TuckerMatrix(CompressedMatrix):
+    """``W`` folded into out modes and in modes, ``W = core x_1 U_1 ... x_n U_n``.
+
+    Attributes:
+        core: factor ``[product of the out ranks, product of the in ranks]``.
+        out_factors: factors ``[o_k, r_k]``.
+        in_factors: factors ``[r_k, i_k]``.
+    """
+
+    def __init__(
+        self,
+        out_features: int,
+        in_features: int,
+        *,
+        ranks: Sequence[int],
+        out_modes: Sequence[int],
+        in_modes: Sequence[int],
+        bits: int,
+        bias: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(out_features, in_features, bias=bias, dtype=dtype)
+        self.dtype, self.out_modes, self.in_modes = dtype, tuple(out_modes), tuple(in_modes)
+        self.out_ranks, self.in_ranks = tuple(ranks[: len(out_modes)]), tuple(ranks[len(out_modes) :])
+        self.core_shape = (math.prod(self.out_ranks), math.prod(self.in_ranks))
+        self.out_shapes = list(zip(self.out_modes, self.out_ranks, strict=True))
+        self.in_shapes = list(zip(self.in_ranks, self.in_modes, strict=True))
+
+        def factor(shape: tuple[int, int]) -> Factor:
+            rows, columns, group = table_shape(shape, bits)
+            return Factor(rows, columns, bits=bits, group_size=group, dtype=dtype)
+
+        self.core = factor(self.core_shape)
+        self.out_factors = nn.ModuleList(map(factor, self.out_shapes))
+        self.in_factors = nn.ModuleList(map(factor, self.in_shapes))
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``, one mode after the other."""
+        out_factors, in_factors, core = self._read(x.dtype)
+        flat = pad(x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features))
+        y = _multiply_modes(_multiply_modes(flat, in_factors) @ core.T, out_factors)
+        return y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix, from rows of the factors."""
+        out_factors, in_factors, core = self._read(torch.float32)
+        flat = ids.flatten()
+        weights = torch.ones(len(flat), 1, device=ids.device)
+        for factor, digit in zip(out_factors, torch.unravel_index(flat, self.out_modes), strict=True):
+            weights = (weights[:, :, None] * factor[digit][:, None, :]).flatten(1)
+        table = _multiply_modes(weights @ core, [factor.T for factor in in_factors])
+        return table[:, : self.in_features].to(self.dtype).unflatten(0, ids.shape)
+
+    def to_dense(self) -> Tensor:
+        """Return W ``[out, in]`` in fp32."""
+        out_factors, in_factors, core = self._read(torch.float32)
+        factors = [*out_factors, *(factor.T for factor in in_factors)]
+        matrix = tucker_to_matrix(core.reshape(*self.out_ranks, *self.in_ranks), factors, len(out_factors))
+        return matrix[: self.out_features, : self.in_features].contiguous()
+
+    def _read(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        out = [factor.read(dtype).reshape(s) for factor, s in zip(self.out_factors, self.out_shapes, strict=True)]
+        into = [factor.read(dtype).reshape(s) for factor, s in zip(self.in_factors, self.in_shapes, strict=True)]
+        return out, into, self.core.read(dtype).reshape(self.core_shape)
+
+
+def _multiply_modes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Multiply each mode of ``x [n, prod from_k]`` by its matrix ``[to_k, from_k]``: ``[n, prod to_k]``."""
+    count, batch, rest = x.shape[0], x.shape[0], x.shape[1]
+    for matrix in matrices:
+        rest //= matrix.shape[1]
+        x = x.reshape(batch, matrix.shape[1], rest)
+        x = (x[:, :, 0] @ matrix.T) if rest == 1 else matrix @ x
+        batch *= matrix.shape[0]
+    return x.reshape(count, -1)

@@ -1,0 +1,47 @@
+"""What the methods that fold a matrix into modes have in common."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from autocompress.errors import MethodError
+from autocompress.methods.base import Method
+from autocompress.numerics.factor_rounding import FACTOR_GROUPS
+from autocompress.numerics.rounding import find_grid, largest_group, pack_grid
+from autocompress.numerics.shapes import fits, nearest_modes
+from autocompress.records import LayerSpec
+
+
+def check_modes(method: Method, spec: LayerSpec, out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> None:
+    """Check that modes cover both sides of a matrix, with less padding than one slice of the largest mode.
+
+    Raises:
+        MethodError: they do not; the message names the nearest that do.
+    """
+    for side, size, modes in zip(("out_modes", "in_modes"), spec.shape, (out_modes, in_modes), strict=True):
+        if not fits(size, modes):
+            near = nearest_modes(size, modes)
+            raise MethodError(
+                f"layer {spec}, {method}: {side} do not fit the side of {size}",
+                got=f"{list(modes)} with product {math.prod(modes)}",
+                wanted=f"for example {list(near)} with product {math.prod(near)}",
+            )
+
+
+def store_core(name: str, table: Tensor, bits: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The stored tensors of one core or factor laid out as ``table [rows, columns]`` (``layers.packed.table_shape``)."""
+    if not bits:
+        return {f"{name}.weight": table.to(dtype)}
+    group = largest_group(table.shape[1], FACTOR_GROUPS.get(bits) or table.shape[1])
+    grid = find_grid(table, bits=bits, group_size=group, symmetric=True)
+    return {f"{name}.packed.{key}": tensor for key, tensor in pack_grid(grid, grid.round(table)).items()}
+
+
+def folded_label(name: str, out_modes: tuple[int, ...], ranks: tuple[int, ...], bits: int) -> str:
+    """Short label: ``tt 16x16x16 r8 int8``; one rank stands for all where they are equal."""
+    shown = ranks[:1] if len(set(ranks)) == 1 else ranks
+    label = f"{name} {'x'.join(map(str, out_modes))} r{','.join(map(str, shown))}"
+    return label + (f" int{bits}" if bits else "")

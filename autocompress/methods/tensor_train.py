@@ -1,0 +1,98 @@
+"""Store a matrix as a tensor train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from autocompress.errors import MethodError
+from autocompress.layers.packed import table_shape
+from autocompress.layers.tensor_train import TensorTrainMatrix
+from autocompress.methods.base import FACTOR_BITS, MatrixProblem, Method, torch_dtype, whole_number, whole_numbers
+from autocompress.methods.folding import check_modes, folded_label, store_core
+from autocompress.numerics.kronecker import kronecker_roots
+from autocompress.numerics.shapes import balanced_modes, train_rank_limits
+from autocompress.numerics.tensor_train import decompose_matrix_train
+from autocompress.records import LayerSpec
+
+
+@dataclass(frozen=True)
+class TensorTrain(Method):
+    """One core per pair of an out mode and an in mode.
+
+    Attributes:
+        ranks: rank of each of the ``d - 1`` joints.
+        out_modes: ``d`` modes of the rows.
+        in_modes: ``d`` modes of the columns.
+        bits: 8 or 4 to round the cores, 0 to keep them in the type of the matrix.
+    """
+
+    ranks: tuple[int, ...]
+    out_modes: tuple[int, ...]
+    in_modes: tuple[int, ...]
+    bits: int = 0
+    name: ClassVar[str] = "tensor_train"
+
+    def __post_init__(self) -> None:
+        for setting in ("out_modes", "in_modes", "ranks"):
+            whole_numbers(self.name, setting, getattr(self, setting))
+        whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
+        if len(self.out_modes) != len(self.in_modes) or len(self.ranks) != len(self.out_modes) - 1:
+            raise MethodError(
+                "method tensor_train: a train has as many out modes as in modes, and a rank between each two",
+                got=f"{len(self.out_modes)} out modes, {len(self.in_modes)} in modes, {len(self.ranks)} ranks",
+                wanted=f"{len(self.out_modes)}, {len(self.out_modes)} and {len(self.out_modes) - 1}",
+            )
+
+    @classmethod
+    def uniform(cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0) -> TensorTrain:
+        """The train of ``order`` balanced modes with one rank at every joint, less where the modes allow less."""
+        out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
+        limits = train_rank_limits(tuple(o * i for o, i in zip(out_modes, in_modes, strict=True)))
+        return cls(tuple(min(rank, limit) for limit in limits), out_modes, in_modes, bits)
+
+    def check(self, spec: LayerSpec) -> None:
+        """Modes must cover the matrix without waste, ranks must not exceed what the modes allow.
+
+        Raises:
+            MethodError: they do not; the message names modes or ranks that would.
+        """
+        check_modes(self, spec, self.out_modes, self.in_modes)
+        limits = train_rank_limits(tuple(o * i for o, i in zip(self.out_modes, self.in_modes, strict=True)))
+        if any(rank > limit for rank, limit in zip(self.ranks, limits, strict=True)):
+            raise MethodError(f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}")
+
+    def skeleton(self, spec: LayerSpec) -> TensorTrainMatrix:
+        """A layer of cores without content."""
+        return TensorTrainMatrix(
+            *spec.shape,
+            ranks=self.ranks,
+            out_modes=self.out_modes,
+            in_modes=self.in_modes,
+            bits=self.bits,
+            bias=spec.bias,
+            dtype=torch_dtype(spec),
+        )
+
+    def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
+        """Decompose the matrix, scaled by the nearest Kronecker products to the diagonals of the metric."""
+        rows, columns = (gram.to(problem.weight.device) for gram in (problem.metric.rows, problem.metric.columns))
+        cores = decompose_matrix_train(
+            problem.weight32,
+            self.ranks,
+            self.out_modes,
+            self.in_modes,
+            out_scales=kronecker_roots(rows, self.out_modes),
+            in_scales=kronecker_roots(columns, self.in_modes),
+        )
+        stored: dict[str, Tensor] = {}
+        for k, core in enumerate(cores):
+            core = core.permute(1, 3, 0, 2)
+            table = core.reshape(table_shape(core.shape, self.bits)[:2])
+            stored |= store_core(f"cores.{k}", table, self.bits, torch_dtype(problem.spec))
+        return stored
+
+    def __str__(self) -> str:
+        return folded_label("tt", self.out_modes, self.ranks, self.bits)

@@ -1,0 +1,94 @@
+"""Modes: the sizes that one side of a matrix is folded into, and the ranks that they allow."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import product
+
+SPREAD = 2.0  # a factorisation is balanced when no mode exceeds this multiple of the even share
+MOST_TRIED = 48  # values tried per mode when wanted modes are corrected
+PADDING_WEIGHT = 4.0  # how much one e-fold of padding weighs against one e-fold of change of a mode
+
+
+def padded_size(modes: tuple[int, ...]) -> int:
+    """Product of the modes: the size of the side with its padding."""
+    return math.prod(modes)
+
+
+def fits(size: int, modes: tuple[int, ...]) -> bool:
+    """Whether modes cover a side of ``size`` without waste: their product reaches it, and no mode could be smaller."""
+    total = math.prod(modes)
+    return total >= size and (len(modes) > 0 and total - size < total // max(modes) or total == size)
+
+
+@lru_cache(maxsize=4096)
+def balanced_modes(size: int, order: int) -> tuple[int, ...]:
+    """Fold a side of ``size`` into ``order`` modes, rising and as even as they can be.
+
+    The product is ``size`` where that has an even enough factorisation (``SPREAD``), and otherwise the next larger number
+    that has one: 50257 in three is 29 x 38 x 46 or the like, with zero rows as padding.
+    """
+    if order == 1:
+        return (size,)
+    even = size ** (1 / order)
+    for total in range(size, 2 * size + 2**order):
+        modes = _most_even(total, order)
+        if modes[-1] <= max(SPREAD * even, 2) and fits(size, modes):
+            return modes
+    return (1,) * (order - 1) + (size,)
+
+
+@lru_cache(maxsize=65536)
+def _most_even(total: int, order: int, least: int = 1) -> tuple[int, ...]:
+    """Rising factors of ``total``, each at least ``least``, with the smallest largest factor."""
+    if order == 1:
+        return (total,)
+    best: tuple[int, ...] = (1,) * (order - 1) + (total,)
+    first = least
+    while first**order <= total:
+        if total % first == 0:
+            rest = _most_even(total // first, order - 1, first)
+            if rest[0] >= first and rest[-1] <= best[-1]:
+                best = (first, *rest)
+        first += 1
+    return best
+
+
+def nearest_modes(size: int, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Correct modes whose product misses ``size``: the same number of modes, close to those wanted, little padding.
+
+    Modes that fit are returned as they are.
+    """
+    if fits(size, wanted):
+        return wanted
+    if len(wanted) == 1:
+        return (size,)
+    choices = [_near(mode, size) for mode in wanted[:-1]]
+    best, least = balanced_modes(size, len(wanted)), math.inf
+    for leading in product(*choices):
+        modes = (*leading, -(-size // math.prod(leading)))
+        if not fits(size, modes):
+            continue
+        change = sum(abs(math.log(mode / want)) for mode, want in zip(modes, wanted, strict=True))
+        score = change + PADDING_WEIGHT * math.log(math.prod(modes) / size)
+        if score < least:
+            best, least = modes, score
+    return best
+
+
+def _near(mode: int, size: int) -> list[int]:
+    near = range(max(1, mode - MOST_TRIED // 2), mode + MOST_TRIED // 2 + 1)
+    divisors = [d for d in range(max(1, mode // 4), min(size, 4 * mode) + 1) if size % d == 0]
+    return sorted({*near, *divisors}, key=lambda value: (abs(value - mode), value))[:MOST_TRIED]
+
+
+def train_rank_limits(modes: tuple[int, ...]) -> tuple[int, ...]:
+    """Largest useful rank at each of the ``d - 1`` joints of a tensor train with ``d`` modes."""
+    return tuple(min(math.prod(modes[:k]), math.prod(modes[k:])) for k in range(1, len(modes)))
+
+
+def tucker_rank_limits(modes: tuple[int, ...]) -> tuple[int, ...]:
+    """Largest useful rank of each mode of a Tucker decomposition."""
+    total = math.prod(modes)
+    return tuple(min(mode, total // mode) for mode in modes)
