@@ -1,0 +1,220 @@
+"""Texts: where they come from, and the promise that calibration, selection and report do not overlap.
+
+A source is the path of a UTF-8 file (``.txt``, or ``.jsonl`` with a ``text`` field), or a hub data set written
+``hub/name:config:split``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from autocompress.errors import DataError
+from autocompress.evaluation.hub_text import is_hub_source, read_hub_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PARTS = ("calibration", "selection", "report")
+CUTS = (0.4, 0.6)  # of one source: 40 % calibrates, 20 % selects, 40 % reports
+LEAST_TOKENS = 256  # below that a perplexity says nothing
+PASSAGE = 200  # characters that two texts must share to count as the same passage
+MOST_SHARED = 0.05  # share of a text's passages that another text may hold, for licence headers and set phrases
+CHARACTERS_PER_TOKEN = 16  # more than any tokenizer packs into a token on average; to encode only what is needed
+
+_BUNDLED = {"calibration": "calibrate.txt", "selection": "select.txt", "report": "report.txt"}
+_PASSAGE_STARTS = re.compile(r"[.!?\u3002\uff01\uff1f]\s*|\n\s*")
+_BOUNDARIES = ("\n\n", "\n", ". ", " ")
+_BOUNDARY_REACH = 2000
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Three disjoint texts, and where each came from (``names``, by part)."""
+
+    calibration: str
+    selection: str
+    report: str
+    names: Mapping[str, str]
+
+
+def load_texts(
+    *,
+    data: str | None = None,
+    calibration_data: str | None = None,
+    selection_data: str | None = None,
+    report_data: str | None = None,
+) -> Texts:
+    """Load the three texts: a part's own source before its share of ``data`` before the bundled text.
+
+    Args:
+        data: one source, cut into contiguous parts of 40 % (calibration), 20 % (selection) and 40 % (report).
+        calibration_data: source of the calibration text alone.
+        selection_data: source of the selection text alone.
+        report_data: source of the report text alone.
+
+    Raises:
+        DataError: a source that is missing, unreachable, empty or no text, or texts that share long passages.
+    """
+    own = dict(zip(PARTS, (calibration_data, selection_data, report_data), strict=True))
+    shares = {} if data is None or all(own.values()) else dict(zip(PARTS, cut_in_three(read_source(data)), strict=True))
+    texts, names = {}, {}
+    for part in PARTS:
+        source = own[part]
+        if source is not None:
+            texts[part], names[part] = read_source(source), source
+        elif shares:
+            texts[part], names[part] = shares[part], f"{data} ({part} part)"
+        else:
+            texts[part], names[part] = bundled_text(part), "bundled"
+        if not texts[part].strip():
+            raise DataError(
+                f"the {part} text is empty", got=names[part], wanted=f"at least {LEAST_TOKENS} tokens of text"
+            )
+    if data is not None or any(own.values()):
+        check_disjoint(texts, names)
+    return Texts(**texts, names=names)
+
+
+def bundled_text(part: str) -> str:
+    """Text that comes with the package: ``calibration``, ``selection`` or ``report``."""
+    return (files("autocompress") / "demo" / "text" / _BUNDLED[part]).read_text("utf-8")
+
+
+def read_source(source: str) -> str:
+    """Read one source as text.
+
+    Raises:
+        DataError: it does not exist, cannot be read or reached, or holds no text.
+    """
+    path = Path(source).expanduser()
+    if is_hub_source(source) and not path.exists():
+        return read_hub_text(source)
+    if path.is_dir():
+        raise DataError("a data source is a folder", got=source, wanted="a text file", hint="Name a file in it.")
+    try:
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        hint = "A data set of the hub is written hub/name:config:split."
+        raise DataError("no such data file", got=source, wanted="a UTF-8 text file", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"data file {source} is not text: byte {error.start} is not UTF-8",
+            wanted="a UTF-8 text file",
+            hint="Convert it to UTF-8 first.",
+        ) from error
+    except OSError as error:
+        raise DataError(f"data file {source} cannot be read: {error.strerror}", wanted="a UTF-8 text file") from error
+    if "\0" in text:
+        raise DataError("a data file is binary", got=source, wanted="a UTF-8 text file")
+    if path.suffix == ".jsonl":
+        text = _join_records(text, source)
+    if not text.strip():
+        raise DataError("a data file is empty", got=source, wanted=f"at least {LEAST_TOKENS} tokens of text")
+    return text
+
+
+def _join_records(text: str, source: str) -> str:
+    records = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{source}, line {number}: not JSON ({error.msg})", wanted="one JSON object a line"
+            ) from error
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise DataError(f"{source}, line {number} has no text", wanted='an object with a string under "text"')
+        records.append(record["text"])
+    return "\n\n".join(records)
+
+
+def cut_in_three(text: str) -> tuple[str, str, str]:
+    """Cut a text into 40, 20 and 40 %, at the end of a paragraph, line, sentence or word near each cut."""
+    first, second = (_boundary(text, int(share * len(text))) for share in CUTS)
+    return text[:first], text[first:second], text[second:]
+
+
+def _boundary(text: str, start: int) -> int:
+    reach = min(_BOUNDARY_REACH, len(text) // 20)
+    for mark in _BOUNDARIES:
+        found = text.find(mark, start, start + reach)
+        if found >= 0:
+            return found + len(mark)
+    return start
+
+
+def check_disjoint(texts: Mapping[str, str], names: Mapping[str, str]) -> None:
+    """Refuse texts that are the same or share many long passages: quality would be measured on known text.
+
+    Passages start where a line or sentence starts, so shifted copies are found too.
+
+    Raises:
+        DataError: two parts share more than ``MOST_SHARED`` of the shorter one's passages.
+    """
+    passages = {part: _passages(text) for part, text in texts.items()}
+    for one, other in combinations(texts, 2):
+        shorter = min(one, other, key=lambda part: len(passages[part]))
+        common = passages[one].keys() & passages[other].keys()
+        if texts[one].strip() == texts[other].strip() or len(common) > MOST_SHARED * len(passages[shorter]):
+            start = min((passages[shorter][key] for key in common), default=0)
+            sample = " ".join(texts[shorter][start : start + 60].split())
+            share = len(common) / max(1, len(passages[shorter]))
+            raise DataError(
+                f"the {one} text ({names[one]}) and the {other} text ({names[other]}) overlap",
+                got=f'{share:.0%} shared passages, one of them "{sample}..."',
+                wanted="texts that have nothing in common",
+                hint="Name three different sources, or one source with --data: it is cut into disjoint parts.",
+            )
+
+
+def _passages(text: str) -> dict[int, int]:
+    starts = [0, *(match.end() for match in _PASSAGE_STARTS.finditer(text))]
+    return {hash(text[start : start + PASSAGE]): start for start in starts if start + PASSAGE <= len(text)}
+
+
+def token_ids(
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int | None = None,
+    least: int = LEAST_TOKENS,
+    name: str = "the text",
+) -> Tensor:
+    """Encode a text without special tokens: int64 ids ``[n]`` on the CPU.
+
+    Args:
+        text: what to encode.
+        tokenizer: the model's tokenizer.
+        limit: keep at most that many tokens, from the start.
+        least: fewer tokens than that are an error.
+        name: what the error calls the text.
+
+    Raises:
+        DataError: too few tokens.
+    """
+    head = text if limit is None else text[: limit * CHARACTERS_PER_TOKEN]
+    ids = _encode(head, tokenizer)
+    if limit is not None and len(ids) < limit and len(head) < len(text):
+        ids = _encode(text, tokenizer)
+    if len(ids) < least:
+        raise DataError(
+            f"{name} is too short", got=f"{len(ids)} tokens", wanted=f"at least {least}", hint="Give a longer text."
+        )
+    return torch.tensor(ids[:limit], dtype=torch.int64)
+
+
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return list(ids)

@@ -1,0 +1,135 @@
+"""Time of one decoded token at batch 1 with a key-value cache, measured in small rounds.
+
+A machine's speed drifts, so two models are compared by rounds in turn (``interleaved``), each model giving a few
+tokens at a time; the median over all of its tokens is the figure, half the interquartile range its spread.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocompress.errors import ModelError
+
+PROMPT_TOKENS = 32
+ROUND_TOKENS = 16
+ROUNDS = 5
+PRIME = 7919  # steps through the vocabulary so that the ids of a prompt do not repeat early
+WARM_UP_TOKENS = 2  # of each round: first use of a cache, of weights that the other model pushed out
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median and half the interquartile range of the milliseconds per decoded token."""
+
+    median_ms: float
+    spread_ms: float
+
+
+class DecodeTimer:
+    """Times greedy decoding with whatever weights the model holds at that moment.
+
+    Args:
+        model: causal language model in eval mode.
+        prompt_ids: ``[n]`` int64, read before the timed tokens; ``prompt_of`` makes one.
+        tokens: timed tokens of one round.
+    """
+
+    def __init__(self, model: Any, prompt_ids: Tensor, tokens: int = ROUND_TOKENS) -> None:
+        self.model = model
+        self.tokens = tokens
+        self.device = next(model.parameters()).device
+        self.prompt_ids = prompt_ids.to(self.device)[None]
+
+    def times(self) -> list[float]:
+        """Decode one round after the prompt and return the milliseconds of each timed token.
+
+        Raises:
+            ModelError: the model gives no cache to decode with.
+        """
+        with torch.inference_mode():
+            state = self.model(input_ids=self.prompt_ids, use_cache=True)
+            if getattr(state, "past_key_values", None) is None:
+                raise ModelError(f"{type(self.model).__name__} gives no key-value cache", wanted="a model that decodes")
+            milliseconds = []
+            for _ in range(WARM_UP_TOKENS + self.tokens):
+                self._wait()
+                start = time.perf_counter()
+                token = state.logits[:, -1:].argmax(-1)
+                state = self.model(input_ids=token, past_key_values=state.past_key_values, use_cache=True)
+                self._wait()
+                milliseconds.append(1000 * (time.perf_counter() - start))
+        return milliseconds[WARM_UP_TOKENS:]
+
+    def measure(self, rounds: int = ROUNDS) -> Latency:
+        """Summarise several rounds, after one that is not counted."""
+        return interleaved({"model": self.times}, rounds)["model"]
+
+    def _wait(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+
+def prompt_of(model: Any, length: int = PROMPT_TOKENS) -> Tensor:
+    """Make a prompt ``[length]`` of token ids spread over the model's vocabulary, the same every time."""
+    vocabulary: int = model.config.get_text_config().vocab_size
+    return (torch.arange(1, length + 1) * PRIME).remainder(vocabulary)
+
+
+def decode_latency(
+    model: Any, *, tokens: int = ROUND_TOKENS, rounds: int = ROUNDS, prompt_ids: Tensor | None = None
+) -> Latency:
+    """Measure one model alone; use ``interleaved`` to compare two.
+
+    Args:
+        model: causal language model in eval mode.
+        tokens: timed tokens of one round.
+        rounds: timed rounds.
+        prompt_ids: ``[n]``; made up when left out.
+    """
+    return DecodeTimer(model, prompt_of(model) if prompt_ids is None else prompt_ids, tokens).measure(rounds)
+
+
+def interleaved(rounds_of: Mapping[str, Callable[[], list[float]]], rounds: int = ROUNDS) -> dict[str, Latency]:
+    """Measure several models in turn, so that a machine that speeds up or slows down does not decide.
+
+    Args:
+        rounds_of: for each name a callable that runs one round and returns its milliseconds, such as
+            ``DecodeTimer.times``, or a function that applies a plan around it.
+        rounds: counted rounds of each; one more of each is run first and dropped.
+    """
+    collected: dict[str, list[float]] = {name: [] for name in rounds_of}
+    for number in range(rounds + 1):
+        for name, run in rounds_of.items():
+            times = run()
+            if number:
+                collected[name] += times
+    return {name: summarise(times) for name, times in collected.items()}
+
+
+def summarise(times: Sequence[float]) -> Latency:
+    """Median and half the interquartile range of some milliseconds.
+
+    Raises:
+        ValueError: no times.
+    """
+    if not times:
+        raise ValueError("no times to summarise")
+    if len(times) == 1:
+        return Latency(times[0], 0.0)
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Latency(median, (high - low) / 2)
+
+
+def describe_device(model: Any) -> str:
+    """Say where a model runs: ``cpu (2 threads)`` or ``cuda (NVIDIA A100)``."""
+    device = next(model.parameters()).device
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

@@ -1,0 +1,200 @@
+"""Perplexity, and the KL divergence from the dense model over the same tokens.
+
+Both are means over every predicted token, so a short last window weighs by its length. The work beyond the forward
+pass is one log-softmax and one product with the teacher's probabilities, in blocks that stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocompress.errors import DataError, ModelError
+from autocompress.evaluation.divergence import TOP_K, ExactRows, Rows, TopRows
+from autocompress.evaluation.windows import Windows
+
+EXACT_VOCABULARY = 8192  # up to this size the teacher keeps every probability
+BLOCK_ELEMENTS = 2**19  # of logits at a time: 2 MB of fp32
+SCORABLE = "a causal language model, such as GPT-2, GPT-NeoX, OPT, Llama, Mistral, Qwen, Gemma or Phi"
+
+Progress = Callable[[int, int], None]  # windows done, windows in all
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts a text.
+
+    Attributes:
+        perplexity: exponential of ``nll``; infinite when that overflows, NaN when the logits hold NaN.
+        nll: mean negative log-likelihood, nats per predicted token.
+        kl: mean divergence ``KL(dense || model)``, nats per predicted token; NaN without a teacher.
+        tokens: number of predicted tokens.
+        window_nll: fp64 ``[windows]``, the sum of each window's negative log-likelihoods, for paired comparisons.
+    """
+
+    perplexity: float
+    nll: float
+    kl: float
+    tokens: int
+    window_nll: Tensor = field(repr=False, compare=False)
+
+
+class Teacher:
+    """The dense model's predictions on some windows, kept to compare compressed models with.
+
+    Attributes:
+        windows: the windows it was made on.
+        score: the dense model's own score.
+    """
+
+    def __init__(self, windows: Windows, rows: Rows, score: Score) -> None:
+        self.windows, self.score = windows, score
+        self._rows = rows
+
+    @classmethod
+    def of(
+        cls, model: Any, windows: Windows, *, progress: Progress | None = None, exact_vocabulary: int = EXACT_VOCABULARY
+    ) -> Teacher:
+        """Run the dense model once and keep its distributions: 2 bytes an element, or 4 kB a token with ``TOP_K``.
+
+        Args:
+            model: causal language model.
+            windows: what to predict.
+            progress: called with the windows done and in all.
+            exact_vocabulary: the largest vocabulary for which every probability is kept.
+
+        Raises:
+            ModelError: not a causal language model.
+        """
+        check_scorable(model, windows)
+        rows: Rows | None = None
+        sums: list[Tensor] = []
+        with torch.inference_mode():
+            for targets, logits in _window_logits(model, windows, progress):
+                vocabulary = logits.shape[-1]
+                if rows is None and vocabulary <= exact_vocabulary:
+                    rows = ExactRows(windows.tokens, vocabulary, logits.device)
+                elif rows is None:
+                    rows = TopRows(windows.tokens, min(TOP_K, vocabulary), logits.device)
+                nll = []
+                for span, logs in _log_softmax_blocks(logits):
+                    rows.add(logs)
+                    nll.append(_negative_log_likelihood(logs, targets[span]))
+                sums.append(torch.cat(nll).double().sum())
+        assert rows is not None, "windows always hold at least one"
+        return cls(windows, rows, _score(sums, math.nan, windows.tokens))
+
+    def covers(self, windows: Windows) -> bool:
+        """Whether ``windows`` are these windows or their first ones."""
+        mine = self.windows
+        if windows is mine:
+            return True
+        whole = len(windows.ids) % mine.context == 0 or len(windows.ids) == len(mine.ids)
+        return windows.context == mine.context and whole and torch.equal(windows.ids, mine.ids[: len(windows.ids)])
+
+    def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
+        """KL from the predictions ``start ...`` to ``log_probabilities [m, vocabulary]``: fp32 ``[m]``."""
+        return self._rows.divergence(start, log_probabilities)
+
+
+def score(model: Any, windows: Windows, teacher: Teacher | None = None, *, progress: Progress | None = None) -> Score:
+    """Score a model on windows.
+
+    Args:
+        model: causal language model in eval mode, dense or compressed.
+        windows: what to predict.
+        teacher: the dense model's predictions on these windows, or on more that start with these.
+        progress: called with the windows done and in all.
+
+    Raises:
+        ModelError: not a causal language model (checked without a teacher; making one checks too).
+        ValueError: the teacher was made on other windows.
+    """
+    if teacher is None:
+        check_scorable(model, windows)
+    elif not teacher.covers(windows):
+        raise ValueError("the teacher was made on other windows")
+    sums: list[Tensor] = []
+    divergence: list[Tensor] = []
+    row = 0
+    with torch.inference_mode():
+        for targets, logits in _window_logits(model, windows, progress):
+            nll = []
+            for span, logs in _log_softmax_blocks(logits):
+                nll.append(_negative_log_likelihood(logs, targets[span]))
+                if teacher is not None:
+                    divergence.append(teacher.divergence(row + span.start, logs))
+            row += len(targets)
+            sums.append(torch.cat(nll).double().sum())
+    kl = torch.cat(divergence).double().mean().item() if divergence else math.nan
+    return _score(sums, kl, windows.tokens)
+
+
+def _window_logits(model: Any, windows: Windows, progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each window its targets ``[length - 1]`` and the logits ``[length - 1, vocabulary]`` that predict them."""
+    device = _device(model)
+    done = 0
+    for batch in windows.batches(model.config.get_text_config().vocab_size):
+        batch = batch.to(device)
+        logits = model(input_ids=batch, use_cache=False).logits
+        for ids, window_logits in zip(batch, logits, strict=True):
+            yield ids[1:], window_logits[:-1]
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(windows))
+
+
+def _log_softmax_blocks(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    rows = max(1, BLOCK_ELEMENTS // logits.shape[-1])
+    for start in range(0, len(logits), rows):
+        block = logits[start : start + rows]
+        yield slice(start, start + len(block)), torch.log_softmax(block.float(), -1)
+
+
+def _negative_log_likelihood(logs: Tensor, targets: Tensor) -> Tensor:
+    return -logs.gather(-1, targets[:, None]).squeeze(-1)
+
+
+def _score(sums: list[Tensor], kl: float, tokens: int) -> Score:
+    window_nll = torch.stack(sums).cpu()
+    nll = window_nll.sum().item() / tokens
+    perplexity = math.exp(nll) if not nll > 700 else math.inf
+    return Score(perplexity, nll, kl, tokens, window_nll)
+
+
+def _device(model: Any) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def check_scorable(model: Any, windows: Windows) -> None:
+    """Make sure that a model predicts each token from the earlier ones, and knows every token of the windows.
+
+    Raises:
+        ModelError: an encoder-decoder, a model without logits over its vocabulary, or one that looks ahead.
+        DataError: a token beyond the model's vocabulary.
+    """
+    kind = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"{kind} cannot be scored: it is an encoder-decoder", wanted=SCORABLE)
+    config = model.config.get_text_config()
+    largest = int(windows.ids.max())
+    if largest >= config.vocab_size:
+        got = f"token {largest}, vocabulary of {config.vocab_size}"
+        raise DataError("the text's tokens do not fit the model", got=got, wanted="the model's own tokenizer")
+    first, second = int(windows.ids[0]), int(windows.ids[1])
+    probe = torch.tensor([[first, second], [first, (second + 1) % config.vocab_size]], device=_device(model))
+    with torch.inference_mode():
+        try:
+            logits = getattr(model(input_ids=probe, use_cache=False), "logits", None)
+        except TypeError as error:
+            raise ModelError(f"{kind} cannot be scored: {error}", wanted=SCORABLE) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 3:
+        raise ModelError(f"{kind} cannot be scored: it gives no logits for each token", wanted=SCORABLE)
+    one, other = logits[:, 0].float()
+    if float((one - other).norm()) > 0.01 * float(one.norm()):
+        raise ModelError(f"{kind} cannot be scored: its predictions look at later tokens", wanted=SCORABLE)
