@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autocompress.errors import StorageError
+from autocompress.search.front_picture import picture_of
+from autocompress.search.front_plot import front_figure, write_front_html
+from autocompress.search.front_png import write_front_png
+from autocompress.search.recipe_summary import bits_per_weight, methods_by_role, recipe_lines
+from autocompress.units import Limits
+from tests.search.study_fixtures import SPECS, realistic_study, study_of, trial
+
+EXTERNAL = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)\s*=\s*[\"']?(?:https?:)?//", re.IGNORECASE)
+
+
+def test_external_checker_can_fail():
+    assert EXTERNAL.search('<script charset="utf-8" src="https://cdn.example/plotly.js"></script>')
+
+
+def test_html_is_whole_and_opens_offline(tmp_path):
+    text = write_front_html(realistic_study(), tmp_path / "deep" / "front.html").read_text()
+    assert not EXTERNAL.search(text)
+    assert "Plotly.newPlot" in text
+    assert len(text) > 1_000_000
+    for words in (
+        "uniform 3 bit",
+        "allocated 10x",
+        "best: 1.6 MB",
+        "budget 1.6 MB (10x)",
+        "dense model",
+        "embedding: ",
+    ):
+        assert words in text
+
+
+def test_png_is_a_picture(tmp_path):
+    data = write_front_png(realistic_study(), tmp_path / "front.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 20_000
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        study_of(),
+        study_of(trial(0, 0.1, 1_000_000)),
+        study_of(trial(0, -0.002, 1_000_000, 3.0), limits=Limits(None, 2.0)),
+        study_of(trial(0, 0.1, 1_000_000), trial(1, 0.05, 1_200_000, 3.0)),
+    ],
+    ids=["empty", "one", "better than dense", "half timed"],
+)
+def test_thin_studies_are_drawn_too(study, tmp_path):
+    assert write_front_html(study, tmp_path / "f.html").exists()
+    assert write_front_png(study, tmp_path / "f.png").exists()
+
+
+def test_every_measured_plan_is_in_the_picture_once():
+    study = realistic_study()
+    picture = picture_of(study)
+    assert sorted(dot.trial.number for dot in picture.dots) == [t.number for t in study.complete]
+    shown = [x for trace in front_figure(study).data if trace.mode == "markers" for x in trace.x]
+    assert len(shown) == len(study.complete) + 1
+    heights = [dot.height for dot in picture.front_line]
+    assert heights == sorted(heights, reverse=True)
+    assert {mark.text.split(":")[0] for mark in picture.marks} == {"best", "knee"}
+
+
+def test_names_are_escaped(tmp_path):
+    study = realistic_study()
+    trials = (replace(study.trials[0], label="<script>alert(1)</script>"), *study.trials[1:])
+    text = write_front_html(replace(study, name="<b>x", trials=trials), tmp_path / "f.html").read_text()
+    assert "<script>alert" not in text
+    assert "<title>&lt;b&gt;x</title>" in text
+
+
+def test_unwritable_folder_is_one_paragraph(tmp_path):
+    (tmp_path / "file").write_text("")
+    for write in (write_front_html, write_front_png):
+        with pytest.raises(StorageError, match=r"cannot write .*front"):
+            write(realistic_study(), tmp_path / "file" / "front")
+
+
+def test_recipe_in_short():
+    study = realistic_study(Path("runs/x"))
+    plan = study.trials[8].plan
+    roles = methods_by_role(SPECS, plan)
+    assert list(roles) == ["embedding", "query", "key", "output", "up", "down"]
+    assert roles["key"] == "keep"
+    assert "svd" in roles["up"]
+    assert recipe_lines(SPECS, plan, most=3)[-1] == "and 4 more roles"
+    assert all(len(line) <= 20 for line in recipe_lines(SPECS, plan, width=20))
+    assert bits_per_weight(SPECS, study.trials[0].plan) == pytest.approx(8.25, abs=0.5)
+    assert methods_by_role(SPECS, type(plan).of({SPECS[1].name: plan[SPECS[1].name]}))["query"].startswith("3 keep, 1 ")
