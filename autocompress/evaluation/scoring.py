@@ -7,7 +7,7 @@ pass is one log-softmax and one product with the teacher's probabilities, in blo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,12 @@ from torch import Tensor
 
 from autocompress.errors import DataError, ModelError
 from autocompress.evaluation.divergence import TOP_K, ExactRows, Rows, TopRows
-from autocompress.evaluation.windows import Windows
+from autocompress.evaluation.windows import LOGIT_BYTES, LOGIT_BYTES_ACCELERATOR, Windows
+from autocompress.progress import Advance
 
 EXACT_VOCABULARY = 8192  # up to this size the teacher keeps every probability
 BLOCK_ELEMENTS = 2**19  # of logits at a time: 2 MB of fp32
 SCORABLE = "a causal language model, such as GPT-2, GPT-NeoX, OPT, Llama, Mistral, Qwen, Gemma or Phi"
-
-Progress = Callable[[int, int], None]  # windows done, windows in all
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,14 @@ class Teacher:
 
     @classmethod
     def of(
-        cls, model: Any, windows: Windows, *, progress: Progress | None = None, exact_vocabulary: int = EXACT_VOCABULARY
+        cls, model: Any, windows: Windows, *, advance: Advance | None = None, exact_vocabulary: int = EXACT_VOCABULARY
     ) -> Teacher:
         """Run the dense model once and keep its distributions: 2 bytes an element, or 4 kB a token with ``TOP_K``.
 
         Args:
             model: causal language model.
             windows: what to predict.
-            progress: called with the windows done and in all.
+            advance: called with the number of windows done since.
             exact_vocabulary: the largest vocabulary for which every probability is kept.
 
         Raises:
@@ -75,7 +74,7 @@ class Teacher:
         rows: Rows | None = None
         sums: list[Tensor] = []
         with torch.inference_mode():
-            for targets, logits in _window_logits(model, windows, progress):
+            for targets, logits in _window_logits(model, windows, advance):
                 vocabulary = logits.shape[-1]
                 if rows is None and vocabulary <= exact_vocabulary:
                     rows = ExactRows(windows.tokens, vocabulary, logits.device)
@@ -102,14 +101,14 @@ class Teacher:
         return self._rows.divergence(start, log_probabilities)
 
 
-def score(model: Any, windows: Windows, teacher: Teacher | None = None, *, progress: Progress | None = None) -> Score:
+def score(model: Any, windows: Windows, teacher: Teacher | None = None, *, advance: Advance | None = None) -> Score:
     """Score a model on windows.
 
     Args:
         model: causal language model in eval mode, dense or compressed.
         windows: what to predict.
         teacher: the dense model's predictions on these windows, or on more that start with these.
-        progress: called with the windows done and in all.
+        advance: called with the number of windows done since.
 
     Raises:
         ModelError: not a causal language model (checked without a teacher; making one checks too).
@@ -123,7 +122,7 @@ def score(model: Any, windows: Windows, teacher: Teacher | None = None, *, progr
     divergence: list[Tensor] = []
     row = 0
     with torch.inference_mode():
-        for targets, logits in _window_logits(model, windows, progress):
+        for targets, logits in _window_logits(model, windows, advance):
             nll = []
             for span, logs in _log_softmax_blocks(logits):
                 nll.append(_negative_log_likelihood(logs, targets[span]))
@@ -135,18 +134,17 @@ def score(model: Any, windows: Windows, teacher: Teacher | None = None, *, progr
     return _score(sums, kl, windows.tokens)
 
 
-def _window_logits(model: Any, windows: Windows, progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:
+def _window_logits(model: Any, windows: Windows, advance: Advance | None) -> Iterator[tuple[Tensor, Tensor]]:
     """For each window its targets ``[length - 1]`` and the logits ``[length - 1, vocabulary]`` that predict them."""
     device = _device(model)
-    done = 0
-    for batch in windows.batches(model.config.get_text_config().vocab_size):
+    logit_bytes = LOGIT_BYTES if device.type == "cpu" else LOGIT_BYTES_ACCELERATOR
+    for batch in windows.batches(model.config.get_text_config().vocab_size, logit_bytes):
         batch = batch.to(device)
         logits = model(input_ids=batch, use_cache=False).logits
         for ids, window_logits in zip(batch, logits, strict=True):
             yield ids[1:], window_logits[:-1]
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(windows))
+        if advance is not None:
+            advance(len(batch))
 
 
 def _log_softmax_blocks(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:

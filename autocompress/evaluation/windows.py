@@ -12,7 +12,8 @@ from torch import Tensor
 from autocompress.errors import DataError
 
 DEFAULT_CONTEXT = 2048
-LOGIT_BYTES = 2**27  # fp32 logits of one batch; small models run faster on many windows at once
+LOGIT_BYTES = 2**24  # fp32 logits of one batch on a CPU; larger ones cost more in fresh memory than they gain
+LOGIT_BYTES_ACCELERATOR = 2**28
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
 
 
