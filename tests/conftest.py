@@ -103,7 +103,9 @@ def tiny_model() -> Callable[..., Any]:
     """Make a fresh tiny model: ``tiny_model("llama", dtype=torch.bfloat16)``."""
 
     def make(family: str, dtype: torch.dtype = torch.float32) -> Any:
-        model = copy.deepcopy(_template(family)).to(dtype)
+        model = copy.deepcopy(_template(family))
+        for parameter in model.parameters():  # not the buffers: from_pretrained leaves rotary frequencies in fp32
+            parameter.data = parameter.data.to(dtype)
         model.config.dtype = dtype
         return model
 

@@ -94,7 +94,8 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
         if hasattr(model.config, "transformers_weights"):
             del model.config.transformers_weights
         self._stored = _place_skeletons(model, Plan.from_recipe(self.quantization_config.recipe))
-        model._keys_to_ignore_on_load_unexpected |= {rf"^{re.escape(path)}\.weight$" for path in self._stored}
+        names = {*self._stored, *self.quantization_config.recipe["layers"]}
+        model._keys_to_ignore_on_load_unexpected |= {rf"^{re.escape(name)}\.weight$" for name in names}
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
         """Leave the tensors of compressed layers in their stored types; the others become ``dtype``."""
@@ -129,6 +130,7 @@ def _place_skeletons(model: Any, plan: Any) -> tuple[str, ...]:
     from autocompress.surgery.inventory import take_inventory
     from autocompress.surgery.placement import place
 
+    _tie(model)
     inventory = take_inventory(model)
     stored: list[str] = []
     gone: set[str] = set()
@@ -168,6 +170,13 @@ def _path_in(model: Any, name: str, inventory: Any) -> str | None:
         f"{type(model).__name__} has no layer {name!r} that this folder stores compressed",
         hint="The folder may be damaged, or written for another architecture.",
     )
+
+
+def _tie(model: Any) -> None:
+    """Let tied weights be one object, as in the model that was exported; from_pretrained ties only after loading."""
+    for target, source in model.all_tied_weights_keys.items():
+        parent, _, name = target.rpartition(".")
+        setattr(model.get_submodule(parent), name, model.get_parameter(source))
 
 
 def _forget_ties(model: nn.Module, gone: set[str]) -> None:

@@ -1,0 +1,51 @@
+"""The model card of an exported folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autocompress.methods.plan import Plan
+from autocompress.units import format_bytes
+
+_TEMPLATE = """---
+library_name: transformers
+tags:
+- autocompress
+- compressed
+---
+
+# {source}, compressed by autocompress
+
+{size} of weights; the dense model has {dense} ({ratio:.3g} times as much). Layers: {summary}.{quality}
+
+Which method stores which matrix is in `recipe.yaml`, and what was measured in `measurements.json`.
+
+```python
+import autocompress  # without it transformers does not know how to read the weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("this folder")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+```
+
+`model, tokenizer = autocompress.load("this folder")` does the same.
+"""
+
+
+def model_card(source: str, plan: Plan, facts: Mapping[str, Any]) -> str:
+    """Say in a few lines what the folder holds and how to load it."""
+    measurement = facts["measurement"] or {}
+    quality = ""
+    if "perplexity" in measurement:
+        text = measurement.get("text")
+        where = f" on the {text} text" if text in ("selection", "report") else ""
+        quality = f"\nPerplexity{where}: {measurement['perplexity']:.4f}."
+    return _TEMPLATE.format(
+        source=source,
+        size=format_bytes(facts["bytes"]),
+        dense=format_bytes(facts["dense_bytes"]),
+        ratio=facts["dense_bytes"] / facts["bytes"],
+        summary=plan.summary() or "all kept",
+        quality=quality,
+    )

@@ -1,0 +1,156 @@
+"""Writes a compressed model as a folder that transformers loads."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from autocompress import __version__
+from autocompress.errors import ModelError, StorageError
+from autocompress.export.card import model_card
+from autocompress.export.folder import whole_folder
+from autocompress.export.weights import tensor_bytes, weight_files, write_weights
+from autocompress.methods.base import stored_tensors
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.surgery.inventory import Inventory, stored_tensors_of
+from autocompress.surgery.loading import LoadedModel, is_exported
+from autocompress.surgery.placement import prefix_of
+from autocompress.surgery.quantizer import AutocompressConfig
+from autocompress.surgery.workbench import Build, Workbench
+
+RECIPE = "recipe.yaml"
+MEASUREMENTS = "measurements.json"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        folder: where it is.
+        weight_bytes: bytes of all tensors.
+        file_bytes: bytes of the files of weights, their headers included.
+        tensors: number of tensors.
+    """
+
+    folder: Path
+    weight_bytes: int
+    file_bytes: int
+    tensors: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return asdict(self) | {"folder": str(self.folder)}
+
+
+def export_checkpoint(
+    loaded: LoadedModel,
+    plan: Plan,
+    build: Build,
+    out: Path,
+    *,
+    measurement: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Apply a plan to a dense model and write the result.
+
+    The folder holds config, generation config, tokenizer, weights, recipe, measurements and a model card. It is
+    written whole or not at all, and every tensor on disk is compared with what the closed form says of it.
+
+    Args:
+        loaded: the dense model; it is dense again afterwards.
+        plan: what to store how.
+        build: makes the compressed matrix of a layer by a method.
+        out: the folder to write.
+        measurement: what is known of this plan, for the card and ``measurements.json``.
+        overwrite: whether a model in ``out`` may be replaced.
+
+    Raises:
+        ModelError: the model is a compressed one already.
+        RecipeError: the plan names a layer that the model lacks.
+        ConfigurationError: ``out`` is in use.
+        StorageError: it cannot be written, or what was written is not what was meant.
+    """
+    if is_exported(loaded.model):
+        raise ModelError(f"{loaded.source} is compressed already", wanted="the dense model it was made from")
+    workbench = Workbench(loaded.model)
+    inventory = workbench.inventory
+    with whole_folder(out, overwrite=overwrite) as folder:
+        with workbench.applied(plan, build) as model:
+            weights = write_weights(stored_tensors_of(model), folder)
+        _write_configuration(loaded, plan, folder, weights)
+        _write_documents(loaded, plan, folder, inventory, measurement)
+        sizes = tensor_bytes(folder)
+        check_sizes(sizes, plan, inventory, loaded.model)
+        file_bytes = sum(path.stat().st_size for path in weight_files(folder))
+    return ExportReport(out.expanduser().absolute(), sum(sizes.values()), file_bytes, len(sizes))
+
+
+def check_sizes(sizes: dict[str, int], plan: Plan, inventory: Inventory, dense: nn.Module) -> None:
+    """Compare the bytes of every tensor on disk with the closed form.
+
+    Raises:
+        StorageError: a tensor is missing, unexpected, or of another size.
+    """
+    wanted = {name: _bytes(tensor) for name, tensor in stored_tensors_of(dense).items()}
+    for name, method in plan.items():
+        if method == Keep():
+            continue
+        spec = inventory[name]
+        for path in (spec.name, *spec.tied):
+            wanted.pop(f"{path}.weight", None)
+        wanted.pop(f"{spec.name}.bias", None)
+        wanted |= {f"{prefix_of(spec)}{part}": size for part, size in stored_tensors(method, spec)}
+    for name in sorted(wanted.keys() | sizes.keys()):
+        if wanted.get(name) != sizes.get(name):
+            raise StorageError(
+                f"tensor {name} on disk is not what its method stores",
+                got=f"{sizes.get(name, 'no')} bytes",
+                wanted=f"{wanted.get(name, 'no')} bytes",
+                hint="This is a fault of autocompress; the folder was not kept.",
+            )
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _write_configuration(loaded: LoadedModel, plan: Plan, folder: Path, weights: str) -> None:
+    model = loaded.model
+    dtype = str(model.dtype).removeprefix("torch.")
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.architectures = [type(model).__name__]
+    config.quantization_config = AutocompressConfig(plan.to_recipe(), dtype, weights).to_dict()
+    config.save_pretrained(folder)
+    generation_config = getattr(model, "generation_config", None)
+    if generation_config is not None and model.can_generate():
+        # not save_pretrained, which refuses settings that the dense checkpoint was published with
+        generation_config.to_json_file(folder / "generation_config.json")
+    loaded.tokenizer.save_pretrained(folder)
+
+
+def _write_documents(
+    loaded: LoadedModel, plan: Plan, folder: Path, inventory: Inventory, measurement: dict[str, Any] | None
+) -> None:
+    recipe = plan.to_recipe() | {"model": loaded.source}
+    text = yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=120)
+    (folder / RECIPE).write_text(text, encoding="utf-8")
+    facts = {
+        "autocompress": __version__,
+        "model": loaded.source,
+        "fingerprint": loaded.fingerprint,
+        "plan": plan.hash,
+        "bytes": inventory.plan_bytes(plan),
+        "dense_bytes": inventory.dense_bytes,
+        "measurement": measurement,
+    }
+    (folder / MEASUREMENTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(loaded.source, plan, facts), encoding="utf-8")

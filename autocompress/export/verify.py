@@ -1,0 +1,121 @@
+"""Loads an exported folder in a fresh process and compares what it scores with what the search measured.
+
+``python -m autocompress.export.verify FOLDER WINDOWS CONTEXT DEVICE`` is that process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from autocompress.errors import StorageError
+from autocompress.evaluation.windows import Windows
+
+TOLERANCE = 1e-4  # relative, on perplexity
+_RESULT = "autocompress-verify "
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a fresh process saw of an exported folder.
+
+    Attributes:
+        perplexity: on the given windows.
+        tokens: predicted tokens that it is a mean over.
+        bytes: of all tensors of the loaded model.
+    """
+
+    perplexity: float
+    tokens: int
+    bytes: int
+
+
+def verify_checkpoint(
+    folder: Path,
+    windows: Windows,
+    *,
+    perplexity: float,
+    weight_bytes: int | None = None,
+    device: str = "cpu",
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Load a folder in a fresh process and compare its perplexity with the expected one.
+
+    Args:
+        folder: the exported folder.
+        windows: what to score.
+        perplexity: what the compressed model scored on them before it was written.
+        weight_bytes: bytes that the loaded model must have, when known.
+        device: where to score it.
+        tolerance: largest relative difference.
+
+    Raises:
+        StorageError: it does not load, or is not the model it should be.
+    """
+    seen = score_in_fresh_process(folder, windows, device=device)
+    if weight_bytes is not None and seen.bytes != weight_bytes:
+        raise StorageError(
+            f"{folder} loads as another model", got=f"{seen.bytes} bytes of tensors", wanted=f"{weight_bytes}"
+        )
+    if not math.isclose(seen.perplexity, perplexity, rel_tol=tolerance):
+        raise StorageError(
+            f"{folder}, loaded again, does not score what was measured",
+            got=f"perplexity {seen.perplexity:.6g}",
+            wanted=f"{perplexity:.6g} to {tolerance:g} relative",
+            hint="Do not use this folder. The same device and type as in the search are needed for equal figures.",
+        )
+    return seen
+
+
+def score_in_fresh_process(folder: Path, windows: Windows, *, device: str = "cpu") -> Verification:
+    """Load a folder and score it in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="autocompress-verify-") as scratch:
+        ids = Path(scratch) / "windows.safetensors"
+        save_file({"ids": windows.ids.cpu().contiguous()}, ids)
+        command = [
+            sys.executable,
+            "-m",
+            "autocompress.export.verify",
+            str(folder),
+            str(ids),
+            str(windows.context),
+            device,
+        ]
+        path = os.pathsep.join(filter(None, (str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {
+            "PYTHONPATH": path,
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        }
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
+    if done.returncode != 0 or not lines:
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise StorageError(f"{folder} does not load in a fresh process: {reason}")
+    return Verification(**json.loads(lines[-1].removeprefix(_RESULT)))
+
+
+def main(folder: str, ids: str, context: str, device: str) -> None:
+    """Load, score and print one line."""
+    from autocompress.evaluation.scoring import score
+    from autocompress.surgery.inventory import stored_bytes
+    from autocompress.surgery.loading import load_model
+
+    model = load_model(folder, device=device).model
+    scored = score(model, Windows(load_file(ids)["ids"], int(context)))
+    seen = Verification(scored.perplexity, scored.tokens, stored_bytes(model))
+    sys.stdout.write(f"{_RESULT}{json.dumps(asdict(seen))}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
