@@ -40,8 +40,9 @@ def read_method(value: object, document: Document, at: Path_) -> Method | None:
     try:
         return METHODS[name].from_settings(settings)
     except MethodError as error:
-        got = shown(error.got) if error.got is not None else str(error)
-        document.problems.append(document.problem(at, got, error.wanted or error.what))
+        setting = error.what.rpartition(", ")[2]  # "method svd, bits"
+        key = (*at, setting) if setting in settings else at
+        document.problems.append(document.problem(key, str(error.got or error.what), error.wanted or error.what))
         return None
 
 

@@ -6,8 +6,8 @@ import types
 from collections.abc import Iterator
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from autocompress.config.document import Document, Path_
 from autocompress.config.problems import Problem, nearest_name, shown
@@ -24,8 +24,27 @@ _PLAIN_NAMES = {
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "finite_number": "a finite number",
-    "missing": "this key, which is required",
+    "missing": "a value; this key is required",
 }
+
+
+def one_of(*values: int | str, **words: int) -> BeforeValidator:
+    """Allow these values and no others, not even ``8.0`` or ``true`` for a whole number.
+
+    Args:
+        values: what may stand there.
+        words: words that may stand there as well, and the number that each means.
+    """
+    expected = ", ".join(map(str, (*words, *values)))
+
+    def check_value(value: object) -> object:
+        if isinstance(value, str) and value in words:
+            return words[value]
+        if any(type(value) is type(known) and value == known for known in values):
+            return value
+        raise PydanticCustomError("literal_error", "{expected}", {"expected": expected})
+
+    return BeforeValidator(check_value)
 
 
 class Strict(BaseModel):

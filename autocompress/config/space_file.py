@@ -95,18 +95,23 @@ def read_space(document: Document) -> Space:
     )
 
 
-def space_problems(space: Space, specs: tuple[LayerSpec, ...], document: Document) -> tuple[Problem, ...]:
-    """List what keeps a space from suiting a model: rules that match nothing, layers without an option."""
-    problems = [
+def unmatched_rules(space: Space, specs: tuple[LayerSpec, ...]) -> tuple[Problem, ...]:
+    """List the rules that match no layer of a model."""
+    return tuple(
         Problem(
             unmatched.rule.line or 1,
             "rules",
-            f"{unmatched.rule.match}, which no layer has",
+            str(unmatched.rule.match),
             "what a layer has, or `optional: true`",
             ", ".join(unmatched.nearest),
         )
         for unmatched in space.unmatched_rules(specs)
-    ]
+    )
+
+
+def option_problems(space: Space, specs: tuple[LayerSpec, ...], document: Document) -> tuple[Problem, ...]:
+    """List the layers of a model that are left without an option, and the groups that share none."""
+    problems = []
     for spec in specs:
         rule = space.rule_for(spec)
         try:

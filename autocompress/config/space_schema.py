@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from autocompress.config.schema import Strict
+from autocompress.config.schema import Strict, one_of
+from autocompress.numerics.packing import PACKED_BITS
+from autocompress.numerics.svd import MetricKind
 from autocompress.records import Role
 from autocompress.search.families import (
     WHOLE_ROW,
@@ -31,26 +33,39 @@ def _glob_as_mapping(value: object) -> object:
     return {"names": [value]} if isinstance(value, str) else value
 
 
-RoleName = Literal["query", "key", "value", "qkv", "output", "gate", "up", "down", "embedding", "head", "other"]
-BlockName = Literal["attention", "mlp", "embedding", "other"]
-MethodName = Literal["keep", "quantize", "svd", "tensor_train", "tucker"]
+def _group_size(value: object) -> object:
+    if value == "row":
+        return WHOLE_ROW
+    if not isinstance(value, int) or isinstance(value, bool) or value < SMALLEST_GROUP:
+        raise ValueError(f"a whole number from {SMALLEST_GROUP}, or row")
+    return value
+
+
+SMALLEST_GROUP = 2
+METHOD_NAMES = ("keep", "quantize", "svd", "tensor_train", "tucker")
+RoleName = Annotated[str, one_of(*(role.value for role in Role))]
+BlockName = Annotated[str, one_of(*dict.fromkeys(role.block for role in Role))]
+MethodName = Annotated[str, one_of(*METHOD_NAMES)]
+MetricName = Annotated[MetricKind, one_of(*get_args(MetricKind))]
+CodeBits = Annotated[int, one_of(*PACKED_BITS)]
+FactorBits = Annotated[int, one_of(8, 4, none=0)]
+GroupSize = Annotated[int, BeforeValidator(_group_size)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
 Count = Annotated[int, Field(ge=1)]
-FactorBits = Literal["none", 8, 4]
+Version = Annotated[int, one_of(1)]
 Text = Annotated[str, Field(min_length=1)]
 
 
 class QuantizeKeys(Strict):
     """``methods.quantize``."""
 
-    bits: list[Literal[8, 4, 3, 2]] = Field(min_length=1)
-    group_sizes: list[Annotated[int, Field(ge=2)] | Literal["row"]] = Field(min_length=1)
+    bits: list[CodeBits] = Field(min_length=1)
+    group_sizes: list[GroupSize] = Field(min_length=1)
     symmetric: list[bool] = Field(default=[False], min_length=1)
 
     def family(self) -> Family:
         """Frozen form."""
-        sizes = tuple(WHOLE_ROW if isinstance(size, str) else size for size in self.group_sizes)
-        return QuantizeFamily(tuple(self.bits), sizes, tuple(self.symmetric))
+        return QuantizeFamily(tuple(self.bits), tuple(self.group_sizes), tuple(self.symmetric))
 
 
 class _RankKeys(Strict):
@@ -58,7 +73,7 @@ class _RankKeys(Strict):
 
     ranks: list[Count] = Field(default=[], min_length=1)
     rank_fractions: list[Fraction] = Field(default=[], min_length=1)
-    bits: list[FactorBits] = Field(default=["none"], min_length=1)
+    bits: list[FactorBits] = Field(default=[0], min_length=1)
 
     @model_validator(mode="after")
     def _some_rank(self) -> Self:
@@ -69,18 +84,15 @@ class _RankKeys(Strict):
     def typed_ranks(self) -> Ranks:
         return Ranks(tuple(self.ranks), tuple(self.rank_fractions))
 
-    def typed_bits(self) -> tuple[int, ...]:
-        return tuple(0 if bits == "none" else bits for bits in self.bits)
-
 
 class SvdKeys(_RankKeys):
     """``methods.svd``."""
 
-    metrics: list[Literal["plain", "input", "two_sided"]] = Field(default=["two_sided"], min_length=1)
+    metrics: list[MetricName] = Field(default=["two_sided"], min_length=1)
 
     def family(self) -> Family:
         """Frozen form."""
-        return SvdFamily(self.typed_ranks(), tuple(self.metrics), self.typed_bits())
+        return SvdFamily(self.typed_ranks(), tuple(self.metrics), tuple(self.bits))
 
 
 class ModesKeys(Strict):
@@ -110,7 +122,7 @@ class _TensorKeys(_RankKeys):
 
     def arguments(self) -> dict[str, Any]:
         modes = tuple(Modes(tuple(entry.rows), tuple(entry.columns)) for entry in self.modes)
-        return {"ranks": self.typed_ranks(), "orders": tuple(self.orders), "modes": modes, "bits": self.typed_bits()}
+        return {"ranks": self.typed_ranks(), "orders": tuple(self.orders), "modes": modes, "bits": tuple(self.bits)}
 
 
 class TensorTrainKeys(_TensorKeys):
@@ -170,7 +182,7 @@ class RuleKeys(Strict):
 
     match: Annotated[MatchKeys, BeforeValidator(_glob_as_mapping)]
     methods: list[MethodName] | None = Field(default=None, min_length=1)
-    min_bits: Literal[2, 3, 4, 8] | None = None
+    min_bits: CodeBits | None = None
     min_rank_fraction: Fraction | None = None
     max_ratio: Annotated[float, Field(ge=1)] | None = None
     keep: Literal[True] | None = None
@@ -207,7 +219,7 @@ class GroupKeys(Strict):
 class SpaceKeys(Strict):
     """A whole file."""
 
-    version: Literal[1]
+    version: Version
     name: Text
     description: str = ""
     methods: MethodsKeys
@@ -216,7 +228,7 @@ class SpaceKeys(Strict):
 
     @model_validator(mode="after")
     def _rules_name_what_there_is(self) -> Self:
-        offered = {name for name in ("quantize", "svd", "tensor_train", "tucker") if getattr(self.methods, name)}
+        offered = {name for name in METHOD_NAMES[1:] if getattr(self.methods, name)}
         for index, rule in enumerate(self.rules):
             missing = [name for name in rule.methods or () if name != "keep" and name not in offered]
             if missing:

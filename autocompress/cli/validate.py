@@ -1,0 +1,161 @@
+"""``autocompress validate``: every error of a search space or recipe, before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autocompress.cli.output import console, log, print_json, quieten_libraries
+
+if TYPE_CHECKING:
+    from autocompress.config.document import Document
+    from autocompress.config.problems import Problem
+    from autocompress.records import LayerSpec
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a file is, and what is wrong with it."""
+
+    file: Path
+    kind: str
+    name: str
+    problems: tuple[Problem, ...] = ()
+    notices: tuple[str, ...] = ()
+    layers: int = 0
+    options: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return {
+            "file": str(self.file),
+            "kind": self.kind,
+            "name": self.name,
+            "valid": not self.problems,
+            "problems": [problem.to_dict() for problem in self.problems],
+            "notices": list(self.notices),
+            "layers": self.layers,
+            "options": self.options,
+        }
+
+
+def validate(
+    file: Annotated[
+        str, typer.Argument(help="A search space or recipe, or the name of a search space of the package.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to check against: a folder or hub name. Without it, a space is tried on the bundled model."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    r"""Check a search space or a recipe and list every error: line, key, got, allowed, nearest name.
+
+    \b
+    autocompress validate my_space.yaml
+    autocompress validate recipe.yaml --model ./my-model
+    autocompress validate quantize_only --json
+
+    Exits with 0 when the file is valid and with 2 when it is not.
+    """
+    quieten_libraries()
+    verdict = judge(file, model)
+    if as_json:
+        print_json(verdict.to_dict())
+    else:
+        _show(verdict)
+    if verdict.problems:
+        raise typer.Exit(2)
+
+
+def judge(file: str, model: str | None = None) -> Verdict:
+    """Read a file as what it is and collect its problems, with those against a model if one is named.
+
+    Raises:
+        ConfigurationError: the file or model cannot be read at all.
+    """
+    from autocompress.config.document import read_document
+    from autocompress.config.problems import FileError
+    from autocompress.config.space_file import find_space
+
+    path = find_space(file)
+    try:
+        document = read_document(path)
+        is_recipe = isinstance(document.data, dict) and "layers" in document.data
+    except FileError as error:
+        return Verdict(path, "unreadable", path.stem, error.problems)
+    return _judge_recipe(document, model) if is_recipe else _judge_space(document, model)
+
+
+def _judge_space(document: Document, model: str | None) -> Verdict:
+    from autocompress.config.problems import SpaceFileError
+    from autocompress.config.space_file import option_problems, read_space, unmatched_rules
+
+    try:
+        space = read_space(document)
+    except SpaceFileError as error:
+        return Verdict(document.path, "search space", document.path.stem, error.problems)
+    specs = _layers(model)
+    unmatched, problems = unmatched_rules(space, specs), option_problems(space, specs, document)
+    options = 0 if problems else sum(len(space.options(spec)) for spec in specs)
+    notices = space.notices(specs)
+    if model is not None:
+        problems += unmatched
+    else:  # its rules may well be meant for another model than the bundled one
+        notices += tuple(
+            f"line {p.line}: no layer of the bundled model has {p.got}; name your model with --model" for p in unmatched
+        )
+    return Verdict(document.path, "search space", space.name, problems, notices, len(specs), options)
+
+
+def _judge_recipe(document: Document, model: str | None) -> Verdict:
+    from autocompress.config.problems import RecipeFileError
+    from autocompress.config.recipe_file import check_recipe, read_recipe
+
+    try:
+        recipe = read_recipe(document)
+        name = f"{recipe.plan.summary()}" + (f", for {recipe.model}" if recipe.model else "")
+        notices = check_recipe(recipe.plan, _layers(model), document=document).notices if model else ()
+    except RecipeFileError as error:
+        return Verdict(document.path, "recipe", document.path.stem, error.problems)
+    return Verdict(document.path, "recipe", name, (), notices, len(recipe.plan), len(recipe.plan))
+
+
+def _layers(model: str | None) -> tuple[LayerSpec, ...]:
+    from autocompress.surgery.inventory import take_inventory
+    from autocompress.surgery.loading import load_model
+
+    return take_inventory(load_model(model).model).layers
+
+
+def _show(verdict: Verdict) -> None:
+    for notice in verdict.notices:
+        log.print(notice, markup=False, soft_wrap=True)
+    if not verdict.problems:
+        console.print(_summary(verdict), markup=False, soft_wrap=True)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{verdict.kind} {verdict.file}: {len(verdict.problems)} to correct", title_justify="left")
+    for heading in ("line", "key", "got", "allowed", "nearest"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "line" else "left")
+    for problem in verdict.problems:
+        cells = (str(problem.line), problem.key, problem.got, problem.allowed, problem.nearest)
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+
+
+def _summary(verdict: Verdict) -> str:
+    if verdict.kind == "recipe":
+        return f"{verdict.file} is a valid recipe of {verdict.layers} layers: {verdict.name}."
+    mean = verdict.options / verdict.layers
+    return (
+        f"{verdict.file} is a valid search space, {verdict.name}: {verdict.options} options for "
+        f"{verdict.layers} matrices, {mean:.0f} each on average."
+    )

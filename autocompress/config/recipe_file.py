@@ -1,0 +1,190 @@
+"""Recipes: plans as YAML, with the model that they were made for and what was measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from autocompress.config.document import Document, read_document
+from autocompress.config.method_entry import read_method
+from autocompress.config.problems import Problem, RecipeFileError, nearest_name, shown
+from autocompress.config.schema import Strict, check, one_of
+from autocompress.errors import MethodError, StorageError
+from autocompress.methods.base import Method
+from autocompress.methods.plan import RECIPE_VERSION, Plan
+from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.tucker import Tucker
+from autocompress.records import LayerSpec
+from autocompress.search.families import Modes
+
+
+class _RecipeKeys(Strict):
+    """A whole file; the layers are read as method entries afterwards."""
+
+    version: Annotated[int, one_of(RECIPE_VERSION)]
+    model: str | None = None
+    fingerprint: str | None = None
+    measurement: dict[str, Any] | None = None
+    layers: dict[str, Any] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file.
+
+    Attributes:
+        plan: which method stores which layer.
+        model: the model that it was made for, if stated.
+        fingerprint: hash of that model's weights, if stated.
+        measurement: what was measured there, if stated.
+        document: the file.
+    """
+
+    plan: Plan
+    model: str | None
+    fingerprint: str | None
+    measurement: Mapping[str, Any] | None = field(hash=False)
+    document: Document = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class CheckedRecipe:
+    """A plan that fits a model, and what had to be corrected for that."""
+
+    plan: Plan
+    notices: tuple[str, ...]
+
+
+def load_recipe(path: str | Path) -> Plan:
+    """Read the plan of a recipe file.
+
+    Raises:
+        ConfigurationError: the file is missing or unreadable.
+        RecipeFileError: it has errors; the message lists all of them.
+    """
+    return read_recipe(read_document(Path(path).expanduser())).plan
+
+
+def read_recipe(document: Document) -> Recipe:
+    """Turn a file into a recipe.
+
+    Raises:
+        RecipeFileError: it has errors; the message lists all of them.
+    """
+    data = document.data
+    if not isinstance(data, dict):
+        problem = document.problem((), shown(data), "a mapping with the keys version and layers")
+        raise RecipeFileError(f"recipe {document.path}", [*document.problems, problem])
+    keys = check(_RecipeKeys, data, document)
+    layers = data.get("layers")
+    methods = {
+        name: read_method(entry, document, ("layers", name))
+        for name, entry in (layers.items() if isinstance(layers, dict) else ())
+    }
+    if document.problems or keys is None:
+        raise RecipeFileError(f"recipe {document.path}", document.problems)
+    plan = Plan.of({name: method for name, method in methods.items() if method is not None})
+    return Recipe(plan, keys.model, keys.fingerprint, keys.measurement, document)
+
+
+def check_recipe(plan: Plan, layers: Sequence[LayerSpec], *, document: Document | None = None) -> CheckedRecipe:
+    """Make sure that a plan fits a model; modes that miss a matrix are corrected to the nearest that fit.
+
+    Args:
+        plan: the plan.
+        layers: the compressible matrices of the model.
+        document: the file that the plan was read from, for the lines in messages.
+
+    Raises:
+        RecipeFileError: layers that the model lacks, methods that do not fit; the message lists all of them.
+    """
+    document = document or Document(Path("recipe"))
+    specs = {spec.name: spec for spec in layers}
+    methods: dict[str, Method] = {}
+    notices: list[str] = []
+    problems: list[Problem] = []
+    for name, wanted in plan.methods:
+        if name not in specs:
+            problems.append(_unknown_layer(name, layers, document))
+            continue
+        method = _with_fitting_modes(wanted, specs[name])
+        if method != wanted:
+            notices.append(f"layer {specs[name]}: the modes of {wanted} do not fit, used {method}")
+        try:
+            method.check(specs[name])
+        except MethodError as error:
+            got = f"{method} for {specs[name]}"
+            problems.append(document.problem(("layers", name), got, error.wanted or error.what))
+        methods[name] = method
+    if problems:
+        raise RecipeFileError(f"recipe {document.path} does not fit this model; it", problems)
+    return CheckedRecipe(Plan.of(methods), tuple(notices))
+
+
+def save_recipe(
+    plan: Plan,
+    path: str | Path,
+    *,
+    model: str | None = None,
+    fingerprint: str | None = None,
+    measurement: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a plan as a recipe file, in one step: a reader never sees half of it.
+
+    Raises:
+        StorageError: the folder cannot be written, or the disk is full.
+    """
+    recipe = plan.to_recipe()
+    header = {"model": model, "fingerprint": fingerprint, "measurement": dict(measurement) if measurement else None}
+    content = {"version": recipe.pop("version")} | {key: value for key, value in header.items() if value} | recipe
+    _write_whole(
+        Path(path), yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StorageError(
+            f"recipe {path} cannot be written",
+            got=error.strerror or str(error),
+            hint="Free some space, or choose another folder.",
+        ) from error
+
+
+def _with_fitting_modes(method: Method, spec: LayerSpec) -> Method:
+    """The method, its modes corrected to the nearest that fit, if it has modes."""
+    if not isinstance(method, TensorTrain | Tucker):
+        return method
+    wanted = Modes(method.out_modes, method.in_modes)
+    fitted = wanted.fitted(spec)
+    if fitted == wanted:
+        return method
+    limits = fitted.bonds if isinstance(method, TensorTrain) else fitted.sides
+    ranks = tuple(min(rank, limit) for rank, limit in zip(method.ranks, limits, strict=True))
+    return replace(method, ranks=ranks, out_modes=fitted.rows, in_modes=fitted.columns)
+
+
+def _unknown_layer(name: str, layers: Sequence[LayerSpec], document: Document) -> Problem:
+    owner = next((spec.name for spec in layers if name in spec.tied), None)
+    if owner is not None:
+        allowed, nearest = f"{owner}, the matrix that it is tied to", owner
+    else:
+        allowed, nearest = (
+            f"one of the {len(layers)} matrices of the model",
+            nearest_name(name, [spec.name for spec in layers]),
+        )
+    return document.problem(("layers", name), "a layer that the model lacks", allowed, nearest)
