@@ -129,7 +129,7 @@ def picture_of(study: StudyRecord) -> FrontPicture:
 
 def _floor(heights: list[float]) -> float:
     least = min((height for height in heights if height > 0), default=MOST_FLOOR)
-    return min(max(10 ** math.floor(math.log10(least)), LEAST_FLOOR), MOST_FLOOR)
+    return min(max(10.0 ** math.floor(math.log10(least)), LEAST_FLOOR), MOST_FLOOR)
 
 
 def _dot(study: StudyRecord, trial: TrialRecord, on_front: bool, floor: float) -> Dot:

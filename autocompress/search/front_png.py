@@ -42,8 +42,8 @@ def _draw(picture: FrontPicture) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 6.0), layout="constrained")
-    FigureCanvasAgg(figure)  # type: ignore[no-untyped-call]
-    axes = figure.add_subplot()
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
     _scales(axes, picture)
     axes.plot(*_positions(picture.front_line), color=LINE, linewidth=1.3, zorder=3)
     span = picture.latency_range
@@ -62,7 +62,8 @@ def _draw(picture: FrontPicture) -> Any:
         label="dense model (rise 0)", clip_on=False, **paint,
     )  # fmt: skip
     if span is not None and drawn is not None:
-        figure.colorbar(drawn, ax=axes, label="latency, ms a token", pad=0.015, aspect=30).solids.set_alpha(1.0)
+        bar: Any = figure.colorbar(drawn, ax=axes, label="latency, ms a token", pad=0.015, aspect=30)
+        bar.solids.set_alpha(1.0)
     axes.set_title(picture.title, loc="left", fontweight="bold", fontsize=13, pad=40, color=INK)
     axes.text(0, 1.055, picture.subtitle, transform=axes.transAxes, fontsize=9.5, color=LINE, va="bottom")
     figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9.5, handletextpad=0.3)
@@ -164,4 +165,4 @@ def _place(axes: Any, renderer: Any, taken: list[Any], text: str, dot: Dot, plac
 def _words_only(note: Any, renderer: Any) -> Any:
     from matplotlib.text import Text
 
-    return Text.get_window_extent(note, renderer)  # type: ignore[no-untyped-call]
+    return Text.get_window_extent(note, renderer)

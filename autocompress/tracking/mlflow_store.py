@@ -1,0 +1,258 @@
+"""One study in one MLflow store: finds or makes its runs, and writes each thing once.
+
+Every call may fail or take as long as the server lets it; ``MlflowMirror`` keeps that away from the search.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from autocompress.search.front import front_of, front_to_dict, hypervolume
+from autocompress.search.front_plot import write_front_html
+from autocompress.search.front_png import write_front_png
+from autocompress.search.picking import best_or_none
+from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.tracking.environment import describe_environment, git_revision
+from autocompress.tracking.run_data import (
+    TAG,
+    RunData,
+    describe_study,
+    front_table,
+    place_tags,
+    recipe_yaml,
+    report_metrics,
+    study_data,
+    trial_data,
+)
+
+EXPERIMENT = "autocompress"
+IDENTITY = "mlflow.json"  # in the run folder: which study this is, whatever its name
+MOST_PARAMETERS = 100  # of one batch
+PAGE = 1000
+# Seconds and attempts that the user has not set: a search does not wait for minutes on a server that is gone.
+IMPATIENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def load_mlflow() -> Any:
+    """Import MLflow, quiet and without telemetry, unless the user's environment says otherwise."""
+    for variable, value in IMPATIENT.items():
+        os.environ.setdefault(variable, value)
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    return mlflow
+
+
+class MlflowStore:
+    """A study's runs in an MLflow store.
+
+    Args:
+        study: the study; its run folder keeps the identity by which its runs are found again.
+        uri: where to track; what MLflow itself would choose when left out.
+    """
+
+    def __init__(self, study: StudyRecord, uri: str | None = None) -> None:
+        mlflow = load_mlflow()
+        self.uri: str = uri or mlflow.get_tracking_uri()
+        self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+        self._children: dict[int, Any] = {}
+        self._experiment = self._open_experiment()
+        self._parent = self._open_parent(study)
+
+    @property
+    def trials(self) -> frozenset[int]:
+        """Numbers of the trials that are in the store."""
+        return frozenset(self._children)
+
+    def send_trial(self, study: StudyRecord, trial: TrialRecord) -> None:
+        """Write a child run with its parameters, metrics and recipe, unless it is there."""
+        if trial.number in self._children:
+            return
+        data = trial_data(study, trial)
+        now = int(time.time() * 1000)
+        tags = data.tags | _source_tags() | {"mlflow.parentRunId": self._parent}
+        began = now - int(trial.seconds * 1000)
+        run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=data.name)
+        run_id = run.info.run_id
+        self._log(run_id, data, step=trial.number, at=now)
+        if trial.state != "failed":
+            self._client.log_text(run_id, recipe_yaml(trial.plan), "recipe.yaml")
+        self._client.set_terminated(run_id, "FAILED" if trial.state == "failed" else "FINISHED", end_time=now)
+        self._children[trial.number] = run
+        if trial.state == "complete":
+            self._log(self._parent, RunData("", metrics=_progress(study, trial)), step=trial.number, at=now)
+
+    def send_front(self, study: StudyRecord) -> None:
+        """Write what is known at the end: report measurements, places on the front, table, JSON and pictures."""
+        places = place_tags(study)
+        for trial in study.complete:
+            run = self._children.get(trial.number)
+            if run is not None:
+                self._complete_child(study, trial, run, places[trial.number])
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            _write_json(folder / "front.json", front_to_dict(study))
+            _write_json(folder / "front_table.json", _split_table(front_table(study)))
+            if front_of(study):
+                write_front_html(study, folder / "front.html")
+                write_front_png(study, folder / "front.png")
+            best = best_or_none(study)
+            if best is not None:
+                (folder / "best.yaml").write_text(recipe_yaml(best.plan), encoding="utf-8")
+            self._client.log_artifacts(self._parent, str(folder))
+        final = RunData(
+            "",
+            metrics={
+                "front_size": len(front_of(study)),
+                "trials": len(study.trials),
+                "final_hypervolume": hypervolume(study),
+            },
+            tags={
+                "mlflow.note.content": describe_study(study),
+                "mlflow.loggedArtifacts": json.dumps([{"path": "front_table.json", "type": "table"}]),
+                TAG + "best_trial": "none" if best is None else str(best.number),
+            },
+        )
+        self._log(self._parent, final, step=len(study.trials), at=int(time.time() * 1000))
+
+    def end(self, status: str) -> None:
+        """Mark the parent run ``FINISHED``, or ``KILLED`` when the search was cut off."""
+        self._client.set_terminated(self._parent, status)
+
+    def _open_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        return str(self._client.create_experiment(EXPERIMENT, artifact_location=_beside_database(self.uri)))
+
+    def _open_parent(self, study: StudyRecord) -> str:
+        identity = _identity(study.folder)
+        found = self._search(f"tags.`{TAG}identity` = '{identity}'")
+        if found:
+            parent = str(found[0].info.run_id)
+            self._client.update_run(parent, status="RUNNING")
+            for run in self._search(f"tags.`mlflow.parentRunId` = '{parent}'"):
+                self._adopt(run)
+            return parent
+        data = study_data(study)
+        revision = git_revision(Path.cwd())
+        tags = data.tags | _source_tags() | {TAG + "identity": identity}
+        if revision:
+            tags |= {"mlflow.source.git.commit": revision["commit"], TAG + "git_changed": revision["changed"]}
+        parent = str(self._client.create_run(self._experiment, tags=tags, run_name=data.name).info.run_id)
+        environment = describe_environment()
+        known = {f"environment.{key}": str(value) for key, value in environment.items() if key != "packages"}
+        params = data.params | known
+        self._log(parent, RunData("", params, data.metrics), step=0, at=int(time.time() * 1000))
+        self._client.log_dict(parent, environment, "environment.json")
+        self._client.log_dict(parent, _plain(study.settings), "settings.json")
+        return parent
+
+    def _adopt(self, run: Any) -> None:
+        """Remember a child run of an earlier process, or remove it if that process died before it was whole."""
+        number = run.data.tags.get(TAG + "trial", "")
+        if not number.isdigit():
+            return
+        if run.info.status == "RUNNING" or int(number) in self._children:
+            self._client.delete_run(run.info.run_id)
+        else:
+            self._children[int(number)] = run
+
+    def _complete_child(self, study: StudyRecord, trial: TrialRecord, run: Any, places: dict[str, str]) -> None:
+        metrics = {} if "report_perplexity" in run.data.metrics else report_metrics(study, trial)
+        tags = {key: value for key, value in places.items() if run.data.tags.get(key, "no") != value}
+        if metrics or tags:
+            self._log(run.info.run_id, RunData("", {}, metrics, tags), step=trial.number, at=int(time.time() * 1000))
+
+    def _log(self, run_id: str, data: RunData, *, step: int, at: int) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        params = [Param(_key(key), value) for key, value in data.params.items()]
+        metrics = [Metric(_key(key), value, at, step) for key, value in data.metrics.items()]
+        tags = [RunTag(key, value) for key, value in data.tags.items()]
+        self._client.log_batch(run_id, metrics, params[:MOST_PARAMETERS], tags, synchronous=True)
+        for start in range(MOST_PARAMETERS, len(params), MOST_PARAMETERS):
+            self._client.log_batch(run_id, params=params[start : start + MOST_PARAMETERS], synchronous=True)
+
+    def _search(self, where: str) -> list[Any]:
+        runs: list[Any] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([self._experiment], where, max_results=PAGE, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+
+def _progress(study: StudyRecord, trial: TrialRecord) -> dict[str, float]:
+    """How far the search has come, for the curves of the parent run."""
+    so_far = {"hypervolume": hypervolume(study, until=trial.number)}
+    best = best_or_none(study)
+    if best is not None and best.selection is not None:
+        so_far |= {"best_perplexity": best.selection.perplexity, "best_bytes": float(best.bytes)}
+    return so_far
+
+
+def _identity(folder: Path) -> str:
+    """The run folder's own identity, made on first use: names are used again, folders are deleted."""
+    path = folder / IDENTITY
+    if path.exists():
+        try:
+            return str(uuid.UUID(json.loads(path.read_text(encoding="utf-8"))["identity"]))
+        except (ValueError, KeyError, TypeError):
+            path.unlink()
+    identity = str(uuid.uuid4())
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(path, {"identity": identity})
+    return identity
+
+
+def _beside_database(uri: str) -> str | None:
+    """Artifacts of a SQLite store lie beside the database, wherever the command was started; else the store decides."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    database = Path(unquote(uri.removeprefix("sqlite:///").split("?")[0])).absolute()
+    return (database.parent / "mlruns" / EXPERIMENT).as_uri()
+
+
+def _source_tags() -> dict[str, str]:
+    tags = {"mlflow.source.name": "autocompress search", "mlflow.source.type": "LOCAL"}
+    try:
+        return tags | {"mlflow.user": getpass.getuser()}
+    except (OSError, KeyError):
+        return tags
+
+
+def _key(name: str) -> str:
+    """A name that MLflow accepts: letters, digits, ``_-./`` and spaces."""
+    return "".join(sign if sign.isalnum() or sign in "_-./ " else "_" for sign in name)[:250]
+
+
+def _split_table(columns: dict[str, list[Any]]) -> dict[str, Any]:
+    """The form in which MLflow's ``log_table`` stores a table; that function appends, which doubles a resumed study."""
+    return {"columns": list(columns), "data": [list(row) for row in zip(*columns.values(), strict=True)]}
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2), encoding="utf-8")

@@ -1,0 +1,172 @@
+"""What is told of a study and of a trial: names, parameters, metrics and tags, without any tracker."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autocompress.methods.plan import Plan
+from autocompress.records import Measurement
+from autocompress.search.against_dense import dense_on, meets, rise
+from autocompress.search.dominance import latency
+from autocompress.search.front import front_of, front_to_dict, gain_over_hand_written
+from autocompress.search.picking import best_or_none
+from autocompress.search.recipe_summary import bits_per_weight, methods_by_role
+from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.units import format_bytes
+
+LONGEST_PARAMETER = 500
+TAG = "autocompress."
+TABLE_COLUMNS = (
+    "trial", "label", "phase", "perplexity", "rise", "kl", "bytes", "ratio", "ratio_bf16", "latency_ms", "meets_budget",
+    "text", "methods",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run as a tracker stores it."""
+
+    name: str
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def study_data(study: StudyRecord) -> RunData:
+    """The parent run: settings, the dense model, the limits."""
+    params = {
+        "model": study.model,
+        "fingerprint": study.fingerprint,
+        "matrices": str(len(study.specs)),
+        "skipped": str(len(study.skipped)),
+        "limit_bytes": str(study.limits.memory_bytes),
+        "limit_latency_ms": str(study.limits.latency_ms),
+    }
+    dense = {
+        "dense_perplexity": study.dense_report.perplexity,
+        "dense_selection_perplexity": study.dense_selection.perplexity,
+        "dense_bytes": study.dense_bytes,
+        "dense_bytes_bf16": study.dense_bf16_bytes,
+        "dense_latency_ms": study.dense_report.latency_ms or study.dense_selection.latency_ms,
+    }
+    tags = {TAG + "study": study.name, TAG + "role": "study", TAG + "model": study.model}
+    return RunData(study.name, _short(_flat(study.settings) | params), _numbers(dense), tags)
+
+
+def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
+    """A child run: what was proposed and what was measured."""
+    params = {
+        "label": trial.label,
+        "phase": trial.phase,
+        "methods": trial.plan.summary(),
+        "plan_hash": trial.plan.hash,
+        **{f"knob.{key}": str(value) for key, value in _flat(trial.params).items()},
+        **{f"role.{role}": methods for role, methods in methods_by_role(study.specs, trial.plan).items()},
+    }
+    metrics: dict[str, float | None] = {
+        "bytes": trial.bytes,
+        "ratio": study.dense_bytes / trial.bytes,
+        "bits_per_weight": bits_per_weight(study.specs, trial.plan),
+        "seconds": trial.seconds,
+    }
+    if trial.selection is not None:
+        metrics |= measurement_metrics(study, trial.selection, "") | {"latency_ms": latency(trial)}
+    tags = {
+        TAG + "study": study.name,
+        TAG + "role": "trial",
+        TAG + "trial": str(trial.number),
+        TAG + "phase": trial.phase,
+        TAG + "state": trial.state,
+        TAG + "meets_budget": "yes" if trial.state == "complete" and meets(study.limits, trial) else "no",
+    }
+    if trial.error:
+        tags[TAG + "error"] = trial.error[:LONGEST_PARAMETER]
+    return RunData(f"{trial.number:03d} {trial.label}", _short(params), _numbers(metrics), tags)
+
+
+def measurement_metrics(study: StudyRecord, measured: Measurement, prefix: str) -> dict[str, float | None]:
+    """Perplexity, its rise and the divergence, named by text: no prefix for the selection text, ``report_`` else."""
+    return {
+        f"{prefix}perplexity": measured.perplexity,
+        f"{prefix}rise": math.log(measured.perplexity / dense_on(study, measured).perplexity)
+        if measured.perplexity > 0
+        else None,
+        f"{prefix}kl": measured.kl,
+    }
+
+
+def report_metrics(study: StudyRecord, trial: TrialRecord) -> dict[str, float]:
+    """What the final measurement adds to a child run."""
+    return {} if trial.report is None else _numbers(measurement_metrics(study, trial.report, "report_"))
+
+
+def place_tags(study: StudyRecord) -> dict[int, dict[str, str]]:
+    """Per trial, whether it is on the front and whether it is the best."""
+    members = {trial.number for trial in front_of(study)}
+    best = best_or_none(study)
+    return {
+        trial.number: {
+            TAG + "front": "yes" if trial.number in members else "no",
+            TAG + "best": "yes" if best is not None and trial.number == best.number else "no",
+        }
+        for trial in study.complete
+    }
+
+
+def front_table(study: StudyRecord) -> dict[str, list[Any]]:
+    """The front by columns, without the recipes."""
+    points = front_to_dict(study)["front"]
+    plans = {trial.number: trial.plan for trial in study.complete}
+    for point in points:
+        point["methods"] = plans[point["trial"]].summary()
+    return {column: [point[column] for point in points] for column in TABLE_COLUMNS}
+
+
+def describe_study(study: StudyRecord) -> str:
+    """A few lines of Markdown that a person meets first."""
+    lines = [f"**{study.model}**: {format_bytes(study.dense_bytes)}, perplexity {study.dense_report.perplexity:.4g}."]
+    best, gain = best_or_none(study), gain_over_hand_written(study)
+    if best is not None and best.measurement is not None:
+        lines.append(
+            f"Best within the limits: trial {best.number} ({best.label}), {format_bytes(best.bytes)} "
+            f"({study.dense_bytes / best.bytes:.3g}x), perplexity {best.measurement.perplexity:.4g} "
+            f"({rise(study, best):+.4f} nats, {best.measurement.text} text)."
+        )
+    if gain is not None and math.isfinite(gain.share):
+        lines.append(f"It loses {gain.share:.0%} of what {gain.hand_written.label} loses in the same bytes.")
+    lines.append("Artifacts: `front.html` (interactive), `front.png`, `front.json`, `front_table.json`, `best.yaml`.")
+    return "\n\n".join(lines)
+
+
+def recipe_yaml(plan: Plan) -> str:
+    """The plan as a recipe that ``autocompress compress --recipe`` takes."""
+    import yaml
+
+    return str(yaml.safe_dump(plan.to_recipe(), sort_keys=False))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            flat[prefix + str(key)] = json.dumps(value, default=str)
+        else:
+            flat[prefix + str(key)] = str(value)
+    return flat
+
+
+def _short(params: dict[str, str]) -> dict[str, str]:
+    return {
+        key: text if len(text) <= LONGEST_PARAMETER else text[: LONGEST_PARAMETER - 3] + "..."
+        for key, text in params.items()
+    }
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: float(value) for key, value in metrics.items() if value is not None and math.isfinite(value)}
