@@ -29,7 +29,7 @@ class CompressedMatrix(nn.Module):
         raise NotImplementedError
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return the rows ``W[ids]`` for integer ``ids [...]``: ``[..., in]``, without building all of W where it can."""
+        """Return the rows ``W[ids]`` for integer ``ids [...]``: ``[..., in]``, without building W where it can."""
         raise NotImplementedError
 
     def to_dense(self) -> Tensor:

@@ -43,7 +43,7 @@ class LowRankMatrix(CompressedMatrix):
     def rows(self, ids: Tensor) -> Tensor:
         """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix."""
         left, right = self.left.read(torch.float32), self.right.read(torch.float32)
-        return (left[:, ids.flatten()].T @ right).to(self.dtype).unflatten(0, ids.shape)
+        return (left[:, ids.flatten()].T @ right).to(self.dtype).reshape(*ids.shape, self.in_features)
 
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""

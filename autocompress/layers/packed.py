@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ class PackedTable(nn.Module):
 
     Attributes:
         codes: buffer, uint8 ``[rows, bytes]``.
-        scales: parameter, fp16 ``[rows, groups]``. It stays fp16 when the model is cast to another type, since the codes
-            belong to these very scales.
+        scales: parameter, fp16 ``[rows, groups]``. It stays as it is when the model is cast to another type, since the
+            codes belong to these very scales.
         zeros: buffer, uint8 ``[groups, bytes]``; ``None`` when symmetric.
     """
 
@@ -54,7 +54,7 @@ class PackedTable(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         scales = self.scales.data
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.scales.dtype != scales.dtype:
             self.scales.data = scales.to(self.scales.device)
         return self
@@ -90,6 +90,36 @@ class Factor(nn.Module):
             return self.packed.read(dtype)
         assert self.weight is not None
         return self.weight.to(dtype)
+
+
+class Core(Factor):
+    """A small tensor of any shape, stored in a table of the same elements in the same order (``table_shape``).
+
+    Args:
+        shape: shape of the core.
+        bits: 8 or 4, or 0 to keep it.
+        dtype: type in which it is kept.
+    """
+
+    def __init__(self, shape: Sequence[int], *, bits: int, dtype: torch.dtype) -> None:
+        rows, columns, group = table_shape(shape, bits)
+        super().__init__(rows, columns, bits=bits, group_size=group, dtype=dtype)
+        self.core_shape = tuple(shape)
+
+    def read(self, dtype: torch.dtype) -> Tensor:
+        """The core in its own shape, in ``dtype``."""
+        return super().read(dtype).reshape(self.core_shape)
+
+
+class Cores(nn.ModuleList):
+    """Cores of given shapes."""
+
+    def __init__(self, shapes: Iterable[Sequence[int]], *, bits: int, dtype: torch.dtype) -> None:
+        super().__init__(Core(shape, bits=bits, dtype=dtype) for shape in shapes)
+
+    def read(self, dtype: torch.dtype) -> list[Tensor]:
+        """Every core in its own shape, in ``dtype``."""
+        return [core.read(dtype) for core in self if isinstance(core, Core)]
 
 
 def table_shape(shape: Sequence[int], bits: int) -> tuple[int, int, int]:

@@ -38,8 +38,8 @@ class QuantizedMatrix(CompressedMatrix):
         return x @ self.table.read(x.dtype).T
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix; only these are unpacked."""
-        return self.table.read_rows(ids.flatten(), self.dtype).unflatten(0, ids.shape)
+        """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix."""
+        return self.table.read_rows(ids.flatten(), self.dtype).reshape(*ids.shape, self.in_features)
 
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""

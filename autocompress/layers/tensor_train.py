@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from autocompress.layers.base import CompressedMatrix
-from autocompress.layers.packed import Factor, table_shape
+from autocompress.layers.packed import Cores
 from autocompress.numerics.tensor_train import train_to_matrix
 
 WORK_ELEMENTS = 2**22  # largest intermediate of a product; more inputs than fit are taken in turns
@@ -41,9 +41,7 @@ class TensorTrainMatrix(CompressedMatrix):
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
         self.dtype, self.out_modes, self.in_modes = dtype, tuple(out_modes), tuple(in_modes)
         self.ranks = (1, *ranks, 1)
-        shapes = self.core_shapes()
-        tables = [table_shape(shape, bits) for shape in shapes]
-        self.cores = nn.ModuleList(Factor(*table[:2], bits=bits, group_size=table[2], dtype=dtype) for table in tables)
+        self.cores = Cores(self.core_shapes(), bits=bits, dtype=dtype)
 
     def core_shapes(self) -> list[tuple[int, int, int, int]]:
         """Stored shape ``[o_k, r_k, r_{k-1}, i_k]`` of each core."""
@@ -52,14 +50,11 @@ class TensorTrainMatrix(CompressedMatrix):
             for o, i, before, after in zip(self.out_modes, self.in_modes, self.ranks[:-1], self.ranks[1:], strict=True)
         ]
 
-    def _read(self, dtype: torch.dtype) -> list[Tensor]:
-        return [core.read(dtype).reshape(shape) for core, shape in zip(self.cores, self.core_shapes(), strict=True)]
-
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``, one core after the other."""
         flat = pad(x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features))
-        cores = self._read(x.dtype)
-        parts = [self._contract(part, cores) for part in flat.split(max(1, WORK_ELEMENTS // self._widest()))]
+        cores = self.cores.read(x.dtype)
+        parts = [self._contract(part, cores) for part in torch.split(flat, max(1, WORK_ELEMENTS // self._widest()))]
         return torch.cat(parts)[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
 
     def _contract(self, x: Tensor, cores: list[Tensor]) -> Tensor:
@@ -82,17 +77,17 @@ class TensorTrainMatrix(CompressedMatrix):
         return max(widths)
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix, from slices of the cores."""
+        """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` from slices of the cores."""
         flat = ids.flatten()
         digits = torch.unravel_index(flat, self.out_modes)
         result = torch.ones(len(flat), 1, 1, dtype=torch.float32, device=ids.device)
-        for core, digit in zip(self._read(torch.float32), digits, strict=True):
+        for core, digit in zip(self.cores.read(torch.float32), digits, strict=True):
             _, after, before, columns = core.shape
             pieces = core.permute(0, 2, 3, 1)[digit].reshape(len(flat), before, columns * after)
             result = (result @ pieces).reshape(len(flat), -1, after)
-        return result[:, : self.in_features, 0].to(self.dtype).unflatten(0, ids.shape)
+        return result[:, : self.in_features, 0].to(self.dtype).reshape(*ids.shape, self.in_features)
 
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
-        matrix = train_to_matrix([core.permute(2, 0, 3, 1) for core in self._read(torch.float32)])
+        matrix = train_to_matrix([core.permute(2, 0, 3, 1) for core in self.cores.read(torch.float32)])
         return matrix[: self.out_features, : self.in_features].contiguous()

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from autocompress.layers.base import CompressedMatrix
-from autocompress.layers.packed import Factor, table_shape
+from autocompress.layers.packed import Core, Cores
 from autocompress.numerics.tucker import tucker_to_matrix
 
 
@@ -38,17 +38,11 @@ class TuckerMatrix(CompressedMatrix):
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
         self.dtype, self.out_modes, self.in_modes = dtype, tuple(out_modes), tuple(in_modes)
         self.out_ranks, self.in_ranks = tuple(ranks[: len(out_modes)]), tuple(ranks[len(out_modes) :])
-        self.core_shape = (math.prod(self.out_ranks), math.prod(self.in_ranks))
-        self.out_shapes = list(zip(self.out_modes, self.out_ranks, strict=True))
-        self.in_shapes = list(zip(self.in_ranks, self.in_modes, strict=True))
-
-        def factor(shape: tuple[int, int]) -> Factor:
-            rows, columns, group = table_shape(shape, bits)
-            return Factor(rows, columns, bits=bits, group_size=group, dtype=dtype)
-
-        self.core = factor(self.core_shape)
-        self.out_factors = nn.ModuleList(map(factor, self.out_shapes))
-        self.in_factors = nn.ModuleList(map(factor, self.in_shapes))
+        out_shapes = zip(self.out_modes, self.out_ranks, strict=True)
+        in_shapes = zip(self.in_ranks, self.in_modes, strict=True)
+        self.core = Core((math.prod(self.out_ranks), math.prod(self.in_ranks)), bits=bits, dtype=dtype)
+        self.out_factors = Cores(out_shapes, bits=bits, dtype=dtype)
+        self.in_factors = Cores(in_shapes, bits=bits, dtype=dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``, one mode after the other."""
@@ -58,14 +52,14 @@ class TuckerMatrix(CompressedMatrix):
         return y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix, from rows of the factors."""
+        """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` from rows of the factors."""
         out_factors, in_factors, core = self._read(torch.float32)
         flat = ids.flatten()
         weights = torch.ones(len(flat), 1, device=ids.device)
         for factor, digit in zip(out_factors, torch.unravel_index(flat, self.out_modes), strict=True):
             weights = (weights[:, :, None] * factor[digit][:, None, :]).flatten(1)
         table = _multiply_modes(weights @ core, [factor.T for factor in in_factors])
-        return table[:, : self.in_features].to(self.dtype).unflatten(0, ids.shape)
+        return table[:, : self.in_features].to(self.dtype).reshape(*ids.shape, self.in_features)
 
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
@@ -75,9 +69,7 @@ class TuckerMatrix(CompressedMatrix):
         return matrix[: self.out_features, : self.in_features].contiguous()
 
     def _read(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        out = [factor.read(dtype).reshape(s) for factor, s in zip(self.out_factors, self.out_shapes, strict=True)]
-        into = [factor.read(dtype).reshape(s) for factor, s in zip(self.in_factors, self.in_shapes, strict=True)]
-        return out, into, self.core.read(dtype).reshape(self.core_shape)
+        return self.out_factors.read(dtype), self.in_factors.read(dtype), self.core.read(dtype)
 
 
 def _multiply_modes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:

@@ -78,6 +78,9 @@ class Method(ABC):
             MethodError: the settings do not fit the matrix, or the matrix holds NaN or infinity.
         """
         self.check(problem.spec)
+        if problem.spec.bias != (problem.bias is not None):
+            wanted = "one" if problem.spec.bias else "none"
+            raise MethodError(f"layer {problem.spec}: bias", got="none" if wanted == "one" else "one", wanted=wanted)
         if not bool(torch.isfinite(problem.weight).all()):
             raise MethodError(
                 f"layer {problem.spec}",
@@ -153,13 +156,13 @@ def whole_number(
         raise MethodError(f"method {method}, {setting}", got=repr(value), wanted=wanted)
 
 
-def whole_numbers(method: str, setting: str, values: object, *, least: int = 1) -> None:
+def whole_numbers(method: str, setting: str, values: object, *, empty: bool = False) -> None:
     """Check a setting that is a list of numbers.
 
     Raises:
-        MethodError: no list, an empty one, or one with anything but whole numbers of at least ``least``.
+        MethodError: no list, an empty one unless that is allowed, or one with anything but whole numbers from 1.
     """
-    if not isinstance(values, tuple) or not values:
+    if not isinstance(values, tuple) or not (values or empty):
         raise MethodError(f"method {method}, {setting}", got=repr(values), wanted="a list of whole numbers")
     for value in values:
-        whole_number(method, setting, value, least=least)
+        whole_number(method, setting, value, least=1)

@@ -32,7 +32,7 @@ def check_modes(method: Method, spec: LayerSpec, out_modes: tuple[int, ...], in_
 
 
 def store_core(name: str, table: Tensor, bits: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The stored tensors of one core or factor laid out as ``table [rows, columns]`` (``layers.packed.table_shape``)."""
+    """The stored tensors of one core laid out as ``table [rows, columns]`` (``layers.packed.table_shape``)."""
     if not bits:
         return {f"{name}.weight": table.to(dtype)}
     group = largest_group(table.shape[1], FACTOR_GROUPS.get(bits) or table.shape[1])

@@ -60,7 +60,7 @@ class Quantize(Method):
         )
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Round with error feedback where the Gram matrix of the inputs is known in full, else to the nearest values."""
+        """Round with error feedback where the inputs' Gram matrix is known in full, else to the nearest values."""
         return self.round(problem, feedback=problem.metric.columns.ndim == 2)
 
     def round(self, problem: MatrixProblem, *, feedback: bool) -> dict[str, Tensor]:

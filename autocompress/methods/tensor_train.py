@@ -37,7 +37,7 @@ class TensorTrain(Method):
 
     def __post_init__(self) -> None:
         for setting in ("out_modes", "in_modes", "ranks"):
-            whole_numbers(self.name, setting, getattr(self, setting))
+            whole_numbers(self.name, setting, getattr(self, setting), empty=setting == "ranks")
         whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
         if len(self.out_modes) != len(self.in_modes) or len(self.ranks) != len(self.out_modes) - 1:
             raise MethodError(

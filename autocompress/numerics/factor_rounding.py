@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autocompress.numerics.feedback import feedback_codes, round_with_feedback
 from autocompress.numerics.metric import apply_gram
-from autocompress.numerics.rounding import Grid, find_grid
+from autocompress.numerics.rounding import Grid, find_grid, symmetric_centre
 
 FACTOR_GROUPS = {8: 0, 4: 64}  # most neighbours along a rank vector that share a scale; 0 for the whole vector
 
@@ -40,7 +40,7 @@ def round_factors(
     length = left.shape[1] // left_grid.scale.shape[1]
     scales = left_grid.scale.float().repeat_interleave(length, 1)
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
-    centre = (2**bits - 1) / 2
+    centre = symmetric_centre(bits)
     codes = feedback_codes(
         left[order],
         gram[order][:, order],
@@ -58,13 +58,14 @@ def round_factors(
 def refit_left(weight: Tensor, right: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Left factor ``[rank, out]`` that minimises ``tr(D columns D^T)`` for a given right one, and its Gram matrix.
 
-    Solves ``(right columns right^T) left = right columns weight^T`` in fp64; the matrix on the left ``[rank, rank]`` is the
-    Gram matrix of what the left factor is fed. A hair of its mean diagonal is added against dependent rank vectors.
+    Solves ``(right columns right^T) left = right columns weight^T`` in fp64; the matrix on the left ``[rank, rank]``
+    is the Gram matrix of what the left factor is fed. A hair of its mean diagonal is added, in case rank vectors depend
+    on each other.
     """
     right64 = right.double()
     weighted = apply_gram(columns.double(), right64.T).T
     gram = weighted @ right64.T
-    ridge = 1e-10 * gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    ridge = 1e-10 * float(gram.diagonal().mean()) or 1.0
     system = gram + ridge * torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
     left = torch.linalg.solve(system, weighted @ weight.double().T)
     return left.float(), gram.float()

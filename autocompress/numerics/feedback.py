@@ -18,6 +18,7 @@ def inverse_factor(gram: Tensor, damping: float = DAMPING) -> Tensor | None:
     Damping is raised tenfold until the matrix can be inverted; ``None`` when it cannot even at ``MOST_DAMPING``.
     """
     gram = gram.double()
+    upper: Tensor
     mean = float(gram.diagonal().mean())
     if not mean > 0:
         return None
@@ -36,7 +37,7 @@ def round_with_feedback(weight: Tensor, gram: Tensor, grid: Grid) -> Tensor:
     """Round ``weight`` on a given grid so that ``tr(D gram D^T)`` of the change ``D`` stays small.
 
     Algorithm 1 of Frantar et al. 2022 (GPTQ, arXiv 2210.17323) with columns taken in the order of falling diagonal
-    (their "act order"), on scales that are fixed beforehand, and the block kept transposed so that a column is contiguous.
+    (their "act order"), on scales that are fixed beforehand, and the matrix transposed so that a column is contiguous.
     Falls back to the nearest values when the Gram matrix cannot be inverted.
 
     Args:

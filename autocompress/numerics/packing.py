@@ -38,7 +38,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         return codes.contiguous()
     segments, length = _SEGMENTS[bits], _segment_length(codes.shape[-1], bits)
     padded = torch.nn.functional.pad(codes, (0, segments * length - codes.shape[-1]))
-    pieces = padded.unflatten(-1, (segments, length)).unbind(-2)
+    pieces = padded.reshape(*codes.shape[:-1], segments, length).unbind(-2)
     packed = []
     low = 0
     for width in _PLANES[bits]:

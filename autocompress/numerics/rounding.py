@@ -35,7 +35,7 @@ class Grid:
 
     Attributes:
         scale: fp16 ``[out, groups]``.
-        zero: uint8 ``[out, groups]`` in units of ``ZERO_STEP``, or ``None`` for a symmetric grid, whose zero is half way.
+        zero: uint8 ``[out, groups]`` in units of ``ZERO_STEP``, or ``None`` for a symmetric grid.
         bits: bits of a code.
     """
 
@@ -46,24 +46,38 @@ class Grid:
     @property
     def centre(self) -> Tensor | float:
         """The code that stands for zero, ``[out, groups]`` in fp32, or one number for all."""
-        return (2**self.bits - 1) / 2 if self.zero is None else self.zero.float() * ZERO_STEP[self.bits]
+        return symmetric_centre(self.bits) if self.zero is None else self.zero.float() * ZERO_STEP[self.bits]
 
     def dequantize(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Values of codes ``[out, in]``, computed in fp32 and returned in ``dtype``."""
         groups = self.scale.shape[1]
         scale = self.scale.float()
         offset = -self.centre * scale
-        grouped = codes.unflatten(-1, (groups, -1)).float()
+        grouped = in_groups(codes, groups).float()
         return torch.addcmul(offset[..., None], grouped, scale[..., None]).flatten(-2).to(dtype)
 
     def round(self, weight: Tensor) -> Tensor:
         """Codes uint8 ``[out, in]`` of the nearest values to ``weight [out, in]``."""
         scale = self.scale.float()
         inverse = torch.where(scale > 0, 1 / scale, 0.0)[..., None]
-        grouped = weight.unflatten(-1, (scale.shape[1], -1))
+        grouped = in_groups(weight, scale.shape[1])
         centre = self.centre[..., None] if isinstance(self.centre, Tensor) else self.centre
         codes = (grouped * inverse).add_(centre).round_().clamp_(0, 2**self.bits - 1)
         return codes.to(torch.uint8).flatten(-2)
+
+
+def symmetric_centre(bits: int) -> float:
+    """The code that stands for zero when no zero point is stored.
+
+    With many codes zero itself is one of them, as the many small elements of cores and factors want; with few the
+    codes lie on both sides of it and none is wasted.
+    """
+    return 2.0 ** (bits - 1) if bits >= 4 else (2**bits - 1) / 2
+
+
+def in_groups(matrix: Tensor, groups: int) -> Tensor:
+    """Cut each row of ``[out, in]`` into groups: ``[out, groups, in / groups]``."""
+    return matrix.reshape(matrix.shape[0], groups, -1)
 
 
 def group_length(columns: int, group_size: int) -> int:
@@ -109,10 +123,10 @@ def find_grid(
     group = group_length(weight.shape[1], group_size)
     shares = CLIP_SHARES[bits] if clip else (1.0,)
     rows = max(1, _SEARCH_ROWS // weight.shape[1])
-    columns = None if importance is None else importance.to(weight).unflatten(0, (-1, group))
+    columns = None if importance is None else importance.to(weight).reshape(-1, group)
     found = [
-        _search(part.unflatten(-1, (-1, group)), bits, shares, symmetric=symmetric, importance=columns)
-        for part in weight.split(rows)
+        _search(in_groups(part, weight.shape[1] // group), bits, shares, symmetric=symmetric, importance=columns)
+        for part in torch.split(weight, rows)
     ]
     scale = torch.cat([part.scale for part in found])
     if not bool(torch.isfinite(scale).all()):
@@ -147,7 +161,7 @@ def _search(
 def _squared_error(weight: Tensor, grid: Grid, importance: Tensor | None) -> Tensor:
     """Sum of squared rounding errors per group, ``[out, groups]``; ``importance [groups, group]``."""
     scale = grid.scale.float()[..., None]
-    grouped = weight.unflatten(-1, (grid.scale.shape[1], -1))
+    grouped = in_groups(weight, grid.scale.shape[1])
     centre = grid.centre[..., None] if isinstance(grid.centre, Tensor) else grid.centre
     rounded = grouped / scale.clamp_min(torch.finfo(torch.float32).tiny)
     rounded = rounded.add_(centre).round_().clamp_(0, 2**grid.bits - 1).sub_(centre).mul_(scale)
@@ -158,7 +172,8 @@ def _squared_error(weight: Tensor, grid: Grid, importance: Tensor | None) -> Ten
 def _grid_of_range(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> Grid:
     last = 2**bits - 1
     if symmetric:
-        return Grid(_round_up_to_half(2 * torch.maximum(-low, high) / last), None, bits)
+        centre = symmetric_centre(bits)
+        return Grid(_round_up_to_half(torch.maximum(-low / centre, high / (last - centre))), None, bits)
     scale = _round_up_to_half((high - low) / last)
     step, most = ZERO_STEP[bits], 2 ** ZERO_BITS[bits] - 1
     zero = (-low / (scale.float() * step)).nan_to_num_(0.0).round_().clamp_(0, most)

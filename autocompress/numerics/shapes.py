@@ -19,15 +19,15 @@ def padded_size(modes: tuple[int, ...]) -> int:
 def fits(size: int, modes: tuple[int, ...]) -> bool:
     """Whether modes cover a side of ``size`` without waste: their product reaches it, and no mode could be smaller."""
     total = math.prod(modes)
-    return total >= size and (len(modes) > 0 and total - size < total // max(modes) or total == size)
+    return total >= size and (total == size or total - size < total // max(modes))
 
 
 @lru_cache(maxsize=4096)
 def balanced_modes(size: int, order: int) -> tuple[int, ...]:
     """Fold a side of ``size`` into ``order`` modes, rising and as even as they can be.
 
-    The product is ``size`` where that has an even enough factorisation (``SPREAD``), and otherwise the next larger number
-    that has one: 50257 in three is 29 x 38 x 46 or the like, with zero rows as padding.
+    The product is ``size`` where that has an even enough factorisation (``SPREAD``), and otherwise the next larger
+    number that has one; what it exceeds the size by is padding.
     """
     if order == 1:
         return (size,)

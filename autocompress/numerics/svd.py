@@ -72,7 +72,7 @@ def decompose(weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float
 
 
 def shrunk(gram: Tensor, shrinkage: float) -> Tensor:
-    """A Gram matrix ``[n, n]`` or its diagonal ``[n]`` in fp64, with a share of its mean diagonal added; ones if it is zero."""
+    """Add a share of its mean diagonal to a Gram matrix ``[n, n]`` or diagonal ``[n]``; fp64, ones if it is zero."""
     gram = gram.double()
     mean = gram.mean() if gram.ndim == 1 else gram.diagonal().mean()
     if not float(mean) > 0:

@@ -39,8 +39,9 @@ def decompose_train(tensor: Tensor, ranks: Sequence[int]) -> tuple[list[Tensor],
         ranks: ``d - 1`` ranks; none above what the unfoldings allow.
 
     Returns:
-        Cores ``[r_{k-1}, n_k, r_k]`` in fp64, all but the last with orthonormal columns, and the squared error of each cut.
-        The squared error of the whole is their sum, and at most the sum over the unfoldings of ``tensor`` itself (theorem 2.2).
+        Cores ``[r_{k-1}, n_k, r_k]`` in fp64, all but the last with orthonormal columns, and the squared error of each
+        cut. The squared error of the whole is their sum, and at most the sum over the unfoldings of ``tensor`` itself
+        (theorem 2.2).
     """
     rest, before = tensor.double().flatten(), 1
     cores, errors = [], []
@@ -64,8 +65,8 @@ def decompose_matrix_train(
 ) -> list[Tensor]:
     """Fit a tensor train to a matrix whose rows and columns weigh differently.
 
-    The matrix is scaled by a Kronecker product of vectors on each side (``numerics.kronecker``), decomposed, and the scales
-    are divided out again, each of the core of its mode.
+    The matrix is scaled by a Kronecker product of vectors on each side (``numerics.kronecker``), decomposed, and the
+    scales are divided out again, each from the core of its mode.
 
     Args:
         weight: ``[out, in]``.

@@ -15,30 +15,31 @@ from autocompress.numerics.tensor_train import even_norms
 def fold(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]) -> Tensor:
     """Pad a matrix ``[out, in]`` with zeros and fold it into ``[o_1, ..., o_d, i_1, ..., i_e]``."""
     padded = pad(matrix, (0, math.prod(in_modes) - matrix.shape[1], 0, math.prod(out_modes) - matrix.shape[0]))
-    return padded.reshape(*out_modes, *in_modes)
+    return torch.reshape(padded, (*out_modes, *in_modes))
 
 
 def unfold(tensor: Tensor, mode: int) -> Tensor:
     """Unfolding ``[n_mode, product of the others]``."""
-    return tensor.movedim(mode, 0).flatten(1)
+    return tensor.permute(mode, *(k for k in range(tensor.ndim) if k != mode)).flatten(1)
 
 
 def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
     """Multiply one mode by ``matrix [m, n_mode]``."""
-    return torch.tensordot(matrix, tensor, dims=([1], [mode])).movedim(0, mode)
+    product: Tensor = torch.tensordot(matrix, tensor, dims=([1], [mode]))
+    return product.movedim(0, mode)
 
 
 def decompose_tucker(tensor: Tensor, ranks: Sequence[int]) -> tuple[Tensor, list[Tensor], list[float]]:
-    """Sequentially truncated HOSVD (Vannieuwenhoven et al. 2012, algorithm 1; De Lathauwer et al. 2000 without truncation).
+    """Sequentially truncated HOSVD (Vannieuwenhoven et al. 2012, algorithm 1).
 
     Args:
         tensor: ``[n_1, ..., n_d]``.
         ranks: ``d`` ranks.
 
     Returns:
-        Core ``[r_1, ..., r_d]``, factors ``[n_k, r_k]`` with orthonormal columns, both fp64, and the squared error of each
-        cut. The squared error of the whole is their sum, and at most the sum over the modes of ``tensor`` itself
-        (Vannieuwenhoven et al., theorem 5.1).
+        Core ``[r_1, ..., r_d]``, factors ``[n_k, r_k]`` with orthonormal columns, both fp64, and the squared error of
+        each cut. The squared error of the whole is their sum, and at most the sum over the modes of ``tensor`` itself
+        (their theorem 5.1).
     """
     core, factors, errors = tensor.double(), [], []
     for mode, rank in enumerate(ranks):
@@ -65,8 +66,8 @@ def decompose_matrix_tucker(
         ranks: one per mode, out modes first.
         out_modes: product at least ``out``.
         in_modes: product at least ``in``.
-        scales: one vector ``[n_k]`` per mode: the tensor is multiplied by them before and the factors divided by them after
-            the decomposition.
+        scales: one vector ``[n_k]`` per mode: the tensor is multiplied by them before the decomposition and the
+            factors divided by them after it.
 
     Returns:
         Core ``[r_1, ..., r_{d+e}]`` and factors ``[n_k, r_k]`` in fp32, of equal norm.
@@ -82,7 +83,7 @@ def decompose_matrix_tucker(
 
 
 def tucker_to_matrix(core: Tensor, factors: Sequence[Tensor], out_order: int) -> Tensor:
-    """Multiply core and factors ``[n_k, r_k]`` out to the matrix ``[prod of the first out_order modes, prod of the others]``."""
+    """Multiply core and factors ``[n_k, r_k]`` out to a matrix whose rows are the first ``out_order`` modes."""
     tensor = core
     for mode, factor in enumerate(factors):
         tensor = mode_product(tensor, factor, mode)

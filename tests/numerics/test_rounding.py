@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from autocompress.errors import MethodError
+from autocompress.numerics.feedback import inverse_factor, round_with_feedback
+from autocompress.numerics.metric import Curvature, Metric
+from autocompress.numerics.packing import PACKED_BITS
+from autocompress.numerics.rounding import Grid, find_grid, largest_group, pack_grid, unpack_zeros
+from tests.methods.matrices import gram, matrix
+
+
+def assert_within_half_a_step(weight: Tensor, grid: Grid) -> None:
+    """Rounding without clipping moves no element by more than half its group's scale."""
+    change = (grid.dequantize(grid.round(weight)) - weight).abs()
+    step = grid.scale.float().repeat_interleave(weight.shape[1] // grid.scale.shape[1], 1)
+    slack = 1e-6 * float(weight.abs().max())
+    assert bool((change <= 0.5 * step * (1 + 1e-4) + slack).all())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bits=st.sampled_from(PACKED_BITS),
+    groups=st.integers(1, 4),
+    length=st.integers(1, 33),
+    symmetric=st.booleans(),
+    size=st.sampled_from([1e-3, 1.0, 300.0]),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_rounding_is_within_half_a_step(
+    bits: int, groups: int, length: int, symmetric: bool, size: float, seed: int
+) -> None:
+    weight = size * torch.randn(5, groups * length, generator=torch.Generator().manual_seed(seed))
+    grid = find_grid(weight, bits=bits, group_size=length, symmetric=symmetric, clip=False)
+    assert_within_half_a_step(weight, grid)
+
+
+def test_checker_of_half_a_step_can_fail() -> None:
+    weight = matrix(4, 16)
+    grid = find_grid(weight, bits=4, group_size=0, symmetric=False, clip=False)
+    with pytest.raises(AssertionError):
+        assert_within_half_a_step(weight, Grid((grid.scale * 0.7).half(), grid.zero, 4))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", PACKED_BITS)
+def test_clip_search_never_raises_the_weighted_error(bits: int, symmetric: bool) -> None:
+    weight, importance = matrix(30, 64), torch.rand(64) + 0.01
+    errors = []
+    for clip in (True, False):
+        grid = find_grid(weight, bits=bits, group_size=16, symmetric=symmetric, importance=importance, clip=clip)
+        errors.append(float(((grid.dequantize(grid.round(weight)) - weight).square() * importance).sum()))
+    assert errors[0] <= errors[1] * (1 + 1e-6)
+    if bits <= 3:
+        assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("bits", PACKED_BITS)
+def test_zero_stays_zero(bits: int) -> None:
+    weight = torch.zeros(3, 16)
+    for symmetric in (False, True):
+        grid = find_grid(weight, bits=bits, group_size=8, symmetric=symmetric)
+        assert torch.equal(grid.dequantize(grid.round(weight)), weight)
+
+
+def test_stored_zero_points_come_back() -> None:
+    for bits in PACKED_BITS:
+        grid = find_grid(matrix(11, 24), bits=bits, group_size=8, symmetric=False)
+        stored = pack_grid(grid, grid.round(matrix(11, 24)))
+        assert grid.zero is not None
+        assert torch.equal(unpack_zeros(stored["zeros"], bits, 11), grid.zero)
+        assert stored["scales"].dtype == torch.float16
+
+
+def test_scales_beyond_fp16_are_refused() -> None:
+    with pytest.raises(MethodError, match="fits fp16"):
+        find_grid(torch.full((2, 8), 1e9), bits=4, group_size=0, symmetric=False)
+
+
+@pytest.mark.parametrize("group_size", [0, 8, 32])
+@pytest.mark.parametrize("bits", [4, 3, 2])
+def test_error_feedback_lowers_the_damage(bits: int, group_size: int) -> None:
+    weight, columns = matrix(48, 64), gram(64, 3)
+    metric = Metric((Curvature(torch.ones(48), columns),))
+    grid = find_grid(weight, bits=bits, group_size=group_size, symmetric=False, importance=columns.diagonal())
+    nearest = metric.damage(grid.dequantize(grid.round(weight)) - weight)
+    feedback = metric.damage(grid.dequantize(round_with_feedback(weight, columns, grid)) - weight)
+    assert feedback < 0.8 * nearest
+
+
+def test_error_feedback_is_nearest_for_independent_inputs() -> None:
+    weight = matrix(20, 40)
+    grid = find_grid(weight, bits=3, group_size=8, symmetric=False)
+    codes = round_with_feedback(weight, torch.diag(torch.rand(40) + 0.1), grid)
+    assert torch.equal(codes, grid.round(weight))
+
+
+def test_error_feedback_follows_the_published_recursion() -> None:
+    """Against a direct transcription: one column at a time, the inverse Gram matrix shrunk by elimination."""
+    weight, columns = matrix(6, 12), gram(12, 5)
+    grid = find_grid(weight, bits=3, group_size=4, symmetric=False)
+    damped = columns.double() + 0.01 * columns.diagonal().mean().double() * torch.eye(12, dtype=torch.float64)
+    inverse, rest = damped.inverse(), weight.double().clone()
+    scale = grid.scale.double().repeat_interleave(4, 1)
+    assert isinstance(grid.centre, Tensor)
+    zero = grid.centre.double().repeat_interleave(4, 1)
+    expected = torch.zeros(6, 12, dtype=torch.float64)
+    for j in columns.diagonal().argsort(descending=True).tolist():
+        expected[:, j] = (rest[:, j] / scale[:, j] + zero[:, j]).round().clamp(0, 7)
+        error = rest[:, j] - (expected[:, j] - zero[:, j]) * scale[:, j]
+        rest -= torch.outer(error / inverse[j, j], inverse[j])
+        inverse = inverse - torch.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+    assert torch.equal(round_with_feedback(weight, columns, grid).double(), expected)
+
+
+def test_singular_and_broken_grams_fall_back() -> None:
+    weight = matrix(6, 12)
+    grid = find_grid(weight, bits=3, group_size=0, symmetric=False)
+    assert inverse_factor(torch.zeros(12, 12)) is None
+    assert inverse_factor(-torch.eye(12)) is None
+    assert inverse_factor(torch.full((12, 12), float("nan"))) is None
+    assert inverse_factor(torch.ones(12, 12)) is not None
+    for columns in (torch.zeros(12, 12), torch.full((12, 12), float("nan"))):
+        assert torch.equal(round_with_feedback(weight, columns, grid), grid.round(weight))
+
+
+def test_largest_group_divides_or_is_the_row() -> None:
+    assert largest_group(4096, 64) == 64
+    assert largest_group(704, 64) == 64
+    assert largest_group(100, 64) == 50
+    assert largest_group(97, 64) == 0
+    assert largest_group(48, 64) == 0
