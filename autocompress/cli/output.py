@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+import wrapt
 from rich.console import Console
 
 from autocompress.progress import Advance, Progress
@@ -31,12 +32,12 @@ _QUIET_ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",  # GitPython complains where there is no git
     "TOKENIZERS_PARALLELISM": "false",  # a warning at every fork
-    "LOGLEVEL": "ERROR",  # lm-eval
+    "LMEVAL_LOG_LEVEL": "ERROR",
 }
 
 
 def quieten_libraries() -> None:
-    """Keep libraries from logging anything but errors; call it before they are imported, and again after.
+    """Keep libraries from logging anything but errors; call it before they are imported.
 
     What the environment already says wins.
     """
@@ -44,9 +45,8 @@ def quieten_libraries() -> None:
         os.environ.setdefault(name, value)
     for logger in _NOISY_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
-    optuna_logging = sys.modules.get("optuna.logging")
-    if optuna_logging is not None:
-        optuna_logging.set_verbosity(logging.ERROR)
+    # Optuna sets its own level when it is imported.
+    wrapt.register_post_import_hook(lambda optuna: optuna.set_verbosity(logging.ERROR), "optuna.logging")
 
 
 def print_json(value: object) -> None:

@@ -15,7 +15,7 @@ from autocompress.errors import ConfigurationError
 
 Path_ = tuple[str | int, ...]
 LARGEST_FILE_BYTES = 20_000_000
-MOST_VALUES = 2_000_000  # aliases of aliases grow exponentially
+MOST_VALUES = 200_000  # aliases of aliases grow exponentially
 DEEPEST = 50
 # YAML 1.1 reads 1e-3 as a text; YAML 1.2 and every person read a number.
 _FLOAT_WITHOUT_POINT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from autocompress.cli.front import front
+from autocompress.cli.front_table import next_command, print_front
+from autocompress.errors import BudgetUnreachable, ConfigurationError
+from autocompress.search import study_store
+from autocompress.search.picking import pick
+from tests.search.study_fixtures import realistic_study, study_of, trial
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the command on a study that lies in ``tmp_path``; errors come through."""
+    monkeypatch.setattr(study_store, "read_study", lambda name, runs, storage=None: realistic_study(runs / "llama-10x"))
+    app = typer.Typer()
+    app.command()(front)
+
+    def invoke(*arguments):
+        result = CliRunner().invoke(app, ["--runs-dir", str(tmp_path), *arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result
+
+    return invoke
+
+
+def test_table_picture_and_next_command(run, tmp_path):
+    result = run()
+    assert "allocated 10x" in result.stdout
+    assert "67% of what the best hand-written plan" in result.stdout
+    assert (
+        f"Next: autocompress export llama-10x --trial best --out llama-10x-best --runs-dir {tmp_path}" in result.stdout
+    )
+    assert "Wrote" in result.stderr
+    assert {path.name for path in (tmp_path / "llama-10x").iterdir()} == {"front.html", "front.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [
+        ((), 10),
+        (("--max-size", "2.4MB"), 8),
+        (("--max-size", "16x"), 12),
+        (("--max-perplexity", "20", "--pick", "smallest"), 11),
+        (("--max-latency", "2.2ms"), 5),
+        (("--max-latency", "0.35x"), 5),
+        (("--pick", "fastest"), 5),
+        (("--pick", "3"), 3),
+    ],
+)
+def test_picks(run, tmp_path, arguments, number):
+    html = tmp_path / "elsewhere" / "plot.html"
+    data = json.loads(run("--json", "--html", str(html), *arguments).stdout)
+    assert data["picked"]["trial"] == number
+    assert data["best"]["trial"] == 10
+    assert data["html"] == str(html)
+    assert html.exists()
+
+
+def test_wrong_limits_name_their_option(run):
+    with pytest.raises(ConfigurationError, match="--max-size must be more than zero: got '0x'"):
+        run("--max-size", "0x")
+    with pytest.raises(ConfigurationError, match="--max-latency has an unknown unit"):
+        run("--max-latency", "6parsec")
+    with pytest.raises(ConfigurationError, match="--max-perplexity"):
+        run("--max-perplexity", "-1")
+    with pytest.raises(BudgetUnreachable, match="nearest"):
+        run("--max-size", "100x")
+
+
+def printed(study, width=None, **options):
+    out = StringIO()
+    console = Console(file=out, width=width or 80, force_terminal=width is not None, color_system=None)
+    print_front(study, console, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [None, 80, 100, 150])
+def test_no_number_is_cut_at_any_width(width):
+    study = realistic_study()
+    text = printed(study, width)
+    assert "…" not in text
+    assert ("KL" in text) == (width != 80)
+    assert ("stored as" in text) == (width in (None, 150))
+    for row in ("8 bit", "best", "knee", "by hand", "+0.0666", "1.97 MB"):
+        assert row in text
+
+
+def test_numbers_of_the_selection_text_are_marked():
+    assert "* measured on the selection text only" in printed(realistic_study(finished=False))
+    assert "*" not in printed(realistic_study())
+
+
+def test_a_picked_trial_is_shown_even_off_the_front():
+    study = realistic_study()
+    assert "uniform 2 bit" not in printed(study)
+    assert "uniform 2 bit" in printed(study, picked=pick(study, "3"))
+
+
+def test_nothing_within_the_budget_and_nothing_at_all():
+    study = study_of(trial(0, 0.1, 2_000_000, label="[bold]odd"))
+    text = printed(study)
+    assert "No measured trial meets the budget. The smallest is trial 0" in text
+    assert "[bold]odd" in text
+    assert "dense" in printed(study_of())
+    assert next_command(study, None) == ""
+    odd = replace(study, name="it's")
+    assert next_command(odd, study.trials[0]) == """autocompress export 'it'"'"'s' --trial 0 --out 'it'"'"'s-0'"""
