@@ -38,9 +38,17 @@ def shown_perplexity(study: StudyRecord, trial: TrialRecord) -> float:
     return study.dense_report.perplexity * math.exp(rise(study, trial))
 
 
+def quality(trial: TrialRecord) -> str:
+    """Perplexity as it was measured, with the text where that is not the final one: ``perplexity 17.4``."""
+    shown = trial.measurement
+    if shown is None:
+        return "not measured"
+    return f"perplexity {shown.perplexity:.4g}" + ("" if trial.report else " on the selection text")
+
+
 def describe(study: StudyRecord, trial: TrialRecord) -> str:
-    """One trial in a sentence: ``trial 3 (uniform 3 bit): 1.6 MB, perplexity 17.4, 5.1 ms``."""
+    """One trial in a line: ``trial 3 (uniform 3 bit): 1.6 MB (10x), perplexity 17.4, 5.1 ms``."""
     time = latency(trial)
     timing = "" if time is None else f", {time:.3g} ms"
     size = f"{format_bytes(trial.bytes)} ({study.dense_bytes / trial.bytes:.3g}x)"
-    return f"trial {trial.number} ({trial.label}): {size}, perplexity {shown_perplexity(study, trial):.4g}{timing}"
+    return f"trial {trial.number} ({trial.label}): {size}, {quality(trial)}{timing}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from autocompress.search.against_dense import rise, shown_perplexity
+from autocompress.search.against_dense import quality, rise, shown_perplexity
 from autocompress.search.dominance import knee_of, latency
 from autocompress.search.front import HAND_WRITTEN, front_of, gain_over_hand_written
 from autocompress.search.picking import best_or_none
@@ -138,8 +138,7 @@ def _dot(study: StudyRecord, trial: TrialRecord, on_front: bool, floor: float) -
     lines = (
         f"trial {trial.number}: {trial.label}" + (", on the front" if on_front else ""),
         f"{format_bytes(trial.bytes)}, {study.dense_bytes / trial.bytes:.3g}x of the checkpoint",
-        f"perplexity {shown_perplexity(study, trial):.4g}, rise {height:+.4f} nats"
-        + ("" if trial.report else " (selection text)"),
+        f"{quality(trial)}, rise {height:+.4f} nats",
         *([f"{time:.3g} ms a token"] if time is not None else []),
         *recipe_lines(study.specs, trial.plan),
     )

@@ -45,20 +45,20 @@ def pick(
         max_bytes = study.limits.memory_bytes if max_bytes is None else max_bytes
         max_latency_ms = study.limits.latency_ms if max_latency_ms is None else max_latency_ms
     limits = _Limits(max_bytes, max_perplexity, max_latency_ms)
-    if how.strip().lstrip("#").isdigit():
-        candidates: tuple[TrialRecord, ...] = (_numbered(study, int(how.strip().lstrip("#"))),)
-    elif how in WAYS_TO_PICK:
-        candidates = tuple(trial for trial in study.complete if math.isfinite(selection_perplexity(trial)))
-    else:
+    digits = how.strip().removeprefix("#")
+    if digits.isdecimal():
+        return _within(study, _numbered(study, int(digits)), limits)
+    if how not in WAYS_TO_PICK:
         wanted = f"{', '.join(WAYS_TO_PICK)} or the number of a trial"
         raise ConfigurationError("no such way to pick a trial", got=repr(how), wanted=wanted)
+    candidates = [trial for trial in study.complete if math.isfinite(selection_perplexity(trial))]
     if not candidates:
         raise StudyError(f"study {study.name} has no measured trial yet", hint="Resume the search.")
     fitting = non_dominated(trial for trial in candidates if limits.excess(study, trial) <= 0)
     if not fitting:
         nearest = min(candidates, key=lambda trial: (limits.excess(study, trial), selection_perplexity(trial)))
         raise BudgetUnreachable(
-            f"no measured trial of study {study.name} is within the limits" if how in WAYS_TO_PICK else f"trial {how}",
+            f"no measured trial of study {study.name} is within the limits",
             wanted=str(limits),
             hint=f"The nearest is {describe(study, nearest)}.",
         )
@@ -78,6 +78,13 @@ def _choose(study: StudyRecord, how: str, front: tuple[TrialRecord, ...]) -> Tri
             )
         return min(timed, key=lambda entry: entry[:2])[2]
     return min(front, key=selection_perplexity)
+
+
+def _within(study: StudyRecord, trial: TrialRecord, limits: _Limits) -> TrialRecord:
+    if limits.excess(study, trial) > 0:
+        what = f"{describe(study, trial)} is not within the limits"
+        raise BudgetUnreachable(what, wanted=str(limits), hint="Pick best to have one that is.")
+    return trial
 
 
 def _numbered(study: StudyRecord, number: int) -> TrialRecord:

@@ -1,0 +1,139 @@
+"""``autocompress front``: what a study found, the point that fits, and the picture."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autocompress.cli.output import console, log, print_json, quieten_libraries
+from autocompress.errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    from autocompress.search.study import StudyRecord, TrialRecord
+
+
+def front(
+    study: Annotated[str | None, typer.Argument(help="Name of the study; the latest when left out.")] = None,
+    runs_dir: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    storage: Annotated[str | None, typer.Option(help="URL of the Optuna storage, if not in the run folder.")] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="best, knee, smallest, fastest, or the number of a trial.", show_default="best")
+    ] = None,
+    max_size: Annotated[str | None, typer.Option(help="Most bytes: 2MB, 10x or 25%.")] = None,
+    max_perplexity: Annotated[float | None, typer.Option(help="Most perplexity, as in the table.")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Most time for a token: 6ms or 0.8x.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Where the plot goes.", show_default="front.html of the run")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Where the picture goes.", show_default="front.png of the run")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    r"""Print the front of a study, pick a point of it, and write the plot as HTML and PNG.
+
+    \b
+    autocompress front
+    autocompress front my-study --max-size 2MB
+    autocompress front my-study --pick knee --html front.html --json
+
+    A limit given here takes the place of the study's own. Exits with 3 when no trial is within the limits.
+    """
+    quieten_libraries()
+    from autocompress.search.study_store import read_study
+
+    record = read_study(study, runs_dir, storage)
+    picked = _pick(record, pick, max_size, max_perplexity, max_latency)
+    if as_json:
+        files = write_plots(record, html, png)
+        print_json(_as_dict(record, picked, files))
+        return
+    _show(record, picked, location_options(runs_dir, storage))
+    files = write_plots(record, html, png)
+    for path in files.values():
+        log.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+def _pick(
+    study: StudyRecord, how: str | None, max_size: str | None, max_perplexity: float | None, max_latency: str | None
+) -> TrialRecord | None:
+    from autocompress.search.picking import best_or_none
+    from autocompress.search.picking import pick as pick_trial
+
+    if max_perplexity is not None and not max_perplexity > 0:
+        raise ConfigurationError("--max-perplexity must be more than zero", got=max_perplexity)
+    max_bytes = _parse("--max-size", max_size, study)
+    max_latency_ms = _parse("--max-latency", max_latency, study)
+    if how is None and max_bytes is None and max_perplexity is None and max_latency_ms is None:
+        return best_or_none(study)  # a study without one still has a front to look at
+    return pick_trial(
+        study,
+        how or "best",
+        max_bytes=None if max_bytes is None else int(max_bytes),
+        max_perplexity=max_perplexity,
+        max_latency_ms=max_latency_ms,
+    )
+
+
+def _parse(option: str, text: str | None, study: StudyRecord) -> float | None:
+    """A limit in bytes or milliseconds, relative ones against the study's dense model."""
+    from autocompress.units import Budget
+
+    if text is None:
+        return None
+    try:
+        budget = Budget.parse(memory=text) if option == "--max-size" else Budget.parse(latency=text)
+    except ConfigurationError as error:
+        what = error.what.replace("--budget", option).replace("--latency", option)
+        raise ConfigurationError(what, got=error.got, wanted=error.wanted, hint=error.hint) from error
+    dense_latency = study.dense_report.latency_ms or study.dense_selection.latency_ms
+    if budget.latency_share is not None and dense_latency is None:
+        raise ConfigurationError(
+            f"{option} is relative, but study {study.name} has no latency of the dense model",
+            got=repr(text),
+            wanted="milliseconds, such as 6ms",
+        )
+    limits = budget.limits(study.dense_bytes, dense_latency or 0.0)
+    return limits.memory_bytes if option == "--max-size" else limits.latency_ms
+
+
+def _show(study: StudyRecord, picked: TrialRecord | None, options: str) -> None:
+    from autocompress.cli.front_table import next_command, print_front
+    from autocompress.search.against_dense import describe
+
+    print_front(study, console, picked)
+    if picked is not None:
+        console.print(f"\nPicked {describe(study, picked)}", markup=False, soft_wrap=True)
+        console.print(f"Next: {next_command(study, picked, options=options)}", markup=False, soft_wrap=True)
+
+
+def location_options(runs_dir: Path, storage: str | None) -> str:
+    """What the next command must repeat to find the study."""
+    options = "" if runs_dir == Path("runs") else f" --runs-dir {shlex.quote(str(runs_dir))}"
+    return options + (f" --storage {shlex.quote(storage)}" if storage else "")
+
+
+def _as_dict(study: StudyRecord, picked: TrialRecord | None, files: dict[str, Path]) -> dict[str, Any]:
+    from autocompress.search.front import front_to_dict, point_to_dict
+
+    chosen = None if picked is None else point_to_dict(study, picked)
+    return front_to_dict(study) | {"picked": chosen} | {name: str(path) for name, path in files.items()}
+
+
+def write_plots(study: StudyRecord, html: Path | None, png: Path | None) -> dict[str, Path]:
+    """Write both pictures; only a file that was named must succeed."""
+    from autocompress.search.front_plot import write_front_html
+    from autocompress.search.front_png import write_front_png
+
+    written = {}
+    for name, write, path in (("html", write_front_html, html), ("png", write_front_png, png)):
+        try:
+            written[name] = write(study, path or study.folder / f"front.{name}")
+        except StorageError as error:
+            if path is not None:
+                raise
+            log.print(f"Warning: {error}", markup=False, soft_wrap=True)
+    return written

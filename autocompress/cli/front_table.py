@@ -1,0 +1,149 @@
+"""The front as a table on the terminal, and what to type next. Imports torch: commands import it when they need it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.search.against_dense import describe, rise
+from autocompress.search.dominance import knee_of, latency
+from autocompress.search.front import HAND_WRITTEN, front_of, gain_over_hand_written
+from autocompress.search.picking import best_or_none
+from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.units import format_bytes
+
+MARKS = "marks"
+COLUMNS = ("trial", "plan", "perplexity", "rise", "KL", "size", "ratio", "ms/token", "stored as", MARKS)
+TEXT_COLUMNS = ("plan", "stored as", MARKS)
+WIDTH_OF_A_FILE = 140  # where stdout is no terminal
+WIDTH_FOR_METHODS, WIDTH_FOR_DIVERGENCE = 116, 92
+
+
+def print_front(study: StudyRecord, console: Console, picked: TrialRecord | None = None) -> None:
+    """Print the table of the front, with the best, the knee and the picked trial marked, and what the search gained."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDTH_OF_A_FILE, highlight=False)
+    console.print(front_table(study, picked=picked, width=console.width))
+    for line in notes(study):
+        console.print(line, markup=False)
+
+
+def front_table(study: StudyRecord, *, picked: TrialRecord | None = None, width: int = WIDTH_OF_A_FILE) -> Table:
+    """Lay out the front, the largest plan first, under the dense model; a narrow one has fewer columns."""
+    marks = _marks(study, picked)
+    shown = list(front_of(study))
+    if picked is not None and all(trial.number != picked.number for trial in shown):
+        shown.append(picked)
+    shown.sort(key=lambda trial: -trial.bytes)
+    rows = [_dense_row(study), *(_row(study, trial, marks.get(trial.number, [])) for trial in shown)]
+    left_out = {"stored as"} if width < WIDTH_FOR_METHODS else set()
+    left_out |= {"KL"} if width < WIDTH_FOR_DIVERGENCE else set()
+    columns = [name for name in rows[0] if name not in left_out]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=_title(study))
+    table.title_justify, table.title_style = "left", "bold"
+    for name in columns:
+        words = name in TEXT_COLUMNS
+        widest = max(len(row[name]) for row in [{name: name}, *rows])
+        table.add_column(
+            name if name != MARKS else "",
+            justify="left" if words else "right",
+            no_wrap=name != "stored as",
+            min_width=None if name == "stored as" else widest,
+        )
+    for row, trial in zip(rows, [None, *shown], strict=True):
+        chosen = trial is not None and any(word in ("best", "picked") for word in marks.get(trial.number, []))
+        style = "dim" if trial is None else "bold green" if chosen else ""
+        table.add_row(*(Text(row[name]) for name in columns), style=style)
+    return table
+
+
+def notes(study: StudyRecord) -> list[str]:
+    """What the table alone does not say: the gain, the limits nobody meets, and where a number is not final."""
+    lines = []
+    front, best = front_of(study), best_or_none(study)
+    gain = gain_over_hand_written(study)
+    if gain is not None and gain.best.phase == HAND_WRITTEN:
+        lines.append(f"The best is a plan a person would have written: {gain.best.label}.")
+    elif gain is not None and math.isfinite(gain.share):
+        lines.append(
+            f"The best loses {gain.best_rise:.4f} nats per token, {gain.share:.0%} of what the best hand-written plan "
+            f"in the same bytes loses ({gain.hand_written.label}: {gain.hand_written_rise:.4f}, {gain.text} text)."
+        )
+    if best is None and front:
+        lines.append(f"No measured trial meets the budget. The smallest is {describe(study, front[0])}.")
+    if any(trial.report is None for trial in front):
+        lines.append("* measured on the selection text only")
+    return lines
+
+
+def next_command(study: StudyRecord, trial: TrialRecord | None, *, options: str = "") -> str:
+    """The command that writes the trial as a model."""
+    if trial is None:
+        return ""
+    best = best_or_none(study)
+    which = "best" if best is not None and best.number == trial.number else str(trial.number)
+    name, out = shlex.quote(study.name), shlex.quote(f"{study.name}-{which}")
+    return f"autocompress export {name} --trial {which} --out {out}{options}"
+
+
+def _title(study: StudyRecord) -> str:
+    limits = []
+    if study.limits.memory_bytes is not None:
+        ratio = study.dense_bytes / study.limits.memory_bytes
+        limits.append(f"at most {format_bytes(study.limits.memory_bytes)} ({ratio:.3g}x)")
+    if study.limits.latency_ms is not None:
+        limits.append(f"at most {study.limits.latency_ms:.3g} ms a token")
+    return f"Study {study.name}: {study.model}" + (f", {' and '.join(limits)}" if limits else "")
+
+
+def _marks(study: StudyRecord, picked: TrialRecord | None) -> dict[int, list[str]]:
+    marks: dict[int, list[str]] = {}
+    front, best = front_of(study), best_or_none(study)
+    if best is not None:
+        marks.setdefault(best.number, []).append("best")
+    if len(front) > 2:
+        marks.setdefault(knee_of(front).number, []).append("knee")
+    if picked is not None and (best is None or picked.number != best.number):
+        marks.setdefault(picked.number, []).append("picked")
+    for trial in study.complete:
+        if trial.phase == HAND_WRITTEN:
+            marks.setdefault(trial.number, []).append("by hand")
+    return marks
+
+
+def _row(study: StudyRecord, trial: TrialRecord, marks: list[str]) -> dict[str, str]:
+    shown = trial.measurement
+    perplexity = "" if shown is None else f"{shown.perplexity:.4g}" + ("" if trial.report else "*")
+    return {
+        "trial": str(trial.number),
+        "plan": trial.label,
+        "perplexity": perplexity,
+        "rise": f"{rise(study, trial):+.4f}",
+        "KL": "" if shown is None or not math.isfinite(shown.kl) else f"{shown.kl:.4f}",
+        "size": format_bytes(trial.bytes),
+        "ratio": f"{study.dense_bytes / trial.bytes:.3g}x",
+        "ms/token": _milliseconds(latency(trial)),
+        "stored as": trial.plan.summary(),
+        MARKS: ", ".join(marks),
+    }
+
+
+def _dense_row(study: StudyRecord) -> dict[str, str]:
+    report = study.dense_report
+    known = {
+        "plan": "dense",
+        "perplexity": f"{report.perplexity:.4g}",
+        "size": format_bytes(study.dense_bytes),
+        "ratio": "1x",
+        "ms/token": _milliseconds(report.latency_ms or study.dense_selection.latency_ms),
+    }
+    return {name: known.get(name, "") for name in COLUMNS}
+
+
+def _milliseconds(time: float | None) -> str:
+    return "" if time is None else f"{time:.3g}"
