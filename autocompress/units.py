@@ -89,9 +89,8 @@ def _parse_memory(text: str) -> dict[str, float]:
     if unit in ("x", "X", "%"):
         share = number / 100 if unit == "%" else 1 / number
         if share > 1:
-            raise ConfigurationError(
-                "--budget asks for a model larger than the dense one", got=repr(text), wanted="at least 1x, or at most 100%"
-            )
+            what = "--budget asks for a model larger than the dense one"
+            raise ConfigurationError(what, got=repr(text), wanted="at least 1x, or at most 100%")
         return {"memory_share": share}
     factor = _UNITS_BY_LOWER_CASE.get(unit.lower())
     if factor is None:
@@ -106,6 +105,30 @@ def _parse_latency(text: str) -> dict[str, float]:
     if unit.lower() in ("ms", "s"):
         return {"latency_ms": number * (1000 if unit.lower() == "s" else 1)}
     raise ConfigurationError("--latency has an unknown unit", got=repr(text), wanted=LATENCY_FORMS)
+
+
+_DURATION_PART = re.compile(r"([0-9]*\.?[0-9]+)\s*([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str) -> float:
+    """Read ``90s``, ``10m``, ``1h30m`` or a plain number of seconds.
+
+    Raises:
+        ConfigurationError: anything else, or no time at all.
+    """
+    compact = text.strip().lower()
+    parts = _DURATION_PART.findall(compact)
+    rest = _DURATION_PART.sub("", compact).strip()
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if not parts:
+        try:
+            seconds, rest = float(compact), ""
+        except ValueError:
+            rest = compact
+    if rest or not 0 < seconds < math.inf:
+        raise ConfigurationError("--time is not understood", got=repr(text), wanted="a time such as 90s, 10m or 1h30m")
+    return seconds
 
 
 def format_bytes(count: float) -> str:

@@ -60,8 +60,10 @@ class StudyRecord:
         limits: the budget in bytes and milliseconds.
         specs: the compressible matrices.
         skipped: modules left as they are, with the reason.
-        dense_bytes: bytes of the dense model's tensors as loaded; ``dense_bf16_bytes`` the same at two bytes an element.
-        dense_selection: measurement of the dense model on the selection text; ``dense_report`` on the report text.
+        dense_bytes: bytes of the dense model's tensors as loaded.
+        dense_bf16_bytes: the same at two bytes an element.
+        dense_selection: measurement of the dense model on the selection text.
+        dense_report: the same on the report text.
         trials: in order of their numbers.
     """
 

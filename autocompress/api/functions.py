@@ -1,0 +1,126 @@
+"""The functions of the Python API, with the words of the command line."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from autocompress.api.profiling import Profile, make_profile
+from autocompress.api.searching import Destination, SearchSettings, resume_search, run_search
+from autocompress.api.session import TextSettings
+from autocompress.progress import SILENT, Progress
+from autocompress.search.study import StudyRecord
+from autocompress.tracking.mlflow_mirror import MlflowMirror
+
+logger = logging.getLogger(__name__)
+
+
+def search(
+    model: str | None = None,
+    budget: str | None = None,
+    latency: str | None = None,
+    *,
+    space: str = "default",
+    trials: int | None = None,
+    time: str | float | None = None,
+    sampler: str = "auto",
+    seed: int = 0,
+    data: str | None = None,
+    calibration_data: str | None = None,
+    selection_data: str | None = None,
+    report_data: str | None = None,
+    study: str | None = None,
+    resume: str | None = None,
+    runs_dir: str | Path = "runs",
+    storage: str | None = None,
+    track: bool = True,
+    tracking_uri: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    texts: TextSettings | None = None,
+    progress: Progress = SILENT,
+) -> StudyRecord:
+    """Search for the front of plans between quality, memory and latency, and return the study.
+
+    Args:
+        model: folder or hub name of a causal language model; the bundled one when left out.
+        budget: most bytes of the stored model: ``10x``, ``25%``, ``1.6MB``; no limit when left out.
+        latency: most time for one decoded token at batch 1: ``6ms``, or ``0.8x`` of the dense model's.
+        space: a search space by name, or the path of a YAML file.
+        trials: trials in all, hand-written plans included.
+        time: start no trial after so long: ``10m``, or seconds.
+        sampler: ``auto``, ``tpe``, ``nsga2``, ``gp`` or ``random``.
+        seed: of the calibration's labels and the sampler.
+        data: one source of text (a file, or ``hub/name:config:split``), cut into three disjoint parts.
+        calibration_data: source of the text that statistics are collected on.
+        selection_data: source of the text that trials are scored on.
+        report_data: source of the text that the final figures are measured on.
+        study: name of the study; made up from model and budget when left out. The same name and settings go on.
+        resume: name of a study to go on with, by its own settings; the other settings are then not looked at.
+        runs_dir: folder of run folders and of the cache.
+        storage: URL of Optuna's storage; a SQLite file in the run folder when left out.
+        track: mirror the study into MLflow.
+        tracking_uri: MLflow's store; what MLflow itself would choose when left out.
+        device: where the model runs.
+        dtype: type to load the model in; as stored when left out.
+        trust_remote_code: let code that comes with a hub model run.
+        texts: how many tokens of each text, instead of the four sources above.
+        progress: told how far things are.
+
+    Raises:
+        BudgetUnreachable: no plan can be as small as the budget.
+        AutocompressError: and those below it; the message is one paragraph that says what to do.
+    """
+    mirror = MlflowMirror(tracking_uri) if track else None
+    observers = [mirror] if mirror else []
+    try:
+        if resume is not None:
+            destination = Destination(resume, Path(runs_dir), storage)
+            return resume_search(destination, trials=trials, time=time, observers=observers, progress=progress)
+        settings = SearchSettings(
+            model,
+            budget,
+            latency,
+            space,
+            sampler,
+            seed,
+            device,
+            dtype,
+            trust_remote_code,
+            texts or TextSettings(data, calibration_data, selection_data, report_data),
+        )
+        destination = Destination(study, Path(runs_dir), storage)
+        return run_search(settings, destination, trials=trials, time=time, observers=observers, progress=progress)
+    finally:
+        for warning in mirror.close() if mirror else []:
+            progress.note(warning)
+            logger.warning(warning)
+
+
+def profile(
+    model: str | None = None,
+    *,
+    space: str = "default",
+    data: str | None = None,
+    calibration_data: str | None = None,
+    seed: int = 0,
+    runs_dir: str | Path = "runs",
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
+) -> Profile:
+    """Measure how sensitive each matrix of a model is to each option of a space; see ``search`` for the words."""
+    texts = TextSettings(data, calibration_data)
+    return make_profile(
+        model,
+        texts,
+        space,
+        Path(runs_dir),
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+        seed=seed,
+    )

@@ -1,0 +1,110 @@
+"""``autocompress.profile``: how sensitive each matrix is to each way of storing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autocompress.api.session import TextSettings, open_session, read_space
+from autocompress.calibration.menu import LayerMenu, Menu, Option
+from autocompress.progress import SILENT, Progress
+from autocompress.records import Skipped
+
+RATIOS = (4, 8, 10, 16)  # at which sensitivity is summed up
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every option of every matrix, with its bytes and predicted damage.
+
+    Attributes:
+        model: what was profiled.
+        space: the search space that the options are from.
+        menu: the options.
+        skipped: modules left as they are, with the reason.
+        calibration: the text that the statistics were collected on.
+        tokens: how many tokens of it.
+    """
+
+    model: str
+    space: str
+    menu: Menu
+    skipped: tuple[Skipped, ...]
+    calibration: str
+    tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON; damages in nats per token."""
+        return {
+            "model": self.model,
+            "space": self.space,
+            "calibration": self.calibration,
+            "tokens": self.tokens,
+            "layers": [_layer_to_dict(layer) for layer in self.menu.layers],
+            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
+        }
+
+
+def best_at(layer: LayerMenu, ratio: float) -> Option | None:
+    """The option with the least predicted damage among those that store the matrix in 1/ratio of its bytes."""
+    keep = max(option.bytes for option in layer.options)
+    dense = max(keep, layer.spec.parameters * _ELEMENT_BYTES.get(layer.spec.dtype, 4))
+    fitting = [option for option in layer.options if option.bytes * ratio <= dense]
+    return min(fitting, key=lambda option: option.damage, default=None)
+
+
+_ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+
+
+def _layer_to_dict(layer: LayerMenu) -> dict[str, Any]:
+    spec = layer.spec
+    at = {f"{ratio}x": best_at(layer, ratio) for ratio in RATIOS}
+    return {
+        "name": spec.name,
+        "role": spec.role.value,
+        "depth": spec.depth,
+        "shape": list(spec.shape),
+        "tied": list(spec.tied),
+        "damage": {ratio: None if option is None else option.damage for ratio, option in at.items()},
+        "options": [
+            option.method.to_dict()
+            | {"bytes": option.bytes, "damage": option.damage, "cosine": option.cosine, "label": str(option.method)}
+            for option in layer.options
+        ],
+    }
+
+
+def make_profile(
+    model: str | None,
+    texts: TextSettings,
+    space_name: str,
+    runs_dir: Path,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
+    seed: int = 0,
+) -> Profile:
+    """Calibrate a model and fit every option of a space; what the cache knows is not computed again."""
+    session = open_session(
+        model,
+        texts,
+        runs_dir,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+        seed=seed,
+    )
+    space = read_space(space_name)
+    space.check(session.workbench.inventory.layers)
+    return Profile(
+        session.loaded.source,
+        space.name,
+        session.menu(space),
+        session.workbench.inventory.skipped,
+        session.texts.names["calibration"],
+        len(session.calibration_ids),
+    )

@@ -1,0 +1,233 @@
+"""``autocompress.search``: from a model and a budget to a study with its front."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autocompress.api.session import Session, TextSettings, open_session, read_space
+from autocompress.errors import ConfigurationError, StudyError
+from autocompress.evaluation.latency import Latency
+from autocompress.progress import SILENT, Progress
+from autocompress.search.driver import Observer, Search
+from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.knob_sampler import SAMPLERS
+from autocompress.search.reach import check_reachable
+from autocompress.search.space import Space
+from autocompress.search.study import StudyRecord
+from autocompress.search.study_store import (
+    create_study,
+    default_storage,
+    existing_study,
+    find_study,
+    read_study,
+    to_record,
+    touch,
+)
+from autocompress.units import Budget, parse_duration
+
+DEFAULT_TRIALS = 48
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What determines the trials of a study; the same words as the options of ``autocompress search``."""
+
+    model: str | None = None
+    budget: str | None = None
+    latency: str | None = None
+    space: str = "default"
+    sampler: str = "auto"
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str | None = None
+    trust_remote_code: bool = False
+    texts: TextSettings = field(default_factory=TextSettings)
+
+    @classmethod
+    def of_study(cls, record: StudyRecord) -> SearchSettings:
+        """The settings that a study was started with."""
+        arguments = dict(record.settings["arguments"])
+        return cls(**arguments | {"texts": TextSettings(**arguments["texts"])})
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a study is kept.
+
+    Attributes:
+        study: its name; made up from model and budget when left out.
+        runs_dir: folder of run folders.
+        storage: URL of Optuna's storage; a SQLite file in the run folder when left out.
+    """
+
+    study: str | None = None
+    runs_dir: Path = Path("runs")
+    storage: str | None = None
+
+    def url(self, name: str) -> str:
+        """URL of the storage of a study."""
+        return self.storage or default_storage(self.runs_dir / name)
+
+
+def run_search(
+    settings: SearchSettings,
+    destination: Destination,
+    *,
+    trials: int | None = None,
+    time: str | float | None = None,
+    observers: Sequence[Observer] = (),
+    progress: Progress = SILENT,
+) -> StudyRecord:
+    """Search, or go on with the study of that name and those settings.
+
+    Raises:
+        BudgetUnreachable: no plan can be as small as the budget, said before anything is computed.
+        ConfigurationError: a setting, text, model, space or study that cannot be used.
+    """
+    trials = DEFAULT_TRIALS if trials is None else trials
+    seconds = parse_duration(time) if isinstance(time, str) else time
+    budget = _check(settings, trials, seconds)
+    session = open_session(
+        settings.model,
+        settings.texts,
+        destination.runs_dir,
+        device=settings.device,
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        progress=progress,
+        seed=settings.seed,
+    )
+    space = read_space(settings.space)
+    space.check(session.workbench.inventory.layers)
+    identity = _identity(settings, session, space)
+    name, study = _choose_study(settings, destination, identity)
+    if study is None:
+        check_reachable(
+            space, session.workbench.inventory, budget.limits(session.workbench.inventory.dense_bytes, 1.0).memory_bytes
+        )
+    with progress.task("Measuring the dense model"):
+        selection, report = session.scored_text("selection"), session.scored_text("report")
+        known = None if study is None else _dense_latency(to_record(study, destination.runs_dir / name))
+        evaluator = Evaluator(session.workbench, session.build, known)
+        if study is None:
+            header = _header(name, destination, session, evaluator, selection, report, identity, settings, budget)
+            study = create_study(header, destination.url(name))
+            progress.note(f"Study {name} in {header.folder}; stop it at any time, the same command goes on with it.")
+        else:
+            touch(destination.runs_dir / name, name, destination.url(name))
+            progress.note(f"Going on with study {name}.")
+    menu = session.menu(space)
+    groups = tuple(tuple(spec.name for spec in tied) for tied in space.tied(session.workbench.inventory.layers))
+    folder = destination.runs_dir / name
+    search = Search(study, folder, evaluator, menu, groups, selection, report, observers, progress)
+    return search.run(trials, seconds, sampler=settings.sampler, seed=settings.seed)
+
+
+def resume_search(
+    destination: Destination,
+    *,
+    trials: int | None = None,
+    time: str | float | None = None,
+    observers: Sequence[Observer] = (),
+    progress: Progress = SILENT,
+) -> StudyRecord:
+    """Go on with a study, with the settings it was started with; ``destination.study`` names it, else the latest."""
+    name, url, _folder = find_study(destination.study, destination.runs_dir, destination.storage)
+    record = read_study(name, destination.runs_dir, url)
+    return run_search(
+        SearchSettings.of_study(record),
+        replace(destination, study=name, storage=url),
+        trials=trials or record.settings.get("trials"),
+        time=time,
+        observers=observers,
+        progress=progress,
+    )
+
+
+def _check(settings: SearchSettings, trials: int, seconds: float | None) -> Budget:
+    budget = Budget.parse(settings.budget, settings.latency)
+    if settings.sampler not in SAMPLERS:
+        raise ConfigurationError("unknown sampler", got=repr(settings.sampler), wanted=", ".join(SAMPLERS))
+    if trials < 1:
+        raise ConfigurationError("--trials is too low", got=trials, wanted="at least 1")
+    if seconds is not None and seconds <= 0:
+        raise ConfigurationError("--time is too short", got=seconds, wanted="more than 0 seconds")
+    return budget
+
+
+def _identity(settings: SearchSettings, session: Session, space: Space) -> dict[str, Any]:
+    plain = {name: getattr(settings, name) for name in ("budget", "latency", "sampler", "seed", "device")}
+    return session.identity() | plain | {"space": space.name, "space_content": repr(space)}
+
+
+def _choose_study(settings: SearchSettings, destination: Destination, identity: dict[str, Any]) -> tuple[str, Any]:
+    """Find the study to go on with, or a name for a new one (then the study is ``None``)."""
+    named = destination.study
+    base = named or _default_name(settings)
+    number = 1
+    while True:
+        name = base if number == 1 else f"{base}-{number}"
+        study = existing_study(name, destination.url(name))
+        if study is None:
+            return name, None
+        found = to_record(study, destination.runs_dir / name).settings.get("identity", {})
+        differing = sorted(key for key in {*identity, *found} if identity.get(key) != found.get(key))
+        if not differing:
+            return name, study
+        if named is not None:
+            key = differing[0]
+            raise StudyError(
+                f"the study {name!r} exists and was made with other settings ({', '.join(differing)})",
+                got=f"{key} = {identity.get(key)}",
+                wanted=f"{key} = {found.get(key)}",
+                hint=f"Go on with it by --resume {name}, or name another with --study.",
+            )
+        number += 1
+
+
+def _default_name(settings: SearchSettings) -> str:
+    """Make up a readable name: model and budget."""
+    model = Path(settings.model).name if settings.model else "demo"
+    parts = [model, settings.budget, settings.latency, "front" if not (settings.budget or settings.latency) else None]
+    text = "-".join(part for part in parts if part)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("%", "pct")).strip("-.").lower() or "study"
+
+
+def _header(
+    name: str,
+    destination: Destination,
+    session: Session,
+    evaluator: Evaluator,
+    selection: ScoredText,
+    report: ScoredText,
+    identity: dict[str, Any],
+    settings: SearchSettings,
+    budget: Budget,
+) -> StudyRecord:
+    inventory = session.workbench.inventory
+    return StudyRecord(
+        name=name,
+        folder=destination.runs_dir / name,
+        model=session.loaded.source,
+        fingerprint=session.loaded.fingerprint,
+        settings={"identity": identity, "arguments": asdict(settings)} | identity,
+        limits=budget.limits(inventory.dense_bytes, evaluator.dense_latency.median_ms),
+        specs=inventory.layers,
+        skipped=inventory.skipped,
+        dense_bytes=inventory.dense_bytes,
+        dense_bf16_bytes=inventory.bf16_bytes,
+        dense_selection=evaluator.dense(selection),
+        dense_report=evaluator.dense(report),
+        trials=(),
+    )
+
+
+def _dense_latency(record: StudyRecord) -> Latency | None:
+    measured = record.dense_selection
+    if measured.latency_ms is None or measured.latency_spread_ms is None:
+        return None
+    return Latency(measured.latency_ms, measured.latency_spread_ms)

@@ -1,0 +1,199 @@
+"""A loaded model with its texts, its statistics and the cache: what search, profile, compress and export start from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.calibration.cache import Cache, content_key, tensor_key
+from autocompress.calibration.menu import Menu, build_menu
+from autocompress.calibration.statistics import collect_statistics, from_tensors, to_tensors
+from autocompress.config.space_file import load_space
+from autocompress.errors import ModelError
+from autocompress.evaluation.corpus import Texts, load_texts, token_ids
+from autocompress.evaluation.scoring import Teacher
+from autocompress.evaluation.windows import Windows, context_length
+from autocompress.layers.base import CompressedMatrix
+from autocompress.methods.base import Method
+from autocompress.numerics.metric import Metric
+from autocompress.progress import SILENT, Progress
+from autocompress.search.evaluator import ScoredText
+from autocompress.search.space import Space
+from autocompress.surgery.loading import LoadedModel, is_exported, load_model
+from autocompress.surgery.workbench import Workbench
+
+STATISTICS_VERSION = 1  # raise it when what is collected changes
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Which texts to use, and how many tokens of each.
+
+    Attributes:
+        data: one source, cut into three disjoint parts; the bundled texts when nothing is named.
+        calibration_data: source of the text that statistics are collected on.
+        selection_data: source of the text that trials are scored on.
+        report_data: source of the text that the final figures are measured on.
+        calibration_tokens: tokens of each, from the start of the text.
+        selection_tokens: see ``calibration_tokens``.
+        report_tokens: see ``calibration_tokens``.
+        context: longest window, at most the model's context.
+    """
+
+    data: str | None = None
+    calibration_data: str | None = None
+    selection_data: str | None = None
+    report_data: str | None = None
+    calibration_tokens: int = 16_384
+    selection_tokens: int = 8_192
+    report_tokens: int = 32_768
+    context: int = 2_048
+
+
+class Session:
+    """A dense model, ready to be compressed.
+
+    Args:
+        loaded: the dense model.
+        settings: which texts to use.
+        cache: where statistics and built layers are kept.
+        progress: told how far things are.
+        seed: of the labels drawn for the gradients.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, settings: TextSettings, cache: Cache, progress: Progress = SILENT, *, seed: int = 0
+    ) -> None:
+        self.loaded, self.settings, self.cache, self.progress, self.seed = loaded, settings, cache, progress, seed
+        self.workbench = Workbench(loaded.model)
+        self.context = context_length(loaded.model, settings.context)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """The three texts; read once."""
+        names = ("data", "calibration_data", "selection_data", "report_data")
+        return load_texts(**{name: getattr(self.settings, name) for name in names})
+
+    @cached_property
+    def calibration_ids(self) -> Tensor:
+        """Tokens ``[n]`` to calibrate on."""
+        return self._ids(self.texts.calibration, self.settings.calibration_tokens, "calibration")
+
+    @cached_property
+    def selection_ids(self) -> Tensor:
+        """Tokens ``[n]`` to select on."""
+        return self._ids(self.texts.selection, self.settings.selection_tokens, "selection")
+
+    @cached_property
+    def report_ids(self) -> Tensor:
+        """Tokens ``[n]`` to report on."""
+        return self._ids(self.texts.report, self.settings.report_tokens, "report")
+
+    def _ids(self, text: str, limit: int, name: str) -> Tensor:
+        label = f"the {name} text {self.texts.names[name]}"
+        return token_ids(text, self.loaded.tokenizer, limit=limit, name=label)
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """Metric of every matrix, from the cache or by one pass over the calibration text."""
+        parts = (self.loaded.fingerprint, tensor_key(self.calibration_ids), self.context, self.seed, STATISTICS_VERSION)
+        key = content_key(*parts, str(next(self.loaded.model.parameters()).dtype))
+        kept = self.cache.tensors("statistics", key)
+        if kept is not None:
+            return from_tensors(kept)
+        batches = (window[None] for window in Windows(self.calibration_ids, self.context))
+        with self.progress.task("Calibrating (tokens)", len(self.calibration_ids)) as advance:
+            metrics = collect_statistics(
+                self.loaded.model, self.workbench.inventory.layers, batches, seed=self.seed, advance=advance
+            )
+        _check_finite(metrics)
+        self.cache.keep_tensors("statistics", key, to_tensors(metrics))
+        return metrics
+
+    @cached_property
+    def builder(self) -> LayerBuilder:
+        """Builds layers in these metrics."""
+        return LayerBuilder(self.workbench, self.metrics, self.cache)
+
+    def build(self, name: str, method: Method) -> CompressedMatrix:
+        """Build a layer, or take it from the cache; calibrates first when that has not been done."""
+        return self.builder.build(name, method)
+
+    def menu(self, space: Space) -> Menu:
+        """Fit and judge every option of every layer, or read from the cache what is known of them."""
+        specs = self.workbench.inventory.layers
+        for notice in space.notices(specs):
+            self.progress.note(notice)
+        builder = self.builder
+        with self.progress.task("Fitting options (matrices)", len(specs)) as advance:
+            return build_menu(builder, space.options, specs, advance=lambda _name: advance(1))
+
+    def scored_text(self, name: str) -> ScoredText:
+        """A text to score on, by name (``selection`` or ``report``), with the dense model's predictions."""
+        windows = Windows(getattr(self, f"{name}_ids"), self.context)
+        return ScoredText(name, windows, Teacher.of(self.loaded.model, windows))
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the results, for the record and for telling studies apart."""
+        names = {f"{name}_text": self.texts.names[name] for name in ("calibration", "selection", "report")}
+        hashes = {
+            f"{name}_tokens_hash": tensor_key(getattr(self, f"{name}_ids"))
+            for name in ("calibration", "selection", "report")
+        }
+        return {
+            "model": self.loaded.source,
+            "fingerprint": self.loaded.fingerprint,
+            "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
+            "context": self.context,
+            **names,
+            **hashes,
+            "texts": asdict(self.settings),
+        }
+
+
+def open_session(
+    model: str | None,
+    settings: TextSettings,
+    runs_dir: Path,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
+    seed: int = 0,
+) -> Session:
+    """Load a dense model and make everything ready, as lazily as can be.
+
+    Raises:
+        ModelError: it cannot be loaded, is compressed already, is no causal language model, or has no matrices.
+    """
+    with progress.task(f"Loading {model or 'the bundled model'}"):
+        loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    if is_exported(loaded.model):
+        raise ModelError(
+            f"the model {loaded.source} is compressed already",
+            wanted="a dense model",
+            hint="Name the one it was made from.",
+        )
+    return Session(loaded, settings, Cache(runs_dir / "cache"), progress, seed=seed)
+
+
+def read_space(name_or_path: str) -> Space:
+    """Load a search space by the name of one that ships, or from a file."""
+    return load_space(name_or_path)
+
+
+def _check_finite(metrics: dict[str, Metric]) -> None:
+    for name, metric in metrics.items():
+        for term in metric.terms:
+            if not (torch.isfinite(term.rows).all() and torch.isfinite(term.columns).all()):
+                raise ModelError(
+                    f"layer {name}: its inputs or gradients on the calibration text are not finite numbers",
+                    hint="Check the checkpoint, or load it in a wider type with --dtype float32.",
+                )

@@ -1,0 +1,108 @@
+"""Builds compressed layers once, and hands them out from memory or from the cache afterwards."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from autocompress.calibration.cache import Cache, content_key, tensor_key
+from autocompress.layers.base import CompressedMatrix
+from autocompress.methods.base import MatrixProblem, Method
+from autocompress.methods.keep import Keep
+from autocompress.numerics.metric import Metric
+from autocompress.records import LayerSpec
+from autocompress.surgery.workbench import Workbench
+
+FIT_VERSION = 1  # raise it when a fit changes, so that layers built by an earlier version are not taken for new ones
+
+
+class LayerBuilder:
+    """Compressed layers of one model in one set of metrics, by layer name and method.
+
+    Args:
+        workbench: holds the dense model.
+        metrics: metric by layer name.
+        cache: where built layers are kept between processes.
+        memory_bytes: how much of what was built stays in memory; the oldest goes first.
+    """
+
+    def __init__(
+        self, workbench: Workbench, metrics: dict[str, Metric], cache: Cache, *, memory_bytes: int = 2 * 10**9
+    ) -> None:
+        self.workbench, self.metrics, self.cache = workbench, metrics, cache
+        self.memory_bytes = memory_bytes
+        self._built: OrderedDict[tuple[str, Method], CompressedMatrix] = OrderedDict()
+        self._held_bytes = 0
+        self._problem: MatrixProblem | None = None
+
+    @cached_property
+    def _content(self) -> dict[str, str]:
+        return {}
+
+    def problem(self, name: str) -> MatrixProblem:
+        """The matrix with its metric; the last one is remembered with what was factorised of it."""
+        if self._problem is None or self._problem.spec.name != name:
+            self._problem = self.workbench.problem(name, self.metrics.get(name))
+        return self._problem
+
+    def content_of(self, name: str) -> str:
+        """Hash of all that a fit of this layer depends on: weight, bias and metric."""
+        if name not in self._content:
+            problem = self.problem(name)
+            tensors: list[Tensor] = [problem.weight, *([] if problem.bias is None else [problem.bias])]
+            for term in problem.metric.terms:
+                tensors += [term.rows, term.columns]
+            self._content[name] = content_key([tensor_key(tensor) for tensor in tensors], FIT_VERSION)
+        return self._content[name]
+
+    def key(self, name: str, method: Method) -> str:
+        """Address of a built layer in the cache."""
+        return content_key(self.content_of(name), method.to_dict())
+
+    def fit(self, name: str, method: Method) -> CompressedMatrix:
+        """Build a layer afresh, keeping nothing."""
+        return method.build(self.problem(name))
+
+    def keep(self, name: str, method: Method, layer: CompressedMatrix) -> None:
+        """Keep a built layer in memory and in the cache."""
+        self.cache.keep_tensors("layers", self.key(name, method), layer.state_dict())
+        self._remember((name, method), layer)
+
+    def build(self, name: str, method: Method) -> CompressedMatrix:
+        """Return the layer, from memory, from the cache, or built and kept."""
+        known = self._built.get((name, method))
+        if known is not None:
+            self._built.move_to_end((name, method))
+            return known
+        tensors = self.cache.tensors("layers", self.key(name, method))
+        layer = None if tensors is None else self._from_tensors(self.workbench.inventory[name], method, tensors)
+        if layer is None:
+            layer = self.fit(name, method)
+            self.cache.keep_tensors("layers", self.key(name, method), layer.state_dict())
+        device = self.problem(name).weight.device if layer.state_dict() else torch.device("cpu")
+        layer = layer.to(device)
+        self._remember((name, method), layer)
+        return layer
+
+    @staticmethod
+    def _from_tensors(spec: LayerSpec, method: Method, tensors: dict[str, Tensor]) -> CompressedMatrix:
+        with torch.device("meta"):
+            layer = method.skeleton(spec)
+        layer.load_state_dict(tensors, assign=True)
+        return layer.requires_grad_(False)
+
+    def _remember(self, key: tuple[str, Method], layer: CompressedMatrix) -> None:
+        if key in self._built or isinstance(key[1], Keep):
+            return
+        self._built[key] = layer
+        self._held_bytes += _size(layer)
+        while self._held_bytes > self.memory_bytes and len(self._built) > 1:
+            _, oldest = self._built.popitem(last=False)
+            self._held_bytes -= _size(oldest)
+
+
+def _size(layer: CompressedMatrix) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in layer.state_dict().values())

@@ -1,0 +1,113 @@
+"""Content-addressed store of what is computed once: statistics, built layers, and what was learned of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autocompress.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+
+def content_key(*parts: object) -> str:
+    """Hash of plain values: the address of what is computed from them."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def tensor_key(tensor: Tensor) -> str:
+    """Hash of a tensor's shape, type and bytes."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    if flat.numel():  # viewing an empty tensor as bytes is refused
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:24]
+
+
+class Cache:
+    """Files under one folder, named by what they hold. Entries are written whole or not at all.
+
+    An entry that cannot be read is removed with a warning, and computed again.
+
+    Args:
+        root: the folder; made when missing.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"the cache folder {root} cannot be made: {error.strerror}",
+                hint="Name a folder you may write to with --runs-dir.",
+            ) from error
+
+    def tensors(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """Return the tensors kept under a key, memory-mapped, or ``None``."""
+        path = self.root / kind / f"{key}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            self._discard(path, error)
+            return None
+
+    def keep_tensors(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors under a key."""
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        self._write(self.root / kind / f"{key}.safetensors", lambda path: save_file(contiguous, path))
+
+    def record(self, kind: str, key: str) -> Any:
+        """Return the JSON value kept under a key, or ``None``."""
+        path = self.root / kind / f"{key}.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except (ValueError, OSError) as error:
+            self._discard(path, error)
+            return None
+
+    def keep_record(self, kind: str, key: str, value: object) -> None:
+        """Keep a JSON value under a key."""
+        self._write(self.root / kind / f"{key}.json", lambda path: path.write_text(json.dumps(value)))
+
+    @staticmethod
+    def _discard(path: Path, error: Exception) -> None:
+        logger.warning("the cache entry %s cannot be read (%s); it is computed again", path, error)
+        path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _write(path: Path, write: Callable[[Path], object]) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+            os.close(handle)
+            temporary = Path(name)
+            try:
+                write(temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"the cache file {path} cannot be written: {error}",
+                hint="Free some space or name another folder with --runs-dir; what is finished is kept.",
+            ) from error

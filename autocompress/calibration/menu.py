@@ -1,0 +1,153 @@
+"""The menu: per layer the options worth considering, with their bytes and the damage they are predicted to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.layers.base import CompressedMatrix
+from autocompress.methods.base import MatrixProblem, Method, stored_tensors
+from autocompress.methods.keep import Keep
+from autocompress.numerics.metric import apply_gram
+from autocompress.records import Kind, LayerSpec
+
+HEADER_ENTRY_BYTES = 100  # a tensor's type, shape and offsets as JSON, beside its name
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well one method stores one matrix.
+
+    Attributes:
+        damage: predicted rise of the loss, nats per token.
+        cosine: cosine between the outputs of the dense and of the compressed layer over the calibration text.
+    """
+
+    damage: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Option:
+    """One method for one layer.
+
+    Attributes:
+        method: the method.
+        bytes: exact bytes of the tensors it stores.
+        file_bytes: the same with the entries in the file's header.
+        damage: predicted rise of the loss, nats per token.
+        cosine: agreement of the outputs.
+    """
+
+    method: Method
+    bytes: int
+    file_bytes: int
+    damage: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class LayerMenu:
+    """All options of one layer, by rising bytes."""
+
+    spec: LayerSpec
+    options: tuple[Option, ...]
+
+    @property
+    def undominated(self) -> tuple[Option, ...]:
+        """Options that no other beats in both bytes and damage, by rising bytes and falling damage."""
+        kept: list[Option] = []
+        for option in sorted(self.options, key=lambda o: (o.file_bytes, o.damage)):
+            if not kept or option.damage < kept[-1].damage:
+                kept.append(option)
+        return tuple(kept)
+
+
+@dataclass(frozen=True)
+class Menu:
+    """The menus of all layers, in the order of the model."""
+
+    layers: tuple[LayerMenu, ...]
+
+    def __getitem__(self, name: str) -> LayerMenu:
+        return next(layer for layer in self.layers if layer.spec.name == name)
+
+    @property
+    def options(self) -> int:
+        """Number of options over all layers."""
+        return sum(len(layer.options) for layer in self.layers)
+
+
+def build_menu(
+    builder: LayerBuilder,
+    options_of: Callable[[LayerSpec], Sequence[Method]],
+    specs: Iterable[LayerSpec],
+    *,
+    advance: Callable[[str], None] = lambda _name: None,
+) -> Menu:
+    """Fit every option of every layer, keeping the built layers that are worth keeping and the figures of all.
+
+    One layer is worked on at a time: memory is the model plus one layer's options. What the cache already knows is
+    not fitted again.
+
+    Args:
+        builder: builds and keeps layers.
+        options_of: the methods to consider for a layer.
+        specs: the layers.
+        advance: called with a layer's name when it is done.
+    """
+    layers = []
+    for spec in specs:
+        layers.append(_layer_menu(builder, spec, options_of(spec)))
+        advance(spec.name)
+    return Menu(tuple(layers))
+
+
+def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method]) -> LayerMenu:
+    known = builder.cache.record("fits", builder.content_of(spec.name)) or {}
+    fresh: dict[Method, CompressedMatrix] = {}
+    options = []
+    for method in methods:
+        address = builder.key(spec.name, method)
+        if address not in known:
+            if isinstance(method, Keep):
+                fit = Fit(damage=0.0, cosine=1.0)
+            else:
+                fresh[method] = builder.fit(spec.name, method)
+                fit = judge(builder.problem(spec.name), fresh[method])
+            known[address] = asdict(fit)
+        options.append(Option(method, method.cost(spec), file_bytes(method, spec), **known[address]))
+    menu = LayerMenu(spec, tuple(sorted(options, key=lambda option: (option.bytes, option.damage))))
+    for option in menu.undominated:
+        if option.method in fresh:
+            builder.keep(spec.name, option.method, fresh[option.method])
+    builder.cache.keep_record("fits", builder.content_of(spec.name), known)
+    return menu
+
+
+def judge(problem: MatrixProblem, layer: CompressedMatrix) -> Fit:
+    """Predict the damage of a built layer, and compare its outputs with the dense layer's."""
+    dense = problem.weight32
+    compressed = layer.to_dense().to(dense.device)
+    return Fit(problem.metric.damage(compressed - dense), output_cosine(problem, dense, compressed))
+
+
+def output_cosine(problem: MatrixProblem, dense: Tensor, compressed: Tensor) -> float:
+    """Cosine of ``W x`` and ``W' x`` over the calibration inputs, from the Gram matrix alone."""
+    term = problem.metric.terms[0]
+    lookup = problem.spec.kind is Kind.EMBEDDING
+    gram = term.rows if lookup else term.columns
+    a, b = (dense, compressed) if lookup else (dense.T, compressed.T)
+    weighted_a, weighted_b = apply_gram(gram.to(a), a), apply_gram(gram.to(b), b)
+    norm = torch.sqrt((weighted_a * a).sum() * (weighted_b * b).sum())
+    return float((weighted_a * b).sum() / norm) if float(norm) > 0 else 1.0
+
+
+def file_bytes(method: Method, spec: LayerSpec) -> int:
+    """Bytes that a matrix takes in the file: its tensors, and a bound on their entries in the safetensors header."""
+    stored = stored_tensors(method, spec)
+    return sum(size + len(f"{spec.name}.{name}") + HEADER_ENTRY_BYTES for name, size in stored)

@@ -1,0 +1,179 @@
+"""One pass over the calibration text: the Gram matrices of inputs and output gradients of every matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.numerics.metric import FULL_GRAM_LIMIT, Curvature, Metric
+from autocompress.records import Kind, LayerSpec
+
+
+@dataclass
+class GramSum:
+    """A Gram matrix while it is being summed, in fp32 or wider.
+
+    Args:
+        size: n.
+        diagonal: keep only the diagonal ``[n]``; else the whole ``[n, n]``.
+    """
+
+    size: int
+    diagonal: bool
+    total: Tensor | None = None
+    vectors: int = 0
+
+    def add(self, batch: Tensor) -> None:
+        """Add ``batch [..., n]``: the sum over its vectors of ``v v^T``."""
+        vectors = batch.detach().reshape(-1, self.size).float()
+        part = vectors.square().sum(0) if self.diagonal else vectors.T @ vectors
+        self.total = part if self.total is None else self.total.add_(part)
+        self.vectors += len(vectors)
+
+    def add_counts(self, ids: Tensor) -> None:
+        """Add one-hot vectors given by their indices: the diagonal is how often each occurs."""
+        part = torch.bincount(ids.detach().reshape(-1), minlength=self.size).float()
+        self.total = part if self.total is None else self.total.add_(part)
+        self.vectors += ids.numel()
+
+    def mean(self, count: int) -> Tensor:
+        """Return the sum over ``count``; zeros when the matrix was never used."""
+        if self.total is None:
+            return torch.zeros(self.size if self.diagonal else (self.size, self.size))
+        return self.total.cpu() / max(count, 1)
+
+
+class Use:
+    """One place where a matrix is used: the sums of its two Gram matrices, fed by hooks.
+
+    For a linear use the inputs give the columns and the output gradients the rows; for a lookup the token counts
+    give the rows and the gradients the columns.
+    """
+
+    def __init__(self, spec: LayerSpec, module: nn.Module, *, lookup: bool) -> None:
+        self.module, self.lookup = module, lookup
+        wide_rows = spec.kind is Kind.EMBEDDING or spec.out_features > FULL_GRAM_LIMIT
+        self.inputs = GramSum(spec.out_features, True) if lookup else self._sum(spec.in_features)
+        self.gradients = self._sum(spec.in_features) if lookup else GramSum(spec.out_features, wide_rows)
+
+    @staticmethod
+    def _sum(size: int) -> GramSum:
+        return GramSum(size, diagonal=size > FULL_GRAM_LIMIT)
+
+    def watch(self) -> list[Any]:
+        """Hook the module; the handles remove the hooks."""
+
+        def forward(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            self.inputs.add_counts(args[0]) if self.lookup else self.inputs.add(args[0])
+            if output.requires_grad:
+                output.register_hook(self.gradients.add)
+
+        return [self.module.register_forward_hook(forward)]
+
+    def curvature(self, tokens: int) -> Curvature:
+        """Means over what was seen; gradients over all tokens, so that a matrix used twice a token counts twice."""
+        inputs = self.inputs.mean(self.inputs.vectors)
+        gradients = self.gradients.mean(tokens)
+        if self.gradients.vectors == 0 and self.inputs.vectors:  # a model without a loss: every output counts the same
+            gradients = torch.ones(self.gradients.size)
+        return Curvature(rows=inputs, columns=gradients) if self.lookup else Curvature(rows=gradients, columns=inputs)
+
+
+def uses_of(model: nn.Module, spec: LayerSpec) -> list[Use]:
+    """Find the places where a matrix is used: its own module, and those tied to it."""
+    own = Use(spec, model.get_submodule(spec.name), lookup=spec.kind is Kind.EMBEDDING)
+    return [own, *(Use(spec, model.get_submodule(name), lookup=False) for name in spec.tied)]
+
+
+def collect_statistics(
+    model: nn.Module,
+    specs: Iterable[LayerSpec],
+    batches: Iterable[Tensor],
+    *,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda _tokens: None,
+) -> dict[str, Metric]:
+    """Collect the metric of every matrix in one pass.
+
+    The gradients are those of the log-likelihood of labels drawn from the model's own predictions, so that their
+    Gram matrix is that of the Fisher information, whose quadratic form predicts the KL divergence (Martens and Grosse
+    2015, section 2; the labels of the text would give the empirical Fisher instead).
+
+    Args:
+        model: in evaluation mode; its weights are not touched.
+        specs: the matrices to watch.
+        batches: token ids ``[batch, length]``.
+        seed: of the drawn labels.
+        advance: called with the number of tokens done, for progress.
+    """
+    uses = {spec.name: uses_of(model, spec) for spec in specs}
+    handles = [handle for places in uses.values() for use in places for handle in use.watch()]
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    tokens = 0
+    try:
+        with _gradients_from_the_embedding(model):
+            for ids in batches:
+                _accumulate(model, ids.to(device), generator)
+                tokens += ids.numel()
+                advance(ids.numel())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: Metric(tuple(use.curvature(tokens) for use in places)) for name, places in uses.items()}
+
+
+@contextmanager
+def _gradients_from_the_embedding(model: nn.Module) -> Iterator[None]:
+    """Let gradients flow to every activation while no parameter gathers one: the first activations are made leaves."""
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    handle = None
+    for parameter, _ in required:
+        parameter.requires_grad_(False)
+    if isinstance(embedding, nn.Module):
+        # First in line, so that the hooks of the statistics see an output that asks for gradients.
+        handle = embedding.register_forward_hook(
+            lambda _module, _args, output: output.detach().requires_grad_(), prepend=True
+        )
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+        for parameter, flag in required:
+            parameter.requires_grad_(flag)
+
+
+def _accumulate(model: nn.Module, ids: Tensor, generator: torch.Generator) -> None:
+    logits = getattr(model(input_ids=ids), "logits", None)
+    if logits is None or not logits.requires_grad:
+        return
+    flat = logits.float().reshape(-1, logits.shape[-1])
+    with torch.no_grad():
+        labels = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=generator)[:, 0].to(flat.device)
+    nn.functional.cross_entropy(flat, labels, reduction="sum").backward()
+
+
+def to_tensors(metrics: dict[str, Metric]) -> dict[str, Tensor]:
+    """Flatten metrics for the cache: ``<layer>|<term>|rows`` and ``...|columns``."""
+    return {
+        f"{name}|{index}|{side}": getattr(term, side)
+        for name, metric in metrics.items()
+        for index, term in enumerate(metric.terms)
+        for side in ("rows", "columns")
+    }
+
+
+def from_tensors(tensors: dict[str, Tensor]) -> dict[str, Metric]:
+    """Read what ``to_tensors`` wrote."""
+    terms: dict[str, dict[int, dict[str, Tensor]]] = {}
+    for key, tensor in tensors.items():
+        name, index, side = key.rsplit("|", 2)
+        terms.setdefault(name, {}).setdefault(int(index), {})[side] = tensor
+    return {name: Metric(tuple(Curvature(**sides[i]) for i in sorted(sides))) for name, sides in terms.items()}

@@ -1,0 +1,103 @@
+"""``autocompress profile``: which matrices are sensitive, and to what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
+from autocompress.cli.search import DATA_HELP
+
+if TYPE_CHECKING:
+    from autocompress.api.profiling import Profile
+
+
+def profile(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder or hub name of a causal language model; else the bundled one.")
+    ] = None,
+    space: Annotated[str, typer.Option("--space", help="Which options to try: a search space.")] = "default",
+    data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
+    calibration_data: Annotated[
+        str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the labels that the calibration draws.")] = 0,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the cache.")] = Path("runs"),
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Where the plot goes.", show_default="profile.html of the runs")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Device, as torch names it.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the stored type when left out.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every option.")] = False,
+) -> None:
+    r"""Measure how sensitive each matrix is, by role and depth.
+
+    \b
+    autocompress profile
+    autocompress profile ./my-model --data my-text.txt --html sensitivity.html
+
+    Damage is the predicted rise of the loss in nats per token, the least of the options that store the matrix
+    in so many times fewer bytes. A later search on the same model and text starts from what is measured here.
+    """
+    quieten_libraries()
+    from autocompress.api.functions import profile as run
+    from autocompress.api.profile_plot import write_profile_html
+
+    result = run(
+        model,
+        space=space,
+        data=data,
+        calibration_data=calibration_data,
+        seed=seed,
+        runs_dir=runs_dir,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        progress=ConsoleProgress(),
+    )
+    path = write_profile_html(result, html or runs_dir / "profile.html")
+    if as_json:
+        print_json(result.to_dict() | {"html": str(path)})
+    else:
+        _print_table(result)
+    log.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+def _print_table(profile: Profile) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from autocompress.api.profiling import RATIOS, best_at
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Sensitivity of {profile.model}, nats per token")
+    table.title_justify = "left"
+    for name in ("layer", "role", "block", "shape"):
+        table.add_column(name, no_wrap=True)
+    for ratio in RATIOS:
+        table.add_column(f"at {ratio}x", justify="right", no_wrap=True)
+    table.add_column(f"best at {RATIOS[-2]}x", no_wrap=True)
+    table.add_column("cosine", justify="right")
+    for layer in profile.menu.layers:
+        spec = layer.spec
+        options = [best_at(layer, ratio) for ratio in RATIOS]
+        best = options[-2]
+        table.add_row(
+            spec.name + (" (tied)" if spec.tied else ""),
+            spec.role.value,
+            "" if spec.depth is None else str(spec.depth),
+            f"{spec.out_features}x{spec.in_features}",
+            *("" if option is None else f"{option.damage:.1e}" for option in options),
+            "" if best is None else str(best.method),
+            "" if best is None else f"{best.cosine:.4f}",
+        )
+    target = console if console.is_terminal else type(console)(width=140, highlight=False)
+    target.print(table)
+    for skipped in profile.skipped:
+        target.print(f"left as it is: {skipped.name} ({skipped.reason})", markup=False, soft_wrap=True)

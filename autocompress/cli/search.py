@@ -1,0 +1,135 @@
+"""``autocompress search``: from a model and a budget to a front."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
+
+DATA_HELP = "A file or hub/name:config:split, cut into three parts; else the bundled texts."
+
+
+def search(
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Most bytes of the stored model: 10x, 25%, 1.6MB, 2GiB.")
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option("--latency", help="Most time for a decoded token at batch 1: 6ms, or 0.8x of dense.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Folder or hub name of a causal language model; else the bundled one.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
+    calibration_data: Annotated[
+        str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
+    ] = None,
+    selection_data: Annotated[
+        str | None, typer.Option("--selection-data", help="Source of the text that trials are scored on.")
+    ] = None,
+    report_data: Annotated[
+        str | None, typer.Option("--report-data", help="Source of the text for the final figures.")
+    ] = None,
+    space: Annotated[
+        str,
+        typer.Option(
+            "--space",
+            help="default, low_rank_only, quantize_only, attention_conservative, or a YAML file.",
+        ),
+    ] = "default",
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Trials in all, hand-written plans included.", show_default="48")
+    ] = None,
+    time: Annotated[str | None, typer.Option("--time", help="Start no trial after so long: 90s, 10m, 1h.")] = None,
+    sampler: Annotated[str, typer.Option("--sampler", help="auto, tpe, nsga2, gp or random.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the calibration's labels and the sampler.")] = 0,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Name of the study; made up from model and budget when left out.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with this study, by its own settings.", metavar="STUDY")
+    ] = None,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")] = Path("runs"),
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="URL of Optuna's storage; else SQLite in the run folder.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow's store or server; else MLflow's own default.")
+    ] = None,
+    track: Annotated[bool, typer.Option("--track/--no-track", help="Mirror the study into MLflow.")] = True,
+    device: Annotated[str, typer.Option("--device", help="Device, as torch names it.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the stored type when left out.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    r"""Search for the best plan under a budget, and for the whole front around it.
+
+    \b
+    autocompress search --budget 10x
+    autocompress search --model ./my-model --data my-text.txt --budget 25% --latency 0.8x
+    autocompress search --resume demo-10x --trials 100
+
+    Stop it at any time: the same command, or --resume, goes on with every finished trial kept.
+    Exits with 3 when no plan can meet the budget, and says what can be reached.
+    """
+    quieten_libraries()
+    from autocompress.api.functions import search as run
+    from autocompress.cli.front import location_options, write_plots
+    from autocompress.cli.front_table import next_command, print_front
+    from autocompress.search.front import front_to_dict
+    from autocompress.search.picking import best_or_none, pick
+
+    progress = ConsoleProgress()
+    record = run(
+        model,
+        budget,
+        latency,
+        space=space,
+        trials=trials,
+        time=time,
+        sampler=sampler,
+        seed=seed,
+        data=data,
+        calibration_data=calibration_data,
+        selection_data=selection_data,
+        report_data=report_data,
+        study=study,
+        resume=resume,
+        runs_dir=runs_dir,
+        storage=storage,
+        track=track,
+        tracking_uri=tracking_uri,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )
+    files = write_plots(record, None, None)
+    if as_json:
+        print_json(front_to_dict(record) | {name: str(path) for name, path in files.items()})
+    else:
+        print_front(record, console)
+    best = best_or_none(record)
+    if best is None:
+        pick(record, "best")  # says which limit was missed and by how much
+    if as_json:
+        return
+    options = location_options(runs_dir, storage)
+    console.print(
+        "\nNext:",
+        f"  {next_command(record, best, options=options)}",
+        f"  autocompress front {record.name} --pick knee{options}    other points of the front",
+        f"  open {files['html']}" if "html" in files else "",
+        f"  mlflow ui{'' if tracking_uri is None else f' --backend-store-uri {tracking_uri}'}    every trial"
+        if track
+        else "",
+        sep="\n",
+        markup=False,
+        soft_wrap=True,
+    )

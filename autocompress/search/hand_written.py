@@ -1,0 +1,71 @@
+"""The plans that a person would write by hand: one setting for every matrix. The search must beat them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from autocompress.errors import MethodError
+from autocompress.methods.base import Method
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.methods.quantize import Quantize
+from autocompress.methods.svd import Svd
+from autocompress.methods.tensor_train import TensorTrain
+from autocompress.numerics.shapes import balanced_modes
+from autocompress.records import LayerSpec
+
+UNIFORM_BITS = (8, 4, 3, 2)
+USUAL_GROUP = 64
+WHOLE_ROW = 0
+UNIFORM_SHARES = (0.5, 0.25)  # of the parameters, for the factorised plans
+RANK_STEP = 8
+
+
+def hand_written_plans(specs: Sequence[LayerSpec], budget_share: float | None = None) -> list[tuple[str, Plan]]:
+    """Make the labelled uniform plans: every bit width with the usual and the cheapest grouping, SVD, tensor train.
+
+    Factorised plans come at half and a quarter of the parameters, and as large as the budget (a share of the dense
+    bytes) allows, as a person would set their ranks.
+
+    Matrices that cannot take a setting (a group that does not divide the row, a matrix too small) fall back to
+    the nearest that they can take: whole rows, or kept.
+    """
+    plans: list[tuple[str, Plan]] = []
+    for bits in UNIFORM_BITS:
+        grouped = _uniform(specs, lambda spec, b=bits: _quantize(spec, b))  # type: ignore[misc]
+        plans.append((f"uniform {bits} bit, groups of {USUAL_GROUP}", grouped))
+        whole_rows = _uniform(specs, lambda _spec, b=bits: Quantize(b, WHOLE_ROW))  # type: ignore[misc]
+        plans.append((f"uniform {bits} bit, whole rows", whole_rows))
+    for share in sorted({*UNIFORM_SHARES, *([] if budget_share is None else [budget_share])}, reverse=True):
+        plans.append((f"uniform SVD, {share:.0%} of the parameters", _uniform(specs, lambda s, p=share: _svd(s, p))))
+        trains = _uniform(specs, lambda s, p=share: _tensor_train(s, p))
+        plans.append((f"uniform tensor train, {share:.0%} of the parameters", trains))
+    return plans
+
+
+def _uniform(specs: Sequence[LayerSpec], method_for: Callable[[LayerSpec], Method]) -> Plan:
+    methods: dict[str, Method] = {}
+    for spec in specs:
+        method = method_for(spec)
+        try:
+            method.check(spec)
+        except MethodError:
+            method = Keep()
+        methods[spec.name] = method
+    return Plan.of(methods)
+
+
+def _quantize(spec: LayerSpec, bits: int) -> Quantize:
+    return Quantize(bits, USUAL_GROUP if spec.in_features % USUAL_GROUP == 0 else WHOLE_ROW)
+
+
+def _svd(spec: LayerSpec, share: float) -> Svd:
+    rank = share * spec.parameters / (spec.out_features + spec.in_features)
+    return Svd(rank=max(1, int(rank) // RANK_STEP * RANK_STEP or int(rank)))
+
+
+def _tensor_train(spec: LayerSpec, share: float) -> Method:
+    out_modes, in_modes = balanced_modes(spec.out_features, 2), balanced_modes(spec.in_features, 2)
+    first, last = out_modes[0] * in_modes[0], out_modes[1] * in_modes[1]
+    rank = min(int(share * spec.parameters / (first + last)), first, last)
+    return TensorTrain(ranks=(max(rank, 1),), out_modes=out_modes, in_modes=in_modes)

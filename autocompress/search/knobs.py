@@ -1,0 +1,93 @@
+"""The dozen knobs above the exact allocation: what a study searches instead of hundreds of per-layer choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from autocompress.calibration.menu import LayerMenu, Option
+from autocompress.methods.keep import Keep
+from autocompress.methods.quantize import Quantize
+
+
+class Suggests(Protocol):
+    """The part of an Optuna trial that knobs need."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Propose a number."""
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """How the predicted damages are bent before the allocation adds them up.
+
+    The second-order prediction ranks small damage well and underestimates heavy damage, and damages are not
+    additive; the knobs are the corrections that measured trials may ask for.
+
+    Attributes:
+        share: bytes to spend, as a share of the limit.
+        exponent: damages are raised to it; above 1 spreads the damage evenly, below 1 concentrates it.
+        attention: multiplies damages in attention; ``mlp`` and ``embedding`` likewise.
+        mlp: see ``attention``.
+        embedding: see ``attention``.
+        slope: the last block's damages weigh ``4 ** slope`` times the middle's, the first block's the inverse.
+        factorised: multiplies damages of low-rank, tensor-train and Tucker forms.
+        two_bit: multiplies damages of 2-bit codes.
+    """
+
+    share: float = 1.0
+    exponent: float = 1.0
+    attention: float = 1.0
+    mlp: float = 1.0
+    embedding: float = 1.0
+    slope: float = 0.0
+    factorised: float = 1.0
+    two_bit: float = 1.0
+
+    @classmethod
+    def suggest(cls, trial: Suggests) -> Knobs:
+        """Ask a sampler for all knobs."""
+        return cls(
+            share=trial.suggest_float("share", 0.8, 1.0),
+            exponent=trial.suggest_float("exponent", 0.6, 1.6),
+            attention=trial.suggest_float("attention", 0.25, 4.0, log=True),
+            mlp=trial.suggest_float("mlp", 0.25, 4.0, log=True),
+            embedding=trial.suggest_float("embedding", 0.25, 4.0, log=True),
+            slope=trial.suggest_float("slope", -0.75, 0.75),
+            factorised=trial.suggest_float("factorised", 1.0, 64.0, log=True),
+            two_bit=trial.suggest_float("two_bit", 0.5, 4.0, log=True),
+        )
+
+    def scorer(self, blocks: int) -> Scorer:
+        """Make the score of an option, for a model of so many transformer blocks."""
+        return Scorer(self, blocks)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Score of an option under knobs: the allocation minimises its sum.
+
+    Attributes:
+        knobs: the corrections.
+        blocks: number of transformer blocks.
+    """
+
+    knobs: Knobs
+    blocks: int
+
+    def __call__(self, layer: LayerMenu, option: Option) -> float:
+        """Bend the predicted damage of an option for a layer."""
+        return self._weight(layer) * self._form(option) * float(option.damage**self.knobs.exponent)
+
+    def _weight(self, layer: LayerMenu) -> float:
+        weight: float = getattr(self.knobs, layer.spec.role.block, 1.0)
+        if layer.spec.depth is not None and self.blocks > 1:
+            position = 2 * layer.spec.depth / (self.blocks - 1) - 1  # -1 first block, 1 last
+            weight *= 4.0 ** (self.knobs.slope * position)
+        return weight
+
+    def _form(self, option: Option) -> float:
+        method = option.method
+        if isinstance(method, Quantize):
+            return self.knobs.two_bit if method.bits == 2 else 1.0
+        return 1.0 if isinstance(method, Keep) else self.knobs.factorised

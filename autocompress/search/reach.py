@@ -1,0 +1,40 @@
+"""Whether a budget can be met at all, in closed form, before anything is computed."""
+
+from __future__ import annotations
+
+import math
+
+from autocompress.calibration.menu import file_bytes
+from autocompress.errors import BudgetUnreachable
+from autocompress.search.space import Space
+from autocompress.surgery.inventory import Inventory
+from autocompress.units import format_bytes
+
+
+def smallest_model_bytes(space: Space, inventory: Inventory) -> int:
+    """Fewest bytes of any plan of a space: its smallest options, and what is not compressed."""
+    total, grouped = inventory.rest_bytes, set()
+    for members in space.tied(inventory.layers):
+        total += min(sum(file_bytes(method, spec) for spec in members) for method in space.shared_options(members))
+        grouped.update(spec.name for spec in members)
+    free = [spec for spec in inventory.layers if spec.name not in grouped]
+    return total + sum(min(file_bytes(method, spec) for method in space.options(spec)) for spec in free)
+
+
+def check_reachable(space: Space, inventory: Inventory, limit_bytes: int | None) -> None:
+    """Make sure that some plan fits the byte limit.
+
+    Raises:
+        BudgetUnreachable: none does; the message says the smallest that can be reached.
+    """
+    if limit_bytes is None:
+        return
+    least, dense = smallest_model_bytes(space, inventory), inventory.dense_bytes
+    if least > limit_bytes:
+        reachable = f"{math.floor(dense / least * 100) / 100:.2f}x"
+        raise BudgetUnreachable(
+            f"no plan of the search space {space.name!r} is as small as the budget",
+            got=f"{format_bytes(limit_bytes)} ({dense / max(limit_bytes, 1):.4g}x)",
+            wanted=f"at least {format_bytes(least)} ({reachable})",
+            hint=f"Ask for --budget {reachable} or less, or allow smaller forms with --space.",
+        )

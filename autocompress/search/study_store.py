@@ -1,0 +1,242 @@
+"""Reads and writes a study in Optuna's storage, the one truth of trials.
+
+The study's user attribute ``autocompress`` says what was searched and against what. A trial's attribute ``proposal``
+holds its plan from the moment it is asked for; ``result`` its measurement. Measurements on the report text come after
+the trials have ended, and are attributes of the study by plan hash, for a finished trial cannot be written to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from autocompress.errors import StorageError, StudyError
+from autocompress.methods.plan import Plan
+from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
+from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.units import Limits
+
+HEADER = "autocompress"
+REPORT = "report "
+POINTER = "study.json"
+DIRECTIONS = ("minimize", "minimize", "minimize")  # perplexity, bytes, latency
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "infeasible", TrialState.FAIL: "failed"}
+
+
+def default_storage(folder: Path) -> str:
+    """URL of the SQLite file in a run folder."""
+    return f"sqlite:///{(folder / 'study.db').absolute()}"
+
+
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Connect to a storage.
+
+    Raises:
+        StorageError: it cannot be reached or is no database of Optuna's.
+    """
+    try:
+        options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    except Exception as error:  # drivers raise their own types; all mean the same to the user
+        raise StorageError(
+            f"the storage {url} cannot be opened: {str(error).splitlines()[0]}",
+            hint="Check the URL (for example sqlite:///study.db or postgresql://host/name). "
+            "A SQLite file that was damaged can be deleted; its search starts over.",
+        ) from error
+
+
+def create_study(header: StudyRecord, url: str) -> optuna.Study:
+    """Make a new study, with what it is about, and the pointer to it in the run folder."""
+    try:
+        header.folder.mkdir(parents=True, exist_ok=True)
+        storage = open_storage(url)
+        study = optuna.create_study(study_name=header.name, storage=storage, directions=list(DIRECTIONS))
+        study.set_metric_names(["perplexity", "bytes", "latency_ms"])
+        study.set_user_attr(HEADER, _header_to_dict(header))
+        _write_pointer(header.folder, header.name, url)
+    except DuplicatedStudyError as error:
+        what = f"the storage {url} already has a study {header.name!r}"
+        raise StudyError(what, hint="Name another with --study.") from error
+    except (OSError, SQLAlchemyError, StorageInternalError) as error:
+        raise _unwritable(header.folder, error) from error
+    return study
+
+
+def _unwritable(folder: Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"the run folder {folder} cannot be written: {error}",
+        hint="Free some space, or name a folder you may write to with --runs-dir.",
+    )
+
+
+def _write_pointer(folder: Path, name: str, url: str) -> None:
+    temporary = folder / f"{POINTER}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps({"study": name, "storage": url}, indent=2) + "\n")
+    temporary.replace(folder / POINTER)
+
+
+def find_study(name: str | None, runs_dir: Path, storage: str | None = None) -> tuple[str, str, Path]:
+    """Find a study: its name, the URL of its storage, and its run folder.
+
+    Args:
+        name: the study; ``None`` for the latest that was started or resumed.
+        runs_dir: where run folders are.
+        storage: URL of the storage, when the run folder is elsewhere.
+
+    Raises:
+        StudyError: there is none, or none of that name; the message lists those there are.
+    """
+    pointers = sorted(runs_dir.glob(f"*/{POINTER}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    names = [path.parent.name for path in pointers]
+    if name is None:
+        if not pointers:
+            raise StudyError(
+                f"there is no study in {runs_dir}", hint="Start one with: autocompress search --budget 10x"
+            )
+        name = names[0]
+    if storage is None:
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise StudyError("unknown study", got=repr(name), wanted=f"one of those in {runs_dir}: {known}")
+        pointer = json.loads((runs_dir / name / POINTER).read_text())
+        storage = str(pointer["storage"])
+    return name, storage, runs_dir / name
+
+
+def touch(folder: Path, name: str, url: str) -> None:
+    """Make a study the latest, also where only its storage was there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_pointer(folder, name, url)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def existing_study(name: str, url: str) -> optuna.Study | None:
+    """The study of that name in a storage, or ``None``; one that was cut off while it was made is removed."""
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return None
+    storage = open_storage(url)
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    study = optuna.load_study(study_name=name, storage=storage)
+    if HEADER in study.user_attrs:
+        return study
+    if study.get_trials(deepcopy=False):
+        raise StudyError(f"the study {name!r} in {url} was not made by autocompress", hint="Name another with --study.")
+    optuna.delete_study(study_name=name, storage=storage)
+    return None
+
+
+def load_optuna_study(name: str, url: str) -> optuna.Study:
+    """Load a study from its storage."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not path.exists():
+        raise StudyError(f"the storage of study {name!r} is gone: {path} does not exist")
+    storage = open_storage(url)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        names = ", ".join(optuna.get_all_study_names(storage)) or "none"
+        raise StudyError("unknown study", got=repr(name), wanted=f"one of those in {url}: {names}") from error
+    if HEADER not in study.user_attrs:
+        raise StudyError(f"the study {name!r} in {url} was not made by autocompress, or was cut off while it was made")
+    return study
+
+
+def read_study(name: str | None, runs_dir: Path, storage: str | None = None) -> StudyRecord:
+    """Read a study as it stands; ``None`` means the latest."""
+    name, url, folder = find_study(name, runs_dir, storage)
+    return to_record(load_optuna_study(name, url), folder)
+
+
+def to_record(study: optuna.Study, folder: Path) -> StudyRecord:
+    """Turn an Optuna study into a record."""
+    attributes = study.user_attrs
+    reports = {
+        key.removeprefix(REPORT): Measurement(**value) for key, value in attributes.items() if key.startswith(REPORT)
+    }
+    header = _header_from_dict(study.study_name, folder, attributes[HEADER])
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    trials = [to_trial_record(trial, reports) for trial in finished]
+    return replace(header, trials=tuple(trial for trial in trials if trial is not None))
+
+
+def to_trial_record(trial: FrozenTrial, reports: dict[str, Measurement]) -> TrialRecord | None:
+    """Turn an Optuna trial into a record; ``None`` when it was cut off before it had a plan."""
+    proposal, result = trial.user_attrs.get("proposal"), trial.user_attrs.get("result", {})
+    if proposal is None:
+        return None
+    selection = Measurement(**result["selection"]) if "selection" in result else None
+    plan = Plan.from_recipe(proposal["recipe"])
+    return TrialRecord(
+        number=trial.number,
+        phase=proposal["phase"],
+        label=proposal["label"],
+        state=_STATES[trial.state],
+        plan=plan,
+        bytes=proposal["bytes"],
+        selection=selection,
+        report=reports.get(plan.hash) if selection else None,
+        seconds=result.get("seconds", 0.0),
+        params=dict(trial.params),
+        error=result.get("error", ""),
+    )
+
+
+def keep_report(study: optuna.Study, measurement: Measurement) -> None:
+    """Keep a measurement on the report text, by the plan's hash."""
+    study.set_user_attr(REPORT + measurement.plan_hash, measurement.to_dict())
+
+
+def fail_unfinished(study: optuna.Study) -> int:
+    """Mark trials that a killed run left running as failed, and say how many."""
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    for trial in left:
+        study.tell(trial.number, state=TrialState.FAIL)
+    return len(left)
+
+
+def _header_to_dict(header: StudyRecord) -> dict[str, Any]:
+    return {
+        "model": header.model,
+        "fingerprint": header.fingerprint,
+        "settings": header.settings,
+        "limits": asdict(header.limits),
+        "specs": [asdict(spec) for spec in header.specs],
+        "skipped": [asdict(skipped) for skipped in header.skipped],
+        "dense_bytes": header.dense_bytes,
+        "dense_bf16_bytes": header.dense_bf16_bytes,
+        "dense_selection": header.dense_selection.to_dict(),
+        "dense_report": header.dense_report.to_dict(),
+    }
+
+
+def _header_from_dict(name: str, folder: Path, data: dict[str, Any]) -> StudyRecord:
+    specs = [
+        LayerSpec(**spec | {"role": Role(spec["role"]), "kind": Kind(spec["kind"]), "tied": tuple(spec["tied"])})
+        for spec in data["specs"]
+    ]
+    return StudyRecord(
+        name=name,
+        folder=folder,
+        model=data["model"],
+        fingerprint=data["fingerprint"],
+        settings=data["settings"],
+        limits=Limits(**data["limits"]),
+        specs=tuple(specs),
+        skipped=tuple(Skipped(**skipped) for skipped in data["skipped"]),
+        dense_bytes=data["dense_bytes"],
+        dense_bf16_bytes=data["dense_bf16_bytes"],
+        dense_selection=Measurement(**data["dense_selection"]),
+        dense_report=Measurement(**data["dense_report"]),
+        trials=(),
+    )
