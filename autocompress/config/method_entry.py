@@ -28,7 +28,7 @@ def read_method(value: object, document: Document, at: Path_) -> Method | None:
     if name is None:
         document.problems.append(document.problem((*at, "method"), "nothing", f"one of {', '.join(METHODS)}"))
         return None
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         document.problems.append(
             document.problem((*at, "method"), shown(name), ", ".join(METHODS), nearest_name(name, METHODS))
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -10,6 +11,7 @@ from typing import Any, Self
 from autocompress.errors import ConfigurationError, RecipeError
 
 SHOWN_LENGTH = 80
+_PLAIN_KEY = re.compile(r"[\w*-]+")
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,13 @@ def nearest_name(got: object, names: Iterable[str]) -> str:
 
 
 def key_path(parts: Sequence[str | int]) -> str:
-    """Write a path of keys and indices: ``rules[2].match.names``; keys that hold dots are quoted."""
+    """Write a path of keys and indices: ``rules[2].match.names``; keys other than plain words are quoted."""
     text = ""
     for part in parts:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            shown = repr(part) if "." in part else part
+            shown = part if _PLAIN_KEY.fullmatch(part) else repr(part)
             text += f".{shown}" if text else shown
     return text
 
@@ -94,5 +96,7 @@ def shown(value: object) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        value = list(value)
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."

@@ -68,7 +68,7 @@ def _problems(model: type[BaseModel], errors: list[ErrorDetails], document: Docu
         path, context = (*at, *loc), error.get("ctx", {})
         if kind == "extra_forbidden":
             names = sorted(_fields_at(model, loc[:-1]))
-            yield document.problem(path, "an unknown key", ", ".join(names), nearest_name(loc[-1], names))
+            yield document.problem(path, "an unknown key", ", ".join(names) or "no key", nearest_name(loc[-1], names))
         elif kind == "missing":
             yield document.problem(path, "nothing", _PLAIN_NAMES[kind])
         elif kind == "literal_error":
