@@ -183,10 +183,10 @@ def _subtitle(study: StudyRecord) -> str:
 
 def _footnote(front: tuple[Dot, ...], dots: dict[int, Dot]) -> str:
     if all(dot.trial.report for dot in dots.values()) and dots:
-        return "All plans measured on the report text."
+        return "All plans are measured on the report text."
     if front and all(dot.trial.report for dot in front):
-        return "Front on the report text; plans that are not final by their rise on the selection text."
-    return "By the rise on the selection text."
+        return "The front is measured on the report text; other plans are placed by their rise on the selection text."
+    return "Plans are placed by their rise on the selection text."
 
 
 def _ratio_ticks(dense_bytes: int, x_range: tuple[float, float]) -> tuple[tuple[float, str, str], ...]:

@@ -157,17 +157,14 @@ def _decorate(figure: Any, picture: FrontPicture) -> None:
             x=log(picture.budget_bytes), y=1, yref="paper", yanchor="bottom", showarrow=False,
             text=picture.budget_text, font={"color": BUDGET},
         )  # fmt: skip
-    title = f"<b>{html.escape(picture.title)}</b><br><sup>{html.escape(picture.subtitle)}</sup>"
+    lines = f"{html.escape(picture.subtitle)}<br>{html.escape(picture.footnote)}"
+    title = f"<b>{html.escape(picture.title)}</b><br><span style='font-size:12px'>{lines}</span>"
     figure.update_layout(
         template="plotly_white",
-        title={"text": title, "x": 0.01, "xanchor": "left"},
+        title={"text": title, "x": 0.01, "xanchor": "left", "y": 0.97, "yanchor": "top"},
         font={"color": INK, "size": 13},
         hoverlabel={"align": "left"},
         legend={"orientation": "h", "y": -0.2, "x": 0, "xanchor": "left"},
-        margin={"l": 110, "r": 30, "t": 105, "b": 120},
+        margin={"l": 110, "r": 30, "t": 135, "b": 100},
         coloraxis={"colorscale": COLOUR_SCALE, "colorbar": {"title": {"text": "latency, ms a token", "side": "right"}}},
     )
-    figure.add_annotation(
-        x=1, y=-0.2, xref="paper", yref="paper", xanchor="right", yanchor="top", showarrow=False,
-        text=html.escape(picture.footnote), font={"size": 11, "color": LINE},
-    )  # fmt: skip

@@ -35,6 +35,7 @@ from autocompress.tracking.run_data import (
 )
 
 EXPERIMENT = "autocompress"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the pages are those for chat agents
 IDENTITY = "mlflow.json"  # in the run folder: which study this is, whatever its name
 MOST_PARAMETERS = 100  # of one batch
 PAGE = 1000
@@ -139,7 +140,8 @@ class MlflowStore:
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
-        return str(self._client.create_experiment(EXPERIMENT, artifact_location=_beside_database(self.uri)))
+        location = _beside_database(self.uri)
+        return str(self._client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS))
 
     def _open_parent(self, study: StudyRecord) -> str:
         identity = _identity(study.folder)
