@@ -198,7 +198,7 @@ def token_ids(
         text: what to encode.
         tokenizer: the model's tokenizer.
         limit: keep at most that many tokens, from the start.
-        least: fewer tokens than that are an error.
+        least: a text of fewer tokens is an error, unless ``limit`` asks for fewer.
         name: what the error calls the text.
 
     Raises:
@@ -208,6 +208,7 @@ def token_ids(
     ids = _encode(head, tokenizer)
     if limit is not None and len(ids) < limit and len(head) < len(text):
         ids = _encode(text, tokenizer)
+    least = least if limit is None else min(least, limit)
     if len(ids) < least:
         raise DataError(
             f"{name} is too short", got=f"{len(ids)} tokens", wanted=f"at least {least}", hint="Give a longer text."

@@ -191,3 +191,9 @@ def test_too_short_a_text_says_how_many_tokens_are_wanted(tiny_tokenizer: Any) -
     with pytest.raises(DataError, match=r"the report text is too short: got 3 tokens, wanted at least 256"):
         token_ids("w1 w2 w3", tiny_tokenizer, name="the report text")
     assert len(token_ids("w1 w2 w3", tiny_tokenizer, least=2)) == 3
+
+
+def test_a_limit_below_the_minimum_is_not_the_texts_fault(tiny_tokenizer: Any) -> None:
+    assert len(token_ids("w1 w2 w3 w4 " * 500, tiny_tokenizer, limit=10)) == 10
+    with pytest.raises(DataError, match="got 3 tokens, wanted at least 10"):
+        token_ids("w1 w2 w3", tiny_tokenizer, limit=10)

@@ -1,0 +1,119 @@
+"""``autocompress evaluate``: perplexity and lm-eval tasks of a model, dense or compressed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
+from autocompress.errors import StorageError
+from autocompress.units import format_bytes
+
+
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder (dense or exported) or hub name; without it the bundled model.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Text file or hub/name:config:split; without it the bundled report text.")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Only this part of the text, as search cuts it: calibration, selection, report.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Most tokens to score, from the start of the text.")] = 32_768,
+    against: Annotated[str | None, typer.Option(help="Dense model to measure the KL divergence from.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Names of lm-eval tasks, with commas between.")] = None,
+    task_folder: Annotated[str | None, typer.Option(help="Folder of your own lm-eval task files.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples of each task; all when left out.")] = None,
+    device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="Type to load in, such as bfloat16; the stored one if none.")
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow store; task results always go to one.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Allow code that comes with the model to run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    r"""Measure perplexity on a text, and run lm-eval tasks.
+
+    \b
+    autocompress evaluate ./compressed --data my_text.txt
+    autocompress evaluate ./compressed --against my-org/my-model --json
+    autocompress evaluate ./compressed --tasks arc_easy,hellaswag --limit 200
+    autocompress evaluate --tasks mine --task-folder ./my_tasks
+
+    With --tasks and without --data or --against only the tasks are run.
+    """
+    quieten_libraries()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from autocompress.api.evaluating import evaluate as run
+
+    result = run(
+        model,
+        data=data,
+        part=part,
+        tokens=tokens,
+        against=against,
+        tasks=[name.strip() for name in (tasks or "").split(",") if name.strip()],
+        task_folder=task_folder,
+        limit=limit,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        progress=ConsoleProgress(),
+    )
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+    if result["tasks"] or tracking_uri is not None:
+        _track(result, tracking_uri, named=tracking_uri is not None)
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{result['model']} on {result['device']}", show_header=False)
+    table.add_row("size", f"{format_bytes(result['bytes'])} ({result['bytes']:,} bytes)")
+    if result["perplexity"] is not None:
+        table.add_row("perplexity", f"{result['perplexity']:.4f}")
+        table.add_row("tokens", f"{result['tokens']:,} of {result['data']}")
+    if result["kl"] is not None:
+        table.add_row("KL", f"{result['kl']:.6f} nats a token from {result['against']}")
+    console.print(table)
+    if result["tasks"]:
+        console.print(_task_table(result["tasks"]))
+
+
+def _task_table(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table("task", "metric")
+    for heading in ("value", "± stderr", "examples"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        spread = "" if row["stderr"] != row["stderr"] else f"{row['stderr']:.4f}"
+        table.add_row(row["task"], row["metric"], f"{row['value']:.4f}", spread, str(row["samples"] or ""))
+    return table
+
+
+def _track(result: dict[str, Any], uri: str | None, *, named: bool) -> None:
+    """Log to MLflow; a store that was not asked for by name must not make the command fail."""
+    from autocompress.tracking.evaluation_run import log_evaluation
+
+    names = ("bytes", "perplexity", "nll", "kl", "tokens")
+    metrics = {name: float(result[name]) for name in names if result[name] is not None}
+    metrics |= {f"{row['task']}/{row['metric']}": row["value"] for row in result["tasks"]}
+    params = {name: result[name] for name in ("fingerprint", "device", "data") if result[name]}
+    table = {key: [row[key] for row in result["tasks"]] for key in (result["tasks"] or [{}])[0]}
+    try:
+        place = log_evaluation(uri, result["model"], metrics, params=params, table=table)
+    except StorageError as error:
+        if named:
+            raise
+        log.print(str(error), markup=False, soft_wrap=True)
+    else:
+        log.print(f"Logged to {place}", markup=False, soft_wrap=True)
