@@ -66,7 +66,7 @@ class TensorTrainMatrix(CompressedMatrix):
             x = x.reshape(batch, before * columns, rest)
             x = (x[:, :, 0] @ matrix.T) if rest == 1 else matrix @ x
             batch *= out
-        return x.reshape(count, -1)
+        return x.reshape(count, math.prod(self.out_modes))
 
     def _widest(self) -> int:
         """Elements per input of the largest intermediate."""

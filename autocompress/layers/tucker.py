@@ -74,10 +74,11 @@ class TuckerMatrix(CompressedMatrix):
 
 def _multiply_modes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """Multiply each mode of ``x [n, prod from_k]`` by its matrix ``[to_k, from_k]``: ``[n, prod to_k]``."""
-    count, batch, rest = x.shape[0], x.shape[0], x.shape[1]
+    count, rest = x.shape
+    batch = count
     for matrix in matrices:
         rest //= matrix.shape[1]
         x = x.reshape(batch, matrix.shape[1], rest)
         x = (x[:, :, 0] @ matrix.T) if rest == 1 else matrix @ x
         batch *= matrix.shape[0]
-    return x.reshape(count, -1)
+    return x.reshape(count, math.prod(matrix.shape[0] for matrix in matrices))

@@ -12,6 +12,7 @@ from autocompress.layers.quantized import QuantizedMatrix
 from autocompress.methods.base import MatrixProblem, Method, torch_dtype, whole_number
 from autocompress.numerics.feedback import round_with_feedback
 from autocompress.numerics.packing import PACKED_BITS
+from autocompress.numerics.refinement import refine_codes, row_terms
 from autocompress.numerics.rounding import find_grid, group_length, pack_grid
 from autocompress.records import LayerSpec
 
@@ -61,10 +62,10 @@ class Quantize(Method):
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Round with error feedback where the inputs' Gram matrix is known in full, else to the nearest values."""
-        return self.round(problem, feedback=problem.metric.columns.ndim == 2)
+        return self.round(problem, nearest=problem.metric.columns.ndim == 1)
 
-    def round(self, problem: MatrixProblem, *, feedback: bool) -> dict[str, Tensor]:
-        """Round with error feedback, or to the nearest values of the same grid."""
+    def round(self, problem: MatrixProblem, *, nearest: bool) -> dict[str, Tensor]:
+        """Round to the nearest values of the grid, or with error feedback and a refinement of the codes."""
         weight, gram = problem.weight32, problem.metric.columns.to(problem.weight.device).float()
         grid = find_grid(
             weight,
@@ -73,7 +74,11 @@ class Quantize(Method):
             symmetric=self.symmetric,
             importance=gram if gram.ndim == 1 else gram.diagonal(),
         )
-        codes = round_with_feedback(weight, gram, grid) if feedback else grid.round(weight)
+        if nearest:
+            codes = grid.round(weight)
+        else:
+            codes = round_with_feedback(weight, gram, grid)
+            codes = refine_codes(weight, grid, codes, row_terms(problem.metric, weight.device))
         return {f"table.{name}": tensor for name, tensor in pack_grid(grid, codes).items()}
 
     def __str__(self) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,8 +12,9 @@ from autocompress.errors import MethodError
 from autocompress.numerics.feedback import inverse_factor, round_with_feedback
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.numerics.packing import PACKED_BITS
+from autocompress.numerics.refinement import refine_codes, row_terms
 from autocompress.numerics.rounding import Grid, find_grid, largest_group, pack_grid, unpack_zeros
-from tests.methods.matrices import gram, matrix
+from tests.methods.matrices import embedding_metric, gram, linear_metric, matrix
 
 
 def assert_within_half_a_step(weight: Tensor, grid: Grid) -> None:
@@ -134,3 +137,44 @@ def test_largest_group_divides_or_is_the_row() -> None:
     assert largest_group(100, 64) == 50
     assert largest_group(97, 64) == 0
     assert largest_group(48, 64) == 0
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("metric", [linear_metric(48, 64), embedding_metric(48, 64)], ids=["linear", "embedding"])
+def test_refinement_never_raises_the_damage(metric: Metric, symmetric: bool) -> None:
+    weight = matrix(48, 64)
+    terms = row_terms(metric, weight.device)
+    judge = Metric(tuple(Curvature(term.weights, term.gram) for term in terms))
+    grid = find_grid(weight, bits=3, group_size=16, symmetric=symmetric)
+    codes = grid.round(weight)
+    damages = [judge.damage(grid.dequantize(codes) - weight)]
+    for _ in range(4):
+        codes = refine_codes(weight, grid, codes, terms, sweeps=1)
+        damages.append(judge.damage(grid.dequantize(codes) - weight))
+    assert all(after <= before * (1 + 1e-5) for before, after in pairwise(damages))
+    assert damages[-1] < 0.8 * damages[0]
+
+
+def test_refined_codes_cannot_be_bettered_one_at_a_time() -> None:
+    weight, metric = matrix(3, 8), embedding_metric(3, 8)
+    terms = row_terms(metric, weight.device)
+    judge = Metric(tuple(Curvature(term.weights, term.gram) for term in terms))
+    grid = find_grid(weight, bits=2, group_size=4, symmetric=False)
+    codes = refine_codes(weight, grid, grid.round(weight), terms, sweeps=20)
+    least = judge.damage(grid.dequantize(codes) - weight)
+    for row in range(3):
+        for column in range(8):
+            for code in range(4):
+                other = codes.clone()
+                other[row, column] = code
+                assert judge.damage(grid.dequantize(other) - weight) >= least * (1 - 1e-5)
+
+
+def test_refinement_leaves_rows_that_cost_nothing() -> None:
+    weight = matrix(4, 16)
+    grid = find_grid(weight, bits=3, group_size=0, symmetric=False)
+    codes = grid.round(weight)
+    metric = Metric((Curvature(torch.tensor([0.0, 1.0, 0.0, 1.0]), gram(16, 2)),))
+    refined = refine_codes(weight, grid, codes, row_terms(metric, weight.device))
+    assert torch.equal(refined[[0, 2]], codes[[0, 2]])
+    assert not torch.equal(refined, codes)
