@@ -52,7 +52,7 @@ def test_checker_of_half_a_step_can_fail() -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", PACKED_BITS)
 def test_clip_search_never_raises_the_weighted_error(bits: int, symmetric: bool) -> None:
-    weight, importance = matrix(30, 64), torch.rand(64) + 0.01
+    weight, importance = matrix(30, 64), torch.linspace(0.01, 1.0, 64)
     errors = []
     for clip in (True, False):
         grid = find_grid(weight, bits=bits, group_size=16, symmetric=symmetric, importance=importance, clip=clip)
@@ -98,7 +98,7 @@ def test_error_feedback_lowers_the_damage(bits: int, group_size: int) -> None:
 def test_error_feedback_is_nearest_for_independent_inputs() -> None:
     weight = matrix(20, 40)
     grid = find_grid(weight, bits=3, group_size=8, symmetric=False)
-    codes = round_with_feedback(weight, torch.diag(torch.rand(40) + 0.1), grid)
+    codes = round_with_feedback(weight, torch.diag(torch.linspace(0.1, 1.0, 40)), grid)
     assert torch.equal(codes, grid.round(weight))
 
 

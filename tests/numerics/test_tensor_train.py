@@ -47,7 +47,7 @@ def test_error_is_the_sum_of_the_cuts_and_within_the_bound(modes: list[int], ran
 def test_full_ranks_are_exact(out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> None:
     weight = matrix(math.prod(out_modes) - 1, math.prod(in_modes) - 1)
     ranks = train_rank_limits(tuple(o * i for o, i in zip(out_modes, in_modes, strict=True)))
-    scales = [torch.rand(n) + 0.5 for n in out_modes], [torch.rand(n) + 0.5 for n in in_modes]
+    scales = [[torch.linspace(0.5, 1.5, n) for n in modes] for modes in (out_modes, in_modes)]
     cores = decompose_matrix_train(weight, ranks, out_modes, in_modes, out_scales=scales[0], in_scales=scales[1])
     dense = train_to_matrix(cores)[: weight.shape[0], : weight.shape[1]]
     torch.testing.assert_close(dense, weight, rtol=0, atol=1e-5)
@@ -71,7 +71,7 @@ def test_order_two_is_the_optimum() -> None:
 
 
 def test_scales_that_are_kronecker_products_are_found() -> None:
-    parts = [torch.rand(4) + 0.2, torch.rand(5) + 0.2]
+    parts = [torch.linspace(0.5, 1.2, 4), torch.linspace(1.1, 0.4, 5)]
     roots = kronecker_roots(torch.kron(parts[0], parts[1]).square(), (4, 5))
     product = torch.kron(roots[0], roots[1])
     ratio = product / torch.kron(parts[0], parts[1]).double()

@@ -43,7 +43,7 @@ def test_full_ranks_are_exact(out_modes: tuple[int, ...], in_modes: tuple[int, .
     weight = matrix(math.prod(out_modes) - 1, math.prod(in_modes) - 1)
     modes = out_modes + in_modes
     core, factors = decompose_matrix_tucker(
-        weight, tucker_rank_limits(modes), out_modes, in_modes, scales=[torch.rand(n) + 0.5 for n in modes]
+        weight, tucker_rank_limits(modes), out_modes, in_modes, scales=[torch.linspace(0.5, 1.5, n) for n in modes]
     )
     dense = tucker_to_matrix(core, factors, len(out_modes))[: weight.shape[0], : weight.shape[1]]
     torch.testing.assert_close(dense, weight, rtol=0, atol=1e-5)
