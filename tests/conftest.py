@@ -98,18 +98,19 @@ def _template(family: str) -> Any:
     return model.requires_grad_(False)
 
 
+def make_tiny_model(family: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Make a fresh tiny model of a family."""
+    model = copy.deepcopy(_template(family))
+    for parameter in model.parameters():  # not the buffers: from_pretrained leaves rotary frequencies in fp32
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
+
+
 @pytest.fixture
 def tiny_model() -> Callable[..., Any]:
     """Make a fresh tiny model: ``tiny_model("llama", dtype=torch.bfloat16)``."""
-
-    def make(family: str, dtype: torch.dtype = torch.float32) -> Any:
-        model = copy.deepcopy(_template(family))
-        for parameter in model.parameters():  # not the buffers: from_pretrained leaves rotary frequencies in fp32
-            parameter.data = parameter.data.to(dtype)
-        model.config.dtype = dtype
-        return model
-
-    return make
+    return make_tiny_model
 
 
 @pytest.fixture
@@ -118,14 +119,19 @@ def tiny_llama(tiny_model: Callable[..., Any]) -> Any:
     return tiny_model("llama")
 
 
-@pytest.fixture
-def tiny_tokenizer() -> Any:
-    """A tokenizer that knows as many words as the tiny models have tokens."""
+def make_tiny_tokenizer() -> Any:
+    """Make a tokenizer that knows as many words as the tiny models have tokens."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
     )
+
+
+@pytest.fixture
+def tiny_tokenizer() -> Any:
+    """A tokenizer for the tiny models: ``w1 w2 w3``."""
+    return make_tiny_tokenizer()
 
 
 @pytest.fixture

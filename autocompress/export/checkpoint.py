@@ -140,8 +140,10 @@ def _write_configuration(loaded: LoadedModel, plan: Plan, folder: Path, weights:
 def _write_documents(
     loaded: LoadedModel, plan: Plan, folder: Path, inventory: Inventory, measurement: dict[str, Any] | None
 ) -> None:
-    recipe = plan.to_recipe() | {"model": loaded.source}
-    text = yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=120)
+    recipe = plan.to_recipe()
+    header = {"version": recipe.pop("version"), "model": loaded.source, "fingerprint": loaded.fingerprint}
+    known = {"measurement": measurement} if measurement else {}
+    text = yaml.safe_dump(header | known | recipe, sort_keys=False, default_flow_style=None, width=120)
     (folder / RECIPE).write_text(text, encoding="utf-8")
     facts = {
         "autocompress": __version__,

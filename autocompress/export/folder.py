@@ -26,7 +26,7 @@ def whole_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         StorageError: the disk is full or may not be written.
     """
     out = out.expanduser().absolute()
-    _check_free(out, overwrite)
+    check_free(out, overwrite)
     made: list[Path] = []
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
@@ -46,7 +46,13 @@ def whole_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
+def check_free(out: Path, overwrite: bool) -> None:
+    """Make sure that a folder may be written, before any work is put into what is to be written.
+
+    Raises:
+        ConfigurationError: it is a file, or a folder that must not be replaced.
+    """
+    out = out.expanduser().absolute()
     if not out.exists():
         return
     if not out.is_dir():

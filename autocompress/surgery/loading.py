@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from autocompress.errors import ConfigurationError, ModelError
 from autocompress.surgery import quantizer  # registers the loader of exported folders
@@ -60,9 +62,10 @@ def load_model(
     target, kind = _device(device), _dtype(dtype)
     with _quiet(), _explained(name):
         model = _read(place, kind, trust_remote_code)
+    with _quiet(), _explained(f"the tokenizer of {name}", "The folder needs a tokenizer beside the weights."):
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
     _check_finite(model, name)
-    model = model.to(target).eval().requires_grad_(False)
+    model.to(target).eval().requires_grad_(False)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
     return LoadedModel(model, tokenizer, name, fingerprint(model))
 
 
@@ -153,7 +156,7 @@ def _check_finite(model: torch.nn.Module, name: str) -> None:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, hint: str = "") -> Iterator[None]:
     """Turn what transformers raises about a model that cannot be loaded into one paragraph."""
     try:
         yield
@@ -162,9 +165,9 @@ def _explained(name: str) -> Iterator[None]:
             f"the weights of {name} cannot be read: {_first_line(error)}", hint="The file is damaged."
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        hint = "Check the name and the connection to the hub, or give a local folder."
-        if Path(name).expanduser().is_dir():
+        if not hint and Path(name).expanduser().is_dir():
             hint = "The folder is incomplete, damaged, or of a kind that transformers does not know."
+        hint = hint or "Check the name and the connection to the hub, or give a local folder."
         raise ModelError(f"{name} cannot be loaded: {_first_line(error)}", hint=hint) from error
 
 
@@ -174,13 +177,14 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the progress bars of transformers out of our own output."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    """Keep the progress bars of transformers and the retries of the hub out of our own output."""
+    hub = logging.getLogger("huggingface_hub")
+    shown, level = transformers_logging.is_progress_bar_enabled(), hub.level
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        hub.setLevel(level)
         if shown:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -43,11 +43,12 @@ class AutocompressConfig(QuantizationConfigMixin):
         weights: str | None = None,
         version: int = FORMAT_VERSION,
         quant_method: str = QUANT_METHOD,
+        **unknown: Any,
     ) -> None:
-        if version != FORMAT_VERSION:
+        if unknown or version != FORMAT_VERSION:
             raise ConfigurationError(
                 "the folder was exported by another version of autocompress",
-                got=f"format {version}",
+                got=f"format {version}" + "".join(f", {key}" for key in unknown),
                 wanted=f"format {FORMAT_VERSION}",
                 hint="Export it again, or install the version that wrote it.",
             )

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import FAMILIES
 from torch import nn
 
 from autocompress.errors import ModelError, RecipeError
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, Role
 from autocompress.surgery.inventory import stored_bytes, take_inventory
+from tests.conftest import FAMILIES
 
 BLOCK_ROLES = {
     "llama": {Role.QUERY, Role.KEY, Role.VALUE, Role.OUTPUT, Role.GATE, Role.UP, Role.DOWN},

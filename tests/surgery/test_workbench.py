@@ -4,8 +4,6 @@ import copy
 
 import pytest
 import torch
-from tests.conftest import FAMILIES
-from tests.mixed_plans import builder, mixed_plan
 from torch.testing import assert_close
 
 from autocompress.errors import AutocompressError, RecipeError
@@ -17,6 +15,8 @@ from autocompress.surgery.inventory import stored_bytes, take_inventory
 from autocompress.surgery.placement import read_bias, read_weight
 from autocompress.surgery.tied import TiedEmbedding
 from autocompress.surgery.workbench import Workbench
+from tests.conftest import FAMILIES
+from tests.mixed_plans import builder, mixed_plan
 
 
 def _snapshot(model):
