@@ -42,6 +42,11 @@ class MatrixProblem:
         """The matrix ``[out, in]`` in fp32."""
         return self.weight.detach().float()
 
+    def damage(self, approximation: Tensor) -> float:
+        """Predicted rise of the loss when ``approximation [out, in]``, which may have padding, replaces the matrix."""
+        trimmed = approximation[: self.spec.out_features, : self.spec.in_features].float()
+        return self.metric.damage(trimmed - self.weight32)
+
 
 @dataclass(frozen=True)
 class Method(ABC):

@@ -12,9 +12,9 @@ from autocompress.layers.packed import table_shape
 from autocompress.layers.tensor_train import TensorTrainMatrix
 from autocompress.methods.base import FACTOR_BITS, MatrixProblem, Method, torch_dtype, whole_number, whole_numbers
 from autocompress.methods.folding import check_modes, folded_label, store_core
-from autocompress.numerics.kronecker import kronecker_roots
+from autocompress.numerics.kronecker import scalings
 from autocompress.numerics.shapes import balanced_modes, train_rank_limits
-from autocompress.numerics.tensor_train import decompose_matrix_train
+from autocompress.numerics.tensor_train import decompose_matrix_train, train_to_matrix
 from autocompress.records import LayerSpec
 
 
@@ -77,22 +77,28 @@ class TensorTrain(Method):
         )
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Decompose the matrix, scaled by the nearest Kronecker products to the diagonals of the metric."""
-        rows, columns = (gram.to(problem.weight.device) for gram in (problem.metric.rows, problem.metric.columns))
-        cores = decompose_matrix_train(
-            problem.weight32,
-            self.ranks,
-            self.out_modes,
-            self.in_modes,
-            out_scales=kronecker_roots(rows, self.out_modes),
-            in_scales=kronecker_roots(columns, self.in_modes),
-        )
+        """Decompose the matrix, plain and scaled by Kronecker products near the metric, and keep the least damage."""
+        cores = self.cores(problem)
         stored: dict[str, Tensor] = {}
         for k, core in enumerate(cores):
             core = core.permute(1, 3, 0, 2)
             table = core.reshape(table_shape(core.shape, self.bits)[:2])
             stored |= store_core(f"cores.{k}", table, self.bits, torch_dtype(problem.spec))
         return stored
+
+    def cores(self, problem: MatrixProblem) -> list[Tensor]:
+        """The best cores ``[r_{k-1}, o_k, i_k, r_k]`` before rounding; computed once for all bits."""
+        key = ("tensor_train", self.ranks, self.out_modes, self.in_modes)
+        if key not in problem.memo:
+            fits = [
+                decompose_matrix_train(
+                    problem.weight32, self.ranks, self.out_modes, self.in_modes, out_scales=out, in_scales=into
+                )
+                for out, into in scalings(problem.metric, self.out_modes, self.in_modes)
+            ]
+            problem.memo[key] = min(fits, key=lambda cores: problem.damage(train_to_matrix(cores)))
+        found: list[Tensor] = problem.memo[key]
+        return found
 
     def __str__(self) -> str:
         return folded_label("tt", self.out_modes, self.ranks, self.bits)

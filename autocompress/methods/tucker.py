@@ -13,9 +13,9 @@ from autocompress.layers.packed import table_shape
 from autocompress.layers.tucker import TuckerMatrix
 from autocompress.methods.base import FACTOR_BITS, MatrixProblem, Method, torch_dtype, whole_number, whole_numbers
 from autocompress.methods.folding import check_modes, folded_label, store_core
-from autocompress.numerics.kronecker import kronecker_roots
+from autocompress.numerics.kronecker import scalings
 from autocompress.numerics.shapes import balanced_modes, tucker_rank_limits
-from autocompress.numerics.tucker import decompose_matrix_tucker
+from autocompress.numerics.tucker import decompose_matrix_tucker, tucker_to_matrix
 from autocompress.records import LayerSpec
 
 
@@ -75,15 +75,8 @@ class Tucker(Method):
         )
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Decompose the matrix, scaled by the nearest Kronecker products to the diagonals of the metric."""
-        rows, columns = (gram.to(problem.weight.device) for gram in (problem.metric.rows, problem.metric.columns))
-        core, factors = decompose_matrix_tucker(
-            problem.weight32,
-            self.ranks,
-            self.out_modes,
-            self.in_modes,
-            scales=kronecker_roots(rows, self.out_modes) + kronecker_roots(columns, self.in_modes),
-        )
+        """Decompose the matrix, plain and scaled by Kronecker products near the metric, and keep the least damage."""
+        core, factors = self.parts(problem)
         order = len(self.out_modes)
         parts = {"core": core.reshape(math.prod(self.ranks[:order]), -1)}
         parts |= {f"out_factors.{k}": factor for k, factor in enumerate(factors[:order])}
@@ -93,6 +86,19 @@ class Tucker(Method):
             table = part.reshape(table_shape(part.shape, self.bits)[:2])
             stored |= store_core(name, table, self.bits, torch_dtype(problem.spec))
         return stored
+
+    def parts(self, problem: MatrixProblem) -> tuple[Tensor, list[Tensor]]:
+        """The best core and factors before rounding; computed once for all bits."""
+        key = ("tucker", self.ranks, self.out_modes, self.in_modes)
+        if key not in problem.memo:
+            fits = [
+                decompose_matrix_tucker(problem.weight32, self.ranks, self.out_modes, self.in_modes, scales=out + into)
+                for out, into in scalings(problem.metric, self.out_modes, self.in_modes)
+            ]
+            order = len(self.out_modes)
+            problem.memo[key] = min(fits, key=lambda parts: problem.damage(tucker_to_matrix(parts[0], parts[1], order)))
+        found: tuple[Tensor, list[Tensor]] = problem.memo[key]
+        return found
 
     def __str__(self) -> str:
         return folded_label("tucker", self.out_modes, self.ranks, self.bits)

@@ -74,7 +74,7 @@ class Metric:
         change = change.float()
         total = 0.0
         for term in self.terms:
-            weighted = apply_gram(term.rows.float(), apply_gram(term.columns.float(), change.T).T)
+            weighted = apply_gram(term.rows.to(change), apply_gram(term.columns.to(change), change.T).T)
             total += 0.5 * float((weighted * change).sum())
         return max(total, 0.0)
 

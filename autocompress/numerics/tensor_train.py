@@ -81,7 +81,10 @@ def decompose_matrix_train(
     """
     out_scales = out_scales or [torch.ones(o, dtype=torch.float64, device=weight.device) for o in out_modes]
     in_scales = in_scales or [torch.ones(i, dtype=torch.float64, device=weight.device) for i in in_modes]
-    scales = [torch.outer(o.double(), i.double()).flatten() for o, i in zip(out_scales, in_scales, strict=True)]
+    scales = [
+        torch.outer(o.double(), i.double()).flatten().to(weight.device)
+        for o, i in zip(out_scales, in_scales, strict=True)
+    ]
     tensor = fold_pairs(weight.double(), out_modes, in_modes)
     for k, scale in enumerate(scales):
         tensor = tensor * scale.reshape([-1 if j == k else 1 for j in range(tensor.ndim)])

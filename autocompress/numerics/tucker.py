@@ -74,10 +74,11 @@ def decompose_matrix_tucker(
     """
     tensor = fold(weight.double(), out_modes, in_modes)
     scales = scales or [torch.ones(n, dtype=torch.float64, device=weight.device) for n in tensor.shape]
+    scales = [scale.to(weight.device).double() for scale in scales]
     for k, scale in enumerate(scales):
-        tensor = tensor * scale.double().reshape([-1 if j == k else 1 for j in range(tensor.ndim)])
+        tensor = tensor * scale.reshape([-1 if j == k else 1 for j in range(tensor.ndim)])
     core, factors, _ = decompose_tucker(tensor, ranks)
-    unscaled = [factor / scale.double()[:, None] for factor, scale in zip(factors, scales, strict=True)]
+    unscaled = [factor / scale[:, None] for factor, scale in zip(factors, scales, strict=True)]
     core, *factors = even_norms([core, *unscaled])
     return core.float(), [factor.float() for factor in factors]
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.tucker import Tucker
 from autocompress.numerics.kronecker import kronecker_roots
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.numerics.shapes import train_rank_limits
 from autocompress.numerics.tensor_train import decompose_matrix_train, decompose_train, fold_pairs, train_to_matrix
-from tests.methods.matrices import matrix, problem_of, spec_of
+from tests.methods.matrices import embedding_metric, linear_metric, matrix, problem_of, spec_of
 
 
 def unfolding_tails(tensor: torch.Tensor, ranks: tuple[int, ...]) -> list[float]:
@@ -88,3 +89,13 @@ def test_the_metric_lowers_the_damage_it_can_express() -> None:
     plain = method.build(problem_of(spec)).to_dense()
     weight = problem_of(spec).weight32
     assert metric.damage(aware - weight) < 0.9 * metric.damage(plain - weight)
+
+
+@pytest.mark.parametrize("form", [TensorTrain, Tucker])
+def test_the_metric_never_makes_a_fit_worse(form: type[TensorTrain] | type[Tucker]) -> None:
+    for metric in (linear_metric(60, 36), embedding_metric(60, 36)):
+        spec = spec_of(60, 36)
+        problem = problem_of(spec, metric=metric)
+        method = form.uniform(spec.shape, order=2, rank=4)
+        plain = method.build(problem_of(spec)).to_dense()
+        assert problem.damage(method.build(problem).to_dense()) <= problem.damage(plain) * (1 + 1e-5)
