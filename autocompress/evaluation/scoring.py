@@ -162,6 +162,7 @@ def _score(sums: list[Tensor], kl: float, tokens: int) -> Score:
     window_nll = torch.stack(sums).cpu()
     nll = window_nll.sum().item() / tokens
     perplexity = math.exp(nll) if not nll > 700 else math.inf
+    kl = 0.0 if kl < 0 else kl  # rounding of a divergence that is zero
     return Score(perplexity, nll, kl, tokens, window_nll)
 
 
