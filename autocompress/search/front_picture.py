@@ -74,9 +74,13 @@ class FrontPicture:
     y_ticks: tuple[tuple[float, str], ...]
     footnote: str
 
-    def group(self, name: str) -> tuple[Dot, ...]:
-        """The dots of one group."""
-        return tuple(dot for dot in self.dots if dot.group == name)
+    def group(self, name: str, *, hollow: bool = False) -> tuple[Dot, ...]:
+        """The dots of one group, those on the text of the front or the hollow ones."""
+        return tuple(dot for dot in self.dots if dot.group == name and self.is_hollow(dot) == hollow)
+
+    def is_hollow(self, dot: Dot) -> bool:
+        """Whether the dot stands for a measurement on another text than the front's, and compares roughly."""
+        return dot.trial.report is None and any(other.trial.report for other in self.dots)
 
     @property
     def latency_range(self) -> tuple[float, float] | None:
@@ -185,7 +189,7 @@ def _footnote(front: tuple[Dot, ...], dots: dict[int, Dot]) -> str:
     if all(dot.trial.report for dot in dots.values()) and dots:
         return "All plans are measured on the report text."
     if front and all(dot.trial.report for dot in front):
-        return "The front is measured on the report text; other plans are placed by their rise on the selection text."
+        return "Filled: measured on the report text. Hollow: placed by the rise on the selection text."
     return "Plans are placed by their rise on the selection text."
 
 

@@ -43,6 +43,10 @@ def front_figure(study: StudyRecord) -> Any:
         if dots:
             marker = {"symbol": symbol, "size": size, "opacity": opacity, "line": {"color": INK, "width": outline}}
             figure.add_trace(_scatter(go, dots, legend, marker | _colours(dots, picture)))
+        hollow = picture.group(group, hollow=True)
+        if hollow:
+            marker = {"symbol": f"{symbol}-open", "size": size, "opacity": 0.8, "line": {"width": 1.5}}
+            figure.add_trace(_scatter(go, hollow, f"{legend}, selection text", marker | _colours(hollow, picture)))
     figure.add_trace(_dense(go, picture))
     _decorate(figure, picture)
     return figure

@@ -19,7 +19,8 @@ GROUPS = (
 )
 # Where a label may stand around its dot, in points, the preferred place first.
 PLACES = ((9, 7), (9, -13), (-9, 7), (-9, -13), (0, 13), (0, -19), (14, 20), (14, -27), (-14, 20), (-14, -27), (26, 34))
-MARK_PLACES = ((34, 26), (40, 44), (34, -34), (-34, 30), (48, 62), (-34, -40), (60, 84), (50, -60))
+MARK_DIRECTIONS = ((34, 26), (44, 14), (-34, -34), (34, -34), (-34, 30))
+MARK_PLACES = tuple((reach * across, reach * up) for reach in (1, 1.5, 2, 2.6) for across, up in MARK_DIRECTIONS)
 
 
 def write_front_png(study: StudyRecord, path: Path) -> Path:
@@ -55,6 +56,11 @@ def _draw(picture: FrontPicture) -> Any:
             paint = colours | {"c": [_time(dot) for dot in dots]} if span else {"c": PLAIN}
             style = {"marker": marker, "s": area, "alpha": opacity, "edgecolors": INK, "linewidths": outline}
             drawn = axes.scatter(*_positions(dots), **paint, **style, zorder=layer, label=legend, plotnonfinite=True)
+        hollow = picture.group(group, hollow=True)
+        if hollow:
+            edges = {"edgecolors": _edges(hollow, span), "facecolors": "none", "linewidths": 1.3, "alpha": 0.8}
+            note = f"{legend}, selection text"
+            axes.scatter(*_positions(hollow), marker=marker, s=area, zorder=layer, label=note, **edges)
     timed = span is not None and picture.dense_latency_ms is not None
     paint = colours | {"c": [picture.dense_latency_ms]} if timed else {"c": PLAIN}
     axes.scatter(
@@ -66,7 +72,7 @@ def _draw(picture: FrontPicture) -> Any:
         bar.solids.set_alpha(1.0)
     axes.set_title(picture.title, loc="left", fontweight="bold", fontsize=13, pad=40, color=INK)
     axes.text(0, 1.055, picture.subtitle, transform=axes.transAxes, fontsize=9.5, color=LINE, va="bottom")
-    figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9.5, handletextpad=0.3)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9.5, handletextpad=0.3)
     axes.annotate(
         picture.footnote, (1, 0), (0, -52), xycoords="axes fraction", textcoords="offset points", ha="right", va="top",
         fontsize=8, color=LINE,
@@ -81,6 +87,16 @@ def _positions(dots: tuple[Dot, ...]) -> tuple[list[int], list[float]]:
 
 def _time(dot: Dot) -> float:
     return float("nan") if dot.latency_ms is None else dot.latency_ms
+
+
+def _edges(dots: tuple[Dot, ...], span: tuple[float, float] | None) -> Any:
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    if span is None:
+        return PLAIN
+    shade = Normalize(*span)
+    return [colormaps["viridis"](shade(_time(dot))) for dot in dots]
 
 
 def _scales(axes: Any, picture: FrontPicture) -> None:
@@ -117,8 +133,9 @@ def _label(figure: Any, axes: Any, picture: FrontPicture) -> None:
         style = {"fontsize": 9.5, "fontweight": "bold", "color": INK, "zorder": 8}
         arrow = {"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkB": 5}
         _place(axes, renderer, taken, mark.text, mark.dot, MARK_PLACES, style | {"arrowprops": arrow})
-    for dot in picture.group("hand-written"):
-        _place(axes, renderer, taken, dot.trial.label, dot, PLACES, {"fontsize": 8.5, "color": LINE, "zorder": 7})
+    for dot in (*picture.group("hand-written"), *picture.group("hand-written", hollow=True)):
+        style = {"fontsize": 8, "color": LINE, "zorder": 7}
+        _place(axes, renderer, taken, dot.trial.label, dot, PLACES, style, must=False)
 
 
 def _box_around(axes: Any, x: float, y: float, radius: float) -> Any:
@@ -144,7 +161,18 @@ def _boxes_along(axes: Any, first: Dot, second: Dot) -> list[Any]:
     return [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in middles]
 
 
-def _place(axes: Any, renderer: Any, taken: list[Any], text: str, dot: Dot, places: Any, style: dict[str, Any]) -> None:
+def _place(
+    axes: Any,
+    renderer: Any,
+    taken: list[Any],
+    text: str,
+    dot: Dot,
+    places: Any,
+    style: dict[str, Any],
+    *,
+    must: bool = True,
+) -> None:
+    """Write at the first free place; where there is none, at the last if the text ``must`` be there."""
     inside = axes.get_window_extent(renderer)
     for index, (across, up) in enumerate(places):
         last = index == len(places) - 1
@@ -156,7 +184,7 @@ def _place(axes: Any, renderer: Any, taken: list[Any], text: str, dot: Dot, plac
         box = type(note).get_window_extent(note, renderer)
         words = _words_only(note, renderer) if note.arrow_patch is not None else box
         fits = inside.x0 <= words.x0 and words.x1 <= inside.x1 and inside.y0 <= words.y0 and words.y1 <= inside.y1
-        if (fits and not any(words.overlaps(other) for other in taken)) or last:
+        if (fits and not any(words.overlaps(other) for other in taken)) or (last and must):
             taken.append(words)
             return
         note.remove()

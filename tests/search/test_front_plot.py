@@ -64,6 +64,8 @@ def test_every_measured_plan_is_in_the_picture_once():
     assert sorted(dot.trial.number for dot in picture.dots) == [t.number for t in study.complete]
     shown = [x for trace in front_figure(study).data if trace.mode == "markers" for x in trace.x]
     assert len(shown) == len(study.complete) + 1
+    hollow = [x for trace in front_figure(study).data if "selection text" in (trace.name or "") for x in trace.x]
+    assert sorted(hollow) == sorted(t.bytes for t in study.complete if t.report is None)
     heights = [dot.height for dot in picture.front_line]
     assert heights == sorted(heights, reverse=True)
     assert {mark.text.split(":")[0] for mark in picture.marks} == {"best", "knee"}
