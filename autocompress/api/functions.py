@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from autocompress.api.exporting import Exported, compress_by_recipe, export_trial
 from autocompress.api.profiling import Profile, make_profile
 from autocompress.api.searching import Destination, SearchSettings, resume_search, run_search
 from autocompress.api.session import TextSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.search.study import StudyRecord
+from autocompress.search.study_store import read_study
 from autocompress.tracking.mlflow_mirror import MlflowMirror
 
 logger = logging.getLogger(__name__)
@@ -123,4 +125,73 @@ def profile(
         trust_remote_code=trust_remote_code,
         progress=progress,
         seed=seed,
+    )
+
+
+def front(study: str | None = None, *, runs_dir: str | Path = "runs", storage: str | None = None) -> StudyRecord:
+    """Read a study as it stands, the latest when none is named.
+
+    ``autocompress.search.front`` has what to do with it: ``front_of``, ``pick``, ``front_to_dict``.
+
+    Raises:
+        StudyError: no such study.
+    """
+    return read_study(study, Path(runs_dir), storage)
+
+
+def export(
+    study: str | StudyRecord | None = None,
+    *,
+    out: str | Path,
+    trial: str | int = "best",
+    runs_dir: str | Path = "runs",
+    storage: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> Exported:
+    """Write a trial of a study as a model folder that loads elsewhere; see ``export_trial`` for what is raised.
+
+    Args:
+        study: its name or its record; the latest when left out.
+        out: the folder to write.
+        trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial.
+        runs_dir: folder of run folders; a record knows its own.
+        storage: URL of Optuna's storage, when it is not in the run folder.
+        overwrite: whether a model in ``out`` may be replaced.
+        progress: told how far things are.
+    """
+    name, folder = (study.name, study.folder.parent) if isinstance(study, StudyRecord) else (study, Path(runs_dir))
+    destination = Destination(name, folder, storage)
+    return export_trial(destination, Path(out), trial=str(trial), overwrite=overwrite, progress=progress)
+
+
+def compress(
+    model: str | None,
+    recipe: str | Path,
+    out: str | Path,
+    *,
+    data: str | None = None,
+    calibration_data: str | None = None,
+    report_data: str | None = None,
+    seed: int = 0,
+    runs_dir: str | Path = "runs",
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> Exported:
+    """Apply a recipe without a search and write the model; see ``search`` for the words."""
+    return compress_by_recipe(
+        model,
+        recipe,
+        Path(out),
+        texts=TextSettings(data, calibration_data, None, report_data),
+        runs_dir=Path(runs_dir),
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        seed=seed,
+        overwrite=overwrite,
+        progress=progress,
     )

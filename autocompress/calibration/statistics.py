@@ -71,7 +71,7 @@ class Use:
         def forward(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             self.inputs.add_counts(args[0]) if self.lookup else self.inputs.add(args[0])
             if output.requires_grad:
-                output.register_hook(self.gradients.add)
+                output.register_hook(self.gradients.add)  # type: ignore[no-untyped-call]
 
         return [self.module.register_forward_hook(forward)]
 
@@ -132,7 +132,8 @@ def collect_statistics(
 def _gradients_from_the_embedding(model: nn.Module) -> Iterator[None]:
     """Let gradients flow to every activation while no parameter gathers one: the first activations are made leaves."""
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    finder: Any = getattr(model, "get_input_embeddings", None)
+    embedding = finder() if finder is not None else None
     handle = None
     for parameter, _ in required:
         parameter.requires_grad_(False)
@@ -157,7 +158,7 @@ def _accumulate(model: nn.Module, ids: Tensor, generator: torch.Generator) -> No
     flat = logits.float().reshape(-1, logits.shape[-1])
     with torch.no_grad():
         labels = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=generator)[:, 0].to(flat.device)
-    nn.functional.cross_entropy(flat, labels, reduction="sum").backward()
+    nn.functional.cross_entropy(flat, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
 
 
 def to_tensors(metrics: dict[str, Metric]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
@@ -32,13 +33,15 @@ def hand_written_plans(specs: Sequence[LayerSpec], budget_share: float | None = 
     """
     plans: list[tuple[str, Plan]] = []
     for bits in UNIFORM_BITS:
-        grouped = _uniform(specs, lambda spec, b=bits: _quantize(spec, b))  # type: ignore[misc]
+        grouped = _uniform(specs, partial(_quantize, bits=bits))
         plans.append((f"uniform {bits} bit, groups of {USUAL_GROUP}", grouped))
-        whole_rows = _uniform(specs, lambda _spec, b=bits: Quantize(b, WHOLE_ROW))  # type: ignore[misc]
+        whole_rows = Plan.of({spec.name: Quantize(bits, WHOLE_ROW) for spec in specs})
         plans.append((f"uniform {bits} bit, whole rows", whole_rows))
-    for share in sorted({*UNIFORM_SHARES, *([] if budget_share is None else [budget_share])}, reverse=True):
-        plans.append((f"uniform SVD, {share:.0%} of the parameters", _uniform(specs, lambda s, p=share: _svd(s, p))))
-        trains = _uniform(specs, lambda s, p=share: _tensor_train(s, p))
+    shares = {*UNIFORM_SHARES, *([] if budget_share is None else [budget_share])}
+    for share in sorted(shares, reverse=True):
+        ranks = _uniform(specs, partial(_svd, share=share))
+        plans.append((f"uniform SVD, {share:.0%} of the parameters", ranks))
+        trains = _uniform(specs, partial(_tensor_train, share=share))
         plans.append((f"uniform tensor train, {share:.0%} of the parameters", trains))
     return plans
 

@@ -13,7 +13,8 @@ from autocompress.units import format_bytes
 
 def smallest_model_bytes(space: Space, inventory: Inventory) -> int:
     """Fewest bytes of any plan of a space: its smallest options, and what is not compressed."""
-    total, grouped = inventory.rest_bytes, set()
+    total = inventory.rest_bytes
+    grouped: set[str] = set()
     for members in space.tied(inventory.layers):
         total += min(sum(file_bytes(method, spec) for spec in members) for method in space.shared_options(members))
         grouped.update(spec.name for spec in members)

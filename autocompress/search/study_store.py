@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,7 +28,7 @@ from autocompress.units import Limits
 HEADER = "autocompress"
 REPORT = "report "
 POINTER = "study.json"
-DIRECTIONS = ("minimize", "minimize", "minimize")  # perplexity, bytes, latency
+DIRECTIONS = [StudyDirection.MINIMIZE] * 3  # perplexity, bytes, latency
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "infeasible", TrialState.FAIL: "failed"}
 
 
@@ -58,8 +59,7 @@ def create_study(header: StudyRecord, url: str) -> optuna.Study:
     try:
         header.folder.mkdir(parents=True, exist_ok=True)
         storage = open_storage(url)
-        study = optuna.create_study(study_name=header.name, storage=storage, directions=list(DIRECTIONS))
-        study.set_metric_names(["perplexity", "bytes", "latency_ms"])
+        study = optuna.create_study(study_name=header.name, storage=storage, directions=DIRECTIONS)
         study.set_user_attr(HEADER, _header_to_dict(header))
         _write_pointer(header.folder, header.name, url)
     except DuplicatedStudyError as error:
