@@ -57,19 +57,19 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     if bits == 8:
         return packed
     segments, length = _SEGMENTS[bits], _segment_length(count, bits)
-    codes = torch.empty(*packed.shape[:-1], segments * length, dtype=torch.uint8, device=packed.device)
+    pieces: list[Tensor] = []
     low, start = 0, 0
     for width in _PLANES[bits]:
         per_byte = 8 // width
         for segment in range(segments):
-            byte = packed[..., start : start + length]
-            piece = (byte >> (segment % per_byte * width)) & (2**width - 1)
-            target = codes[..., segment * length : (segment + 1) * length]
-            if low:
-                target |= piece << low
-            else:
-                target.copy_(piece)
-            if segment % per_byte == per_byte - 1:
+            if segment % per_byte == 0:
+                byte = packed[..., start : start + length].contiguous()
                 start += length
+            shift = segment % per_byte * width - low
+            piece = (byte >> shift if shift >= 0 else byte << -shift) & ((2**width - 1) << low)
+            if low:
+                pieces[segment] |= piece
+            else:
+                pieces.append(piece)
         low += width
-    return codes[..., :count]
+    return torch.cat(pieces, -1)[..., :count]

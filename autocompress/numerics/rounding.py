@@ -50,11 +50,9 @@ class Grid:
 
     def dequantize(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Values of codes ``[out, in]``, computed in fp32 and returned in ``dtype``."""
-        groups = self.scale.shape[1]
-        scale = self.scale.float()
-        offset = -self.centre * scale
-        grouped = in_groups(codes, groups).float()
-        return torch.addcmul(offset[..., None], grouped, scale[..., None]).flatten(-2).to(dtype)
+        centre = self.centre[..., None] if isinstance(self.centre, Tensor) else self.centre
+        values = in_groups(codes, self.scale.shape[1]).to(torch.float32, copy=True)
+        return values.sub_(centre).mul_(self.scale.float()[..., None]).flatten(-2).to(dtype)
 
     def round(self, weight: Tensor) -> Tensor:
         """Codes uint8 ``[out, in]`` of the nearest values to ``weight [out, in]``."""
