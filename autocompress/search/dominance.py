@@ -11,15 +11,20 @@ LATENCY_TOLERANCE = 0.10
 """A trial may be slower by this share and still dominate. Medians of decode times scatter by several per cent between
 runs; with an exact third axis every plan would sooner or later be the fastest of its neighbours by chance."""
 
-HYPERVOLUME_REFERENCE_RISE = 1.0
-"""Rise of log-perplexity, in nats per token, from which on a plan counts for nothing: 2.7 times the perplexity."""
+HYPERVOLUME_REFERENCE_DAMAGE = 1.0
+"""Damage, in nats per token, from which on a plan counts for nothing: about 2.7 times the perplexity."""
 
 
-def selection_perplexity(trial: TrialRecord) -> float:
-    """Perplexity on the selection text, the only one that all complete trials share; infinite without it."""
-    if trial.selection is None or not math.isfinite(trial.selection.perplexity):
+def selection_damage(trial: TrialRecord) -> float:
+    """KL divergence from the dense model on the selection text, nats per token; infinite without a measurement.
+
+    It ranks plans with less noise than perplexity on the same tokens, for it compares the predictions themselves and
+    not only what they say of one observed token. Every complete trial was measured on that text.
+    """
+    measured = trial.selection
+    if measured is None or not (math.isfinite(measured.kl) and math.isfinite(measured.perplexity)):
         return math.inf
-    return trial.selection.perplexity
+    return measured.kl
 
 
 def latency(trial: TrialRecord) -> float | None:
@@ -36,12 +41,12 @@ def latency(trial: TrialRecord) -> float | None:
 def dominates(one: TrialRecord, other: TrialRecord) -> bool:
     """Whether ``one`` makes ``other`` pointless.
 
-    It is no worse in perplexity and in bytes, better in at least one of them, and not slower by more than
-    ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in perplexity and bytes goes to the
+    It is no worse in damage and in bytes, better in at least one of them, and not slower by more than
+    ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in damage and bytes goes to the
     faster trial, then to the earlier one.
     """
-    ours = (selection_perplexity(one), one.bytes)
-    theirs = (selection_perplexity(other), other.bytes)
+    ours = (selection_damage(one), one.bytes)
+    theirs = (selection_damage(other), other.bytes)
     if ours == theirs:
         return _tie_break(one) < _tie_break(other)
     if ours[0] > theirs[0] or ours[1] > theirs[1]:
@@ -60,33 +65,33 @@ def _tie_break(trial: TrialRecord) -> tuple[float, int]:
 def non_dominated(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     """The trials that no other dominates, by bytes. A plan that was measured twice appears once.
 
-    Trials without a finite perplexity are left out.
+    Trials without a finite damage are left out.
     """
     unique: dict[str, TrialRecord] = {}
     for trial in trials:
-        if math.isfinite(selection_perplexity(trial)):
+        if math.isfinite(selection_damage(trial)):
             seen = unique.get(trial.plan.hash)
             if seen is None or (trial.report is not None and seen.report is None):
                 unique[trial.plan.hash] = trial
     candidates = list(unique.values())
     front = [one for one in candidates if not any(dominates(other, one) for other in candidates if other is not one)]
-    return tuple(sorted(front, key=lambda trial: (trial.bytes, selection_perplexity(trial))))
+    return tuple(sorted(front, key=lambda trial: (trial.bytes, selection_damage(trial))))
 
 
 def knee_of(front: Sequence[TrialRecord]) -> TrialRecord:
-    """The trial of a front farthest below the chord between its ends, in normalised (log bytes, log perplexity).
+    """The trial of a front farthest below the chord between its ends, in normalised (log bytes, damage).
 
-    Where there are not three different sizes there is no bend, and the lowest perplexity is returned.
+    Where there are not three different sizes there is no bend, and the lowest damage is returned.
     """
-    left, right = min(front, key=lambda trial: trial.bytes), min(front, key=selection_perplexity)
+    left, right = min(front, key=lambda trial: trial.bytes), min(front, key=selection_damage)
     width = math.log(right.bytes / left.bytes)
-    height = math.log(selection_perplexity(left) / selection_perplexity(right))
+    height = selection_damage(left) - selection_damage(right)
     if width <= 0 or height <= 0:
         return right
 
     def below_chord(trial: TrialRecord) -> float:
         across = math.log(trial.bytes / left.bytes) / width
-        down = math.log(selection_perplexity(left) / selection_perplexity(trial)) / height
+        down = (selection_damage(left) - selection_damage(trial)) / height
         return down - across
 
     bend = max(front, key=below_chord)

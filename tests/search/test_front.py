@@ -206,5 +206,5 @@ def test_front_as_json_before_anything_was_measured_or_reported():
     points = front_to_dict(realistic_study(finished=False))["front"]
     assert {point["text"] for point in points} == {"selection"}
     nan = trial(0, 0.1, 1_000_000)
-    nan = replace(nan, selection=replace(nan.selection, kl=math.nan))
+    nan = replace(nan, report=replace(nan.selection, kl=math.nan, text="report"))
     assert json.loads(json.dumps(front_to_dict(study_of(nan)), allow_nan=False))["front"][0]["kl"] is None
