@@ -1,7 +1,8 @@
 """Finds, layer by layer, how to store each weight matrix of a transformer under a budget of memory or latency.
 
-Importing the package is cheap: torch and transformers are imported when something is used that needs them. It also
-arranges that ``AutoModelForCausalLM.from_pretrained`` loads exported folders, whichever is imported first.
+Importing the package is cheap: torch and transformers are imported when something is used that
+needs them. It also arranges that ``AutoModelForCausalLM.from_pretrained`` loads exported folders,
+whichever is imported first.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ for _name in _CALLABLE:
 
 
 def _register_quantizer(_: ModuleType) -> None:
-    # Importing it registers it. When it is itself what imports transformers, it registers at its own end.
+    # Importing it registers it. When it is itself what imports transformers, it registers at its
+    # own end.
     importlib.import_module("autocompress.surgery.quantizer")
 
 

@@ -8,10 +8,12 @@ from typing import ClassVar
 class AutocompressError(Exception):
     """Root of every expected error.
 
-    A message is one paragraph: what went wrong and where, what was got, what was wanted, what to do next.
+    A message is one paragraph: what went wrong and where, what was got, what was wanted, what to do
+    next.
 
     Args:
-        what: the thing that is wrong and where it is, for example ``"--budget"`` or ``"layer lm_head, svd"``.
+        what: the thing that is wrong and where it is, for example ``"--budget"`` or ``"layer
+            lm_head, svd"``.
         got: the offending value, shown as given.
         wanted: what would have been accepted.
         hint: what to do next.

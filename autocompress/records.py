@@ -54,7 +54,8 @@ class LayerSpec:
         out_features: rows of the matrix; for an embedding the vocabulary.
         in_features: columns of the matrix; for an embedding the hidden size.
         dtype: torch name of the stored type, such as ``float32``.
-        bias: whether the owning module has a bias (stored with the matrix and counted in its bytes).
+        bias: whether the owning module has a bias (stored with the matrix and counted in its
+            bytes).
         depth: index of the transformer block, or ``None`` outside the blocks.
         tied: paths of the other modules that use the same matrix (a head tied to the embedding).
     """

@@ -55,7 +55,8 @@ class Budget:
         """Read ``--budget`` and ``--latency``.
 
         Raises:
-            ConfigurationError: a text that is no number with a unit, or a limit that is not positive.
+            ConfigurationError: a text that is no number with a unit, or a limit that is not
+                positive.
         """
         fields: dict[str, float] = {}
         if memory is not None:
@@ -94,7 +95,9 @@ def _parse_memory(text: str) -> dict[str, float]:
         return {"memory_share": share}
     factor = _UNITS_BY_LOWER_CASE.get(unit.lower())
     if factor is None:
-        raise ConfigurationError("--budget has an unknown unit", got=repr(text), wanted=MEMORY_FORMS)
+        raise ConfigurationError(
+            "--budget has an unknown unit", got=repr(text), wanted=MEMORY_FORMS
+        )
     return {"memory_bytes": math.floor(number * factor)}
 
 
@@ -127,7 +130,9 @@ def parse_duration(text: str) -> float:
         except ValueError:
             rest = compact
     if rest or not 0 < seconds < math.inf:
-        raise ConfigurationError("--time is not understood", got=repr(text), wanted="a time such as 90s, 10m or 1h30m")
+        raise ConfigurationError(
+            "--time is not understood", got=repr(text), wanted="a time such as 90s, 10m or 1h30m"
+        )
     return seconds
 
 

@@ -35,11 +35,16 @@ _CONFIGS: dict[str, tuple[str, Callable[[], Any]]] = {
     "llama_untied": ("LlamaForCausalLM", _llama_like("LlamaConfig", tie_word_embeddings=False)),
     "mistral": ("MistralForCausalLM", _llama_like("MistralConfig", tie_word_embeddings=False)),
     "qwen2": ("Qwen2ForCausalLM", _llama_like("Qwen2Config", tie_word_embeddings=True)),
-    "mixtral": ("MixtralForCausalLM", _llama_like("MixtralConfig", num_local_experts=4, num_experts_per_tok=2)),
+    "mixtral": (
+        "MixtralForCausalLM",
+        _llama_like("MixtralConfig", num_local_experts=4, num_experts_per_tok=2),
+    ),
     "gemma2": ("Gemma2ForCausalLM", _llama_like("Gemma2Config", head_dim=8)),
     "gpt2": (
         "GPT2LMHeadModel",
-        lambda: transformers.GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4),
+        lambda: transformers.GPT2Config(
+            vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4
+        ),
     ),
     "gpt_neox": (
         "GPTNeoXForCausalLM",
@@ -78,7 +83,13 @@ _CONFIGS: dict[str, tuple[str, Callable[[], Any]]] = {
     "t5": (
         "T5ForConditionalGeneration",
         lambda: transformers.T5Config(
-            vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=1
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=1,
         ),
     ),
 }
@@ -101,7 +112,9 @@ def _template(family: str) -> Any:
 def make_tiny_model(family: str, dtype: torch.dtype = torch.float32) -> Any:
     """Make a fresh tiny model of a family."""
     model = copy.deepcopy(_template(family))
-    for parameter in model.parameters():  # not the buffers: from_pretrained leaves rotary frequencies in fp32
+    for (
+        parameter
+    ) in model.parameters():  # not the buffers: from_pretrained leaves rotary frequencies in fp32
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
     return model
@@ -121,10 +134,16 @@ def tiny_llama(tiny_model: Callable[..., Any]) -> Any:
 
 def make_tiny_tokenizer() -> Any:
     """Make a tokenizer that knows as many words as the tiny models have tokens."""
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<unk>",
     )
 
 
@@ -140,6 +159,8 @@ def inputs_of() -> Callable[[Any], dict[str, Any]]:
 
     def make(model: Any) -> dict[str, Any]:
         ids = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
-        return {"input_ids": ids} | ({"decoder_input_ids": ids[:, :6]} if model.config.is_encoder_decoder else {})
+        return {"input_ids": ids} | (
+            {"decoder_input_ids": ids[:, :6]} if model.config.is_encoder_decoder else {}
+        )
 
     return make

@@ -17,7 +17,9 @@ _BLOCK = (
 
 def llama_specs(blocks: int = 2) -> tuple[LayerSpec, ...]:
     """Embedding first, as in the model."""
-    embedding = LayerSpec("model.embed_tokens", Role.EMBEDDING, Kind.EMBEDDING, 4096, 256, tied=("lm_head",))
+    embedding = LayerSpec(
+        "model.embed_tokens", Role.EMBEDDING, Kind.EMBEDDING, 4096, 256, tied=("lm_head",)
+    )
     layers = [
         LayerSpec(f"model.layers.{depth}.{name}", role, Kind.LINEAR, rows, columns, depth=depth)
         for depth in range(blocks)

@@ -26,7 +26,9 @@ CHOICES: tuple[Method, ...] = (
 
 def mixed_plan(inventory: Inventory, start: int = 0) -> Plan:
     """Give each layer the next method."""
-    return Plan.of({s.name: CHOICES[(start + i) % len(CHOICES)] for i, s in enumerate(inventory.layers)})
+    return Plan.of(
+        {s.name: CHOICES[(start + i) % len(CHOICES)] for i, s in enumerate(inventory.layers)}
+    )
 
 
 def builder(workbench: Workbench) -> Callable[[str, Method], CompressedMatrix]:

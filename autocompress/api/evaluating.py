@@ -39,9 +39,10 @@ def evaluate(
 
     Args:
         model: a folder, a name on the hub, or a loaded model; the bundled model when left out.
-        data: a text file or hub data set; the bundled report text when left out. With ``tasks`` and without ``data``
-            or ``against`` no text is scored.
-        part: score only this part of ``data``, ``calibration``, ``selection`` or ``report``, as a search cuts it.
+        data: a text file or hub data set; the bundled report text when left out. With ``tasks`` and
+            without ``data`` or ``against`` no text is scored.
+        part: score only this part of ``data``, ``calibration``, ``selection`` or ``report``, as a
+            search cuts it.
         tokens: score at most that many tokens, from the start.
         context: longest window, at most the model's context.
         against: dense model to measure the KL divergence from.
@@ -54,9 +55,9 @@ def evaluate(
         progress: told how far things are.
 
     Returns:
-        ``model``, ``bytes`` of its stored tensors, ``device``, ``data``, ``perplexity``, ``nll``, ``tokens`` and ``kl``
-        (each ``None`` when not measured), and ``tasks``: one mapping per metric with ``task``, ``metric``, ``value``,
-        ``stderr`` and ``samples``.
+        ``model``, ``bytes`` of its stored tensors, ``device``, ``data``, ``perplexity``, ``nll``,
+        ``tokens`` and ``kl`` (each ``None`` when not measured), and ``tasks``: one mapping per
+        metric with ``task``, ``metric``, ``value``, ``stderr`` and ``samples``.
 
     Raises:
         ModelError: a model that cannot be loaded or scored.
@@ -66,7 +67,11 @@ def evaluate(
     for name, value, least in (("tokens", tokens, 2), ("context", context, 2), ("limit", limit, 1)):
         if value is not None and value < least:
             raise ConfigurationError(f"--{name} is too low", got=value, wanted=f"at least {least}")
-    settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    settings: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+    }
     loaded = _loaded(model, settings, progress)
     result: dict[str, Any] = {
         "model": loaded.source,
@@ -82,19 +87,27 @@ def evaluate(
         windows = Windows(ids, context_length(loaded.model, context))
         dense = None if against is None else _loaded(against, settings, progress)
         measured = _score(loaded, dense, windows, progress)
-        result |= {"perplexity": measured.perplexity, "nll": measured.nll, "tokens": measured.tokens}
+        result |= {
+            "perplexity": measured.perplexity,
+            "nll": measured.nll,
+            "tokens": measured.tokens,
+        }
         if dense is not None:
             result |= {"kl": measured.kl, "against": dense.source}
     if tasks:
         from autocompress.evaluation.tasks import run_tasks
 
         with progress.task(f"Running tasks {', '.join(tasks)}"):
-            rows = run_tasks(loaded.model, loaded.tokenizer, tasks, task_folder=task_folder, limit=limit)
+            rows = run_tasks(
+                loaded.model, loaded.tokenizer, tasks, task_folder=task_folder, limit=limit
+            )
         result["tasks"] = [asdict(row) for row in rows]
     return result
 
 
-def _loaded(model: str | LoadedModel | None, settings: dict[str, Any], progress: Progress) -> LoadedModel:
+def _loaded(
+    model: str | LoadedModel | None, settings: dict[str, Any], progress: Progress
+) -> LoadedModel:
     if isinstance(model, LoadedModel):
         return model
     with progress.task(f"Loading {model or 'the bundled model'}"):
@@ -112,7 +125,9 @@ def _text(data: str | None, part: str | None) -> tuple[str, str]:
     return cut_in_three(text)[PARTS.index(part)], f"{data} ({part} part)"
 
 
-def _score(loaded: LoadedModel, dense: LoadedModel | None, windows: Windows, progress: Progress) -> Score:
+def _score(
+    loaded: LoadedModel, dense: LoadedModel | None, windows: Windows, progress: Progress
+) -> Score:
     teacher = None
     if dense is not None:
         sizes = [each.model.config.get_text_config().vocab_size for each in (loaded, dense)]

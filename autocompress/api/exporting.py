@@ -106,7 +106,9 @@ def export_trial(
             hint="Search again, or bring back the weights of that time.",
         )
     source = f"trial {chosen.number} of study {study.name}"
-    return _export(session, chosen.plan, out, measurement, source, overwrite=overwrite, progress=progress)
+    return _export(
+        session, chosen.plan, out, measurement, source, overwrite=overwrite, progress=progress
+    )
 
 
 def compress_by_recipe(
@@ -152,17 +154,24 @@ def compress_by_recipe(
         progress.note(notice)
     measurement = _measure(session, checked.plan, progress)
     source = f"recipe {recipe}"
-    return _export(session, checked.plan, out, measurement, source, overwrite=overwrite, progress=progress)
+    return _export(
+        session, checked.plan, out, measurement, source, overwrite=overwrite, progress=progress
+    )
 
 
 def _measure(session: Session, plan: Plan, progress: Progress) -> Measurement:
     text = session.scored_text("report")
     session.metrics  # noqa: B018  # calibrate before the bar of this task
-    with progress.task("Measuring the compressed model"), session.workbench.applied(plan, session.build) as model:
+    with (
+        progress.task("Measuring the compressed model"),
+        session.workbench.applied(plan, session.build) as model,
+    ):
         scored = score(model, text.windows, text.teacher)
     size = session.workbench.inventory.plan_bytes(plan)
     device = describe_device(session.loaded.model)
-    return Measurement(scored.perplexity, scored.kl, scored.tokens, size, None, None, text.name, device, plan.hash)
+    return Measurement(
+        scored.perplexity, scored.kl, scored.tokens, size, None, None, text.name, device, plan.hash
+    )
 
 
 def _export(
@@ -177,7 +186,12 @@ def _export(
 ) -> Exported:
     with progress.task(f"Writing {out}"):
         report = export_checkpoint(
-            session.loaded, plan, session.build, out, measurement=measurement.to_dict(), overwrite=overwrite
+            session.loaded,
+            plan,
+            session.build,
+            out,
+            measurement=measurement.to_dict(),
+            overwrite=overwrite,
         )
     ids = session.report_ids if measurement.text == "report" else session.selection_ids
     with progress.task("Loading it in a fresh process"):

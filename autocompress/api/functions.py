@@ -48,18 +48,22 @@ def search(
     Args:
         model: folder or hub name of a causal language model; the bundled one when left out.
         budget: most bytes of the stored model: ``10x``, ``25%``, ``1.6MB``; no limit when left out.
-        latency: most time for one decoded token at batch 1: ``6ms``, or ``0.8x`` of the dense model's.
+        latency: most time for one decoded token at batch 1: ``6ms``, or ``0.8x`` of the dense
+            model's.
         space: a search space by name, or the path of a YAML file.
         trials: trials in all, hand-written plans included.
         time: start no trial after so long: ``10m``, or seconds.
         sampler: ``auto``, ``tpe``, ``nsga2``, ``gp`` or ``random``.
         seed: of the calibration's labels and the sampler.
-        data: one source of text (a file, or ``hub/name:config:split``), cut into three disjoint parts.
+        data: one source of text (a file, or ``hub/name:config:split``), cut into three disjoint
+            parts.
         calibration_data: source of the text that statistics are collected on.
         selection_data: source of the text that trials are scored on.
         report_data: source of the text that the final figures are measured on.
-        study: name of the study; made up from model and budget when left out. The same name and settings go on.
-        resume: name of a study to go on with, by its own settings; the other settings are then not looked at.
+        study: name of the study; made up from model and budget when left out. The same name and
+            settings go on.
+        resume: name of a study to go on with, by its own settings; the other settings are then not
+            looked at.
         runs_dir: folder of run folders and of the cache.
         storage: URL of Optuna's storage; a SQLite file in the run folder when left out.
         track: mirror the study into MLflow.
@@ -79,7 +83,9 @@ def search(
     try:
         if resume is not None:
             destination = Destination(resume, Path(runs_dir), storage)
-            return resume_search(destination, trials=trials, time=time, observers=observers, progress=progress)
+            return resume_search(
+                destination, trials=trials, time=time, observers=observers, progress=progress
+            )
         settings = SearchSettings(
             model,
             budget,
@@ -93,7 +99,9 @@ def search(
             texts or TextSettings(data, calibration_data, selection_data, report_data),
         )
         destination = Destination(study, Path(runs_dir), storage)
-        return run_search(settings, destination, trials=trials, time=time, observers=observers, progress=progress)
+        return run_search(
+            settings, destination, trials=trials, time=time, observers=observers, progress=progress
+        )
     finally:
         for warning in mirror.close() if mirror else []:
             progress.note(warning)
@@ -128,7 +136,9 @@ def profile(
     )
 
 
-def front(study: str | None = None, *, runs_dir: str | Path = "runs", storage: str | None = None) -> StudyRecord:
+def front(
+    study: str | None = None, *, runs_dir: str | Path = "runs", storage: str | None = None
+) -> StudyRecord:
     """Read a study as it stands, the latest when none is named.
 
     ``autocompress.search.front`` has what to do with it: ``front_of``, ``pick``, ``front_to_dict``.
@@ -160,9 +170,15 @@ def export(
         overwrite: whether a model in ``out`` may be replaced.
         progress: told how far things are.
     """
-    name, folder = (study.name, study.folder.parent) if isinstance(study, StudyRecord) else (study, Path(runs_dir))
+    name, folder = (
+        (study.name, study.folder.parent)
+        if isinstance(study, StudyRecord)
+        else (study, Path(runs_dir))
+    )
     destination = Destination(name, folder, storage)
-    return export_trial(destination, Path(out), trial=str(trial), overwrite=overwrite, progress=progress)
+    return export_trial(
+        destination, Path(out), trial=str(trial), overwrite=overwrite, progress=progress
+    )
 
 
 def compress(

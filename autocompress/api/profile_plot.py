@@ -48,7 +48,13 @@ def profile_figure(profile: Profile) -> Any:
         )
     figure.update_xaxes(title_text="transformer block", row=1, col=1)
     figure.update_xaxes(title_text="times smaller than dense", type="log", row=2, col=1)
-    figure.update_yaxes(title_text="predicted damage, nats per token", type="log", exponentformat="power", row=2, col=1)
+    figure.update_yaxes(
+        title_text="predicted damage, nats per token",
+        type="log",
+        exponentformat="power",
+        row=2,
+        col=1,
+    )
     figure.update_layout(
         title=f"Sensitivity of {profile.model} ({profile.tokens} calibration tokens)",
         template="plotly_white",
@@ -63,18 +69,27 @@ def _heatmap(go: Any, profile: Profile) -> Any:
 
     layers = profile.menu.layers
     roles = list(dict.fromkeys(layer.spec.role.value for layer in layers))
-    depths = ["outside", *map(str, sorted({layer.spec.depth for layer in layers if layer.spec.depth is not None}))]
+    depths = [
+        "outside",
+        *map(str, sorted({layer.spec.depth for layer in layers if layer.spec.depth is not None})),
+    ]
     cells: dict[tuple[str, str], float] = {}
     for layer in layers:
         option = best_at(layer, PLOT_RATIO)
-        place = (layer.spec.role.value, "outside" if layer.spec.depth is None else str(layer.spec.depth))
+        place = (
+            layer.spec.role.value,
+            "outside" if layer.spec.depth is None else str(layer.spec.depth),
+        )
         if option is not None:
             cells[place] = cells.get(place, 0.0) + option.damage
     damages = [[cells.get((role, depth)) for depth in depths] for role in roles]
     return go.Heatmap(
         x=depths,
         y=roles,
-        z=[[None if d is None else math.log10(max(d, LEAST_DAMAGE)) for d in row] for row in damages],
+        z=[
+            [None if d is None else math.log10(max(d, LEAST_DAMAGE)) for d in row]
+            for row in damages
+        ],
         text=[["" if d is None else f"{d:.1e}" for d in row] for row in damages],
         texttemplate="%{text}",
         hovertemplate="%{y}, block %{x}: %{text} nats per token<extra></extra>",

@@ -42,7 +42,9 @@ class Profile:
             "calibration": self.calibration,
             "tokens": self.tokens,
             "layers": [_layer_to_dict(layer) for layer in self.menu.layers],
-            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
+            "skipped": [
+                {"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped
+            ],
         }
 
 
@@ -66,10 +68,17 @@ def _layer_to_dict(layer: LayerMenu) -> dict[str, Any]:
         "depth": spec.depth,
         "shape": list(spec.shape),
         "tied": list(spec.tied),
-        "damage": {ratio: None if option is None else option.damage for ratio, option in at.items()},
+        "damage": {
+            ratio: None if option is None else option.damage for ratio, option in at.items()
+        },
         "options": [
             option.method.to_dict()
-            | {"bytes": option.bytes, "damage": option.damage, "cosine": option.cosine, "label": str(option.method)}
+            | {
+                "bytes": option.bytes,
+                "damage": option.damage,
+                "cosine": option.cosine,
+                "label": str(option.method),
+            }
             for option in layer.options
         ],
     }

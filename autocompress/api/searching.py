@@ -107,21 +107,31 @@ def run_search(
     name, study = _choose_study(settings, destination, identity)
     if study is None:
         check_reachable(
-            space, session.workbench.inventory, budget.limits(session.workbench.inventory.dense_bytes, 1.0).memory_bytes
+            space,
+            session.workbench.inventory,
+            budget.limits(session.workbench.inventory.dense_bytes, 1.0).memory_bytes,
         )
     with progress.task("Measuring the dense model"):
         selection, report = session.scored_text("selection"), session.scored_text("report")
-        known = None if study is None else _dense_latency(to_record(study, destination.runs_dir / name))
+        known = (
+            None if study is None else _dense_latency(to_record(study, destination.runs_dir / name))
+        )
         evaluator = Evaluator(session.workbench, session.build, known)
         if study is None:
-            header = _header(name, destination, session, evaluator, selection, report, identity, settings, budget)
+            header = _header(
+                name, destination, session, evaluator, selection, report, identity, settings, budget
+            )
             study = create_study(header, destination.url(name))
-            progress.note(f"Study {name} in {header.folder}; stop it at any time, the same command goes on with it.")
+            progress.note(
+                f"Study {name} in {header.folder}; stop it at any time, the same command goes on with it."
+            )
         else:
             touch(destination.runs_dir / name, name, destination.url(name))
             progress.note(f"Going on with study {name}.")
     menu = session.menu(space)
-    groups = tuple(tuple(spec.name for spec in tied) for tied in space.tied(session.workbench.inventory.layers))
+    groups = tuple(
+        tuple(spec.name for spec in tied) for tied in space.tied(session.workbench.inventory.layers)
+    )
     folder = destination.runs_dir / name
     search = Search(study, folder, evaluator, menu, groups, selection, report, observers, progress)
     return search.run(trials, seconds, sampler=settings.sampler, seed=settings.seed)
@@ -151,7 +161,9 @@ def resume_search(
 def _check(settings: SearchSettings, trials: int, seconds: float | None) -> Budget:
     budget = Budget.parse(settings.budget, settings.latency)
     if settings.sampler not in SAMPLERS:
-        raise ConfigurationError("unknown sampler", got=repr(settings.sampler), wanted=", ".join(SAMPLERS))
+        raise ConfigurationError(
+            "unknown sampler", got=repr(settings.sampler), wanted=", ".join(SAMPLERS)
+        )
     if trials < 1:
         raise ConfigurationError("--trials is too low", got=trials, wanted="at least 1")
     if seconds is not None and seconds <= 0:
@@ -160,11 +172,15 @@ def _check(settings: SearchSettings, trials: int, seconds: float | None) -> Budg
 
 
 def _identity(settings: SearchSettings, session: Session, space: Space) -> dict[str, Any]:
-    plain = {name: getattr(settings, name) for name in ("budget", "latency", "sampler", "seed", "device")}
+    plain = {
+        name: getattr(settings, name) for name in ("budget", "latency", "sampler", "seed", "device")
+    }
     return session.identity() | plain | {"space": space.name, "space_content": repr(space)}
 
 
-def _choose_study(settings: SearchSettings, destination: Destination, identity: dict[str, Any]) -> tuple[str, Any]:
+def _choose_study(
+    settings: SearchSettings, destination: Destination, identity: dict[str, Any]
+) -> tuple[str, Any]:
     """Find the study to go on with, or a name for a new one (then the study is ``None``)."""
     named = destination.study
     base = named or _default_name(settings)
@@ -175,7 +191,9 @@ def _choose_study(settings: SearchSettings, destination: Destination, identity: 
         if study is None:
             return name, None
         found = to_record(study, destination.runs_dir / name).settings.get("identity", {})
-        differing = sorted(key for key in {*identity, *found} if identity.get(key) != found.get(key))
+        differing = sorted(
+            key for key in {*identity, *found} if identity.get(key) != found.get(key)
+        )
         if not differing:
             return name, study
         if named is not None:
@@ -192,7 +210,12 @@ def _choose_study(settings: SearchSettings, destination: Destination, identity: 
 def _default_name(settings: SearchSettings) -> str:
     """Make up a readable name: model and budget."""
     model = Path(settings.model).name if settings.model else "demo"
-    parts = [model, settings.budget, settings.latency, "front" if not (settings.budget or settings.latency) else None]
+    parts = [
+        model,
+        settings.budget,
+        settings.latency,
+        "front" if not (settings.budget or settings.latency) else None,
+    ]
     text = "-".join(part for part in parts if part)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("%", "pct")).strip("-.").lower() or "study"
 

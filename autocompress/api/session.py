@@ -68,9 +68,21 @@ class Session:
     """
 
     def __init__(
-        self, loaded: LoadedModel, settings: TextSettings, cache: Cache, progress: Progress = SILENT, *, seed: int = 0
+        self,
+        loaded: LoadedModel,
+        settings: TextSettings,
+        cache: Cache,
+        progress: Progress = SILENT,
+        *,
+        seed: int = 0,
     ) -> None:
-        self.loaded, self.settings, self.cache, self.progress, self.seed = loaded, settings, cache, progress, seed
+        self.loaded, self.settings, self.cache, self.progress, self.seed = (
+            loaded,
+            settings,
+            cache,
+            progress,
+            seed,
+        )
         self.workbench = Workbench(loaded.model)
         self.context = context_length(loaded.model, settings.context)
 
@@ -102,7 +114,13 @@ class Session:
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """Metric of every matrix, from the cache or by one pass over the calibration text."""
-        parts = (self.loaded.fingerprint, tensor_key(self.calibration_ids), self.context, self.seed, STATISTICS_VERSION)
+        parts = (
+            self.loaded.fingerprint,
+            tensor_key(self.calibration_ids),
+            self.context,
+            self.seed,
+            STATISTICS_VERSION,
+        )
         key = content_key(*parts, str(next(self.loaded.model.parameters()).dtype))
         kept = self.cache.tensors("statistics", key)
         if kept is not None:
@@ -110,7 +128,11 @@ class Session:
         batches = (window[None] for window in Windows(self.calibration_ids, self.context))
         with self.progress.task("Calibrating (tokens)", len(self.calibration_ids)) as advance:
             metrics = collect_statistics(
-                self.loaded.model, self.workbench.inventory.layers, batches, seed=self.seed, advance=advance
+                self.loaded.model,
+                self.workbench.inventory.layers,
+                batches,
+                seed=self.seed,
+                advance=advance,
             )
         _check_finite(metrics)
         self.cache.keep_tensors("statistics", key, to_tensors(metrics))
@@ -141,7 +163,10 @@ class Session:
 
     def identity(self) -> dict[str, Any]:
         """What determines the results, for the record and for telling studies apart."""
-        names = {f"{name}_text": self.texts.names[name] for name in ("calibration", "selection", "report")}
+        names = {
+            f"{name}_text": self.texts.names[name]
+            for name in ("calibration", "selection", "report")
+        }
         hashes = {
             f"{name}_tokens_hash": tensor_key(getattr(self, f"{name}_ids"))
             for name in ("calibration", "selection", "report")
@@ -171,7 +196,8 @@ def open_session(
     """Load a dense model and make everything ready, as lazily as can be.
 
     Raises:
-        ModelError: it cannot be loaded, is compressed already, is no causal language model, or has no matrices.
+        ModelError: it cannot be loaded, is compressed already, is no causal language model, or has
+            no matrices.
     """
     with progress.task(f"Loading {model or 'the bundled model'}"):
         loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

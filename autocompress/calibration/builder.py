@@ -30,7 +30,12 @@ class LayerBuilder:
     """
 
     def __init__(
-        self, workbench: Workbench, metrics: dict[str, Metric], cache: Cache, *, memory_bytes: int = 2 * 10**9
+        self,
+        workbench: Workbench,
+        metrics: dict[str, Metric],
+        cache: Cache,
+        *,
+        memory_bytes: int = 2 * 10**9,
     ) -> None:
         self.workbench, self.metrics, self.cache = workbench, metrics, cache
         self.memory_bytes = memory_bytes
@@ -52,10 +57,15 @@ class LayerBuilder:
         """Hash of all that a fit of this layer depends on: weight, bias and metric."""
         if name not in self._content:
             problem = self.problem(name)
-            tensors: list[Tensor] = [problem.weight, *([] if problem.bias is None else [problem.bias])]
+            tensors: list[Tensor] = [
+                problem.weight,
+                *([] if problem.bias is None else [problem.bias]),
+            ]
             for term in problem.metric.terms:
                 tensors += [term.rows, term.columns]
-            self._content[name] = content_key([tensor_key(tensor) for tensor in tensors], FIT_VERSION)
+            self._content[name] = content_key(
+                [tensor_key(tensor) for tensor in tensors], FIT_VERSION
+            )
         return self._content[name]
 
     def key(self, name: str, method: Method) -> str:
@@ -78,7 +88,11 @@ class LayerBuilder:
             self._built.move_to_end((name, method))
             return known
         tensors = self.cache.tensors("layers", self.key(name, method))
-        layer = None if tensors is None else self._from_tensors(self.workbench.inventory[name], method, tensors)
+        layer = (
+            None
+            if tensors is None
+            else self._from_tensors(self.workbench.inventory[name], method, tensors)
+        )
         if layer is None:
             layer = self.fit(name, method)
             self.cache.keep_tensors("layers", self.key(name, method), layer.state_dict())
@@ -88,7 +102,9 @@ class LayerBuilder:
         return layer
 
     @staticmethod
-    def _from_tensors(spec: LayerSpec, method: Method, tensors: dict[str, Tensor]) -> CompressedMatrix:
+    def _from_tensors(
+        spec: LayerSpec, method: Method, tensors: dict[str, Tensor]
+    ) -> CompressedMatrix:
         with torch.device("meta"):
             layer = method.skeleton(spec)
         layer.load_state_dict(tensors, assign=True)

@@ -72,7 +72,9 @@ class Cache:
     def keep_tensors(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a key."""
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self._write(self.root / kind / f"{key}.safetensors", lambda path: save_file(contiguous, path))
+        self._write(
+            self.root / kind / f"{key}.safetensors", lambda path: save_file(contiguous, path)
+        )
 
     def record(self, kind: str, key: str) -> Any:
         """Return the JSON value kept under a key, or ``None``."""
@@ -87,7 +89,9 @@ class Cache:
 
     def keep_record(self, kind: str, key: str, value: object) -> None:
         """Keep a JSON value under a key."""
-        self._write(self.root / kind / f"{key}.json", lambda path: path.write_text(json.dumps(value)))
+        self._write(
+            self.root / kind / f"{key}.json", lambda path: path.write_text(json.dumps(value))
+        )
 
     @staticmethod
     def _discard(path: Path, error: Exception) -> None:

@@ -24,7 +24,8 @@ class Fit:
 
     Attributes:
         damage: predicted rise of the loss, nats per token.
-        cosine: cosine between the outputs of the dense and of the compressed layer over the calibration text.
+        cosine: cosine between the outputs of the dense and of the compressed layer over the
+            calibration text.
     """
 
     damage: float
@@ -91,8 +92,8 @@ def build_menu(
 ) -> Menu:
     """Fit every option of every layer, keeping the built layers that are worth keeping and the figures of all.
 
-    One layer is worked on at a time: memory is the model plus one layer's options. What the cache already knows is
-    not fitted again.
+    One layer is worked on at a time: memory is the model plus one layer's options. What the cache
+    already knows is not fitted again.
 
     Args:
         builder: builds and keeps layers.
@@ -120,7 +121,9 @@ def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method
                 fresh[method] = builder.fit(spec.name, method)
                 fit = judge(builder.problem(spec.name), fresh[method])
             known[address] = asdict(fit)
-        options.append(Option(method, method.cost(spec), file_bytes(method, spec), **known[address]))
+        options.append(
+            Option(method, method.cost(spec), file_bytes(method, spec), **known[address])
+        )
     menu = LayerMenu(spec, tuple(sorted(options, key=lambda option: (option.bytes, option.damage))))
     for option in menu.undominated:
         if option.method in fresh:

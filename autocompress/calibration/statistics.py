@@ -51,15 +51,17 @@ class GramSum:
 class Use:
     """One place where a matrix is used: the sums of its two Gram matrices, fed by hooks.
 
-    For a linear use the inputs give the columns and the output gradients the rows; for a lookup the token counts
-    give the rows and the gradients the columns.
+    For a linear use the inputs give the columns and the output gradients the rows; for a lookup the
+    token counts give the rows and the gradients the columns.
     """
 
     def __init__(self, spec: LayerSpec, module: nn.Module, *, lookup: bool) -> None:
         self.module, self.lookup = module, lookup
         wide_rows = spec.kind is Kind.EMBEDDING or spec.out_features > FULL_GRAM_LIMIT
         self.inputs = GramSum(spec.out_features, True) if lookup else self._sum(spec.in_features)
-        self.gradients = self._sum(spec.in_features) if lookup else GramSum(spec.out_features, wide_rows)
+        self.gradients = (
+            self._sum(spec.in_features) if lookup else GramSum(spec.out_features, wide_rows)
+        )
 
     @staticmethod
     def _sum(size: int) -> GramSum:
@@ -79,9 +81,15 @@ class Use:
         """Means over what was seen; gradients over all tokens, so that a matrix used twice a token counts twice."""
         inputs = self.inputs.mean(self.inputs.vectors)
         gradients = self.gradients.mean(tokens)
-        if self.gradients.vectors == 0 and self.inputs.vectors:  # a model without a loss: every output counts the same
+        if (
+            self.gradients.vectors == 0 and self.inputs.vectors
+        ):  # a model without a loss: every output counts the same
             gradients = torch.ones(self.gradients.size)
-        return Curvature(rows=inputs, columns=gradients) if self.lookup else Curvature(rows=gradients, columns=inputs)
+        return (
+            Curvature(rows=inputs, columns=gradients)
+            if self.lookup
+            else Curvature(rows=gradients, columns=inputs)
+        )
 
 
 def uses_of(model: nn.Module, spec: LayerSpec) -> list[Use]:
@@ -100,9 +108,10 @@ def collect_statistics(
 ) -> dict[str, Metric]:
     """Collect the metric of every matrix in one pass.
 
-    The gradients are those of the log-likelihood of labels drawn from the model's own predictions, so that their
-    Gram matrix is that of the Fisher information, whose quadratic form predicts the KL divergence (Martens and Grosse
-    2015, section 2; the labels of the text would give the empirical Fisher instead).
+    The gradients are those of the log-likelihood of labels drawn from the model's own predictions,
+    so that their Gram matrix is that of the Fisher information, whose quadratic form predicts the
+    KL divergence (Martens and Grosse 2015, section 2; the labels of the text would give the
+    empirical Fisher instead).
 
     Args:
         model: in evaluation mode; its weights are not touched.
@@ -125,7 +134,10 @@ def collect_statistics(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: Metric(tuple(use.curvature(tokens) for use in places)) for name, places in uses.items()}
+    return {
+        name: Metric(tuple(use.curvature(tokens) for use in places))
+        for name, places in uses.items()
+    }
 
 
 @contextmanager
@@ -157,7 +169,9 @@ def _accumulate(model: nn.Module, ids: Tensor, generator: torch.Generator) -> No
         return
     flat = logits.float().reshape(-1, logits.shape[-1])
     with torch.no_grad():
-        labels = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=generator)[:, 0].to(flat.device)
+        labels = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=generator)[:, 0].to(
+            flat.device
+        )
     nn.functional.cross_entropy(flat, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
 
 
@@ -177,4 +191,7 @@ def from_tensors(tensors: dict[str, Tensor]) -> dict[str, Metric]:
     for key, tensor in tensors.items():
         name, index, side = key.rsplit("|", 2)
         terms.setdefault(name, {}).setdefault(int(index), {})[side] = tensor
-    return {name: Metric(tuple(Curvature(**sides[i]) for i in sorted(sides))) for name, sides in terms.items()}
+    return {
+        name: Metric(tuple(Curvature(**sides[i]) for i in sorted(sides)))
+        for name, sides in terms.items()
+    }

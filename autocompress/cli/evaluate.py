@@ -15,25 +15,48 @@ from autocompress.units import format_bytes
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Argument(help="Folder (dense or exported) or hub name; without it the bundled model.")
+        str | None,
+        typer.Argument(
+            help="Folder (dense or exported) or hub name; without it the bundled model."
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Text file or hub/name:config:split; without it the bundled report text.")
+        str | None,
+        typer.Option(
+            help="Text file or hub/name:config:split; without it the bundled report text."
+        ),
     ] = None,
     part: Annotated[
-        str | None, typer.Option(help="Only this part of the text, as search cuts it: calibration, selection, report.")
+        str | None,
+        typer.Option(
+            help="Only this part of the text, as search cuts it: calibration, selection, report."
+        ),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Most tokens to score, from the start of the text.")] = 32_768,
-    against: Annotated[str | None, typer.Option(help="Dense model to measure the KL divergence from.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Names of lm-eval tasks, with commas between.")] = None,
-    task_folder: Annotated[str | None, typer.Option(help="Folder of your own lm-eval task files.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Examples of each task; all when left out.")] = None,
+    tokens: Annotated[
+        int, typer.Option(help="Most tokens to score, from the start of the text.")
+    ] = 32_768,
+    against: Annotated[
+        str | None, typer.Option(help="Dense model to measure the KL divergence from.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Names of lm-eval tasks, with commas between.")
+    ] = None,
+    task_folder: Annotated[
+        str | None, typer.Option(help="Folder of your own lm-eval task files.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Examples of each task; all when left out.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
     dtype: Annotated[
         str | None, typer.Option(help="Type to load in, such as bfloat16; the stored one if none.")
     ] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow store; task results always go to one.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Allow code that comes with the model to run.")] = False,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store; task results always go to one.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option(help="Allow code that comes with the model to run.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     r"""Measure perplexity on a text, and run lm-eval tasks.
@@ -96,7 +119,9 @@ def _task_table(rows: list[dict[str, Any]]) -> Any:
         table.add_column(heading, justify="right")
     for row in rows:
         spread = "" if row["stderr"] != row["stderr"] else f"{row['stderr']:.4f}"
-        table.add_row(row["task"], row["metric"], f"{row['value']:.4f}", spread, str(row["samples"] or ""))
+        table.add_row(
+            row["task"], row["metric"], f"{row['value']:.4f}", spread, str(row["samples"] or "")
+        )
     return table
 
 

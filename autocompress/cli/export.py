@@ -15,15 +15,25 @@ if TYPE_CHECKING:
 
 def export(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    study: Annotated[str | None, typer.Argument(help="Name of the study; the latest when left out.")] = None,
-    trial: Annotated[
-        str, typer.Option("--trial", help="best, knee, smallest, fastest, or the number of a trial.")
-    ] = "best",
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the run folders.")] = Path("runs"),
-    storage: Annotated[
-        str | None, typer.Option("--storage", help="URL of the study's storage, when it is not in the run folder.")
+    study: Annotated[
+        str | None, typer.Argument(help="Name of the study; the latest when left out.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is already there.")] = False,
+    trial: Annotated[
+        str,
+        typer.Option("--trial", help="best, knee, smallest, fastest, or the number of a trial."),
+    ] = "best",
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the run folders.")] = Path(
+        "runs"
+    ),
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage", help="URL of the study's storage, when it is not in the run folder."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that is already there.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     r"""Write a trial as a Hugging Face folder, then load it in a fresh process and compare its perplexity.
@@ -37,7 +47,9 @@ def export(
     from autocompress.api.searching import Destination
 
     destination = Destination(study, runs_dir, storage)
-    exported = export_trial(destination, out, trial=trial, overwrite=overwrite, progress=ConsoleProgress())
+    exported = export_trial(
+        destination, out, trial=trial, overwrite=overwrite, progress=ConsoleProgress()
+    )
     if as_json:
         print_json(exported.to_dict())
     else:

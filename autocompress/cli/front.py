@@ -16,20 +16,32 @@ if TYPE_CHECKING:
 
 
 def front(
-    study: Annotated[str | None, typer.Argument(help="Name of the study; the latest when left out.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(help="Name of the study; the latest when left out.")
+    ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-    storage: Annotated[str | None, typer.Option(help="URL of the Optuna storage, if not in the run folder.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="URL of the Optuna storage, if not in the run folder.")
+    ] = None,
     pick: Annotated[
-        str | None, typer.Option(help="best, knee, smallest, fastest, or the number of a trial.", show_default="best")
+        str | None,
+        typer.Option(
+            help="best, knee, smallest, fastest, or the number of a trial.", show_default="best"
+        ),
     ] = None,
     max_size: Annotated[str | None, typer.Option(help="Most bytes: 2MB, 10x or 25%.")] = None,
-    max_perplexity: Annotated[float | None, typer.Option(help="Most perplexity, as in the table.")] = None,
-    max_latency: Annotated[str | None, typer.Option(help="Most time for a token: 6ms or 0.8x.")] = None,
+    max_perplexity: Annotated[
+        float | None, typer.Option(help="Most perplexity, as in the table.")
+    ] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(help="Most time for a token: 6ms or 0.8x.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Where the plot goes.", show_default="front.html of the run")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option(help="Where the picture goes.", show_default="front.png of the run")
+        Path | None,
+        typer.Option(help="Where the picture goes.", show_default="front.png of the run"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -40,7 +52,8 @@ def front(
     autocompress front my-study --max-size 2MB
     autocompress front my-study --pick knee --html front.html --json
 
-    A limit given here takes the place of the study's own. Exits with 3 when no trial is within the limits.
+    A limit given here takes the place of the study's own. Exits with 3 when no trial is within the
+    limits.
     """
     quieten_libraries()
     from autocompress.search.study_store import read_study
@@ -58,7 +71,11 @@ def front(
 
 
 def _pick(
-    study: StudyRecord, how: str | None, max_size: str | None, max_perplexity: float | None, max_latency: str | None
+    study: StudyRecord,
+    how: str | None,
+    max_size: str | None,
+    max_perplexity: float | None,
+    max_latency: str | None,
 ) -> TrialRecord | None:
     from autocompress.search.picking import best_or_none
     from autocompress.search.picking import pick as pick_trial
@@ -88,7 +105,9 @@ def _parse(option: str, text: str | None, study: StudyRecord) -> float | None:
         budget = Budget.parse(memory=text) if option == "--max-size" else Budget.parse(latency=text)
     except ConfigurationError as error:
         what = error.what.replace("--budget", option).replace("--latency", option)
-        raise ConfigurationError(what, got=error.got, wanted=error.wanted, hint=error.hint) from error
+        raise ConfigurationError(
+            what, got=error.got, wanted=error.wanted, hint=error.hint
+        ) from error
     dense_latency = study.dense_report.latency_ms or study.dense_selection.latency_ms
     if budget.latency_share is not None and dense_latency is None:
         raise ConfigurationError(
@@ -107,7 +126,9 @@ def _show(study: StudyRecord, picked: TrialRecord | None, options: str) -> None:
     print_front(study, console, picked)
     if picked is not None:
         console.print(f"\nPicked {describe(study, picked)}", markup=False, soft_wrap=True)
-        console.print(f"Next: {next_command(study, picked, options=options)}", markup=False, soft_wrap=True)
+        console.print(
+            f"Next: {next_command(study, picked, options=options)}", markup=False, soft_wrap=True
+        )
 
 
 def location_options(runs_dir: Path, storage: str | None) -> str:
@@ -116,11 +137,17 @@ def location_options(runs_dir: Path, storage: str | None) -> str:
     return options + (f" --storage {shlex.quote(storage)}" if storage else "")
 
 
-def _as_dict(study: StudyRecord, picked: TrialRecord | None, files: dict[str, Path]) -> dict[str, Any]:
+def _as_dict(
+    study: StudyRecord, picked: TrialRecord | None, files: dict[str, Path]
+) -> dict[str, Any]:
     from autocompress.search.front import front_to_dict, point_to_dict
 
     chosen = None if picked is None else point_to_dict(study, picked)
-    return front_to_dict(study) | {"picked": chosen} | {name: str(path) for name, path in files.items()}
+    return (
+        front_to_dict(study)
+        | {"picked": chosen}
+        | {name: str(path) for name, path in files.items()}
+    )
 
 
 def write_plots(study: StudyRecord, html: Path | None, png: Path | None) -> dict[str, Path]:

@@ -18,7 +18,18 @@ from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 MARKS = "marks"
-COLUMNS = ("trial", "plan", "perplexity", "rise", "KL", "size", "ratio", "ms/token", "stored as", MARKS)
+COLUMNS = (
+    "trial",
+    "plan",
+    "perplexity",
+    "rise",
+    "KL",
+    "size",
+    "ratio",
+    "ms/token",
+    "stored as",
+    MARKS,
+)
 TEXT_COLUMNS = ("plan", "stored as", MARKS)
 WIDTH_OF_A_FILE = 140  # where stdout is no terminal
 WIDTH_FOR_METHODS, WIDTH_FOR_DIVERGENCE = 116, 92
@@ -33,14 +44,19 @@ def print_front(study: StudyRecord, console: Console, picked: TrialRecord | None
         console.print(line, markup=False)
 
 
-def front_table(study: StudyRecord, *, picked: TrialRecord | None = None, width: int = WIDTH_OF_A_FILE) -> Table:
+def front_table(
+    study: StudyRecord, *, picked: TrialRecord | None = None, width: int = WIDTH_OF_A_FILE
+) -> Table:
     """Lay out the front, the largest plan first, under the dense model; a narrow one has fewer columns."""
     marks = _marks(study, picked)
     shown = list(front_of(study))
     if picked is not None and all(trial.number != picked.number for trial in shown):
         shown.append(picked)
     shown.sort(key=lambda trial: -trial.bytes)
-    rows = [_dense_row(study), *(_row(study, trial, marks.get(trial.number, [])) for trial in shown)]
+    rows = [
+        _dense_row(study),
+        *(_row(study, trial, marks.get(trial.number, [])) for trial in shown),
+    ]
     left_out = {"stored as"} if width < WIDTH_FOR_METHODS else set()
     left_out |= {"KL"} if width < WIDTH_FOR_DIVERGENCE else set()
     columns = [name for name in rows[0] if name not in left_out]
@@ -56,7 +72,9 @@ def front_table(study: StudyRecord, *, picked: TrialRecord | None = None, width:
             min_width=None if name == "stored as" else widest,
         )
     for row, trial in zip(rows, [None, *shown], strict=True):
-        chosen = trial is not None and any(word in ("best", "picked") for word in marks.get(trial.number, []))
+        chosen = trial is not None and any(
+            word in ("best", "picked") for word in marks.get(trial.number, [])
+        )
         style = "dim" if trial is None else "bold green" if chosen else ""
         table.add_row(*(Text(row[name]) for name in columns), style=style)
     return table
@@ -75,7 +93,9 @@ def notes(study: StudyRecord) -> list[str]:
             f"in the same bytes loses ({gain.hand_written.label}: {gain.hand_written_rise:.4f}, {gain.text} text)."
         )
     if best is None and front:
-        lines.append(f"No measured trial meets the budget. The smallest is {describe(study, front[0])}.")
+        lines.append(
+            f"No measured trial meets the budget. The smallest is {describe(study, front[0])}."
+        )
     if any(trial.report is None for trial in front):
         lines.append("* measured on the selection text only")
     return lines

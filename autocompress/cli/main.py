@@ -22,9 +22,7 @@ from autocompress.cli.validate import validate
 from autocompress.errors import AutocompressError
 
 DEBUG = "--debug"
-INTERRUPTED_TEXT = (
-    "Interrupted. What had finished is on disk; `autocompress search --resume STUDY` goes on with a search."
-)
+INTERRUPTED_TEXT = "Interrupted. What had finished is on disk; `autocompress search --resume STUDY` goes on with a search."
 INTERRUPTED = 128 + 2  # as shells number a program ended by SIGINT
 BROKEN_PIPE = 1  # as typer has it
 # Troubles of the machine, which a person can do something about.
@@ -72,9 +70,14 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _global_options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
     ] = False,
-    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an expected error as well.")] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the traceback of an expected error as well.")
+    ] = False,
 ) -> None:
     """Declare the options; the version is printed by its callback, and main() takes --debug out wherever it stands."""
 
@@ -128,9 +131,7 @@ def _report(paragraph: str, code: int, debug: bool) -> int:
 
 def _disk_paragraph(error: OSError) -> str:
     place = f" {error.filename}" if error.filename else ""
-    return (
-        f"the file{place} cannot be written or read: {error.strerror}. What had finished is kept; try again elsewhere."
-    )
+    return f"the file{place} cannot be written or read: {error.strerror}. What had finished is kept; try again elsewhere."
 
 
 if __name__ == "__main__":

@@ -24,7 +24,17 @@ console = Console(highlight=False, soft_wrap=False)
 log = Console(stderr=True, highlight=False)
 
 # Libraries log to stderr of their own accord; a person wants their warnings, not their news.
-_NOISY_LOGGERS = ("transformers", "datasets", "optuna", "alembic", "mlflow", "lm_eval", "httpx", "urllib3", "filelock")
+_NOISY_LOGGERS = (
+    "transformers",
+    "datasets",
+    "optuna",
+    "alembic",
+    "mlflow",
+    "lm_eval",
+    "httpx",
+    "urllib3",
+    "filelock",
+)
 _QUIET_ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -46,12 +56,16 @@ def quieten_libraries() -> None:
     for logger in _NOISY_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
     # Optuna sets its own level when it is imported.
-    wrapt.register_post_import_hook(lambda optuna: optuna.set_verbosity(logging.ERROR), "optuna.logging")
+    wrapt.register_post_import_hook(
+        lambda optuna: optuna.set_verbosity(logging.ERROR), "optuna.logging"
+    )
 
 
 def print_json(value: object) -> None:
     """Print one JSON object on stdout; numbers that JSON lacks (NaN, infinity) become null."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    sys.stdout.write(
+        json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    )
 
 
 def _plain(value: object) -> object:

@@ -16,26 +16,41 @@ if TYPE_CHECKING:
 
 def profile(
     model: Annotated[
-        str | None, typer.Argument(help="Folder or hub name of a causal language model; else the bundled one.")
+        str | None,
+        typer.Argument(help="Folder or hub name of a causal language model; else the bundled one."),
     ] = None,
-    space: Annotated[str, typer.Option("--space", help="Which options to try: a search space.")] = "default",
+    space: Annotated[
+        str, typer.Option("--space", help="Which options to try: a search space.")
+    ] = "default",
     data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
     calibration_data: Annotated[
         str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the labels that the calibration draws.")] = 0,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the cache.")] = Path("runs"),
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of the labels that the calibration draws.")
+    ] = 0,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the cache.")] = Path(
+        "runs"
+    ),
     html: Annotated[
-        Path | None, typer.Option("--html", help="Where the plot goes.", show_default="profile.html of the runs")
+        Path | None,
+        typer.Option(
+            "--html", help="Where the plot goes.", show_default="profile.html of the runs"
+        ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Device, as torch names it.")] = "cpu",
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the stored type when left out.")
+        str | None,
+        typer.Option(
+            "--dtype", help="float32, bfloat16 or float16; the stored type when left out."
+        ),
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every option.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with every option.")
+    ] = False,
 ) -> None:
     r"""Measure how sensitive each matrix is, by role and depth.
 
@@ -43,8 +58,9 @@ def profile(
     autocompress profile
     autocompress profile ./my-model --data my-text.txt --html sensitivity.html
 
-    Damage is the predicted rise of the loss in nats per token, the least of the options that store the matrix
-    in so many times fewer bytes. A later search on the same model and text starts from what is measured here.
+    Damage is the predicted rise of the loss in nats per token, the least of the options that store
+    the matrix in so many times fewer bytes. A later search on the same model and text starts from
+    what is measured here.
     """
     quieten_libraries()
     from autocompress.api.functions import profile as run
@@ -76,7 +92,9 @@ def _print_table(profile: Profile) -> None:
 
     from autocompress.api.profiling import RATIOS, best_at
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Sensitivity of {profile.model}, nats per token")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=f"Sensitivity of {profile.model}, nats per token"
+    )
     table.title_justify = "left"
     for name in ("layer", "role", "block", "shape"):
         table.add_column(name, no_wrap=True)
@@ -100,4 +118,6 @@ def _print_table(profile: Profile) -> None:
     target = console if console.is_terminal else type(console)(width=140, highlight=False)
     target.print(table)
     for skipped in profile.skipped:
-        target.print(f"left as it is: {skipped.name} ({skipped.reason})", markup=False, soft_wrap=True)
+        target.print(
+            f"left as it is: {skipped.name} ({skipped.reason})", markup=False, soft_wrap=True
+        )

@@ -14,20 +14,28 @@ DATA_HELP = "A file or hub/name:config:split, cut into three parts; else the bun
 
 def search(
     budget: Annotated[
-        str | None, typer.Option("--budget", help="Most bytes of the stored model: 10x, 25%, 1.6MB, 2GiB.")
+        str | None,
+        typer.Option("--budget", help="Most bytes of the stored model: 10x, 25%, 1.6MB, 2GiB."),
     ] = None,
     latency: Annotated[
-        str | None, typer.Option("--latency", help="Most time for a decoded token at batch 1: 6ms, or 0.8x of dense.")
+        str | None,
+        typer.Option(
+            "--latency", help="Most time for a decoded token at batch 1: 6ms, or 0.8x of dense."
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Folder or hub name of a causal language model; else the bundled one.")
+        str | None,
+        typer.Option(
+            "--model", help="Folder or hub name of a causal language model; else the bundled one."
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
     calibration_data: Annotated[
         str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
     ] = None,
     selection_data: Annotated[
-        str | None, typer.Option("--selection-data", help="Source of the text that trials are scored on.")
+        str | None,
+        typer.Option("--selection-data", help="Source of the text that trials are scored on."),
     ] = None,
     report_data: Annotated[
         str | None, typer.Option("--report-data", help="Source of the text for the final figures.")
@@ -40,28 +48,52 @@ def search(
         ),
     ] = "default",
     trials: Annotated[
-        int | None, typer.Option("--trials", help="Trials in all, hand-written plans included.", show_default="48")
+        int | None,
+        typer.Option(
+            "--trials", help="Trials in all, hand-written plans included.", show_default="48"
+        ),
     ] = None,
-    time: Annotated[str | None, typer.Option("--time", help="Start no trial after so long: 90s, 10m, 1h.")] = None,
-    sampler: Annotated[str, typer.Option("--sampler", help="auto, tpe, nsga2, gp or random.")] = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Of the calibration's labels and the sampler.")] = 0,
+    time: Annotated[
+        str | None, typer.Option("--time", help="Start no trial after so long: 90s, 10m, 1h.")
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option("--sampler", help="auto, tpe, nsga2, gp or random.")
+    ] = "auto",
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of the calibration's labels and the sampler.")
+    ] = 0,
     study: Annotated[
-        str | None, typer.Option("--study", help="Name of the study; made up from model and budget when left out.")
+        str | None,
+        typer.Option(
+            "--study", help="Name of the study; made up from model and budget when left out."
+        ),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", help="Go on with this study, by its own settings.", metavar="STUDY")
+        str | None,
+        typer.Option(
+            "--resume", help="Go on with this study, by its own settings.", metavar="STUDY"
+        ),
     ] = None,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")] = Path("runs"),
+    runs_dir: Annotated[
+        Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")
+    ] = Path("runs"),
     storage: Annotated[
-        str | None, typer.Option("--storage", help="URL of Optuna's storage; else SQLite in the run folder.")
+        str | None,
+        typer.Option("--storage", help="URL of Optuna's storage; else SQLite in the run folder."),
     ] = None,
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow's store or server; else MLflow's own default.")
+        str | None,
+        typer.Option("--tracking-uri", help="MLflow's store or server; else MLflow's own default."),
     ] = None,
-    track: Annotated[bool, typer.Option("--track/--no-track", help="Mirror the study into MLflow.")] = True,
+    track: Annotated[
+        bool, typer.Option("--track/--no-track", help="Mirror the study into MLflow.")
+    ] = True,
     device: Annotated[str, typer.Option("--device", help="Device, as torch names it.")] = "cpu",
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the stored type when left out.")
+        str | None,
+        typer.Option(
+            "--dtype", help="float32, bfloat16 or float16; the stored type when left out."
+        ),
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")

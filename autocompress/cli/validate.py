@@ -44,7 +44,10 @@ class Verdict:
 
 def validate(
     file: Annotated[
-        str, typer.Argument(help="A search space or recipe, or the name of a search space of the package.")
+        str,
+        typer.Argument(
+            help="A search space or recipe, or the name of a search space of the package."
+        ),
     ],
     model: Annotated[
         str | None,
@@ -108,9 +111,12 @@ def _judge_space(document: Document, model: str | None) -> Verdict:
         problems += unmatched
     else:  # its rules may well be meant for another model than the bundled one
         notices += tuple(
-            f"line {p.line}: no layer of the bundled model has {p.got}; name your model with --model" for p in unmatched
+            f"line {p.line}: no layer of the bundled model has {p.got}; name your model with --model"
+            for p in unmatched
         )
-    return Verdict(document.path, "search space", space.name, problems, notices, len(specs), options)
+    return Verdict(
+        document.path, "search space", space.name, problems, notices, len(specs), options
+    )
 
 
 def _judge_recipe(document: Document, model: str | None) -> Verdict:
@@ -120,7 +126,9 @@ def _judge_recipe(document: Document, model: str | None) -> Verdict:
     try:
         recipe = read_recipe(document)
         name = f"{recipe.plan.summary()}" + (f", for {recipe.model}" if recipe.model else "")
-        notices = check_recipe(recipe.plan, _layers(model), document=document).notices if model else ()
+        notices = (
+            check_recipe(recipe.plan, _layers(model), document=document).notices if model else ()
+        )
     except RecipeFileError as error:
         return Verdict(document.path, "recipe", document.path.stem, error.problems)
     return Verdict(document.path, "recipe", name, (), notices, len(recipe.plan), len(recipe.plan))
@@ -142,7 +150,10 @@ def _show(verdict: Verdict) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{verdict.kind} {verdict.file}: {len(verdict.problems)} to correct", title_justify="left")
+    table = Table(
+        title=f"{verdict.kind} {verdict.file}: {len(verdict.problems)} to correct",
+        title_justify="left",
+    )
     for heading in ("line", "key", "got", "allowed", "nearest"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "line" else "left")
     for problem in verdict.problems:

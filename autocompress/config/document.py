@@ -29,7 +29,8 @@ class Document:
         path: the file.
         data: its mappings, lists and scalars.
         lines: line of every key and item, from 1.
-        problems: what is wrong with the YAML itself: repeated keys, keys that are no text, unknown tags.
+        problems: what is wrong with the YAML itself: repeated keys, keys that are no text, unknown
+            tags.
     """
 
     path: Path
@@ -45,7 +46,13 @@ class Document:
 
     def problem(self, path: Path_, got: object, allowed: str, nearest: str = "") -> Problem:
         """Make a problem at a key."""
-        return Problem(self.line(path), key_path(path), got if isinstance(got, str) else shown(got), allowed, nearest)
+        return Problem(
+            self.line(path),
+            key_path(path),
+            got if isinstance(got, str) else shown(got),
+            allowed,
+            nearest,
+        )
 
 
 def read_document(path: Path) -> Document:
@@ -66,7 +73,9 @@ def read_document(path: Path) -> Document:
         line = mark.line + 1 if mark else 1
         raise FileError(f"{path}", [Problem(line, "", str(reason), "YAML")]) from error
     except RecursionError as error:
-        raise FileError(f"{path}", [Problem(1, "", "too deep a nesting", f"at most {DEEPEST} levels")]) from error
+        raise FileError(
+            f"{path}", [Problem(1, "", "too deep a nesting", f"at most {DEEPEST} levels")]
+        ) from error
     if node is not None:
         document.data = _Reader(loader, document).value(node, ())
     return document
@@ -75,17 +84,23 @@ def read_document(path: Path) -> Document:
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise ConfigurationError(f"file {path} is too large for a search space or recipe", wanted="at most 20 MB")
+            raise ConfigurationError(
+                f"file {path} is too large for a search space or recipe", wanted="at most 20 MB"
+            )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        siblings = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        siblings = (
+            [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        )
         near = nearest_name(path.name, siblings)
         hint = f"Did you mean {path.with_name(near)}?" if near else ""
         raise ConfigurationError(f"there is no file {path}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"file {path} is not text", wanted="YAML in UTF-8") from error
     except OSError as error:
-        raise ConfigurationError(f"file {path} cannot be read", got=error.strerror or str(error)) from error
+        raise ConfigurationError(
+            f"file {path} cannot be read", got=error.strerror or str(error)
+        ) from error
 
 
 class _Reader:
@@ -99,7 +114,12 @@ class _Reader:
         self.count += 1
         if self.count > MOST_VALUES or len(path) > DEEPEST:
             if self.count <= MOST_VALUES + 1 or len(path) == DEEPEST + 1:
-                self._report(node, path, "too many values or levels", f"at most {MOST_VALUES} values, {DEEPEST} levels")
+                self._report(
+                    node,
+                    path,
+                    "too many values or levels",
+                    f"at most {MOST_VALUES} values, {DEEPEST} levels",
+                )
             return None
         if isinstance(node, yaml.MappingNode):
             return {key: self.value(child, (*path, key)) for key, child in self._items(node, path)}
@@ -112,18 +132,29 @@ class _Reader:
         for key_node, child in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                self._report(key_node, path, f"the key {shown(key_node.value)}", "keys that are plain text")
+                self._report(
+                    key_node, path, f"the key {shown(key_node.value)}", "keys that are plain text"
+                )
                 continue
             key = key_node.value
             if key in first:
-                self._report(key_node, (*path, key), "the same key again", f"once; the first is in line {first[key]}")
+                self._report(
+                    key_node,
+                    (*path, key),
+                    "the same key again",
+                    f"once; the first is in line {first[key]}",
+                )
                 continue
             first[key] = self.document.lines[(*path, key)] = line
             yield key, child
 
     def _scalar(self, node: yaml.Node, path: Path_) -> Any:
         plain = isinstance(node, yaml.ScalarNode) and not node.style
-        if plain and node.tag == "tag:yaml.org,2002:str" and _FLOAT_WITHOUT_POINT.fullmatch(node.value):
+        if (
+            plain
+            and node.tag == "tag:yaml.org,2002:str"
+            and _FLOAT_WITHOUT_POINT.fullmatch(node.value)
+        ):
             return float(node.value)
         try:
             return self.loader.construct_object(node)
@@ -133,4 +164,6 @@ class _Reader:
             return None
 
     def _report(self, node: yaml.Node, path: Path_, got: str, allowed: str) -> None:
-        self.document.problems.append(Problem(node.start_mark.line + 1, key_path(path), got, allowed))
+        self.document.problems.append(
+            Problem(node.start_mark.line + 1, key_path(path), got, allowed)
+        )

@@ -22,18 +22,26 @@ WORDS_FOR_ZERO = {"bits": "none", "group_size": "row"}
 def read_method(value: object, document: Document, at: Path_) -> Method | None:
     """Turn the value at a key into a method; on problems, note them all in the document and return ``None``."""
     if not isinstance(value, dict):
-        document.problems.append(document.problem(at, shown(value), "a mapping such as {method: quantize, bits: 4}"))
+        document.problems.append(
+            document.problem(at, shown(value), "a mapping such as {method: quantize, bits: 4}")
+        )
         return None
     name = value.get("method")
     if name is None:
-        document.problems.append(document.problem((*at, "method"), "nothing", f"one of {', '.join(METHODS)}"))
+        document.problems.append(
+            document.problem((*at, "method"), "nothing", f"one of {', '.join(METHODS)}")
+        )
         return None
     if not isinstance(name, str) or name not in METHODS:
         document.problems.append(
-            document.problem((*at, "method"), shown(name), ", ".join(METHODS), nearest_name(name, METHODS))
+            document.problem(
+                (*at, "method"), shown(name), ", ".join(METHODS), nearest_name(name, METHODS)
+            )
         )
         return None
-    settings = {key: _number_for_word(key, setting) for key, setting in value.items() if key != "method"}
+    settings = {
+        key: _number_for_word(key, setting) for key, setting in value.items() if key != "method"
+    }
     settings = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
     if check(_settings_model(METHODS[name]), settings, document, at) is None:
         return None
@@ -42,7 +50,9 @@ def read_method(value: object, document: Document, at: Path_) -> Method | None:
     except MethodError as error:
         setting = error.what.rpartition(", ")[2]  # "method svd, bits"
         key = (*at, setting) if setting in settings else at
-        document.problems.append(document.problem(key, str(error.got or error.what), error.wanted or error.what))
+        document.problems.append(
+            document.problem(key, str(error.got or error.what), error.wanted or error.what)
+        )
         return None
 
 
@@ -55,7 +65,10 @@ def _settings_model(method: type[Method]) -> type[Strict]:
     """The settings of a method as a pydantic model, from the method's own fields."""
     hints = get_type_hints(method)
     fields: dict[str, Any] = {
-        field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
+        field.name: (
+            hints[field.name],
+            ... if field.default is dataclasses.MISSING else field.default,
+        )
         for field in dataclasses.fields(method)
     }
     return create_model(f"{method.__name__}Settings", __base__=Strict, **fields)

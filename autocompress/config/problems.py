@@ -54,7 +54,9 @@ class FileError(ConfigurationError):
         self.problems = tuple(sorted(problems, key=lambda problem: problem.line))
         count = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
         self._file, self._hint = what, hint
-        super().__init__(f"{what} has {count}", got="\n  " + "\n  ".join(map(str, self.problems)), hint=hint)
+        super().__init__(
+            f"{what} has {count}", got="\n  " + "\n  ".join(map(str, self.problems)), hint=hint
+        )
 
     def _paragraph(self) -> str:
         tail = f"\n{self.hint}" if self.hint else ""

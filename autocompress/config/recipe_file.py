@@ -94,7 +94,9 @@ def read_recipe(document: Document) -> Recipe:
     return Recipe(plan, keys.model, keys.fingerprint, keys.measurement, document)
 
 
-def check_recipe(plan: Plan, layers: Sequence[LayerSpec], *, document: Document | None = None) -> CheckedRecipe:
+def check_recipe(
+    plan: Plan, layers: Sequence[LayerSpec], *, document: Document | None = None
+) -> CheckedRecipe:
     """Make sure that a plan fits a model; modes that miss a matrix are corrected to the nearest that fit.
 
     Args:
@@ -103,7 +105,8 @@ def check_recipe(plan: Plan, layers: Sequence[LayerSpec], *, document: Document 
         document: the file that the plan was read from, for the lines in messages.
 
     Raises:
-        RecipeFileError: layers that the model lacks, methods that do not fit; the message lists all of them.
+        RecipeFileError: layers that the model lacks, methods that do not fit; the message lists all
+            of them.
     """
     document = document or Document(Path("recipe"))
     specs = {spec.name: spec for spec in layers}
@@ -142,10 +145,21 @@ def save_recipe(
         StorageError: the folder cannot be written, or the disk is full.
     """
     recipe = plan.to_recipe()
-    header = {"model": model, "fingerprint": fingerprint, "measurement": dict(measurement) if measurement else None}
-    content = {"version": recipe.pop("version")} | {key: value for key, value in header.items() if value} | recipe
+    header = {
+        "model": model,
+        "fingerprint": fingerprint,
+        "measurement": dict(measurement) if measurement else None,
+    }
+    content = (
+        {"version": recipe.pop("version")}
+        | {key: value for key, value in header.items() if value}
+        | recipe
+    )
     _write_whole(
-        Path(path), yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+        Path(path),
+        yaml.safe_dump(
+            content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+        ),
     )
 
 

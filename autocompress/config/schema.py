@@ -62,22 +62,31 @@ def check(model: type[M], value: object, document: Document, at: Path_ = ()) -> 
         return None
 
 
-def _problems(model: type[BaseModel], errors: list[ErrorDetails], document: Document, at: Path_) -> Iterator[Problem]:
+def _problems(
+    model: type[BaseModel], errors: list[ErrorDetails], document: Document, at: Path_
+) -> Iterator[Problem]:
     for error in errors:
         loc, kind = tuple(error["loc"]), error["type"]
         path, context = (*at, *loc), error.get("ctx", {})
         if kind == "extra_forbidden":
             names = sorted(_fields_at(model, loc[:-1]))
-            yield document.problem(path, "an unknown key", ", ".join(names) or "no key", nearest_name(loc[-1], names))
+            yield document.problem(
+                path, "an unknown key", ", ".join(names) or "no key", nearest_name(loc[-1], names)
+            )
         elif kind == "missing":
             yield document.problem(path, "nothing", _PLAIN_NAMES[kind])
         elif kind == "literal_error":
             allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
             yield document.problem(
-                path, shown(error["input"]), allowed, nearest_name(error["input"], allowed.split(", "))
+                path,
+                shown(error["input"]),
+                allowed,
+                nearest_name(error["input"], allowed.split(", ")),
             )
         else:
-            yield document.problem(path, shown(error["input"]), _allowed(kind, error["msg"], context))
+            yield document.problem(
+                path, shown(error["input"]), _allowed(kind, error["msg"], context)
+            )
 
 
 def _allowed(kind: str, message: str, context: dict[str, Any]) -> str:
@@ -100,10 +109,20 @@ def _fields_at(model: type[BaseModel], loc: Path_) -> tuple[str, ...]:
     """Names of the fields of the model that stands at a location inside another."""
     current: Any = model
     for part in loc:
-        if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
+        if isinstance(part, int) or not (
+            isinstance(current, type) and issubclass(current, BaseModel)
+        ):
             continue
-        current = _model_in(current.model_fields[part].annotation) if part in current.model_fields else current
-    return tuple(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else ()
+        current = (
+            _model_in(current.model_fields[part].annotation)
+            if part in current.model_fields
+            else current
+        )
+    return (
+        tuple(current.model_fields)
+        if isinstance(current, type) and issubclass(current, BaseModel)
+        else ()
+    )
 
 
 def _model_in(annotation: Any) -> Any:

@@ -62,7 +62,9 @@ def read_space(document: Document) -> Space:
     """
     data = document.data
     if not isinstance(data, dict):
-        problem = document.problem((), shown(data), "a mapping with the keys version, name, methods")
+        problem = document.problem(
+            (), shown(data), "a mapping with the keys version, name, methods"
+        )
         raise SpaceFileError(f"search space {document.path}", [*document.problems, problem])
     keys = check(SpaceKeys, data, document)
     entries = data.get("rules")
@@ -109,7 +111,9 @@ def unmatched_rules(space: Space, specs: tuple[LayerSpec, ...]) -> tuple[Problem
     )
 
 
-def option_problems(space: Space, specs: tuple[LayerSpec, ...], document: Document) -> tuple[Problem, ...]:
+def option_problems(
+    space: Space, specs: tuple[LayerSpec, ...], document: Document
+) -> tuple[Problem, ...]:
     """List the layers of a model that are left without an option, and the groups that share none."""
     problems = []
     for spec in specs:
@@ -118,13 +122,21 @@ def option_problems(space: Space, specs: tuple[LayerSpec, ...], document: Docume
             space.options(spec)
         except ConfigurationError as error:
             line = rule.line if rule is not None and rule.line else document.line(("methods",))
-            problems.append(Problem(line, spec.name, str(error.got or error.what), error.wanted or "what fits it"))
+            problems.append(
+                Problem(
+                    line, spec.name, str(error.got or error.what), error.wanted or "what fits it"
+                )
+            )
     if not problems:
         try:
             for members in space.tied(specs):
                 space.shared_options(members)
         except ConfigurationError as error:
-            problems.append(Problem(document.line(("groups",)), "groups", error.what, error.wanted or error.hint))
+            problems.append(
+                Problem(
+                    document.line(("groups",)), "groups", error.what, error.wanted or error.hint
+                )
+            )
     return tuple(problems)
 
 

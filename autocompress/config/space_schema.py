@@ -25,7 +25,9 @@ from autocompress.search.space import Group, Match
 
 def _fraction(value: object) -> object:
     if not isinstance(value, float) or not 0 < value <= 1:
-        raise ValueError("a share with a decimal point, more than 0.0 and at most 1.0 (whole ranks go under `ranks`)")
+        raise ValueError(
+            "a share with a decimal point, more than 0.0 and at most 1.0 (whole ranks go under `ranks`)"
+        )
     return value
 
 
@@ -122,7 +124,12 @@ class _TensorKeys(_RankKeys):
 
     def arguments(self) -> dict[str, Any]:
         modes = tuple(Modes(tuple(entry.rows), tuple(entry.columns)) for entry in self.modes)
-        return {"ranks": self.typed_ranks(), "orders": tuple(self.orders), "modes": modes, "bits": tuple(self.bits)}
+        return {
+            "ranks": self.typed_ranks(),
+            "orders": tuple(self.orders),
+            "modes": modes,
+            "bits": tuple(self.bits),
+        }
 
 
 class TensorTrainKeys(_TensorKeys):
@@ -173,7 +180,10 @@ class MatchKeys(Strict):
     def match(self) -> Match:
         """Frozen form."""
         return Match(
-            tuple(self.names), tuple(Role(role) for role in self.roles), tuple(self.blocks), tuple(self.depths)
+            tuple(self.names),
+            tuple(Role(role) for role in self.roles),
+            tuple(self.blocks),
+            tuple(self.depths),
         )
 
 
@@ -193,7 +203,9 @@ class RuleKeys(Strict):
     def _one_purpose(self) -> Self:
         given = self.model_fields_set - {"match", "optional"}
         if not given:
-            raise ValueError("something to do: methods, min_bits, min_rank_fraction, max_ratio, keep or pin")
+            raise ValueError(
+                "something to do: methods, min_bits, min_rank_fraction, max_ratio, keep or pin"
+            )
         if given & {"keep", "pin"} and len(given) > 1:
             raise ValueError("`keep` or `pin` alone: either decides everything by itself")
         return self
@@ -208,7 +220,9 @@ class GroupKeys(Strict):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if bool(self.roles) == bool(self.names):
-            raise ValueError("either roles (tied within each block) or names (all that match are tied)")
+            raise ValueError(
+                "either roles (tied within each block) or names (all that match are tied)"
+            )
         return self
 
     def group(self) -> Group:
@@ -230,7 +244,9 @@ class SpaceKeys(Strict):
     def _rules_name_what_there_is(self) -> Self:
         offered = {name for name in METHOD_NAMES[1:] if getattr(self.methods, name)}
         for index, rule in enumerate(self.rules):
-            missing = [name for name in rule.methods or () if name != "keep" and name not in offered]
+            missing = [
+                name for name in rule.methods or () if name != "keep" and name not in offered
+            ]
             if missing:
                 raise ValueError(
                     f"in rules[{index}] only methods that `methods` describes ({', '.join(sorted(offered))}), "

@@ -1,7 +1,7 @@
 """Texts: where they come from, and the promise that calibration, selection and report do not overlap.
 
-A source is the path of a UTF-8 file (``.txt``, or ``.jsonl`` with a ``text`` field), or a hub data set written
-``hub/name:config:split``.
+A source is the path of a UTF-8 file (``.txt``, or ``.jsonl`` with a ``text`` field), or a hub data
+set written ``hub/name:config:split``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ CUTS = (0.4, 0.6)  # of one source: 40 % calibrates, 20 % selects, 40 % reports
 LEAST_TOKENS = 256  # below that a perplexity says nothing
 PASSAGE = 200  # characters that two texts must share to count as the same passage
 MOST_SHARED = 0.05  # share of a text's passages that another text may hold, for licence headers and set phrases
-CHARACTERS_PER_TOKEN = 16  # more than any tokenizer packs into a token on average; to encode only what is needed
+CHARACTERS_PER_TOKEN = (
+    16  # more than any tokenizer packs into a token on average; to encode only what is needed
+)
 
 _BUNDLED = {"calibration": "calibrate.txt", "selection": "select.txt", "report": "report.txt"}
 _PASSAGE_STARTS = re.compile(r"[.!?\u3002\uff01\uff1f]\s*|\n\s*")
@@ -57,16 +59,22 @@ def load_texts(
     """Load the three texts: a part's own source before its share of ``data`` before the bundled text.
 
     Args:
-        data: one source, cut into contiguous parts of 40 % (calibration), 20 % (selection) and 40 % (report).
+        data: one source, cut into contiguous parts of 40 % (calibration), 20 % (selection) and 40 %
+            (report).
         calibration_data: source of the calibration text alone.
         selection_data: source of the selection text alone.
         report_data: source of the report text alone.
 
     Raises:
-        DataError: a source that is missing, unreachable, empty or no text, or texts that share long passages.
+        DataError: a source that is missing, unreachable, empty or no text, or texts that share long
+            passages.
     """
     own = dict(zip(PARTS, (calibration_data, selection_data, report_data), strict=True))
-    shares = {} if data is None or all(own.values()) else dict(zip(PARTS, cut_in_three(read_source(data)), strict=True))
+    shares = (
+        {}
+        if data is None or all(own.values())
+        else dict(zip(PARTS, cut_in_three(read_source(data)), strict=True))
+    )
     texts, names = {}, {}
     for part in PARTS:
         source = own[part]
@@ -78,7 +86,9 @@ def load_texts(
             texts[part], names[part] = bundled_text(part), "bundled"
         if not texts[part].strip():
             raise DataError(
-                f"the {part} text is empty", got=names[part], wanted=f"at least {LEAST_TOKENS} tokens of text"
+                f"the {part} text is empty",
+                got=names[part],
+                wanted=f"at least {LEAST_TOKENS} tokens of text",
             )
     if data is not None or any(own.values()):
         check_disjoint(texts, names)
@@ -100,12 +110,16 @@ def read_source(source: str) -> str:
     if is_hub_source(source) and not path.exists():
         return read_hub_text(source)
     if path.is_dir():
-        raise DataError("a data source is a folder", got=source, wanted="a text file", hint="Name a file in it.")
+        raise DataError(
+            "a data source is a folder", got=source, wanted="a text file", hint="Name a file in it."
+        )
     try:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         hint = "A data set of the hub is written hub/name:config:split."
-        raise DataError("no such data file", got=source, wanted="a UTF-8 text file", hint=hint) from error
+        raise DataError(
+            "no such data file", got=source, wanted="a UTF-8 text file", hint=hint
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"data file {source} is not text: byte {error.start} is not UTF-8",
@@ -113,13 +127,17 @@ def read_source(source: str) -> str:
             hint="Convert it to UTF-8 first.",
         ) from error
     except OSError as error:
-        raise DataError(f"data file {source} cannot be read: {error.strerror}", wanted="a UTF-8 text file") from error
+        raise DataError(
+            f"data file {source} cannot be read: {error.strerror}", wanted="a UTF-8 text file"
+        ) from error
     if "\0" in text:
         raise DataError("a data file is binary", got=source, wanted="a UTF-8 text file")
     if path.suffix == ".jsonl":
         text = _join_records(text, source)
     if not text.strip():
-        raise DataError("a data file is empty", got=source, wanted=f"at least {LEAST_TOKENS} tokens of text")
+        raise DataError(
+            "a data file is empty", got=source, wanted=f"at least {LEAST_TOKENS} tokens of text"
+        )
     return text
 
 
@@ -135,7 +153,10 @@ def _join_records(text: str, source: str) -> str:
                 f"{source}, line {number}: not JSON ({error.msg})", wanted="one JSON object a line"
             ) from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise DataError(f"{source}, line {number} has no text", wanted='an object with a string under "text"')
+            raise DataError(
+                f"{source}, line {number} has no text",
+                wanted='an object with a string under "text"',
+            )
         records.append(record["text"])
     return "\n\n".join(records)
 
@@ -167,7 +188,9 @@ def check_disjoint(texts: Mapping[str, str], names: Mapping[str, str]) -> None:
     for one, other in combinations(texts, 2):
         shorter = min(one, other, key=lambda part: len(passages[part]))
         common = passages[one].keys() & passages[other].keys()
-        if texts[one].strip() == texts[other].strip() or len(common) > MOST_SHARED * len(passages[shorter]):
+        if texts[one].strip() == texts[other].strip() or len(common) > MOST_SHARED * len(
+            passages[shorter]
+        ):
             start = min((passages[shorter][key] for key in common), default=0)
             sample = " ".join(texts[shorter][start : start + 60].split())
             share = len(common) / max(1, len(passages[shorter]))
@@ -181,7 +204,11 @@ def check_disjoint(texts: Mapping[str, str], names: Mapping[str, str]) -> None:
 
 def _passages(text: str) -> dict[int, int]:
     starts = [0, *(match.end() for match in _PASSAGE_STARTS.finditer(text))]
-    return {hash(text[start : start + PASSAGE]): start for start in starts if start + PASSAGE <= len(text)}
+    return {
+        hash(text[start : start + PASSAGE]): start
+        for start in starts
+        if start + PASSAGE <= len(text)
+    }
 
 
 def token_ids(
@@ -211,7 +238,10 @@ def token_ids(
     least = least if limit is None else min(least, limit)
     if len(ids) < least:
         raise DataError(
-            f"{name} is too short", got=f"{len(ids)} tokens", wanted=f"at least {least}", hint="Give a longer text."
+            f"{name} is too short",
+            got=f"{len(ids)} tokens",
+            wanted=f"at least {least}",
+            hint="Give a longer text.",
         )
     return torch.tensor(ids[:limit], dtype=torch.int64)
 

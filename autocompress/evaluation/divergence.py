@@ -24,8 +24,9 @@ class Rows(Protocol):
 class ExactRows:
     """All probabilities as fp16 codes ``[rows, vocabulary]``.
 
-    The stored distribution is the codes divided by their sum, and the divergence is exact for that one. Rounding
-    moves it by a relative 2^-12 an element, which changes a divergence by less than 1e-7 nats.
+    The stored distribution is the codes divided by their sum, and the divergence is exact for that
+    one. Rounding moves it by a relative 2^-12 an element, which changes a divergence by less than
+    1e-7 nats.
     """
 
     def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
@@ -55,8 +56,8 @@ class ExactRows:
 class TopRows:
     """The ``TOP_K`` largest probabilities of each row, and the rest of its mass as one bucket.
 
-    Merging outcomes never raises a divergence (data processing inequality; Cover and Thomas 2006, section 2.9), so
-    this is a lower bound of the exact figure.
+    Merging outcomes never raises a divergence (data processing inequality; Cover and Thomas 2006,
+    section 2.9), so this is a lower bound of the exact figure.
     """
 
     def __init__(self, rows: int, count: int, device: torch.device) -> None:
@@ -78,6 +79,8 @@ class TopRows:
         other = log_probabilities.gather(-1, self.indices[span].long()).double()
         kept = (dense.exp() * (dense - other)).sum(-1)
         rest, other_rest = (1 - logs.exp().sum(-1) for logs in (dense, other))
-        bucket: Tensor = torch.special.xlogy(rest.clamp_min(0), rest.clamp_min(1e-7) / other_rest.clamp_min(1e-7))
+        bucket: Tensor = torch.special.xlogy(
+            rest.clamp_min(0), rest.clamp_min(1e-7) / other_rest.clamp_min(1e-7)
+        )
         divergence: Tensor = kept + bucket
         return divergence.float()

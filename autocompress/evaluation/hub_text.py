@@ -18,13 +18,16 @@ _TEXT_COLUMNS = ("text", "content", "document", "story", "sentence")
 
 def is_hub_source(source: str) -> bool:
     """Whether a source names a data set of the hub rather than a file."""
-    return source.startswith(PREFIX) or (source.count(":") == 2 and source[1:3] not in (":\\", ":/"))
+    return source.startswith(PREFIX) or (
+        source.count(":") == 2 and source[1:3] not in (":\\", ":/")
+    )
 
 
 def read_hub_text(source: str) -> str:
     """Join the texts of a data set's records, from its start up to ``MOST_CHARACTERS``.
 
-    Offline (``HF_HUB_OFFLINE`` or ``HF_DATASETS_OFFLINE``) only what ``datasets`` has in its cache is read.
+    Offline (``HF_HUB_OFFLINE`` or ``HF_DATASETS_OFFLINE``) only what ``datasets`` has in its cache
+    is read.
 
     Raises:
         DataError: an unknown data set, config or split, no text in it, or no way to reach the hub.
@@ -57,7 +60,9 @@ def _records(name: str, config: str | None, split: str) -> Iterable[dict[str, An
     import datasets
 
     streaming = not datasets.config.HF_HUB_OFFLINE
-    records: Iterable[dict[str, Any]] = datasets.load_dataset(name, config, split=split, streaming=streaming)
+    records: Iterable[dict[str, Any]] = datasets.load_dataset(
+        name, config, split=split, streaming=streaming
+    )
     return records
 
 
@@ -79,7 +84,9 @@ def _join(records: Iterable[dict[str, Any]], source: str) -> str:
 def _text_column(record: dict[str, Any], source: str) -> str:
     strings = [name for name, value in record.items() if isinstance(value, str)]
     if not strings:
-        raise DataError(f"{source} has no column of text", got=f"columns {', '.join(record)}", wanted="strings")
+        raise DataError(
+            f"{source} has no column of text", got=f"columns {', '.join(record)}", wanted="strings"
+        )
     return next((name for name in _TEXT_COLUMNS if name in strings), strings[0])
 
 

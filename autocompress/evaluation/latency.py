@@ -1,7 +1,8 @@
 """Time of one decoded token at batch 1 with a key-value cache, measured in small rounds.
 
-A machine's speed drifts, so two models are compared by rounds in turn (``interleaved``), each model giving a few
-tokens at a time; the median over all of its tokens is the figure, half the interquartile range its spread.
+A machine's speed drifts, so two models are compared by rounds in turn (``interleaved``), each model
+giving a few tokens at a time; the median over all of its tokens is the figure, half the
+interquartile range its spread.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ PROMPT_TOKENS = 32
 ROUND_TOKENS = 16
 ROUNDS = 5
 PRIME = 7919  # steps through the vocabulary so that the ids of a prompt do not repeat early
-WARM_UP_TOKENS = 2  # of each round: first use of a cache, of weights that the other model pushed out
+WARM_UP_TOKENS = (
+    2  # of each round: first use of a cache, of weights that the other model pushed out
+)
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,18 @@ class DecodeTimer:
         with torch.inference_mode():
             state = self.model(input_ids=self.prompt_ids, use_cache=True)
             if getattr(state, "past_key_values", None) is None:
-                raise ModelError(f"{type(self.model).__name__} gives no key-value cache", wanted="a model that decodes")
+                raise ModelError(
+                    f"{type(self.model).__name__} gives no key-value cache",
+                    wanted="a model that decodes",
+                )
             milliseconds = []
             for _ in range(WARM_UP_TOKENS + self.tokens):
                 self._wait()
                 start = time.perf_counter()
                 token = state.logits[:, -1:].argmax(-1)
-                state = self.model(input_ids=token, past_key_values=state.past_key_values, use_cache=True)
+                state = self.model(
+                    input_ids=token, past_key_values=state.past_key_values, use_cache=True
+                )
                 self._wait()
                 milliseconds.append(1000 * (time.perf_counter() - start))
         return milliseconds[WARM_UP_TOKENS:]
@@ -83,7 +91,11 @@ def prompt_of(model: Any, length: int = PROMPT_TOKENS) -> Tensor:
 
 
 def decode_latency(
-    model: Any, *, tokens: int = ROUND_TOKENS, rounds: int = ROUNDS, prompt_ids: Tensor | None = None
+    model: Any,
+    *,
+    tokens: int = ROUND_TOKENS,
+    rounds: int = ROUNDS,
+    prompt_ids: Tensor | None = None,
 ) -> Latency:
     """Measure one model alone; use ``interleaved`` to compare two.
 
@@ -93,15 +105,19 @@ def decode_latency(
         rounds: timed rounds.
         prompt_ids: ``[n]``; made up when left out.
     """
-    return DecodeTimer(model, prompt_of(model) if prompt_ids is None else prompt_ids, tokens).measure(rounds)
+    return DecodeTimer(
+        model, prompt_of(model) if prompt_ids is None else prompt_ids, tokens
+    ).measure(rounds)
 
 
-def interleaved(rounds_of: Mapping[str, Callable[[], list[float]]], rounds: int = ROUNDS) -> dict[str, Latency]:
+def interleaved(
+    rounds_of: Mapping[str, Callable[[], list[float]]], rounds: int = ROUNDS
+) -> dict[str, Latency]:
     """Measure several models in turn, so that a machine that speeds up or slows down does not decide.
 
     Args:
-        rounds_of: for each name a callable that runs one round and returns its milliseconds, such as
-            ``DecodeTimer.times``, or a function that applies a plan around it.
+        rounds_of: for each name a callable that runs one round and returns its milliseconds, such
+            as ``DecodeTimer.times``, or a function that applies a plan around it.
         rounds: counted rounds of each; one more of each is run first and dropped.
     """
     collected: dict[str, list[float]] = {name: [] for name in rounds_of}

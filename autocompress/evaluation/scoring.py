@@ -1,7 +1,8 @@
 """Perplexity, and the KL divergence from the dense model over the same tokens.
 
-Both are means over every predicted token, so a short last window weighs by its length. The work beyond the forward
-pass is one log-softmax and one product with the teacher's probabilities, in blocks that stay in the processor's cache.
+Both are means over every predicted token, so a short last window weighs by its length. The work
+beyond the forward pass is one log-softmax and one product with the teacher's probabilities, in
+blocks that stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from autocompress.progress import Advance
 
 EXACT_VOCABULARY = 8192  # up to this size the teacher keeps every probability
 BLOCK_ELEMENTS = 2**19  # of logits at a time: 2 MB of fp32
-SCORABLE = "a causal language model, such as GPT-2, GPT-NeoX, OPT, Llama, Mistral, Qwen, Gemma or Phi"
+SCORABLE = (
+    "a causal language model, such as GPT-2, GPT-NeoX, OPT, Llama, Mistral, Qwen, Gemma or Phi"
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class Score:
     """How well a model predicts a text.
 
     Attributes:
-        perplexity: exponential of ``nll``; infinite when that overflows, NaN when the logits hold NaN.
+        perplexity: exponential of ``nll``; infinite when that overflows, NaN when the logits hold
+            NaN.
         nll: mean negative log-likelihood, nats per predicted token.
         kl: mean divergence ``KL(dense || model)``, nats per predicted token; NaN without a teacher.
         tokens: number of predicted tokens.
-        window_nll: fp64 ``[windows]``, the sum of each window's negative log-likelihoods, for paired comparisons.
+        window_nll: fp64 ``[windows]``, the sum of each window's negative log-likelihoods, for
+            paired comparisons.
     """
 
     perplexity: float
@@ -57,7 +62,12 @@ class Teacher:
 
     @classmethod
     def of(
-        cls, model: Any, windows: Windows, *, advance: Advance | None = None, exact_vocabulary: int = EXACT_VOCABULARY
+        cls,
+        model: Any,
+        windows: Windows,
+        *,
+        advance: Advance | None = None,
+        exact_vocabulary: int = EXACT_VOCABULARY,
     ) -> Teacher:
         """Run the dense model once and keep its distributions: 2 bytes an element, or 4 kB a token with ``TOP_K``.
 
@@ -94,14 +104,20 @@ class Teacher:
         if windows is mine:
             return True
         whole = len(windows.ids) % mine.context == 0 or len(windows.ids) == len(mine.ids)
-        return windows.context == mine.context and whole and torch.equal(windows.ids, mine.ids[: len(windows.ids)])
+        return (
+            windows.context == mine.context
+            and whole
+            and torch.equal(windows.ids, mine.ids[: len(windows.ids)])
+        )
 
     def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
         """KL from the predictions ``start ...`` to ``log_probabilities [m, vocabulary]``: fp32 ``[m]``."""
         return self._rows.divergence(start, log_probabilities)
 
 
-def score(model: Any, windows: Windows, teacher: Teacher | None = None, *, advance: Advance | None = None) -> Score:
+def score(
+    model: Any, windows: Windows, teacher: Teacher | None = None, *, advance: Advance | None = None
+) -> Score:
     """Score a model on windows.
 
     Args:
@@ -134,7 +150,9 @@ def score(model: Any, windows: Windows, teacher: Teacher | None = None, *, advan
     return _score(sums, kl, windows.tokens)
 
 
-def _window_logits(model: Any, windows: Windows, advance: Advance | None) -> Iterator[tuple[Tensor, Tensor]]:
+def _window_logits(
+    model: Any, windows: Windows, advance: Advance | None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """For each window its targets ``[length - 1]`` and the logits ``[length - 1, vocabulary]`` that predict them."""
     device = _device(model)
     logit_bytes = LOGIT_BYTES if device.type == "cpu" else LOGIT_BYTES_ACCELERATOR
@@ -174,7 +192,8 @@ def check_scorable(model: Any, windows: Windows) -> None:
     """Make sure that a model predicts each token from the earlier ones, and knows every token of the windows.
 
     Raises:
-        ModelError: an encoder-decoder, a model without logits over its vocabulary, or one that looks ahead.
+        ModelError: an encoder-decoder, a model without logits over its vocabulary, or one that
+            looks ahead.
         DataError: a token beyond the model's vocabulary.
     """
     kind = type(model).__name__
@@ -184,16 +203,24 @@ def check_scorable(model: Any, windows: Windows) -> None:
     largest = int(windows.ids.max())
     if largest >= config.vocab_size:
         got = f"token {largest}, vocabulary of {config.vocab_size}"
-        raise DataError("the text's tokens do not fit the model", got=got, wanted="the model's own tokenizer")
+        raise DataError(
+            "the text's tokens do not fit the model", got=got, wanted="the model's own tokenizer"
+        )
     first, second = int(windows.ids[0]), int(windows.ids[1])
-    probe = torch.tensor([[first, second], [first, (second + 1) % config.vocab_size]], device=_device(model))
+    probe = torch.tensor(
+        [[first, second], [first, (second + 1) % config.vocab_size]], device=_device(model)
+    )
     with torch.inference_mode():
         try:
             logits = getattr(model(input_ids=probe, use_cache=False), "logits", None)
         except TypeError as error:
             raise ModelError(f"{kind} cannot be scored: {error}", wanted=SCORABLE) from error
     if not isinstance(logits, Tensor) or logits.ndim != 3:
-        raise ModelError(f"{kind} cannot be scored: it gives no logits for each token", wanted=SCORABLE)
+        raise ModelError(
+            f"{kind} cannot be scored: it gives no logits for each token", wanted=SCORABLE
+        )
     one, other = logits[:, 0].float()
     if float((one - other).norm()) > 0.01 * float(one.norm()):
-        raise ModelError(f"{kind} cannot be scored: its predictions look at later tokens", wanted=SCORABLE)
+        raise ModelError(
+            f"{kind} cannot be scored: its predictions look at later tokens", wanted=SCORABLE
+        )

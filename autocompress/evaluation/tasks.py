@@ -1,7 +1,8 @@
 """Tasks of lm-eval on a model that is already loaded, dense or compressed.
 
-Tasks come from lm-eval's own collection (their data from the hub) or from a folder of task files. A task file may name
-local data files, which then needs no network; lm-eval reads their paths from the current folder.
+Tasks come from lm-eval's own collection (their data from the hub) or from a folder of task files. A
+task file may name local data files, which then needs no network; lm-eval reads their paths from the
+current folder.
 """
 
 from __future__ import annotations
@@ -66,19 +67,29 @@ def run_tasks(
         batch_size: examples at a time.
 
     Raises:
-        ConfigurationError: an unknown task (with the nearest names), or a folder that does not exist.
+        ConfigurationError: an unknown task (with the nearest names), or a folder that does not
+            exist.
         DataError: a task whose data cannot be loaded.
         ModelError: a model that lm-eval cannot run.
     """
     if not names:
-        raise ConfigurationError("no task is named", wanted="names of lm-eval tasks, with commas between")
+        raise ConfigurationError(
+            "no task is named", wanted="names of lm-eval tasks, with commas between"
+        )
     if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{type(model).__name__} cannot run tasks here", wanted="a causal language model")
+        raise ModelError(
+            f"{type(model).__name__} cannot run tasks here", wanted="a causal language model"
+        )
     with _quiet():
         run, wrap = _import_harness()
         manager = _manager(names, task_folder)
         tasks = _load(manager, _resolve(manager, names, task_folder))
-        wrapped = wrap(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=context_length(model))
+        wrapped = wrap(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            max_length=context_length(model),
+        )
         results = run(wrapped, tasks, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=False)
     return list(_rows(results))
 
@@ -102,9 +113,15 @@ def _manager(names: Sequence[str], folder: str | Path | None) -> Any:
     if folder is None:
         return TaskManager()
     if not Path(folder).is_dir():
-        raise ConfigurationError("--task-folder is no folder", got=str(folder), wanted="a folder of lm-eval task files")
+        raise ConfigurationError(
+            "--task-folder is no folder", got=str(folder), wanted="a folder of lm-eval task files"
+        )
     local = TaskManager(include_path=str(folder), include_defaults=False)
-    return local if all(local.match_tasks([name]) for name in names) else TaskManager(include_path=str(folder))
+    return (
+        local
+        if all(local.match_tasks([name]) for name in names)
+        else TaskManager(include_path=str(folder))
+    )
 
 
 def _resolve(manager: Any, names: Sequence[str], folder: str | Path | None) -> list[str]:
@@ -114,7 +131,11 @@ def _resolve(manager: Any, names: Sequence[str], folder: str | Path | None) -> l
         if not matches:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.5)
             hint = f"Nearest names: {', '.join(near)}." if near else ""
-            place = f" in lm-eval or in {folder}" if folder is not None else " in lm-eval; --task-folder adds your own"
+            place = (
+                f" in lm-eval or in {folder}"
+                if folder is not None
+                else " in lm-eval; --task-folder adds your own"
+            )
             raise ConfigurationError(f"there is no such task{place}", got=repr(name), hint=hint)
         resolved += [match for match in matches if match not in resolved]
     return resolved
@@ -150,7 +171,9 @@ def _rows(results: Any) -> Iterator[TaskResult]:
                 continue
             stderr = figures.get(f"{metric}_stderr,{chosen}")
             name = metric if chosen == "none" else f"{metric}/{chosen}"
-            yield TaskResult(task, name, float(value), float(stderr) if _is_number(stderr) else math.nan, samples)
+            yield TaskResult(
+                task, name, float(value), float(stderr) if _is_number(stderr) else math.nan, samples
+            )
 
 
 def _is_number(value: Any) -> bool:

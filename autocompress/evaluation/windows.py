@@ -12,14 +12,24 @@ from torch import Tensor
 from autocompress.errors import DataError
 
 DEFAULT_CONTEXT = 2048
-LOGIT_BYTES = 2**24  # fp32 logits of one batch on a CPU; larger ones cost more in fresh memory than they gain
+LOGIT_BYTES = (
+    2**24
+)  # fp32 logits of one batch on a CPU; larger ones cost more in fresh memory than they gain
 LOGIT_BYTES_ACCELERATOR = 2**28
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
+_CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_sequence_length",
+    "seq_length",
+)
 
 
 def context_length(model: Any, most: int = DEFAULT_CONTEXT) -> int:
     """Tokens of one window: the context that the model's config states, at most ``most``."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    config = (
+        model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    )
     stated = (getattr(config, key, None) for key in _CONTEXT_KEYS)
     return min([most, *(length for length in stated if isinstance(length, int) and length > 1)])
 
@@ -28,8 +38,8 @@ def context_length(model: Any, most: int = DEFAULT_CONTEXT) -> int:
 class Windows:
     """Tokens ``ids [n]`` cut into windows of ``context`` tokens.
 
-    The first token of each window is only context; the rest are predicted. A last shorter window stays when it
-    predicts at least one token.
+    The first token of each window is only context; the rest are predicted. A last shorter window
+    stays when it predicts at least one token.
 
     Raises:
         DataError: fewer than two tokens.
@@ -49,7 +59,10 @@ class Windows:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Windows ``[length]`` in order."""
-        return (self.ids[start : start + self.context] for start in range(0, len(self) * self.context, self.context))
+        return (
+            self.ids[start : start + self.context]
+            for start in range(0, len(self) * self.context, self.context)
+        )
 
     @property
     def tokens(self) -> int:

@@ -61,8 +61,9 @@ def export_checkpoint(
 ) -> ExportReport:
     """Apply a plan to a dense model and write the result.
 
-    The folder holds config, generation config, tokenizer, weights, recipe, measurements and a model card. It is
-    written whole or not at all, and every tensor on disk is compared with what the closed form says of it.
+    The folder holds config, generation config, tokenizer, weights, recipe, measurements and a model
+    card. It is written whole or not at all, and every tensor on disk is compared with what the
+    closed form says of it.
 
     Args:
         loaded: the dense model; it is dense again afterwards.
@@ -79,7 +80,9 @@ def export_checkpoint(
         StorageError: it cannot be written, or what was written is not what was meant.
     """
     if is_exported(loaded.model):
-        raise ModelError(f"{loaded.source} is compressed already", wanted="the dense model it was made from")
+        raise ModelError(
+            f"{loaded.source} is compressed already", wanted="the dense model it was made from"
+        )
     workbench = Workbench(loaded.model)
     inventory = workbench.inventory
     with whole_folder(out, overwrite=overwrite) as folder:
@@ -138,12 +141,22 @@ def _write_configuration(loaded: LoadedModel, plan: Plan, folder: Path, weights:
 
 
 def _write_documents(
-    loaded: LoadedModel, plan: Plan, folder: Path, inventory: Inventory, measurement: dict[str, Any] | None
+    loaded: LoadedModel,
+    plan: Plan,
+    folder: Path,
+    inventory: Inventory,
+    measurement: dict[str, Any] | None,
 ) -> None:
     recipe = plan.to_recipe()
-    header = {"version": recipe.pop("version"), "model": loaded.source, "fingerprint": loaded.fingerprint}
+    header = {
+        "version": recipe.pop("version"),
+        "model": loaded.source,
+        "fingerprint": loaded.fingerprint,
+    }
     known = {"measurement": measurement} if measurement else {}
-    text = yaml.safe_dump(header | known | recipe, sort_keys=False, default_flow_style=None, width=120)
+    text = yaml.safe_dump(
+        header | known | recipe, sort_keys=False, default_flow_style=None, width=120
+    )
     (folder / RECIPE).write_text(text, encoding="utf-8")
     facts = {
         "autocompress": __version__,

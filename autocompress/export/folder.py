@@ -19,7 +19,8 @@ def whole_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Args:
         out: where the folder is to be. Parents are made.
-        overwrite: whether a model that is already there may be replaced. It is there until the new one is whole.
+        overwrite: whether a model that is already there may be replaced. It is there until the new
+            one is whole.
 
     Raises:
         ConfigurationError: ``out`` is a file, or a folder that must not be replaced.
@@ -56,12 +57,16 @@ def check_free(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise ConfigurationError(f"--out {out} is a file", wanted="a folder that does not exist yet")
+        raise ConfigurationError(
+            f"--out {out} is a file", wanted="a folder that does not exist yet"
+        )
     if not any(out.iterdir()):
         return
     if not overwrite:
         raise ConfigurationError(
-            f"--out {out} is not empty", wanted="a new or empty folder", hint="Replace it with --overwrite."
+            f"--out {out} is not empty",
+            wanted="a new or empty folder",
+            hint="Replace it with --overwrite.",
         )
     if not (out / "config.json").is_file():
         raise ConfigurationError(

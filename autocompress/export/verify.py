@@ -65,7 +65,9 @@ def verify_checkpoint(
     seen = score_in_fresh_process(folder, windows, device=device)
     if weight_bytes is not None and seen.bytes != weight_bytes:
         raise StorageError(
-            f"{folder} loads as another model", got=f"{seen.bytes} bytes of tensors", wanted=f"{weight_bytes}"
+            f"{folder} loads as another model",
+            got=f"{seen.bytes} bytes of tensors",
+            wanted=f"{weight_bytes}",
         )
     if not math.isclose(seen.perplexity, perplexity, rel_tol=tolerance):
         raise StorageError(

@@ -11,23 +11,30 @@ from torch import Tensor
 
 from autocompress.errors import StorageError
 
-# Not model.safetensors: a loader that does not know autocompress must find no weights rather than unknown ones.
+# Not model.safetensors: a loader that does not know autocompress must find no weights rather than
+# unknown ones.
 WEIGHTS = "autocompress.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 LARGEST_FILE = 5 * 10**9
 
 
-def write_weights(tensors: dict[str, Tensor], folder: Path, *, largest_file: int = LARGEST_FILE) -> str:
+def write_weights(
+    tensors: dict[str, Tensor], folder: Path, *, largest_file: int = LARGEST_FILE
+) -> str:
     """Write tensors to one file, or to several and an index. Returns the name of the file to start from."""
     pattern = WEIGHTS.replace(".safetensors", "{suffix}.safetensors")
-    split = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern, max_shard_size=largest_file)
+    split = split_torch_state_dict_into_shards(
+        tensors, filename_pattern=pattern, max_shard_size=largest_file
+    )
     for file, names in split.filename_to_tensors.items():
         held = {name: tensors[name].detach().cpu().contiguous() for name in names}
         save_file(held, folder / file, metadata={"format": "pt"})
     if not split.is_sharded:
         return WEIGHTS
     index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / INDEX).write_text(
+        json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
     return INDEX
 
 
@@ -51,8 +58,17 @@ def tensor_bytes(folder: Path) -> dict[str, int]:
         except (OSError, ValueError, OverflowError, MemoryError) as error:
             raise StorageError(f"{path} is not a whole file of weights: {error}") from error
         header.pop("__metadata__", None)
-        sizes |= {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items()}
-        whole = 8 + length + sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header.values())
+        sizes |= {
+            name: entry["data_offsets"][1] - entry["data_offsets"][0]
+            for name, entry in header.items()
+        }
+        whole = (
+            8
+            + length
+            + sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header.values())
+        )
         if path.stat().st_size != whole:
-            raise StorageError(f"{path} is cut off", got=f"{path.stat().st_size} bytes", wanted=f"{whole}")
+            raise StorageError(
+                f"{path} is cut off", got=f"{path.stat().st_size} bytes", wanted=f"{whole}"
+            )
     return sizes

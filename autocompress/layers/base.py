@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class CompressedMatrix(nn.Module):
     """A matrix ``W [out, in]`` held in some stored form, usable in place of ``nn.Linear``.
 
-    Subclasses hold exactly the tensors that are stored on disk, floating-point ones as parameters and integer codes as
-    buffers, so that ``state_dict()`` *is* the stored form and its size is the cost. They are constructible without
-    data (``torch.device("meta")``) from their settings alone.
+    Subclasses hold exactly the tensors that are stored on disk, floating-point ones as parameters
+    and integer codes as buffers, so that ``state_dict()`` *is* the stored form and its size is the
+    cost. They are constructible without data (``torch.device("meta")``) from their settings alone.
 
     Attributes:
         out_features: rows of W.
@@ -19,10 +19,16 @@ class CompressedMatrix(nn.Module):
         bias: parameter ``[out]`` or ``None``.
     """
 
-    def __init__(self, out_features: int, in_features: int, *, bias: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, out_features: int, in_features: int, *, bias: bool, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = out_features, in_features
-        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False) if bias else None
+        self.bias = (
+            nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False)
+            if bias
+            else None
+        )
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``."""
@@ -77,7 +83,8 @@ class CompressedEmbedding(nn.Module):
 class TiedHead(nn.Module):
     """An output head that multiplies by the matrix which another module owns and stores.
 
-    The matrix is referred to without being a submodule, so ``state_dict()`` holds it once, under its owner.
+    The matrix is referred to without being a submodule, so ``state_dict()`` holds it once, under
+    its owner.
 
     Args:
         matrix: the owner's matrix ``[vocabulary, hidden]``.

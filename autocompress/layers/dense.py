@@ -15,9 +15,13 @@ class DenseMatrix(CompressedMatrix):
         weight: parameter ``[out, in]``.
     """
 
-    def __init__(self, out_features: int, in_features: int, *, bias: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, out_features: int, in_features: int, *, bias: bool, dtype: torch.dtype
+    ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.weight = nn.Parameter(torch.zeros(out_features, in_features, dtype=dtype), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.zeros(out_features, in_features, dtype=dtype), requires_grad=False
+        )
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``."""

@@ -12,7 +12,8 @@ from autocompress.layers.packed import Factor
 class LowRankMatrix(CompressedMatrix):
     """``W [out, in] = left.T @ right``, never multiplied out.
 
-    Both factors hold one rank vector per row, so that packed factors have their scales along a rank vector.
+    Both factors hold one rank vector per row, so that packed factors have their scales along a rank
+    vector.
 
     Attributes:
         left: ``[rank, out]``.
@@ -43,7 +44,9 @@ class LowRankMatrix(CompressedMatrix):
     def rows(self, ids: Tensor) -> Tensor:
         """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix."""
         left, right = self.left.read(torch.float32), self.right.read(torch.float32)
-        return (left[:, ids.flatten()].T @ right).to(self.dtype).reshape(*ids.shape, self.in_features)
+        return (
+            (left[:, ids.flatten()].T @ right).to(self.dtype).reshape(*ids.shape, self.in_features)
+        )
 
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""

@@ -11,9 +11,17 @@ from torch import Tensor, nn
 
 from autocompress.numerics.factor_rounding import FACTOR_GROUPS
 from autocompress.numerics.packing import packed_length, unpack
-from autocompress.numerics.rounding import Grid, group_length, largest_group, unpack_zeros, zeros_shape
+from autocompress.numerics.rounding import (
+    Grid,
+    group_length,
+    largest_group,
+    unpack_zeros,
+    zeros_shape,
+)
 
-LEAST_ROW = 32  # elements of a core that share a scale at least: fewer, and the scales outweigh the codes
+LEAST_ROW = (
+    32  # elements of a core that share a scale at least: fewer, and the scales outweigh the codes
+)
 
 
 class PackedTable(nn.Module):
@@ -21,21 +29,29 @@ class PackedTable(nn.Module):
 
     Attributes:
         codes: buffer, uint8 ``[rows, bytes]``.
-        scales: parameter, fp16 ``[rows, groups]``. It stays as it is when the model is cast to another type, since the
-            codes belong to these very scales.
+        scales: parameter, fp16 ``[rows, groups]``. It stays as it is when the model is cast to
+            another type, since the codes belong to these very scales.
         zeros: buffer, uint8 ``[groups, bytes]``; ``None`` when symmetric.
     """
 
     codes: Tensor
     zeros: Tensor | None
 
-    def __init__(self, rows: int, columns: int, *, bits: int, group_size: int = 0, symmetric: bool = False) -> None:
+    def __init__(
+        self, rows: int, columns: int, *, bits: int, group_size: int = 0, symmetric: bool = False
+    ) -> None:
         super().__init__()
         self.shape, self.bits = (rows, columns), bits
         groups = columns // group_length(columns, group_size)
-        self.register_buffer("codes", torch.zeros(rows, packed_length(columns, bits), dtype=torch.uint8))
-        self.scales = nn.Parameter(torch.zeros(rows, groups, dtype=torch.float16), requires_grad=False)
-        zeros = None if symmetric else torch.zeros(zeros_shape(rows, groups, bits), dtype=torch.uint8)
+        self.register_buffer(
+            "codes", torch.zeros(rows, packed_length(columns, bits), dtype=torch.uint8)
+        )
+        self.scales = nn.Parameter(
+            torch.zeros(rows, groups, dtype=torch.float16), requires_grad=False
+        )
+        zeros = (
+            None if symmetric else torch.zeros(zeros_shape(rows, groups, bits), dtype=torch.uint8)
+        )
         self.register_buffer("zeros", zeros)
 
     def read(self, dtype: torch.dtype) -> Tensor:
@@ -75,12 +91,16 @@ class Factor(nn.Module):
     weight: nn.Parameter | None
     packed: PackedTable | None
 
-    def __init__(self, rows: int, columns: int, *, bits: int, group_size: int = 0, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rows: int, columns: int, *, bits: int, group_size: int = 0, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.shape = (rows, columns)
         self.weight = self.packed = None
         if bits:
-            self.packed = PackedTable(rows, columns, bits=bits, group_size=group_size, symmetric=True)
+            self.packed = PackedTable(
+                rows, columns, bits=bits, group_size=group_size, symmetric=True
+            )
         else:
             self.weight = nn.Parameter(torch.zeros(rows, columns, dtype=dtype), requires_grad=False)
 
@@ -132,4 +152,8 @@ def table_shape(shape: Sequence[int], bits: int) -> tuple[int, int, int]:
         if columns >= LEAST_ROW:
             break
         columns *= size
-    return math.prod(shape) // columns, columns, largest_group(columns, FACTOR_GROUPS.get(bits) or columns)
+    return (
+        math.prod(shape) // columns,
+        columns,
+        largest_group(columns, FACTOR_GROUPS.get(bits) or columns),
+    )

@@ -12,7 +12,8 @@ from autocompress.layers.packed import PackedTable
 class QuantizedMatrix(CompressedMatrix):
     """``W [out, in]`` as packed codes with a scale, and unless symmetric a zero point, per group of a row.
 
-    The matrix is unpacked for each product and dropped again, so one layer at a time is dense in memory.
+    The matrix is unpacked for each product and dropped again, so one layer at a time is dense in
+    memory.
 
     Attributes:
         table: the packed codes, ``[out, in]``.
@@ -31,7 +32,9 @@ class QuantizedMatrix(CompressedMatrix):
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
         self.dtype = dtype
-        self.table = PackedTable(out_features, in_features, bits=bits, group_size=group_size, symmetric=symmetric)
+        self.table = PackedTable(
+            out_features, in_features, bits=bits, group_size=group_size, symmetric=symmetric
+        )
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``."""

@@ -19,8 +19,9 @@ WORK_ELEMENTS = 2**22  # largest intermediate of a product; more inputs than fit
 class TensorTrainMatrix(CompressedMatrix):
     """``W[(o_1 .. o_d), (i_1 .. i_d)] = G_1[o_1, i_1] ... G_d[o_d, i_d]``, a product of small matrices.
 
-    A core ``[r_{k-1}, o_k, i_k, r_k]`` is stored in the order ``[o_k, r_k, r_{k-1}, i_k]``, as a matrix that takes
-    ``r_{k-1} * i_k`` inputs to ``o_k * r_k`` outputs. Rows and columns beyond ``out`` and ``in`` are padding.
+    A core ``[r_{k-1}, o_k, i_k, r_k]`` is stored in the order ``[o_k, r_k, r_{k-1}, i_k]``, as a
+    matrix that takes ``r_{k-1} * i_k`` inputs to ``o_k * r_k`` outputs. Rows and columns beyond
+    ``out`` and ``in`` are padding.
 
     Attributes:
         cores: ``d`` factors.
@@ -47,14 +48,21 @@ class TensorTrainMatrix(CompressedMatrix):
         """Stored shape ``[o_k, r_k, r_{k-1}, i_k]`` of each core."""
         return [
             (o, after, before, i)
-            for o, i, before, after in zip(self.out_modes, self.in_modes, self.ranks[:-1], self.ranks[1:], strict=True)
+            for o, i, before, after in zip(
+                self.out_modes, self.in_modes, self.ranks[:-1], self.ranks[1:], strict=True
+            )
         ]
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``, one core after the other."""
-        flat = pad(x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features))
+        flat = pad(
+            x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features)
+        )
         cores = self.cores.read(x.dtype)
-        parts = [self._contract(part, cores) for part in torch.split(flat, max(1, WORK_ELEMENTS // self._widest()))]
+        parts = [
+            self._contract(part, cores)
+            for part in torch.split(flat, max(1, WORK_ELEMENTS // self._widest()))
+        ]
         return torch.cat(parts)[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
 
     def _contract(self, x: Tensor, cores: list[Tensor]) -> Tensor:
@@ -89,5 +97,7 @@ class TensorTrainMatrix(CompressedMatrix):
 
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
-        matrix = train_to_matrix([core.permute(2, 0, 3, 1) for core in self.cores.read(torch.float32)])
+        matrix = train_to_matrix(
+            [core.permute(2, 0, 3, 1) for core in self.cores.read(torch.float32)]
+        )
         return matrix[: self.out_features, : self.in_features].contiguous()

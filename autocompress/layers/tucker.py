@@ -37,17 +37,24 @@ class TuckerMatrix(CompressedMatrix):
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
         self.dtype, self.out_modes, self.in_modes = dtype, tuple(out_modes), tuple(in_modes)
-        self.out_ranks, self.in_ranks = tuple(ranks[: len(out_modes)]), tuple(ranks[len(out_modes) :])
+        self.out_ranks, self.in_ranks = (
+            tuple(ranks[: len(out_modes)]),
+            tuple(ranks[len(out_modes) :]),
+        )
         out_shapes = zip(self.out_modes, self.out_ranks, strict=True)
         in_shapes = zip(self.in_ranks, self.in_modes, strict=True)
-        self.core = Core((math.prod(self.out_ranks), math.prod(self.in_ranks)), bits=bits, dtype=dtype)
+        self.core = Core(
+            (math.prod(self.out_ranks), math.prod(self.in_ranks)), bits=bits, dtype=dtype
+        )
         self.out_factors = Cores(out_shapes, bits=bits, dtype=dtype)
         self.in_factors = Cores(in_shapes, bits=bits, dtype=dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``, one mode after the other."""
         out_factors, in_factors, core = self._read(x.dtype)
-        flat = pad(x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features))
+        flat = pad(
+            x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features)
+        )
         y = _multiply_modes(_multiply_modes(flat, in_factors) @ core.T, out_factors)
         return y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
 
@@ -56,7 +63,9 @@ class TuckerMatrix(CompressedMatrix):
         out_factors, in_factors, core = self._read(torch.float32)
         flat = ids.flatten()
         weights = torch.ones(len(flat), 1, device=ids.device)
-        for factor, digit in zip(out_factors, torch.unravel_index(flat, self.out_modes), strict=True):
+        for factor, digit in zip(
+            out_factors, torch.unravel_index(flat, self.out_modes), strict=True
+        ):
             weights = (weights[:, :, None] * factor[digit][:, None, :]).flatten(1)
         table = _multiply_modes(weights @ core, [factor.T for factor in in_factors])
         return table[:, : self.in_features].to(self.dtype).reshape(*ids.shape, self.in_features)
@@ -65,7 +74,9 @@ class TuckerMatrix(CompressedMatrix):
         """Return W ``[out, in]`` in fp32."""
         out_factors, in_factors, core = self._read(torch.float32)
         factors = [*out_factors, *(factor.T for factor in in_factors)]
-        matrix = tucker_to_matrix(core.reshape(*self.out_ranks, *self.in_ranks), factors, len(out_factors))
+        matrix = tucker_to_matrix(
+            core.reshape(*self.out_ranks, *self.in_ranks), factors, len(out_factors)
+        )
         return matrix[: self.out_features, : self.in_features].contiguous()
 
     def _read(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], Tensor]:

@@ -31,7 +31,11 @@ class MatrixProblem:
     """
 
     def __init__(
-        self, spec: LayerSpec, weight: Tensor, metric: Metric | None = None, bias: Tensor | None = None
+        self,
+        spec: LayerSpec,
+        weight: Tensor,
+        metric: Metric | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         self.spec, self.weight, self.bias = spec, weight, bias
         self.metric = metric or Metric.identity(*spec.shape)
@@ -85,7 +89,11 @@ class Method(ABC):
         self.check(problem.spec)
         if problem.spec.bias != (problem.bias is not None):
             wanted = "one" if problem.spec.bias else "none"
-            raise MethodError(f"layer {problem.spec}: bias", got="none" if wanted == "one" else "one", wanted=wanted)
+            raise MethodError(
+                f"layer {problem.spec}: bias",
+                got="none" if wanted == "one" else "one",
+                wanted=wanted,
+            )
         if not bool(torch.isfinite(problem.weight).all()):
             raise MethodError(
                 f"layer {problem.spec}",
@@ -98,14 +106,17 @@ class Method(ABC):
         tensors = self.fit(problem)
         if layer.bias is not None and problem.bias is not None:
             tensors = tensors | {"bias": problem.bias.detach().to(layer.bias.dtype)}
-        layer.load_state_dict({key: value.contiguous() for key, value in tensors.items()}, assign=True)
+        layer.load_state_dict(
+            {key: value.contiguous() for key, value in tensors.items()}, assign=True
+        )
         return layer.requires_grad_(False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for recipes: ``{"method": name, **settings}``, tuples as lists."""
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"method": self.name} | {
-            key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in settings.items()
         }
 
     @classmethod
@@ -118,9 +129,16 @@ class Method(ABC):
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(settings) - known)
         if unknown:
-            raise MethodError(f"method {cls.name} has no setting {unknown[0]!r}", wanted=", ".join(sorted(known)))
+            raise MethodError(
+                f"method {cls.name} has no setting {unknown[0]!r}", wanted=", ".join(sorted(known))
+            )
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+            return cls(
+                **{
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in settings.items()
+                }
+            )
         except TypeError as error:
             raise MethodError(f"method {cls.name}: {error}") from error
 
@@ -135,7 +153,10 @@ def stored_tensors(method: Method, spec: LayerSpec) -> tuple[tuple[str, int], ..
     method.check(spec)
     with torch.device("meta"):
         layer = method.skeleton(spec)
-    return tuple((name, tensor.numel() * tensor.element_size()) for name, tensor in layer.state_dict().items())
+    return tuple(
+        (name, tensor.numel() * tensor.element_size())
+        for name, tensor in layer.state_dict().items()
+    )
 
 
 def torch_dtype(spec: LayerSpec) -> torch.dtype:
@@ -146,14 +167,23 @@ def torch_dtype(spec: LayerSpec) -> torch.dtype:
 
 
 def whole_number(
-    method: str, setting: str, value: object, *, least: int | None = None, allowed: tuple[int, ...] = ()
+    method: str,
+    setting: str,
+    value: object,
+    *,
+    least: int | None = None,
+    allowed: tuple[int, ...] = (),
 ) -> None:
     """Check one setting of a method.
 
     Raises:
         MethodError: not a whole number, below ``least``, or not among those ``allowed``.
     """
-    wanted = f"one of {', '.join(map(str, allowed))}" if allowed else f"a whole number of at least {least}"
+    wanted = (
+        f"one of {', '.join(map(str, allowed))}"
+        if allowed
+        else f"a whole number of at least {least}"
+    )
     right = isinstance(value, int) and not isinstance(value, bool)
     if right and allowed:
         right = value in allowed
@@ -165,9 +195,12 @@ def whole_numbers(method: str, setting: str, values: object, *, empty: bool = Fa
     """Check a setting that is a list of numbers.
 
     Raises:
-        MethodError: no list, an empty one unless that is allowed, or one with anything but whole numbers from 1.
+        MethodError: no list, an empty one unless that is allowed, or one with anything but whole
+            numbers from 1.
     """
     if not isinstance(values, tuple) or not (values or empty):
-        raise MethodError(f"method {method}, {setting}", got=repr(values), wanted="a list of whole numbers")
+        raise MethodError(
+            f"method {method}, {setting}", got=repr(values), wanted="a list of whole numbers"
+        )
     for value in values:
         whole_number(method, setting, value, least=1)

@@ -15,13 +15,17 @@ from autocompress.numerics.shapes import fits, nearest_modes
 from autocompress.records import LayerSpec
 
 
-def check_modes(method: Method, spec: LayerSpec, out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> None:
+def check_modes(
+    method: Method, spec: LayerSpec, out_modes: tuple[int, ...], in_modes: tuple[int, ...]
+) -> None:
     """Check that modes cover both sides of a matrix, with less padding than one slice of the largest mode.
 
     Raises:
         MethodError: they do not; the message names the nearest that do.
     """
-    for side, size, modes in zip(("out_modes", "in_modes"), spec.shape, (out_modes, in_modes), strict=True):
+    for side, size, modes in zip(
+        ("out_modes", "in_modes"), spec.shape, (out_modes, in_modes), strict=True
+    ):
         if not fits(size, modes):
             near = nearest_modes(size, modes)
             raise MethodError(
@@ -37,7 +41,9 @@ def store_core(name: str, table: Tensor, bits: int, dtype: torch.dtype) -> dict[
         return {f"{name}.weight": table.to(dtype)}
     group = largest_group(table.shape[1], FACTOR_GROUPS.get(bits) or table.shape[1])
     grid = find_grid(table, bits=bits, group_size=group, symmetric=True)
-    return {f"{name}.packed.{key}": tensor for key, tensor in pack_grid(grid, grid.round(table)).items()}
+    return {
+        f"{name}.packed.{key}": tensor for key, tensor in pack_grid(grid, grid.round(table)).items()
+    }
 
 
 def folded_label(name: str, out_modes: tuple[int, ...], ranks: tuple[int, ...], bits: int) -> str:

@@ -61,7 +61,10 @@ class Plan(Mapping[str, Method]):
 
     def to_recipe(self) -> dict[str, Any]:
         """Plain mapping for YAML and JSON."""
-        return {"version": RECIPE_VERSION, "layers": {name: method.to_dict() for name, method in self.methods}}
+        return {
+            "version": RECIPE_VERSION,
+            "layers": {name: method.to_dict() for name, method in self.methods},
+        }
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> Plan:
@@ -77,7 +80,9 @@ class Plan(Mapping[str, Method]):
                 got=f"version {recipe.get('version')!r}",
                 wanted=f"version {RECIPE_VERSION} and a mapping of layers",
             )
-        return cls.of({name: method_from_dict(dict(data)) for name, data in recipe["layers"].items()})
+        return cls.of(
+            {name: method_from_dict(dict(data)) for name, data in recipe["layers"].items()}
+        )
 
     def layer_bytes(self, specs: tuple[LayerSpec, ...]) -> int:
         """Exact stored bytes of the given matrices under this plan, biases included."""

@@ -36,7 +36,9 @@ class Quantize(Method):
         whole_number(self.name, "bits", self.bits, allowed=PACKED_BITS)
         whole_number(self.name, "group_size", self.group_size, least=0)
         if not isinstance(self.symmetric, bool):
-            raise MethodError("method quantize, symmetric", got=repr(self.symmetric), wanted="true or false")
+            raise MethodError(
+                "method quantize, symmetric", got=repr(self.symmetric), wanted="true or false"
+            )
 
     def check(self, spec: LayerSpec) -> None:
         """The group size must divide the row.

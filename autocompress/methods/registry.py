@@ -13,7 +13,9 @@ from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Keep, Quantize, Svd, TensorTrain, Tucker)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Keep, Quantize, Svd, TensorTrain, Tucker)
+}
 
 
 def method_from_dict(data: dict[str, Any]) -> Method:

@@ -22,8 +22,8 @@ class Svd(Method):
 
     Attributes:
         rank: rows of each factor.
-        metric: what the fit minimises: the change of the matrix (``plain``), of the layer's outputs (``input``), or of
-            the loss (``two_sided``).
+        metric: what the fit minimises: the change of the matrix (``plain``), of the layer's outputs
+            (``input``), or of the loss (``two_sided``).
         bits: 8 or 4 to round the factors, 0 to keep them in the type of the matrix.
     """
 
@@ -36,7 +36,9 @@ class Svd(Method):
         whole_number(self.name, "rank", self.rank, least=1)
         whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
         if self.metric not in get_args(MetricKind):
-            raise MethodError("method svd, metric", got=repr(self.metric), wanted=", ".join(get_args(MetricKind)))
+            raise MethodError(
+                "method svd, metric", got=repr(self.metric), wanted=", ".join(get_args(MetricKind))
+            )
 
     def check(self, spec: LayerSpec) -> None:
         """The rank must not exceed the smaller side of the matrix.
@@ -45,7 +47,9 @@ class Svd(Method):
             MethodError: it does.
         """
         if self.rank > min(spec.shape):
-            raise MethodError(f"layer {spec}, {self}: rank", got=self.rank, wanted=f"at most {min(spec.shape)}")
+            raise MethodError(
+                f"layer {spec}, {self}: rank", got=self.rank, wanted=f"at most {min(spec.shape)}"
+            )
 
     def skeleton(self, spec: LayerSpec) -> LowRankMatrix:
         """A low-rank layer without content."""
@@ -64,9 +68,14 @@ class Svd(Method):
         left, right = spectrum.left[: self.rank], spectrum.right[: self.rank]
         if not self.bits:
             dtype = torch_dtype(problem.spec)
-            return {"left.weight": left.to(dtype, copy=True), "right.weight": right.to(dtype, copy=True)}
+            return {
+                "left.weight": left.to(dtype, copy=True),
+                "right.weight": right.to(dtype, copy=True),
+            }
         _, columns = grams_of(problem.metric, self.metric, problem.weight)
-        factors = round_factors(problem.weight32, right, columns, bits=self.bits, groups=self._groups(problem.spec))
+        factors = round_factors(
+            problem.weight32, right, columns, bits=self.bits, groups=self._groups(problem.spec)
+        )
         return {
             f"{side}.packed.{name}": tensor
             for side, (grid, codes) in zip(("left", "right"), factors, strict=True)
@@ -77,14 +86,20 @@ class Svd(Method):
         """The decomposition of the problem's matrix in this metric, computed once for all ranks."""
         key = ("svd", self.metric)
         if key not in problem.memo:
-            problem.memo[key] = decompose(problem.weight32, *grams_of(problem.metric, self.metric, problem.weight))
+            problem.memo[key] = decompose(
+                problem.weight32, *grams_of(problem.metric, self.metric, problem.weight)
+            )
         found = problem.memo[key]
         assert isinstance(found, Spectrum)
         return found
 
     def _groups(self, spec: LayerSpec) -> tuple[int, int]:
         most = FACTOR_GROUPS.get(self.bits, 0)
-        return (largest_group(spec.out_features, most), largest_group(spec.in_features, most)) if most else (0, 0)
+        return (
+            (largest_group(spec.out_features, most), largest_group(spec.in_features, most))
+            if most
+            else (0, 0)
+        )
 
     def __str__(self) -> str:
         metric = "" if self.metric == "two_sided" else f" {self.metric}"

@@ -10,7 +10,14 @@ from torch import Tensor
 from autocompress.errors import MethodError
 from autocompress.layers.packed import table_shape
 from autocompress.layers.tensor_train import TensorTrainMatrix
-from autocompress.methods.base import FACTOR_BITS, MatrixProblem, Method, torch_dtype, whole_number, whole_numbers
+from autocompress.methods.base import (
+    FACTOR_BITS,
+    MatrixProblem,
+    Method,
+    torch_dtype,
+    whole_number,
+    whole_numbers,
+)
 from autocompress.methods.folding import check_modes, folded_label, store_core
 from autocompress.numerics.kronecker import scalings
 from autocompress.numerics.shapes import balanced_modes, train_rank_limits
@@ -47,7 +54,9 @@ class TensorTrain(Method):
             )
 
     @classmethod
-    def uniform(cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0) -> TensorTrain:
+    def uniform(
+        cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0
+    ) -> TensorTrain:
         """The train of ``order`` balanced modes with one rank at every joint, less where the modes allow less."""
         out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
         limits = train_rank_limits(tuple(o * i for o, i in zip(out_modes, in_modes, strict=True)))
@@ -60,9 +69,13 @@ class TensorTrain(Method):
             MethodError: they do not; the message names modes or ranks that would.
         """
         check_modes(self, spec, self.out_modes, self.in_modes)
-        limits = train_rank_limits(tuple(o * i for o, i in zip(self.out_modes, self.in_modes, strict=True)))
+        limits = train_rank_limits(
+            tuple(o * i for o, i in zip(self.out_modes, self.in_modes, strict=True))
+        )
         if any(rank > limit for rank, limit in zip(self.ranks, limits, strict=True)):
-            raise MethodError(f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}")
+            raise MethodError(
+                f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}"
+            )
 
     def skeleton(self, spec: LayerSpec) -> TensorTrainMatrix:
         """A layer of cores without content."""
@@ -92,7 +105,12 @@ class TensorTrain(Method):
         if key not in problem.memo:
             fits = [
                 decompose_matrix_train(
-                    problem.weight32, self.ranks, self.out_modes, self.in_modes, out_scales=out, in_scales=into
+                    problem.weight32,
+                    self.ranks,
+                    self.out_modes,
+                    self.in_modes,
+                    out_scales=out,
+                    in_scales=into,
                 )
                 for out, into in scalings(problem.metric, self.out_modes, self.in_modes)
             ]

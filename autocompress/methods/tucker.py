@@ -11,7 +11,14 @@ from torch import Tensor
 from autocompress.errors import MethodError
 from autocompress.layers.packed import table_shape
 from autocompress.layers.tucker import TuckerMatrix
-from autocompress.methods.base import FACTOR_BITS, MatrixProblem, Method, torch_dtype, whole_number, whole_numbers
+from autocompress.methods.base import (
+    FACTOR_BITS,
+    MatrixProblem,
+    Method,
+    torch_dtype,
+    whole_number,
+    whole_numbers,
+)
 from autocompress.methods.folding import check_modes, folded_label, store_core
 from autocompress.numerics.kronecker import scalings
 from autocompress.numerics.shapes import balanced_modes, tucker_rank_limits
@@ -42,7 +49,11 @@ class Tucker(Method):
         whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
         modes = len(self.out_modes) + len(self.in_modes)
         if len(self.ranks) != modes:
-            raise MethodError("method tucker, ranks", got=f"{len(self.ranks)} ranks", wanted=f"one per mode, {modes}")
+            raise MethodError(
+                "method tucker, ranks",
+                got=f"{len(self.ranks)} ranks",
+                wanted=f"one per mode, {modes}",
+            )
 
     @classmethod
     def uniform(cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0) -> Tucker:
@@ -60,7 +71,9 @@ class Tucker(Method):
         check_modes(self, spec, self.out_modes, self.in_modes)
         limits = tucker_rank_limits(self.out_modes + self.in_modes)
         if any(rank > limit for rank, limit in zip(self.ranks, limits, strict=True)):
-            raise MethodError(f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}")
+            raise MethodError(
+                f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}"
+            )
 
     def skeleton(self, spec: LayerSpec) -> TuckerMatrix:
         """A layer of core and factors without content."""
@@ -92,11 +105,15 @@ class Tucker(Method):
         key = ("tucker", self.ranks, self.out_modes, self.in_modes)
         if key not in problem.memo:
             fits = [
-                decompose_matrix_tucker(problem.weight32, self.ranks, self.out_modes, self.in_modes, scales=out + into)
+                decompose_matrix_tucker(
+                    problem.weight32, self.ranks, self.out_modes, self.in_modes, scales=out + into
+                )
                 for out, into in scalings(problem.metric, self.out_modes, self.in_modes)
             ]
             order = len(self.out_modes)
-            problem.memo[key] = min(fits, key=lambda parts: problem.damage(tucker_to_matrix(parts[0], parts[1], order)))
+            problem.memo[key] = min(
+                fits, key=lambda parts: problem.damage(tucker_to_matrix(parts[0], parts[1], order))
+            )
         found: tuple[Tensor, list[Tensor]] = problem.memo[key]
         return found
 

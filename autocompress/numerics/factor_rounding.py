@@ -9,7 +9,10 @@ from autocompress.numerics.feedback import feedback_codes, round_with_feedback
 from autocompress.numerics.metric import apply_gram
 from autocompress.numerics.rounding import Grid, find_grid, symmetric_centre
 
-FACTOR_GROUPS = {8: 0, 4: 64}  # most neighbours along a rank vector that share a scale; 0 for the whole vector
+FACTOR_GROUPS = {
+    8: 0,
+    4: 64,
+}  # most neighbours along a rank vector that share a scale; 0 for the whole vector
 
 
 def round_factors(
@@ -17,8 +20,9 @@ def round_factors(
 ) -> tuple[tuple[Grid, Tensor], tuple[Grid, Tensor]]:
     """Round the right factor, refit the left one to what the right has become, and round it too.
 
-    Both are rounded with error feedback where that is defined: the right factor along ``in`` in the Gram matrix of the
-    inputs, the left one across rank vectors in the Gram matrix of the right factor's outputs.
+    Both are rounded with error feedback where that is defined: the right factor along ``in`` in the
+    Gram matrix of the inputs, the left one across rank vectors in the Gram matrix of the right
+    factor's outputs.
 
     Args:
         weight: ``[out, in]`` in fp32.
@@ -32,8 +36,14 @@ def round_factors(
     """
     columns = columns.float()
     diagonal = columns if columns.ndim == 1 else columns.diagonal()
-    right_grid = find_grid(right, bits=bits, group_size=groups[1], symmetric=True, importance=diagonal)
-    right_codes = right_grid.round(right) if columns.ndim == 1 else round_with_feedback(right, columns, right_grid)
+    right_grid = find_grid(
+        right, bits=bits, group_size=groups[1], symmetric=True, importance=diagonal
+    )
+    right_codes = (
+        right_grid.round(right)
+        if columns.ndim == 1
+        else round_with_feedback(right, columns, right_grid)
+    )
     rounded = right_grid.dequantize(right_codes)
     left, gram = refit_left(weight, rounded, columns)
     left_grid = find_grid(left, bits=bits, group_size=groups[0], symmetric=True)
@@ -58,9 +68,9 @@ def round_factors(
 def refit_left(weight: Tensor, right: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Left factor ``[rank, out]`` that minimises ``tr(D columns D^T)`` for a given right one, and its Gram matrix.
 
-    Solves ``(right columns right^T) left = right columns weight^T`` in fp64; the matrix on the left ``[rank, rank]``
-    is the Gram matrix of what the left factor is fed. A hair of its mean diagonal is added, in case rank vectors depend
-    on each other.
+    Solves ``(right columns right^T) left = right columns weight^T`` in fp64; the matrix on the left
+    ``[rank, rank]`` is the Gram matrix of what the left factor is fed. A hair of its mean diagonal
+    is added, in case rank vectors depend on each other.
     """
     right64 = right.double()
     weighted = apply_gram(columns.double(), right64.T).T

@@ -14,17 +14,23 @@ from autocompress.numerics.svd import SHRINKAGE, shrunk
 Roots = list[Tensor]  # one vector per mode
 
 
-def scalings(metric: Metric, out_modes: Sequence[int], in_modes: Sequence[int]) -> list[tuple[Roots, Roots]]:
+def scalings(
+    metric: Metric, out_modes: Sequence[int], in_modes: Sequence[int]
+) -> list[tuple[Roots, Roots]]:
     """Scales of the rows and columns worth trying: none, of the columns alone, and of both.
 
-    A diagonal that is far from a Kronecker product (token frequencies in the order of the vocabulary) is served worse
-    by the nearest one than by none, so that only a fit can tell. Equal scalings are listed once.
+    A diagonal that is far from a Kronecker product (token frequencies in the order of the
+    vocabulary) is served worse by the nearest one than by none, so that only a fit can tell. Equal
+    scalings are listed once.
     """
     ones = (
         [torch.ones(n, dtype=torch.float64) for n in out_modes],
         [torch.ones(n, dtype=torch.float64) for n in in_modes],
     )
-    rows, columns = kronecker_roots(metric.rows.cpu(), out_modes), kronecker_roots(metric.columns.cpu(), in_modes)
+    rows, columns = (
+        kronecker_roots(metric.rows.cpu(), out_modes),
+        kronecker_roots(metric.columns.cpu(), in_modes),
+    )
     found: list[tuple[Roots, Roots]] = []
     for candidate in ((ones[0], ones[1]), (ones[0], columns), (rows, columns)):
         if not any(_equal(candidate, other) for other in found):
@@ -43,8 +49,8 @@ def _equal(one: tuple[Roots, Roots], other: tuple[Roots, Roots]) -> bool:
 def kronecker_roots(gram: Tensor, modes: Sequence[int]) -> Roots:
     """Vectors ``[n_k]`` whose Kronecker product is near the root of a Gram matrix's diagonal, in fp64.
 
-    The logarithm of the diagonal is fitted by a sum over the modes in least squares (its marginal means), so that the
-    result is positive whatever the diagonal. Padding counts as average.
+    The logarithm of the diagonal is fitted by a sum over the modes in least squares (its marginal
+    means), so that the result is positive whatever the diagonal. Padding counts as average.
 
     Args:
         gram: ``[n, n]`` or its diagonal ``[n]``.
@@ -56,6 +62,8 @@ def kronecker_roots(gram: Tensor, modes: Sequence[int]) -> Roots:
     logs = torch.cat([logs, logs.mean().expand(size - len(logs))]).reshape(*modes)
     centred = logs - logs.mean()
     return [
-        centred.mean([j for j in range(len(modes)) if j != k]).exp() if len(modes) > 1 else centred.exp()
+        centred.mean([j for j in range(len(modes)) if j != k]).exp()
+        if len(modes) > 1
+        else centred.exp()
         for k in range(len(modes))
     ]

@@ -1,8 +1,9 @@
 """The metric in which a matrix is approximated: how much a change of its elements raises the loss.
 
-For a linear map ``y = W x`` the loss rises, to second order and in the Kronecker-factored approximation of the
-Fisher matrix (Martens and Grosse 2015, arXiv 1503.05671), by ``1/2 tr(S D G D^T)`` nats per token, where ``D`` is the
-change of ``W``, ``G = E[x x^T]`` the Gram matrix of the inputs and ``S = E[g g^T]`` that of the output gradients.
+For a linear map ``y = W x`` the loss rises, to second order and in the Kronecker-factored
+approximation of the Fisher matrix (Martens and Grosse 2015, arXiv 1503.05671), by ``1/2 tr(S D G
+D^T)`` nats per token, where ``D`` is the change of ``W``, ``G = E[x x^T]`` the Gram matrix of the
+inputs and ``S = E[g g^T]`` that of the output gradients.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ def root_and_inverse(gram: Tensor, *, shrinkage: float) -> tuple[Tensor, Tensor]
 
     Args:
         gram: ``[n, n]``, or its diagonal ``[n]`` (the results are then diagonals too).
-        shrinkage: share of the mean diagonal that is added to the diagonal, against singular matrices and few tokens.
-            A Gram matrix that is zero everywhere counts as the identity.
+        shrinkage: share of the mean diagonal that is added to the diagonal, against singular
+            matrices and few tokens. A Gram matrix that is zero everywhere counts as the identity.
     """
     gram = gram.double()
     size = gram.shape[0]
     mean = trace(gram) / size
     if mean <= 0:
-        gram, mean = torch.ones_like(gram) if gram.ndim == 1 else torch.eye(size, dtype=gram.dtype), 1.0
+        gram, mean = (
+            torch.ones_like(gram) if gram.ndim == 1 else torch.eye(size, dtype=gram.dtype),
+            1.0,
+        )
     if gram.ndim == 1:
         root = (gram + shrinkage * mean).sqrt()
         return root, 1 / root
@@ -74,7 +78,9 @@ class Metric:
         change = change.float()
         total = 0.0
         for term in self.terms:
-            weighted = apply_gram(term.rows.to(change), apply_gram(term.columns.to(change), change.T).T)
+            weighted = apply_gram(
+                term.rows.to(change), apply_gram(term.columns.to(change), change.T).T
+            )
             total += 0.5 * float((weighted * change).sum())
         return max(total, 0.0)
 
@@ -90,8 +96,8 @@ class Metric:
 
     @staticmethod
     def _combined(grams: list[Tensor], weights: list[float]) -> Tensor:
-        # A sum of Kronecker products is no Kronecker product; this one has the same partial traces as the sum,
-        # up to scale (the pi-free form of Martens and Grosse 2015, section 6.3).
+        # A sum of Kronecker products is no Kronecker product; this one has the same partial traces
+        # as the sum, up to scale (the pi-free form of Martens and Grosse 2015, section 6.3).
         if len(grams) == 1:
             return grams[0]
         if any(gram.ndim == 2 for gram in grams) and grams[0].shape[0] <= FULL_GRAM_LIMIT:
@@ -99,7 +105,11 @@ class Metric:
         else:
             grams = [gram if gram.ndim == 1 else gram.diagonal() for gram in grams]
         total = sum(weights) or 1.0
-        return torch.stack([gram * (weight / total) for gram, weight in zip(grams, weights, strict=True)]).sum(0)
+        return torch.stack(
+            [gram * (weight / total) for gram, weight in zip(grams, weights, strict=True)]
+        ).sum(0)
 
 
-FULL_GRAM_LIMIT = 8192  # beyond it only the diagonal is kept: a full fp32 Gram matrix would take over 256 MiB
+FULL_GRAM_LIMIT = (
+    8192  # beyond it only the diagonal is kept: a full fp32 Gram matrix would take over 256 MiB
+)

@@ -1,7 +1,8 @@
 """Integer codes of 2, 3, 4 or 8 bits, packed into bytes without a gap.
 
-A row of ``n`` codes is cut into equal segments, and the codes at the same place of all segments share bytes. Packing
-and unpacking are then a handful of byte-wise operations on long contiguous runs, with no interleaving.
+A row of ``n`` codes is cut into equal segments, and the codes at the same place of all segments
+share bytes. Packing and unpacking are then a handful of byte-wise operations on long contiguous
+runs, with no interleaving.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 PACKED_BITS = (2, 3, 4, 8)
-# Width of the bit planes that a code is cut into, lowest bits first: a code of 3 bits is one of 2 and one of 1.
+# Width of the bit planes that a code is cut into, lowest bits first: a code of 3 bits is one of 2
+# and one of 1.
 _PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}
 _SEGMENTS = {2: 4, 3: 8, 4: 2, 8: 1}
 

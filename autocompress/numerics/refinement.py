@@ -47,9 +47,9 @@ def refine_codes(
 ) -> Tensor:
     """Move each code to where it serves best, given all others; the damage never rises.
 
-    Cyclic coordinate descent (QuantEase, Behdin et al. 2023, arXiv 2309.01885, algorithm 1) from given codes instead of
-    from the weights, in blocks of columns, and with the terms of several uses of the matrix weighted row by row, which
-    one Gram matrix for all rows cannot do.
+    Cyclic coordinate descent (QuantEase, Behdin et al. 2023, arXiv 2309.01885, algorithm 1) from
+    given codes instead of from the weights, in blocks of columns, and with the terms of several
+    uses of the matrix weighted row by row, which one Gram matrix for all rows cannot do.
 
     Args:
         weight: ``[out, in]`` in fp32.
@@ -63,12 +63,19 @@ def refine_codes(
     """
     length = weight.shape[1] // grid.scale.shape[1]
     scale = grid.scale.float().T.repeat_interleave(length, 0)
-    centre = grid.centre.T.repeat_interleave(length, 0) if isinstance(grid.centre, Tensor) else grid.centre
+    centre = (
+        grid.centre.T.repeat_interleave(length, 0)
+        if isinstance(grid.centre, Tensor)
+        else grid.centre
+    )
     current = codes.T.contiguous().float()
     columns = weight.T.contiguous()
     change = (current - centre).mul_(scale).sub_(columns)
-    diagonal = sum((term.gram.diagonal()[:, None] * term.weights for term in terms), torch.zeros_like(change))
-    # Multiplied instead of divided by; where a row or column costs nothing or has no scale its codes stay.
+    diagonal = sum(
+        (term.gram.diagonal()[:, None] * term.weights for term in terms), torch.zeros_like(change)
+    )
+    # Multiplied instead of divided by; where a row or column costs nothing or has no scale its
+    # codes stay.
     per_cost = torch.where(diagonal > 0, 1 / diagonal, 0.0)
     per_step = torch.where(scale > 0, 1 / scale, 0.0)
     shift = centre if isinstance(centre, Tensor) else torch.full_like(scale, centre)

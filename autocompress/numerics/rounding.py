@@ -1,8 +1,9 @@
 """Affine rounding of a matrix to few bits, one scale per group of neighbours in a row.
 
-An element is stored as a code ``q`` of ``0 .. 2**bits - 1`` and read back as ``scale * (q - zero)``. Scales are fp16,
-since a code is chosen for the scale as it is stored and only its range matters. Zero points are stored on a grid finer
-than the codes where codes are few: with 2 bits a zero at half a step leaves the grid symmetric, which suits weights.
+An element is stored as a code ``q`` of ``0 .. 2**bits - 1`` and read back as ``scale * (q -
+zero)``. Scales are fp16, since a code is chosen for the scale as it is stored and only its range
+matters. Zero points are stored on a grid finer than the codes where codes are few: with 2 bits a
+zero at half a step leaves the grid symmetric, which suits weights.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ class Grid:
     @property
     def centre(self) -> Tensor | float:
         """The code that stands for zero, ``[out, groups]`` in fp32, or one number for all."""
-        return symmetric_centre(self.bits) if self.zero is None else self.zero.float() * ZERO_STEP[self.bits]
+        return (
+            symmetric_centre(self.bits)
+            if self.zero is None
+            else self.zero.float() * ZERO_STEP[self.bits]
+        )
 
     def dequantize(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Values of codes ``[out, in]``, computed in fp32 and returned in ``dtype``."""
@@ -67,8 +72,8 @@ class Grid:
 def symmetric_centre(bits: int) -> float:
     """The code that stands for zero when no zero point is stored.
 
-    With many codes zero itself is one of them, as the many small elements of cores and factors want; with few the
-    codes lie on both sides of it and none is wasted.
+    With many codes zero itself is one of them, as the many small elements of cores and factors
+    want; with few the codes lie on both sides of it and none is wasted.
     """
     return 2.0 ** (bits - 1) if bits >= 4 else (2**bits - 1) / 2
 
@@ -87,7 +92,9 @@ def group_length(columns: int, group_size: int) -> int:
     if group_size == 0:
         return columns
     if columns % group_size:
-        divisors = [str(d) for d in range(1, columns + 1) if columns % d == 0 and d >= 8] or [str(columns)]
+        divisors = [str(d) for d in range(1, columns + 1) if columns % d == 0 and d >= 8] or [
+            str(columns)
+        ]
         raise MethodError(
             f"group size does not divide the {columns} columns",
             got=group_size,
@@ -113,17 +120,25 @@ def find_grid(
         group_size: neighbours in a row that share a scale; 0 for the whole row.
         symmetric: leave zero points out.
         importance: ``[in]``, weight of a column's squared error; all equal when left out.
-        clip: whether to try narrower ranges at all; without it every element is within half a step of its value.
+        clip: whether to try narrower ranges at all; without it every element is within half a step
+            of its value.
 
     Raises:
-        MethodError: the group size does not divide the row, or the weights exceed what an fp16 scale can reach.
+        MethodError: the group size does not divide the row, or the weights exceed what an fp16
+            scale can reach.
     """
     group = group_length(weight.shape[1], group_size)
     shares = CLIP_SHARES[bits] if clip else (1.0,)
     rows = max(1, _SEARCH_ROWS // weight.shape[1])
     columns = None if importance is None else importance.to(weight).reshape(-1, group)
     found = [
-        _search(in_groups(part, weight.shape[1] // group), bits, shares, symmetric=symmetric, importance=columns)
+        _search(
+            in_groups(part, weight.shape[1] // group),
+            bits,
+            shares,
+            symmetric=symmetric,
+            importance=columns,
+        )
         for part in torch.split(weight, rows)
     ]
     scale = torch.cat([part.scale for part in found])
@@ -138,7 +153,12 @@ def find_grid(
 
 
 def _search(
-    groups: Tensor, bits: int, shares: tuple[float, ...], *, symmetric: bool, importance: Tensor | None
+    groups: Tensor,
+    bits: int,
+    shares: tuple[float, ...],
+    *,
+    symmetric: bool,
+    importance: Tensor | None,
 ) -> Grid:
     low, high = groups.amin(-1).clamp_max_(0), groups.amax(-1).clamp_min_(0)
     best = _grid_of_range(low, high, bits, symmetric=symmetric)
@@ -151,7 +171,11 @@ def _search(
         error = _squared_error(flat, grid, importance)
         better = error < least
         least = torch.where(better, error, least)
-        zero = None if best.zero is None or grid.zero is None else torch.where(better, grid.zero, best.zero)
+        zero = (
+            None
+            if best.zero is None or grid.zero is None
+            else torch.where(better, grid.zero, best.zero)
+        )
         best = Grid(torch.where(better, grid.scale, best.scale), zero, bits)
     return best
 
@@ -171,7 +195,9 @@ def _grid_of_range(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> 
     last = 2**bits - 1
     if symmetric:
         centre = symmetric_centre(bits)
-        return Grid(_round_up_to_half(torch.maximum(-low / centre, high / (last - centre))), None, bits)
+        return Grid(
+            _round_up_to_half(torch.maximum(-low / centre, high / (last - centre))), None, bits
+        )
     scale = _round_up_to_half((high - low) / last)
     step, most = ZERO_STEP[bits], 2 ** ZERO_BITS[bits] - 1
     zero = (-low / (scale.float() * step)).nan_to_num_(0.0).round_().clamp_(0, most)
@@ -189,7 +215,8 @@ def _round_up_to_half(scale: Tensor) -> Tensor:
 def pack_grid(grid: Grid, codes: Tensor) -> dict[str, Tensor]:
     """The stored tensors: ``codes [out, bytes]``, ``scales [out, groups]`` and, unless symmetric, ``zeros``.
 
-    Zero points are packed along the rows, ``[groups, bytes]``, so that few groups in a row waste no bits.
+    Zero points are packed along the rows, ``[groups, bytes]``, so that few groups in a row waste no
+    bits.
     """
     stored = {"codes": pack(codes, grid.bits), "scales": grid.scale.contiguous()}
     if grid.zero is not None:

@@ -26,8 +26,8 @@ def fits(size: int, modes: tuple[int, ...]) -> bool:
 def balanced_modes(size: int, order: int) -> tuple[int, ...]:
     """Fold a side of ``size`` into ``order`` modes, rising and as even as they can be.
 
-    The product is ``size`` where that has an even enough factorisation (``SPREAD``), and otherwise the next larger
-    number that has one; what it exceeds the size by is padding.
+    The product is ``size`` where that has an even enough factorisation (``SPREAD``), and otherwise
+    the next larger number that has one; what it exceeds the size by is padding.
     """
     if order == 1:
         return (size,)

@@ -11,8 +11,9 @@ from torch import Tensor
 from autocompress.numerics.metric import Metric, apply_gram, root_and_inverse
 
 MetricKind = Literal["plain", "input", "two_sided"]
-# Share of the mean diagonal of a Gram matrix that is added to it before its root is taken: directions that the
-# calibration text never excited must still cost something, or the fit would be free to blow them up.
+# Share of the mean diagonal of a Gram matrix that is added to it before its root is taken:
+# directions that the calibration text never excited must still cost something, or the fit would be
+# free to blow them up.
 SHRINKAGE = 1e-3
 
 
@@ -23,8 +24,8 @@ class Spectrum:
     Attributes:
         left: ``[k, out]`` in fp32.
         right: ``[k, in]`` in fp32.
-        values: ``[k]`` singular values in the metric, falling, fp64; the squared error of rank ``r`` is the sum of the
-            squares from ``r`` on.
+        values: ``[k]`` singular values in the metric, falling, fp64; the squared error of rank
+            ``r`` is the sum of the squares from ``r`` on.
     """
 
     left: Tensor
@@ -42,14 +43,17 @@ def grams_of(metric: Metric, kind: MetricKind, weight: Tensor) -> tuple[Tensor, 
     return rows, columns
 
 
-def decompose(weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float = SHRINKAGE) -> Spectrum:
+def decompose(
+    weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float = SHRINKAGE
+) -> Spectrum:
     """Decompose ``weight`` so that truncation minimises ``tr(rows D columns D^T)`` of the change ``D`` at every rank.
 
-    With ``R`` and ``C`` the roots of the two Gram matrices, ``R W C = U S V^T`` truncated and transformed back is the
-    optimum (Eckart and Young 1936, in the metric of the roots; the input side alone is SVD-LLM, Wang et al. 2024,
-    arXiv 2403.07378). Only the thinner side is decomposed: for ``out >= in`` the eigenvectors ``V`` of
-    ``C W^T rows W C`` suffice, since ``W C V_r V_r^T C^-1`` is the same approximation, and tall embeddings cost little.
-    Values below 1e-8 of the largest are lost to rounding. Everything is computed in fp64.
+    With ``R`` and ``C`` the roots of the two Gram matrices, ``R W C = U S V^T`` truncated and
+    transformed back is the optimum (Eckart and Young 1936, in the metric of the roots; the input
+    side alone is SVD-LLM, Wang et al. 2024, arXiv 2403.07378). Only the thinner side is decomposed:
+    for ``out >= in`` the eigenvectors ``V`` of ``C W^T rows W C`` suffice, since ``W C V_r V_r^T
+    C^-1`` is the same approximation, and tall embeddings cost little. Values below 1e-8 of the
+    largest are lost to rounding. Everything is computed in fp64.
 
     Args:
         weight: ``[out, in]``.
@@ -66,9 +70,13 @@ def decompose(weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float
     squares, vectors = torch.linalg.eigh(whitened.T @ apply_gram(shrunk(rows, shrinkage), whitened))
     values, vectors = squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
     left, right = (whitened @ vectors).T, apply_gram(inverse, vectors).T
-    balance = (right.norm(dim=1) / left.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+    balance = (
+        right.norm(dim=1) / left.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+    ).sqrt()
     balance = torch.where((balance > 0) & torch.isfinite(balance), balance, 1.0)[:, None]
-    return Spectrum((left * balance).float().contiguous(), (right / balance).float().contiguous(), values)
+    return Spectrum(
+        (left * balance).float().contiguous(), (right / balance).float().contiguous(), values
+    )
 
 
 def shrunk(gram: Tensor, shrinkage: float) -> Tensor:

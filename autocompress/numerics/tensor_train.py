@@ -13,15 +13,21 @@ from torch.nn.functional import pad
 def fold_pairs(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]) -> Tensor:
     """Pad a matrix ``[out, in]`` with zeros and fold it into ``[o_1 * i_1, ..., o_d * i_d]`` (Novikov et al. 2015)."""
     order = len(out_modes)
-    padded = pad(matrix, (0, math.prod(in_modes) - matrix.shape[1], 0, math.prod(out_modes) - matrix.shape[0]))
-    paired = padded.reshape(*out_modes, *in_modes).permute([k + side * order for k in range(order) for side in (0, 1)])
+    padded = pad(
+        matrix,
+        (0, math.prod(in_modes) - matrix.shape[1], 0, math.prod(out_modes) - matrix.shape[0]),
+    )
+    paired = padded.reshape(*out_modes, *in_modes).permute(
+        [k + side * order for k in range(order) for side in (0, 1)]
+    )
     return paired.reshape([o * i for o, i in zip(out_modes, in_modes, strict=True)])
 
 
 def principal_split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     """Best split of ``matrix [m, n]`` into orthonormal columns ``[m, rank]`` and what they carry ``[rank, n]``.
 
-    Returns the two and the squared error. fp64 in, fp64 out; a wide matrix is decomposed through its Gram matrix.
+    Returns the two and the squared error. fp64 in, fp64 out; a wide matrix is decomposed through
+    its Gram matrix.
     """
     if matrix.shape[0] <= matrix.shape[1]:
         squares, vectors = torch.linalg.eigh(matrix @ matrix.T)
@@ -39,9 +45,9 @@ def decompose_train(tensor: Tensor, ranks: Sequence[int]) -> tuple[list[Tensor],
         ranks: ``d - 1`` ranks; none above what the unfoldings allow.
 
     Returns:
-        Cores ``[r_{k-1}, n_k, r_k]`` in fp64, all but the last with orthonormal columns, and the squared error of each
-        cut. The squared error of the whole is their sum, and at most the sum over the unfoldings of ``tensor`` itself
-        (theorem 2.2).
+        Cores ``[r_{k-1}, n_k, r_k]`` in fp64, all but the last with orthonormal columns, and the
+        squared error of each cut. The squared error of the whole is their sum, and at most the sum
+        over the unfoldings of ``tensor`` itself (theorem 2.2).
     """
     rest, before = tensor.double().flatten(), 1
     cores, errors = [], []
@@ -65,8 +71,8 @@ def decompose_matrix_train(
 ) -> list[Tensor]:
     """Fit a tensor train to a matrix whose rows and columns weigh differently.
 
-    The matrix is scaled by a Kronecker product of vectors on each side (``numerics.kronecker``), decomposed, and the
-    scales are divided out again, each from the core of its mode.
+    The matrix is scaled by a Kronecker product of vectors on each side (``numerics.kronecker``),
+    decomposed, and the scales are divided out again, each from the core of its mode.
 
     Args:
         weight: ``[out, in]``.
@@ -79,8 +85,12 @@ def decompose_matrix_train(
     Returns:
         Cores ``[r_{k-1}, o_k, i_k, r_k]`` in fp32, of equal norm.
     """
-    out_scales = out_scales or [torch.ones(o, dtype=torch.float64, device=weight.device) for o in out_modes]
-    in_scales = in_scales or [torch.ones(i, dtype=torch.float64, device=weight.device) for i in in_modes]
+    out_scales = out_scales or [
+        torch.ones(o, dtype=torch.float64, device=weight.device) for o in out_modes
+    ]
+    in_scales = in_scales or [
+        torch.ones(i, dtype=torch.float64, device=weight.device) for i in in_modes
+    ]
     scales = [
         torch.outer(o.double(), i.double()).flatten().to(weight.device)
         for o, i in zip(out_scales, in_scales, strict=True)

@@ -14,7 +14,10 @@ from autocompress.numerics.tensor_train import even_norms
 
 def fold(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]) -> Tensor:
     """Pad a matrix ``[out, in]`` with zeros and fold it into ``[o_1, ..., o_d, i_1, ..., i_e]``."""
-    padded = pad(matrix, (0, math.prod(in_modes) - matrix.shape[1], 0, math.prod(out_modes) - matrix.shape[0]))
+    padded = pad(
+        matrix,
+        (0, math.prod(in_modes) - matrix.shape[1], 0, math.prod(out_modes) - matrix.shape[0]),
+    )
     return torch.reshape(padded, (*out_modes, *in_modes))
 
 
@@ -29,7 +32,9 @@ def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
     return product.movedim(0, mode)
 
 
-def decompose_tucker(tensor: Tensor, ranks: Sequence[int]) -> tuple[Tensor, list[Tensor], list[float]]:
+def decompose_tucker(
+    tensor: Tensor, ranks: Sequence[int]
+) -> tuple[Tensor, list[Tensor], list[float]]:
     """Sequentially truncated HOSVD (Vannieuwenhoven et al. 2012, algorithm 1).
 
     Args:
@@ -37,9 +42,9 @@ def decompose_tucker(tensor: Tensor, ranks: Sequence[int]) -> tuple[Tensor, list
         ranks: ``d`` ranks.
 
     Returns:
-        Core ``[r_1, ..., r_d]``, factors ``[n_k, r_k]`` with orthonormal columns, both fp64, and the squared error of
-        each cut. The squared error of the whole is their sum, and at most the sum over the modes of ``tensor`` itself
-        (their theorem 5.1).
+        Core ``[r_1, ..., r_d]``, factors ``[n_k, r_k]`` with orthonormal columns, both fp64, and
+        the squared error of each cut. The squared error of the whole is their sum, and at most the
+        sum over the modes of ``tensor`` itself (their theorem 5.1).
     """
     core, factors, errors = tensor.double(), [], []
     for mode, rank in enumerate(ranks):
@@ -66,14 +71,16 @@ def decompose_matrix_tucker(
         ranks: one per mode, out modes first.
         out_modes: product at least ``out``.
         in_modes: product at least ``in``.
-        scales: one vector ``[n_k]`` per mode: the tensor is multiplied by them before the decomposition and the
-            factors divided by them after it.
+        scales: one vector ``[n_k]`` per mode: the tensor is multiplied by them before the
+            decomposition and the factors divided by them after it.
 
     Returns:
         Core ``[r_1, ..., r_{d+e}]`` and factors ``[n_k, r_k]`` in fp32, of equal norm.
     """
     tensor = fold(weight.double(), out_modes, in_modes)
-    scales = scales or [torch.ones(n, dtype=torch.float64, device=weight.device) for n in tensor.shape]
+    scales = scales or [
+        torch.ones(n, dtype=torch.float64, device=weight.device) for n in tensor.shape
+    ]
     scales = [scale.to(weight.device).double() for scale in scales]
     for k, scale in enumerate(scales):
         tensor = tensor * scale.reshape([-1 if j == k else 1 for j in range(tensor.ndim)])

@@ -19,7 +19,9 @@ def meets(limits: Limits, trial: TrialRecord) -> bool:
 
 def dense_on(study: StudyRecord, measurement: Measurement) -> Measurement:
     """The dense model's measurement on the same text as ``measurement``."""
-    return study.dense_report if measurement.text == study.dense_report.text else study.dense_selection
+    return (
+        study.dense_report if measurement.text == study.dense_report.text else study.dense_selection
+    )
 
 
 def rise(study: StudyRecord, trial: TrialRecord) -> float:
@@ -33,7 +35,8 @@ def rise(study: StudyRecord, trial: TrialRecord) -> float:
 def shown_perplexity(study: StudyRecord, trial: TrialRecord) -> float:
     """Perplexity in the units of the final table, that is of the report text.
 
-    A trial without a report measurement has its rise on the selection text put on the dense model's report perplexity.
+    A trial without a report measurement has its rise on the selection text put on the dense model's
+    report perplexity.
     """
     return study.dense_report.perplexity * math.exp(rise(study, trial))
 

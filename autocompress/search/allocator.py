@@ -116,7 +116,10 @@ def allocate(choices: Sequence[Choice], limit: int) -> Plan:
         # Within the solver's tolerance of the smallest plan there is nothing left to choose.
         return _plan(choices, [int(np.argmin(choice.sizes)) for choice in choices])
     starts = np.cumsum([0, *counts[:-1]])
-    picked = [int(np.argmax(result.x[start : start + count])) for start, count in zip(starts, counts, strict=True)]
+    picked = [
+        int(np.argmax(result.x[start : start + count]))
+        for start, count in zip(starts, counts, strict=True)
+    ]
     return _plan(choices, picked)
 
 

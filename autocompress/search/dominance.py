@@ -9,7 +9,8 @@ from autocompress.search.study import TrialRecord
 
 LATENCY_TOLERANCE = 0.10
 """A trial may be slower by this share and still dominate. Medians of decode times scatter by several per cent between
-runs; with an exact third axis every plan would sooner or later be the fastest of its neighbours by chance."""
+runs; with an exact third axis every plan would sooner or later be the fastest of its neighbours by
+chance."""
 
 HYPERVOLUME_REFERENCE_DAMAGE = 1.0
 """Damage, in nats per token, from which on a plan counts for nothing: about 2.7 times the perplexity."""
@@ -18,8 +19,9 @@ HYPERVOLUME_REFERENCE_DAMAGE = 1.0
 def selection_damage(trial: TrialRecord) -> float:
     """KL divergence from the dense model on the selection text, nats per token; infinite without a measurement.
 
-    It ranks plans with less noise than perplexity on the same tokens, for it compares the predictions themselves and
-    not only what they say of one observed token. Every complete trial was measured on that text.
+    It ranks plans with less noise than perplexity on the same tokens, for it compares the
+    predictions themselves and not only what they say of one observed token. Every complete trial
+    was measured on that text.
     """
     measured = trial.selection
     if measured is None or not (math.isfinite(measured.kl) and math.isfinite(measured.perplexity)):
@@ -41,9 +43,9 @@ def latency(trial: TrialRecord) -> float | None:
 def dominates(one: TrialRecord, other: TrialRecord) -> bool:
     """Whether ``one`` makes ``other`` pointless.
 
-    It is no worse in damage and in bytes, better in at least one of them, and not slower by more than
-    ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in damage and bytes goes to the
-    faster trial, then to the earlier one.
+    It is no worse in damage and in bytes, better in at least one of them, and not slower by more
+    than ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in damage and
+    bytes goes to the faster trial, then to the earlier one.
     """
     ours = (selection_damage(one), one.bytes)
     theirs = (selection_damage(other), other.bytes)
@@ -74,7 +76,11 @@ def non_dominated(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
             if seen is None or (trial.report is not None and seen.report is None):
                 unique[trial.plan.hash] = trial
     candidates = list(unique.values())
-    front = [one for one in candidates if not any(dominates(other, one) for other in candidates if other is not one)]
+    front = [
+        one
+        for one in candidates
+        if not any(dominates(other, one) for other in candidates if other is not one)
+    ]
     return tuple(sorted(front, key=lambda trial: (trial.bytes, selection_damage(trial))))
 
 
@@ -101,7 +107,9 @@ def knee_of(front: Sequence[TrialRecord]) -> TrialRecord:
 def area_below(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
     """Exact two-dimensional hypervolume: the area between minimised ``points`` and the ``reference`` corner."""
     area, lowest = 0.0, reference[1]
-    inside = sorted(point for point in points if point[0] < reference[0] and point[1] < reference[1])
+    inside = sorted(
+        point for point in points if point[0] < reference[0] and point[1] < reference[1]
+    )
     for x, y in inside:
         if y < lowest:
             area += (reference[0] - x) * (lowest - y)

@@ -1,7 +1,7 @@
 """The loop: propose a plan, check its bytes in closed form, measure it, record it.
 
-Every proposal is a trial of one Optuna study. Hand-written plans and a sweep of exact allocations come first, then
-plans that the sampler proposes through the knobs.
+Every proposal is a trial of one Optuna study. Hand-written plans and a sweep of exact allocations
+come first, then plans that the sampler proposes through the knobs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from autocompress.errors import AutocompressError, StorageError
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
-from autocompress.search.allocator import Choice, allocate, choices_of, in_layer_order, smallest_bytes
+from autocompress.search.allocator import (
+    Choice,
+    allocate,
+    choices_of,
+    in_layer_order,
+    smallest_bytes,
+)
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.front import finalists
 from autocompress.search.hand_written import hand_written_plans
@@ -36,9 +42,7 @@ logger = logging.getLogger(__name__)
 
 SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 SWEEP_WITHOUT_LIMIT = (0.5, 0.35, 0.25, 0.18, 0.125, 0.1, 0.08, 0.06, 0.05)  # of the dense model
-REFERENCE_SPAN = (
-    4.0  # plans for comparison are measured up to so many times the limit; larger ones say nothing about it
-)
+REFERENCE_SPAN = 4.0  # plans for comparison are measured up to so many times the limit; larger ones say nothing about it
 MOST_FAILURES = 5  # failed trials in a row; then something else is wrong
 
 
@@ -92,8 +96,19 @@ class Search:
         observers: Sequence[Observer] = (),
         progress: Progress = SILENT,
     ) -> None:
-        self.study, self.folder, self.evaluator, self.menu, self.groups = study, folder, evaluator, menu, groups
-        self.selection, self.report, self.observers, self.progress = selection, report, observers, progress
+        self.study, self.folder, self.evaluator, self.menu, self.groups = (
+            study,
+            folder,
+            evaluator,
+            menu,
+            groups,
+        )
+        self.selection, self.report, self.observers, self.progress = (
+            selection,
+            report,
+            observers,
+            progress,
+        )
         self.inventory = evaluator.workbench.inventory
         self.header = to_record(study, folder)
         depths = [spec.depth for spec in self.inventory.layers if spec.depth is not None]
@@ -104,7 +119,9 @@ class Search:
         """What the plans may cost."""
         return self.header.limits
 
-    def run(self, trials: int, seconds: float | None = None, *, sampler: str = "auto", seed: int = 0) -> StudyRecord:
+    def run(
+        self, trials: int, seconds: float | None = None, *, sampler: str = "auto", seed: int = 0
+    ) -> StudyRecord:
         """Search until the study has so many trials or the time is up, then measure the finalists on the report text.
 
         Args:
@@ -128,36 +145,49 @@ class Search:
             observer.finished(record)
         return record
 
-    def _run_trials(self, record: StudyRecord, trials: int, deadline: float, knobs: KnobSampler) -> None:
+    def _run_trials(
+        self, record: StudyRecord, trials: int, deadline: float, knobs: KnobSampler
+    ) -> None:
         done = [trial for trial in record.trials if trial.state != "failed"]
         planned = self._planned({(trial.phase, trial.label) for trial in done})
         count, failures = len(done), 0
         with self.progress.task("Searching (trials)", trials) as advance:
             advance(count)
             while count < trials and time.monotonic() < deadline:
-                trial = self._run_trial(planned.pop(0) if planned else self._from_knobs(knobs.propose()))
+                trial = self._run_trial(
+                    planned.pop(0) if planned else self._from_knobs(knobs.propose())
+                )
                 self.progress.note(describe_trial(trial, self.inventory.dense_bytes))
                 for observer in self.observers:
                     observer.trial_finished(self.header.name, trial)
                 failures = failures + 1 if trial.state == "failed" else 0
                 if failures >= MOST_FAILURES:
-                    raise AutocompressError(f"{failures} trials in a row failed, the last with: {trial.error}")
+                    raise AutocompressError(
+                        f"{failures} trials in a row failed, the last with: {trial.error}"
+                    )
                 count += trial.state != "failed"
                 advance(int(trial.state != "failed"))
 
     def _planned(self, done: set[tuple[str, str]]) -> list[Proposal]:
         """Make the proposals that need no sampler: the allocation at the limit, the hand-written, the sweep."""
         dense, limit = self.inventory.dense_bytes, self.limits.memory_bytes
-        targets = [share * dense for share in SWEEP_WITHOUT_LIMIT] if limit is None else [s * limit for s in SWEEP]
+        targets = (
+            [share * dense for share in SWEEP_WITHOUT_LIMIT]
+            if limit is None
+            else [s * limit for s in SWEEP]
+        )
         least = self.inventory.rest_bytes + smallest_bytes(self._choices(Knobs()))
         sweep = [
-            Proposal("allocation", f"allocated {dense / target:.3g}x", self._allocated(Knobs(), target))
+            Proposal(
+                "allocation", f"allocated {dense / target:.3g}x", self._allocated(Knobs(), target)
+            )
             for target in targets
             if least <= target <= dense
         ]
         share = None if limit is None else limit / dense
         hand_written = [
-            Proposal("hand-written", label, plan) for label, plan in hand_written_plans(self.inventory.layers, share)
+            Proposal("hand-written", label, plan)
+            for label, plan in hand_written_plans(self.inventory.layers, share)
         ]
         ordered = [*sweep[:1], *hand_written, *sweep[1:]]
         return [proposal for proposal in ordered if (proposal.phase, proposal.label) not in done]
@@ -173,7 +203,9 @@ class Search:
 
     def _allocated(self, knobs: Knobs, target_bytes: float) -> Plan:
         room = int(target_bytes) - self.inventory.rest_bytes
-        return in_layer_order(allocate(self._choices(knobs), room), [spec.name for spec in self.inventory.layers])
+        return in_layer_order(
+            allocate(self._choices(knobs), room), [spec.name for spec in self.inventory.layers]
+        )
 
     def _run_trial(self, proposal: Proposal) -> TrialRecord:
         """Make a trial of a proposal, measure it unless its bytes rule it out, and store what came of it."""
@@ -204,7 +236,9 @@ class Search:
             logger.warning("trial %d failed: %s", trial.number, error)
             return self._tell(trial, started, state=TrialState.FAIL, error=str(error))
         if not math.isfinite(measurement.perplexity):
-            return self._tell(trial, started, state=TrialState.FAIL, error="the perplexity is not a finite number")
+            return self._tell(
+                trial, started, state=TrialState.FAIL, error="the perplexity is not a finite number"
+            )
         return self._tell(trial, started, measurement=measurement)
 
     def _over_limit(self, size: int) -> float | None:
@@ -239,8 +273,12 @@ class Search:
 
     def _measure_finalists(self) -> None:
         """Measure the front, and the hand-written plan that it is compared with, on the report text."""
-        missing = [trial for trial in finalists(to_record(self.study, self.folder)) if trial.report is None]
-        with self.progress.task("Measuring the front on the report text (plans)", len(missing)) as advance:
+        missing = [
+            trial for trial in finalists(to_record(self.study, self.folder)) if trial.report is None
+        ]
+        with self.progress.task(
+            "Measuring the front on the report text (plans)", len(missing)
+        ) as advance:
             for trial in missing:
                 keep_report(self.study, self.evaluator.measure(trial.plan, self.report))
                 advance(1)

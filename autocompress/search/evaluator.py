@@ -5,7 +5,13 @@ from __future__ import annotations
 import statistics as stats
 from dataclasses import dataclass
 
-from autocompress.evaluation.latency import DecodeTimer, Latency, describe_device, prompt_of, summarise
+from autocompress.evaluation.latency import (
+    DecodeTimer,
+    Latency,
+    describe_device,
+    prompt_of,
+    summarise,
+)
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.plan import Plan
@@ -33,8 +39,9 @@ class ScoredText:
 class Evaluator:
     """Measures plans on one model.
 
-    Latency drifts with whatever else the machine does, so each measurement of a plan is taken next to one of the dense
-    model, and reported as their ratio times the dense model's latency at the start.
+    Latency drifts with whatever else the machine does, so each measurement of a plan is taken next
+    to one of the dense model, and reported as their ratio times the dense model's latency at the
+    start.
 
     Args:
         workbench: holds the dense model.
@@ -42,7 +49,9 @@ class Evaluator:
         dense_latency: of the dense model when the study began; measured when left out.
     """
 
-    def __init__(self, workbench: Workbench, build: Build, dense_latency: Latency | None = None) -> None:
+    def __init__(
+        self, workbench: Workbench, build: Build, dense_latency: Latency | None = None
+    ) -> None:
         self.workbench, self.build = workbench, build
         self.device = describe_device(workbench.model)
         self.timer = DecodeTimer(workbench.model, prompt_of(workbench.model))

@@ -14,7 +14,12 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
-from autocompress.numerics.shapes import balanced_modes, nearest_modes, train_rank_limits, tucker_rank_limits
+from autocompress.numerics.shapes import (
+    balanced_modes,
+    nearest_modes,
+    train_rank_limits,
+    tucker_rank_limits,
+)
 from autocompress.numerics.svd import MetricKind
 from autocompress.records import LayerSpec
 
@@ -63,7 +68,8 @@ class Ranks:
 
     Attributes:
         whole: ranks taken as written.
-        fractions: shares of the largest rank, in (0, 1], rounded down to a multiple of 8 where that leaves any.
+        fractions: shares of the largest rank, in (0, 1], rounded down to a multiple of 8 where that
+            leaves any.
     """
 
     whole: tuple[int, ...] = ()
@@ -103,7 +109,9 @@ class SvdFamily(Family):
 
     def candidates(self, spec: LayerSpec) -> Iterator[Method]:
         """Yield every combination."""
-        for (rank,), metric, bits in itertools.product(self.ranks.within((min(spec.shape),)), self.metrics, self.bits):
+        for (rank,), metric, bits in itertools.product(
+            self.ranks.within((min(spec.shape),)), self.metrics, self.bits
+        ):
             yield Svd(rank, metric, bits)
 
 
@@ -116,12 +124,17 @@ class Modes:
 
     def fitted(self, spec: LayerSpec) -> Modes:
         """Return the nearest modes that fit a matrix: themselves, when they do."""
-        return Modes(nearest_modes(spec.out_features, self.rows), nearest_modes(spec.in_features, self.columns))
+        return Modes(
+            nearest_modes(spec.out_features, self.rows),
+            nearest_modes(spec.in_features, self.columns),
+        )
 
     @property
     def bonds(self) -> tuple[int, ...]:
         """Largest rank of each bond of a tensor train with these modes."""
-        return train_rank_limits(tuple(row * column for row, column in zip(self.rows, self.columns, strict=True)))
+        return train_rank_limits(
+            tuple(row * column for row, column in zip(self.rows, self.columns, strict=True))
+        )
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -137,7 +150,8 @@ class _TensorFamily(Family):
     """What tensor trains and Tucker share.
 
     Attributes:
-        ranks: fractions are of the largest rank of each bond (tensor train) or of each mode (Tucker).
+        ranks: fractions are of the largest rank of each bond (tensor train) or of each mode
+            (Tucker).
         orders: numbers of modes of rows and of columns, split automatically.
         modes: explicit splits, corrected to the nearest fit.
         bits: of the stored cores; 0 keeps them in the matrix's dtype.
@@ -151,7 +165,9 @@ class _TensorFamily(Family):
     def splits(self, spec: LayerSpec) -> Iterator[Modes]:
         """Yield the ways to split one matrix."""
         for order in self.orders:
-            yield Modes(balanced_modes(spec.out_features, order), balanced_modes(spec.in_features, order))
+            yield Modes(
+                balanced_modes(spec.out_features, order), balanced_modes(spec.in_features, order)
+            )
         for modes in self.modes:
             yield modes.fitted(spec)
 

@@ -19,7 +19,15 @@ from autocompress.search.dominance import (
 from autocompress.search.picking import best_or_none, pick
 from autocompress.search.study import StudyRecord, TrialRecord
 
-__all__ = ["Gain", "finalists", "front_of", "front_to_dict", "gain_over_hand_written", "hypervolume", "pick"]
+__all__ = [
+    "Gain",
+    "finalists",
+    "front_of",
+    "front_to_dict",
+    "gain_over_hand_written",
+    "hypervolume",
+    "pick",
+]
 
 HAND_WRITTEN = "hand-written"
 
@@ -27,8 +35,8 @@ HAND_WRITTEN = "hand-written"
 def front_of(study: StudyRecord) -> tuple[TrialRecord, ...]:
     """The non-dominated complete trials, by bytes.
 
-    Dominance is decided on the selection text, which every trial was measured on, never on a mixture of texts;
-    ``dominance.dominates`` states the rule.
+    Dominance is decided on the selection text, which every trial was measured on, never on a
+    mixture of texts; ``dominance.dominates`` states the rule.
     """
     return non_dominated(study.complete)
 
@@ -37,7 +45,9 @@ def finalists(study: StudyRecord) -> tuple[TrialRecord, ...]:
     """The trials that should be measured on the report text: the front, the best, and the hand-written plan to beat."""
     wanted = list(front_of(study))
     best = best_or_none(study)
-    wanted += [trial for trial in (best, best and hand_written_rival(study, best)) if trial is not None]
+    wanted += [
+        trial for trial in (best, best and hand_written_rival(study, best)) if trial is not None
+    ]
     unique = {trial.plan.hash: trial for trial in reversed(wanted)}
     return tuple(sorted(unique.values(), key=lambda trial: trial.bytes))
 
@@ -68,8 +78,12 @@ class Gain:
 
 def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | None:
     """The hand-written plan with the least damage that fits where ``best`` had to fit."""
-    room = max(best.bytes, study.limits.memory_bytes or 0) if meets(study.limits, best) else best.bytes
-    fitting = [trial for trial in study.complete if trial.phase == HAND_WRITTEN and trial.bytes <= room]
+    room = (
+        max(best.bytes, study.limits.memory_bytes or 0) if meets(study.limits, best) else best.bytes
+    )
+    fitting = [
+        trial for trial in study.complete if trial.phase == HAND_WRITTEN and trial.bytes <= room
+    ]
     fitting = [trial for trial in fitting if math.isfinite(selection_damage(trial))]
     return min(fitting, key=lambda trial: (selection_damage(trial), trial.bytes), default=None)
 
@@ -90,14 +104,21 @@ def gain_over_hand_written(study: StudyRecord) -> Gain | None:
     if ours is None or theirs is None:
         return None
     dense = dense_on(study, ours).perplexity
-    return Gain(best, rival, math.log(ours.perplexity / dense), math.log(theirs.perplexity / dense), ours.text)
+    return Gain(
+        best,
+        rival,
+        math.log(ours.perplexity / dense),
+        math.log(theirs.perplexity / dense),
+        ours.text,
+    )
 
 
 def hypervolume(study: StudyRecord, *, until: int | None = None) -> float:
     """Room covered by the complete trials up to number ``until``, on the selection text: one figure for progress.
 
-    The plane is log2 of the compression ratio against the damage (KL divergence); the fixed reference corner is the
-    dense model's size and ``HYPERVOLUME_REFERENCE_DAMAGE``. Comparable between studies of one model and text.
+    The plane is log2 of the compression ratio against the damage (KL divergence); the fixed
+    reference corner is the dense model's size and ``HYPERVOLUME_REFERENCE_DAMAGE``. Comparable
+    between studies of one model and text.
     """
     points = [
         (-math.log2(study.dense_bytes / trial.bytes), selection_damage(trial))
@@ -110,8 +131,8 @@ def hypervolume(study: StudyRecord, *, until: int | None = None) -> float:
 def front_to_dict(study: StudyRecord) -> dict[str, Any]:
     """Put study, dense model, best trial and front into one mapping that JSON can hold.
 
-    Points are measured on the report text; one that was not has ``text: selection``. ``best`` and ``knee`` are ``null``
-    when no trial meets the limits, or none was measured.
+    Points are measured on the report text; one that was not has ``text: selection``. ``best`` and
+    ``knee`` are ``null`` when no trial meets the limits, or none was measured.
     """
     front, best = front_of(study), best_or_none(study)
     gain = gain_over_hand_written(study)
@@ -119,12 +140,17 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
         "study": study.name,
         "folder": str(study.folder),
         "model": study.model,
-        "budget": {"memory_bytes": study.limits.memory_bytes, "latency_ms": study.limits.latency_ms},
+        "budget": {
+            "memory_bytes": study.limits.memory_bytes,
+            "latency_ms": study.limits.latency_ms,
+        },
         "dense": _dense(study),
         "best": None if best is None else point_to_dict(study, best),
         "knee": point_to_dict(study, knee_of(front)) if front else None,
         "front": [point_to_dict(study, trial) for trial in front],
-        "trials": {state: sum(trial.state == state for trial in study.trials) for state in _states(study)},
+        "trials": {
+            state: sum(trial.state == state for trial in study.trials) for state in _states(study)
+        },
         "hypervolume": hypervolume(study),
         "gain": None
         if gain is None

@@ -1,7 +1,9 @@
 """What the picture of a front shows, before any plotting library draws it.
 
-Horizontal: stored bytes, logarithmic, ticked at compression ratios. Vertical: rise of log-perplexity over the dense
-model, logarithmic, because the interesting plans lie between a thousandth of a nat and one; ticks also say perplexity.
+Horizontal: stored bytes, logarithmic, ticked at compression ratios. Vertical: rise of
+    log-perplexity over the dense
+model, logarithmic, because the interesting plans lie between a thousandth of a nat and one; ticks
+also say perplexity.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ class FrontPicture:
 
     def group(self, name: str, *, hollow: bool = False) -> tuple[Dot, ...]:
         """The dots of one group, those on the text of the front or the hollow ones."""
-        return tuple(dot for dot in self.dots if dot.group == name and self.is_hollow(dot) == hollow)
+        return tuple(
+            dot for dot in self.dots if dot.group == name and self.is_hollow(dot) == hollow
+        )
 
     def is_hollow(self, dot: Dot) -> bool:
         """Whether the dot stands for a measurement on another text than the front's, and compares roughly."""
@@ -103,7 +107,11 @@ def picture_of(study: StudyRecord) -> FrontPicture:
     front = tuple(dots[trial.number] for trial in on_front if trial.number in dots)
     dense_time = study.dense_report.latency_ms or study.dense_selection.latency_ms
     budget = study.limits.memory_bytes
-    sizes = [study.dense_bytes, *(dot.bytes for dot in dots.values()), *([budget] if budget else [])]
+    sizes = [
+        study.dense_bytes,
+        *(dot.bytes for dot in dots.values()),
+        *([budget] if budget else []),
+    ]
     tops = [dot.height for dot in dots.values()] or [1.0]
     y_range = (floor / 1.6, max(*tops, 10 * floor) * 1.7)
     x_range = (min(sizes) / 1.18, max(sizes) * 1.18)
@@ -119,12 +127,17 @@ def picture_of(study: StudyRecord) -> FrontPicture:
         dense_latency_ms=dense_time,
         dense_text=f"dense model: {format_bytes(study.dense_bytes)}, perplexity {perplexity:.4g}",
         budget_bytes=budget,
-        budget_text="" if budget is None else f"budget {format_bytes(budget)} ({study.dense_bytes / budget:.3g}x)",
+        budget_text=""
+        if budget is None
+        else f"budget {format_bytes(budget)} ({study.dense_bytes / budget:.3g}x)",
         x_range=x_range,
         y_range=y_range,
         x_ticks=_ratio_ticks(study.dense_bytes, x_range),
         y_ticks=tuple(
-            (tick, f"{'≤ ' if tick <= floor * 1.001 else ''}{tick:g}  ({perplexity * math.exp(tick):.4g})")
+            (
+                tick,
+                f"{'≤ ' if tick <= floor * 1.001 else ''}{tick:g}  ({perplexity * math.exp(tick):.4g})",
+            )
             for tick in _decade_ticks(floor, y_range[1])
         ),
         footnote=_footnote(front, dots),
@@ -189,19 +202,32 @@ def _footnote(front: tuple[Dot, ...], dots: dict[int, Dot]) -> str:
     if all(dot.trial.report for dot in dots.values()) and dots:
         return "All plans are measured on the report text."
     if front and all(dot.trial.report for dot in front):
-        return "Filled: measured on the report text. Hollow: placed by the rise on the selection text."
+        return (
+            "Filled: measured on the report text. Hollow: placed by the rise on the selection text."
+        )
     return "Plans are placed by their rise on the selection text."
 
 
-def _ratio_ticks(dense_bytes: int, x_range: tuple[float, float]) -> tuple[tuple[float, str, str], ...]:
+def _ratio_ticks(
+    dense_bytes: int, x_range: tuple[float, float]
+) -> tuple[tuple[float, str, str], ...]:
     """Powers of two of the compression ratio, and the steps between them when there is room."""
     fine = math.log2(x_range[1] / x_range[0]) < 3.2
     ratios = [2.0**power * step for power in range(12) for step in ((1.0, 1.5) if fine else (1.0,))]
-    ticks = [(dense_bytes / ratio, ratio) for ratio in ratios if x_range[0] <= dense_bytes / ratio <= x_range[1]]
+    ticks = [
+        (dense_bytes / ratio, ratio)
+        for ratio in ratios
+        if x_range[0] <= dense_bytes / ratio <= x_range[1]
+    ]
     return tuple((size, format_bytes(size), f"{ratio:g}x") for size, ratio in ticks)
 
 
 def _decade_ticks(low: float, high: float) -> list[float]:
     steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1, 3)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [step * 10.0**power for power in decades for step in steps if low * 0.999 <= step * 10.0**power <= high]
+    return [
+        step * 10.0**power
+        for power in decades
+        for step in steps
+        if low * 0.999 <= step * 10.0**power <= high
+    ]

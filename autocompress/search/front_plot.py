@@ -11,7 +11,8 @@ from autocompress.errors import StorageError
 from autocompress.search.front_picture import X_TITLE, Y_TITLE, Dot, FrontPicture, picture_of
 from autocompress.search.study import StudyRecord
 
-# Okabe and Ito's palette, told apart by colour-blind readers; latency runs over viridis, which is even in lightness.
+# Okabe and Ito's palette, told apart by colour-blind readers; latency runs over viridis, which is
+# even in lightness.
 INK, LINE, BUDGET, PLAIN = "#222222", "#555555", "#D55E00", "#0072B2"
 COLOUR_SCALE = "Viridis"
 GROUPS = (
@@ -41,12 +42,26 @@ def front_figure(study: StudyRecord) -> Any:
     for group, legend, symbol, size, opacity, outline in GROUPS:
         dots = picture.group(group)
         if dots:
-            marker = {"symbol": symbol, "size": size, "opacity": opacity, "line": {"color": INK, "width": outline}}
+            marker = {
+                "symbol": symbol,
+                "size": size,
+                "opacity": opacity,
+                "line": {"color": INK, "width": outline},
+            }
             figure.add_trace(_scatter(go, dots, legend, marker | _colours(dots, picture)))
         hollow = picture.group(group, hollow=True)
         if hollow:
-            marker = {"symbol": f"{symbol}-open", "size": size, "opacity": 0.8, "line": {"width": 1.5}}
-            figure.add_trace(_scatter(go, hollow, f"{legend}, selection text", marker | _colours(hollow, picture)))
+            marker = {
+                "symbol": f"{symbol}-open",
+                "size": size,
+                "opacity": 0.8,
+                "line": {"width": 1.5},
+            }
+            figure.add_trace(
+                _scatter(
+                    go, hollow, f"{legend}, selection text", marker | _colours(hollow, picture)
+                )
+            )
     figure.add_trace(_dense(go, picture))
     _decorate(figure, picture)
     return figure
@@ -58,14 +73,18 @@ def write_front_html(study: StudyRecord, path: Path) -> Path:
     Raises:
         StorageError: the file cannot be written.
     """
-    text = front_figure(study).to_html(include_plotlyjs=True, config={"displaylogo": False}, default_height="100vh")
+    text = front_figure(study).to_html(
+        include_plotlyjs=True, config={"displaylogo": False}, default_height="100vh"
+    )
     head = f"<head><title>{html.escape(study.name)}</title><style>body{{margin:0}}</style>"
     text = text.replace("<head>", head, 1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"cannot write {path}", got=error.strerror, hint="Name another file with --html.") from error
+        raise StorageError(
+            f"cannot write {path}", got=error.strerror, hint="Name another file with --html."
+        ) from error
     return path
 
 
@@ -97,9 +116,15 @@ def _colours(dots: tuple[Dot, ...], picture: FrontPicture) -> dict[str, Any]:
 def _dense(go: Any, picture: FrontPicture) -> Any:
     timed = picture.latency_range is not None and picture.dense_latency_ms is not None
     colour: dict[str, Any] = (
-        {"color": [picture.dense_latency_ms], "coloraxis": "coloraxis"} if timed else {"color": PLAIN}
+        {"color": [picture.dense_latency_ms], "coloraxis": "coloraxis"}
+        if timed
+        else {"color": PLAIN}
     )
-    time = f"<br>{picture.dense_latency_ms:.3g} ms a token" if picture.dense_latency_ms is not None else ""
+    time = (
+        f"<br>{picture.dense_latency_ms:.3g} ms a token"
+        if picture.dense_latency_ms is not None
+        else ""
+    )
     return go.Scatter(
         x=[picture.dense_bytes],
         y=[picture.floor],
@@ -113,7 +138,13 @@ def _dense(go: Any, picture: FrontPicture) -> Any:
 
 def _decorate(figure: Any, picture: FrontPicture) -> None:
     log = math.log10
-    grid = {"gridcolor": "#e6e6e6", "zeroline": False, "ticks": "outside", "linecolor": INK, "mirror": False}
+    grid = {
+        "gridcolor": "#e6e6e6",
+        "zeroline": False,
+        "ticks": "outside",
+        "linecolor": INK,
+        "mirror": False,
+    }
     figure.update_xaxes(
         type="log",
         range=[log(edge) for edge in picture.x_range],
@@ -170,5 +201,8 @@ def _decorate(figure: Any, picture: FrontPicture) -> None:
         hoverlabel={"align": "left"},
         legend={"orientation": "h", "y": -0.2, "x": 0, "xanchor": "left"},
         margin={"l": 110, "r": 30, "t": 135, "b": 100},
-        coloraxis={"colorscale": COLOUR_SCALE, "colorbar": {"title": {"text": "latency, ms a token", "side": "right"}}},
+        coloraxis={
+            "colorscale": COLOUR_SCALE,
+            "colorbar": {"title": {"text": "latency, ms a token", "side": "right"}},
+        },
     )

@@ -18,9 +18,23 @@ GROUPS = (
     ("front", "front", "o", 80, 1.0, 0.9, 5),
 )
 # Where a label may stand around its dot, in points, the preferred place first.
-PLACES = ((9, 7), (9, -13), (-9, 7), (-9, -13), (0, 13), (0, -19), (14, 20), (14, -27), (-14, 20), (-14, -27), (26, 34))
+PLACES = (
+    (9, 7),
+    (9, -13),
+    (-9, 7),
+    (-9, -13),
+    (0, 13),
+    (0, -19),
+    (14, 20),
+    (14, -27),
+    (-14, 20),
+    (-14, -27),
+    (26, 34),
+)
 MARK_DIRECTIONS = ((34, 26), (44, 14), (-34, -34), (34, -34), (-34, 30))
-MARK_PLACES = tuple((reach * across, reach * up) for reach in (1, 1.5, 2, 2.6) for across, up in MARK_DIRECTIONS)
+MARK_PLACES = tuple(
+    (reach * across, reach * up) for reach in (1, 1.5, 2, 2.6) for across, up in MARK_DIRECTIONS
+)
 
 
 def write_front_png(study: StudyRecord, path: Path) -> Path:
@@ -34,7 +48,9 @@ def write_front_png(study: StudyRecord, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:
-        raise StorageError(f"cannot write {path}", got=error.strerror, hint="Name another file with --png.") from error
+        raise StorageError(
+            f"cannot write {path}", got=error.strerror, hint="Name another file with --png."
+        ) from error
     return path
 
 
@@ -48,19 +64,36 @@ def _draw(picture: FrontPicture) -> Any:
     _scales(axes, picture)
     axes.plot(*_positions(picture.front_line), color=LINE, linewidth=1.3, zorder=3)
     span = picture.latency_range
-    colours: dict[str, Any] = {"cmap": "viridis", "vmin": span and span[0], "vmax": span and span[1]} if span else {}
+    colours: dict[str, Any] = (
+        {"cmap": "viridis", "vmin": span and span[0], "vmax": span and span[1]} if span else {}
+    )
     drawn = None
     for group, legend, marker, area, opacity, outline, layer in GROUPS:
         dots = picture.group(group)
         if dots:
             paint = colours | {"c": [_time(dot) for dot in dots]} if span else {"c": PLAIN}
-            style = {"marker": marker, "s": area, "alpha": opacity, "edgecolors": INK, "linewidths": outline}
-            drawn = axes.scatter(*_positions(dots), **paint, **style, zorder=layer, label=legend, plotnonfinite=True)
+            style = {
+                "marker": marker,
+                "s": area,
+                "alpha": opacity,
+                "edgecolors": INK,
+                "linewidths": outline,
+            }
+            drawn = axes.scatter(
+                *_positions(dots), **paint, **style, zorder=layer, label=legend, plotnonfinite=True
+            )
         hollow = picture.group(group, hollow=True)
         if hollow:
-            edges = {"edgecolors": _edges(hollow, span), "facecolors": "none", "linewidths": 1.3, "alpha": 0.8}
+            edges = {
+                "edgecolors": _edges(hollow, span),
+                "facecolors": "none",
+                "linewidths": 1.3,
+                "alpha": 0.8,
+            }
             note = f"{legend}, selection text"
-            axes.scatter(*_positions(hollow), marker=marker, s=area, zorder=layer, label=note, **edges)
+            axes.scatter(
+                *_positions(hollow), marker=marker, s=area, zorder=layer, label=note, **edges
+            )
     timed = span is not None and picture.dense_latency_ms is not None
     paint = colours | {"c": [picture.dense_latency_ms]} if timed else {"c": PLAIN}
     axes.scatter(
@@ -68,10 +101,14 @@ def _draw(picture: FrontPicture) -> Any:
         label="dense model (rise 0)", clip_on=False, **paint,
     )  # fmt: skip
     if span is not None and drawn is not None:
-        bar: Any = figure.colorbar(drawn, ax=axes, label="latency, ms a token", pad=0.015, aspect=30)
+        bar: Any = figure.colorbar(
+            drawn, ax=axes, label="latency, ms a token", pad=0.015, aspect=30
+        )
         bar.solids.set_alpha(1.0)
     axes.set_title(picture.title, loc="left", fontweight="bold", fontsize=13, pad=40, color=INK)
-    axes.text(0, 1.055, picture.subtitle, transform=axes.transAxes, fontsize=9.5, color=LINE, va="bottom")
+    axes.text(
+        0, 1.055, picture.subtitle, transform=axes.transAxes, fontsize=9.5, color=LINE, va="bottom"
+    )
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9.5, handletextpad=0.3)
     axes.annotate(
         picture.footnote, (1, 0), (0, -52), xycoords="axes fraction", textcoords="offset points", ha="right", va="top",
@@ -102,9 +139,12 @@ def _edges(dots: tuple[Dot, ...], span: tuple[float, float] | None) -> Any:
 def _scales(axes: Any, picture: FrontPicture) -> None:
     axes.set(xscale="log", yscale="log", xlim=picture.x_range, ylim=picture.y_range)
     axes.set_xticks(
-        [size for size, _, _ in picture.x_ticks], [f"{size}\n{ratio}" for _, size, ratio in picture.x_ticks]
+        [size for size, _, _ in picture.x_ticks],
+        [f"{size}\n{ratio}" for _, size, ratio in picture.x_ticks],
     )
-    axes.set_yticks([height for height, _ in picture.y_ticks], [text for _, text in picture.y_ticks])
+    axes.set_yticks(
+        [height for height, _ in picture.y_ticks], [text for _, text in picture.y_ticks]
+    )
     axes.minorticks_off()
     axes.set_xlabel(X_TITLE, color=INK)
     axes.set_ylabel(Y_TITLE, color=INK, fontsize=9.5)
@@ -132,7 +172,9 @@ def _label(figure: Any, axes: Any, picture: FrontPicture) -> None:
     for mark in picture.marks:
         style = {"fontsize": 9.5, "fontweight": "bold", "color": INK, "zorder": 8}
         arrow = {"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkB": 5}
-        _place(axes, renderer, taken, mark.text, mark.dot, MARK_PLACES, style | {"arrowprops": arrow})
+        _place(
+            axes, renderer, taken, mark.text, mark.dot, MARK_PLACES, style | {"arrowprops": arrow}
+        )
     for dot in (*picture.group("hand-written"), *picture.group("hand-written", hollow=True)):
         style = {"fontsize": 8, "color": LINE, "zorder": 7}
         _place(axes, renderer, taken, dot.trial.label, dot, PLACES, style, must=False)
@@ -155,7 +197,9 @@ def _box_down(axes: Any, x: float) -> Any:
 def _boxes_along(axes: Any, first: Dot, second: Dot) -> list[Any]:
     from matplotlib.transforms import Bbox
 
-    (x0, y0), (x1, y1) = axes.transData.transform([(first.bytes, first.height), (second.bytes, second.height)])
+    (x0, y0), (x1, y1) = axes.transData.transform(
+        [(first.bytes, first.height), (second.bytes, second.height)]
+    )
     steps = [step / 12 for step in range(13)]
     middles = [(x0 + (x1 - x0) * step, y0 + (y1 - y0) * step) for step in steps]
     return [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in middles]
@@ -178,12 +222,23 @@ def _place(
         last = index == len(places) - 1
         side = "left" if across > 0 else "right" if across < 0 else "center"
         note = axes.annotate(
-            text, (dot.bytes, dot.height), (across, up), textcoords="offset points", ha=side, va="baseline", **style
+            text,
+            (dot.bytes, dot.height),
+            (across, up),
+            textcoords="offset points",
+            ha=side,
+            va="baseline",
+            **style,
         )
         note.set_in_layout(False)
         box = type(note).get_window_extent(note, renderer)
         words = _words_only(note, renderer) if note.arrow_patch is not None else box
-        fits = inside.x0 <= words.x0 and words.x1 <= inside.x1 and inside.y0 <= words.y0 and words.y1 <= inside.y1
+        fits = (
+            inside.x0 <= words.x0
+            and words.x1 <= inside.x1
+            and inside.y0 <= words.y0
+            and words.y1 <= inside.y1
+        )
         if (fits and not any(words.overlaps(other) for other in taken)) or (last and must):
             taken.append(words)
             return

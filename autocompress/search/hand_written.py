@@ -22,14 +22,16 @@ UNIFORM_SHARES = (0.5, 0.25)  # of the parameters, for the factorised plans
 RANK_STEP = 8
 
 
-def hand_written_plans(specs: Sequence[LayerSpec], budget_share: float | None = None) -> list[tuple[str, Plan]]:
+def hand_written_plans(
+    specs: Sequence[LayerSpec], budget_share: float | None = None
+) -> list[tuple[str, Plan]]:
     """Make the labelled uniform plans: every bit width with the usual and the cheapest grouping, SVD, tensor train.
 
-    Factorised plans come at half and a quarter of the parameters, and as large as the budget (a share of the dense
-    bytes) allows, as a person would set their ranks.
+    Factorised plans come at half and a quarter of the parameters, and as large as the budget (a
+    share of the dense bytes) allows, as a person would set their ranks.
 
-    Matrices that cannot take a setting (a group that does not divide the row, a matrix too small) fall back to
-    the nearest that they can take: whole rows, or kept.
+    Matrices that cannot take a setting (a group that does not divide the row, a matrix too small)
+    fall back to the nearest that they can take: whole rows, or kept.
     """
     plans: list[tuple[str, Plan]] = []
     for bits in UNIFORM_BITS:

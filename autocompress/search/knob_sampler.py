@@ -1,8 +1,8 @@
 """Proposes knobs with Optuna's samplers, from the trials that have knobs.
 
-Samplers infer their space from what all trials of a study have in common, which hand-written plans spoil: they have no
-knobs. So a sampler works on a study in memory that holds the trials with knobs alone, and what it proposes is recorded
-in the stored study.
+Samplers infer their space from what all trials of a study have in common, which hand-written plans
+spoil: they have no knobs. So a sampler works on a study in memory that holds the trials with knobs
+alone, and what it proposes is recorded in the stored study.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class _Recorder(BaseSampler):
     def sample_relative(self, *_: object) -> dict[str, Any]:
         return {}
 
-    def sample_independent(self, _study: object, _trial: object, param_name: str, *_: object) -> Any:
+    def sample_independent(
+        self, _study: object, _trial: object, param_name: str, *_: object
+    ) -> Any:
         return self.values[param_name]
 
 
@@ -70,7 +72,9 @@ class KnobSampler:
         self._seen: set[int] = set()
         offset = len(study.get_trials(deepcopy=False))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._memory = optuna.create_study(directions=study.directions, sampler=make_sampler(name, seed + offset))
+        self._memory = optuna.create_study(
+            directions=study.directions, sampler=make_sampler(name, seed + offset)
+        )
 
     def propose(self) -> Knobs:
         """Propose the next knobs, knowing all finished trials."""

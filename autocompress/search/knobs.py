@@ -21,16 +21,18 @@ class Suggests(Protocol):
 class Knobs:
     """How the predicted damages are bent before the allocation adds them up.
 
-    The second-order prediction ranks small damage well and underestimates heavy damage, and damages are not
-    additive; the knobs are the corrections that measured trials may ask for.
+    The second-order prediction ranks small damage well and underestimates heavy damage, and damages
+    are not additive; the knobs are the corrections that measured trials may ask for.
 
     Attributes:
         share: bytes to spend, as a share of the limit.
-        exponent: damages are raised to it; above 1 spreads the damage evenly, below 1 concentrates it.
+        exponent: damages are raised to it; above 1 spreads the damage evenly, below 1 concentrates
+            it.
         attention: multiplies damages in attention; ``mlp`` and ``embedding`` likewise.
         mlp: see ``attention``.
         embedding: see ``attention``.
-        slope: the last block's damages weigh ``4 ** slope`` times the middle's, the first block's the inverse.
+        slope: the last block's damages weigh ``4 ** slope`` times the middle's, the first block's
+            the inverse.
         factorised: multiplies damages of low-rank, tensor-train and Tucker forms.
         two_bit: multiplies damages of 2-bit codes.
     """

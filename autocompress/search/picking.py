@@ -27,8 +27,9 @@ def pick(
 
     Args:
         study: the study.
-        how: ``best`` (least KL divergence within the limits, on the selection text), ``knee`` (largest distance to the chord of the front),
-            ``smallest``, ``fastest``, or the number of a trial.
+        how: ``best`` (least KL divergence within the limits, on the selection text), ``knee``
+            (largest distance to the chord of the front), ``smallest``, ``fastest``, or the number
+            of a trial.
         max_bytes: most stored bytes. For ``best`` it replaces the study's own limit.
         max_perplexity: most perplexity, as the table shows it; see ``shown_perplexity``.
         max_latency_ms: most milliseconds a token. For ``best`` it replaces the study's own limit.
@@ -56,7 +57,9 @@ def pick(
         raise StudyError(f"study {study.name} has no measured trial yet", hint="Resume the search.")
     fitting = non_dominated(trial for trial in candidates if limits.excess(study, trial) <= 0)
     if not fitting:
-        nearest = min(candidates, key=lambda trial: (limits.excess(study, trial), selection_damage(trial)))
+        nearest = min(
+            candidates, key=lambda trial: (limits.excess(study, trial), selection_damage(trial))
+        )
         raise BudgetUnreachable(
             f"no measured trial of study {study.name} is within the limits",
             wanted=str(limits),
@@ -71,10 +74,13 @@ def _choose(study: StudyRecord, how: str, front: tuple[TrialRecord, ...]) -> Tri
     if how == "smallest":
         return min(front, key=lambda trial: trial.bytes)
     if how == "fastest":
-        timed = [(time, trial.bytes, trial) for trial in front if (time := latency(trial)) is not None]
+        timed = [
+            (time, trial.bytes, trial) for trial in front if (time := latency(trial)) is not None
+        ]
         if not timed:
             raise StudyError(
-                f"no trial of study {study.name} has a latency", hint="Pick best, knee or smallest instead."
+                f"no trial of study {study.name} has a latency",
+                hint="Pick best, knee or smallest instead.",
             )
         return min(timed, key=lambda entry: entry[:2])[2]
     return min(front, key=selection_damage)
@@ -93,12 +99,16 @@ def _numbered(study: StudyRecord, number: int) -> TrialRecord:
         return complete[number]
     others = {trial.number: trial for trial in study.trials}
     there = [str(known) for known in sorted(complete)]
-    listed = ", ".join(there[:MOST_NUMBERS_LISTED]) + (", ..." if len(there) > MOST_NUMBERS_LISTED else "")
+    listed = ", ".join(there[:MOST_NUMBERS_LISTED]) + (
+        ", ..." if len(there) > MOST_NUMBERS_LISTED else ""
+    )
     if number in others:
         state = others[number].state
         what, hint = f"trial {number} of study {study.name} was not measured", others[number].error
         raise StudyError(what, got=state, wanted=f"one of {listed or 'none yet'}", hint=hint)
-    raise StudyError(f"study {study.name} has no trial {number}", wanted=f"one of {listed or 'none yet'}")
+    raise StudyError(
+        f"study {study.name} has no trial {number}", wanted=f"one of {listed or 'none yet'}"
+    )
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,15 @@ def smallest_model_bytes(space: Space, inventory: Inventory) -> int:
     total = inventory.rest_bytes
     grouped: set[str] = set()
     for members in space.tied(inventory.layers):
-        total += min(sum(file_bytes(method, spec) for spec in members) for method in space.shared_options(members))
+        total += min(
+            sum(file_bytes(method, spec) for spec in members)
+            for method in space.shared_options(members)
+        )
         grouped.update(spec.name for spec in members)
     free = [spec for spec in inventory.layers if spec.name not in grouped]
-    return total + sum(min(file_bytes(method, spec) for method in space.options(spec)) for spec in free)
+    return total + sum(
+        min(file_bytes(method, spec) for method in space.options(spec)) for spec in free
+    )
 
 
 def check_reachable(space: Space, inventory: Inventory, limit_bytes: int | None) -> None:

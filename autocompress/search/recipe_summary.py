@@ -26,7 +26,9 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {method}" for method, count in counts.most_common())
 
 
-def recipe_lines(specs: tuple[LayerSpec, ...], plan: Plan, *, most: int = 12, width: int = 64) -> list[str]:
+def recipe_lines(
+    specs: tuple[LayerSpec, ...], plan: Plan, *, most: int = 12, width: int = 64
+) -> list[str]:
     """The same as lines of at most ``width`` characters, and at most ``most`` of them."""
     lines = [f"{role}: {methods}" for role, methods in methods_by_role(specs, plan).items()]
     cut = [line if len(line) <= width else line[: width - 3].rstrip(" ,") + "..." for line in lines]

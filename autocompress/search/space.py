@@ -33,15 +33,25 @@ class Match:
     def matches(self, spec: LayerSpec) -> bool:
         """Whether a matrix is selected."""
         return (
-            (not self.names or any(fnmatchcase(n, glob) for n in (spec.name, *spec.tied) for glob in self.names))
+            (
+                not self.names
+                or any(fnmatchcase(n, glob) for n in (spec.name, *spec.tied) for glob in self.names)
+            )
             and (not self.roles or spec.role in self.roles)
             and (not self.blocks or spec.role.block in self.blocks)
             and (not self.depths or spec.depth in self.depths)
         )
 
     def __str__(self) -> str:
-        selectors = {"names": self.names, "roles": self.roles, "blocks": self.blocks, "depths": self.depths}
-        return ", ".join(f"{key} {' '.join(map(str, values))}" for key, values in selectors.items() if values)
+        selectors = {
+            "names": self.names,
+            "roles": self.roles,
+            "blocks": self.blocks,
+            "depths": self.depths,
+        }
+        return ", ".join(
+            f"{key} {' '.join(map(str, values))}" for key, values in selectors.items() if values
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,8 @@ class Rule:
 
     Attributes:
         match: which matrices.
-        methods: names of the families allowed, ``keep`` among them; ``None`` allows all of the space.
+        methods: names of the families allowed, ``keep`` among them; ``None`` allows all of the
+            space.
         min_bits: fewest bits of any code.
         min_rank_fraction: smallest share of a full rank.
         max_ratio: most times smaller than the kept matrix.
@@ -74,7 +85,11 @@ class Rule:
         return (
             (self.methods is None or method.name in self.methods)
             and (self.min_bits is None or bits is None or bits >= self.min_bits)
-            and (self.min_rank_fraction is None or fraction is None or fraction >= self.min_rank_fraction)
+            and (
+                self.min_rank_fraction is None
+                or fraction is None
+                or fraction >= self.min_rank_fraction
+            )
             and (self.max_ratio is None or Keep().cost(spec) <= self.max_ratio * method.cost(spec))
         )
 
@@ -130,8 +145,8 @@ class Space:
     def options(self, spec: LayerSpec) -> tuple[Method, ...]:
         """Every method that may store a matrix, each once, from most to fewest bytes.
 
-        Settings that do not fit the matrix (a group size that does not divide its rows) and those that would store no
-        fewer bytes than keeping it are left out.
+        Settings that do not fit the matrix (a group size that does not divide its rows) and those
+        that would store no fewer bytes than keeping it are left out.
 
         Raises:
             ConfigurationError: nothing is left.
@@ -143,7 +158,12 @@ class Space:
             return (rule.pin,)
         # Blocks repeat the same shapes: without what tells them apart, each cost is computed once.
         shape = replace(spec, name="", depth=None, tied=())
-        fitting = [method for family in self.families for method in family.candidates(shape) if _fits(method, shape)]
+        fitting = [
+            method
+            for family in self.families
+            for method in family.candidates(shape)
+            if _fits(method, shape)
+        ]
         allowed = [method for method in fitting if rule is None or rule.allows(method, shape)]
         dense_bytes = Keep().cost(shape)
         options = {method for method in allowed if method.cost(shape) < dense_bytes}
@@ -180,7 +200,8 @@ class Space:
         for spec in (spec for members in sets for spec in members):
             if spec.name in seen:
                 raise ConfigurationError(
-                    f"search space {self.name}: layer {spec.name} is in two groups", wanted="one group at most"
+                    f"search space {self.name}: layer {spec.name} is in two groups",
+                    wanted="one group at most",
                 )
             seen.add(spec.name)
         return sets
@@ -189,7 +210,10 @@ class Space:
         """What was corrected to suit the matrices, for the report."""
         free = [spec for spec in specs if (rule := self.rule_for(spec)) is None or rule.pin is None]
         return tuple(
-            notice for spec in free for family in self._offered(self.rule_for(spec)) for notice in family.notices(spec)
+            notice
+            for spec in free
+            for family in self._offered(self.rule_for(spec))
+            for notice in family.notices(spec)
         )
 
     def unmatched_rules(self, specs: Sequence[LayerSpec]) -> tuple[UnmatchedRule, ...]:
@@ -204,7 +228,8 @@ class Space:
         """Make sure that the space suits a model.
 
         Raises:
-            ConfigurationError: a rule matches nothing, a matrix has no option, or a group shares none.
+            ConfigurationError: a rule matches nothing, a matrix has no option, or a group shares
+                none.
         """
         for unmatched in self.unmatched_rules(specs):
             line = f", line {unmatched.rule.line}" if unmatched.rule.line else ""
@@ -224,9 +249,15 @@ class Space:
 
     def _offered(self, rule: Rule | None) -> tuple[Family, ...]:
         """The families that a rule leaves."""
-        return tuple(f for f in self.families if rule is None or rule.methods is None or f.name in rule.methods)
+        return tuple(
+            f
+            for f in self.families
+            if rule is None or rule.methods is None or f.name in rule.methods
+        )
 
-    def _nothing_left(self, spec: LayerSpec, rule: Rule | None, any_fits: bool) -> ConfigurationError:
+    def _nothing_left(
+        self, spec: LayerSpec, rule: Rule | None, any_fits: bool
+    ) -> ConfigurationError:
         families = ", ".join(family.name for family in self._offered(rule))
         if any_fits:
             reason = f"{families} fit, but none is allowed by its rule and smaller than keeping it"
@@ -259,7 +290,9 @@ def _nearest(match: Match, specs: Sequence[LayerSpec]) -> tuple[str, ...]:
     """Names, roles, blocks or depths that a model has, nearest to those that a rule asked for."""
     if match.names:
         names = [name for spec in specs for name in (spec.name, *spec.tied)]
-        return tuple(difflib.get_close_matches(match.names[0], names, n=3, cutoff=0.4)) or tuple(names[:3])
+        return tuple(difflib.get_close_matches(match.names[0], names, n=3, cutoff=0.4)) or tuple(
+            names[:3]
+        )
     if match.roles:
         return tuple(dict.fromkeys(spec.role.value for spec in specs))
     if match.blocks:

@@ -19,7 +19,8 @@ class TrialRecord:
         number: Optuna's number of the trial.
         phase: where the plan came from: ``hand-written``, ``allocation`` or ``knobs``.
         label: what a person calls it: ``uniform 3 bit``, ``allocated 10x``, ``knobs``.
-        state: ``complete``, ``infeasible`` (over the byte limit in closed form, not evaluated) or ``failed``.
+        state: ``complete``, ``infeasible`` (over the byte limit in closed form, not evaluated) or
+            ``failed``.
         plan: the plan.
         bytes: stored bytes of the whole model under the plan, in closed form.
         selection: measurement on the selection text, when complete.
@@ -54,9 +55,11 @@ class StudyRecord:
     Attributes:
         name: name of the study.
         folder: run folder, ``<runs dir>/<name>``.
-        model: what the user named: a hub id, a folder, or ``autocompress-demo`` for the bundled model.
+        model: what the user named: a hub id, a folder, or ``autocompress-demo`` for the bundled
+            model.
         fingerprint: hash of the model's weights.
-        settings: everything that determines the trials: budget as typed, texts, space, sampler, seed, dtype, versions.
+        settings: everything that determines the trials: budget as typed, texts, space, sampler,
+            seed, dtype, versions.
         limits: the budget in bytes and milliseconds.
         specs: the compressible matrices.
         skipped: modules left as they are, with the reason.

@@ -1,8 +1,9 @@
 """Reads and writes a study in Optuna's storage, the one truth of trials.
 
-The study's user attribute ``autocompress`` says what was searched and against what. A trial's attribute ``proposal``
-holds its plan from the moment it is asked for; ``result`` its measurement. Measurements on the report text come after
-the trials have ended, and are attributes of the study by plan hash, for a finished trial cannot be written to.
+The study's user attribute ``autocompress`` says what was searched and against what. A trial's
+attribute ``proposal`` holds its plan from the moment it is asked for; ``result`` its measurement.
+Measurements on the report text come after the trials have ended, and are attributes of the study by
+plan hash, for a finished trial cannot be written to.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ HEADER = "autocompress"
 REPORT = "report "
 POINTER = "study.json"
 DIRECTIONS = [StudyDirection.MINIMIZE] * 3  # perplexity, bytes, latency
-_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "infeasible", TrialState.FAIL: "failed"}
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "infeasible",
+    TrialState.FAIL: "failed",
+}
 
 
 def default_storage(folder: Path) -> str:
@@ -83,7 +88,9 @@ def _write_pointer(folder: Path, name: str, url: str) -> None:
     temporary.replace(folder / POINTER)
 
 
-def find_study(name: str | None, runs_dir: Path, storage: str | None = None) -> tuple[str, str, Path]:
+def find_study(
+    name: str | None, runs_dir: Path, storage: str | None = None
+) -> tuple[str, str, Path]:
     """Find a study: its name, the URL of its storage, and its run folder.
 
     Args:
@@ -94,18 +101,23 @@ def find_study(name: str | None, runs_dir: Path, storage: str | None = None) -> 
     Raises:
         StudyError: there is none, or none of that name; the message lists those there are.
     """
-    pointers = sorted(runs_dir.glob(f"*/{POINTER}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    pointers = sorted(
+        runs_dir.glob(f"*/{POINTER}"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
     names = [path.parent.name for path in pointers]
     if name is None:
         if not pointers:
             raise StudyError(
-                f"there is no study in {runs_dir}", hint="Start one with: autocompress search --budget 10x"
+                f"there is no study in {runs_dir}",
+                hint="Start one with: autocompress search --budget 10x",
             )
         name = names[0]
     if storage is None:
         if name not in names:
             known = ", ".join(names) or "none"
-            raise StudyError("unknown study", got=repr(name), wanted=f"one of those in {runs_dir}: {known}")
+            raise StudyError(
+                "unknown study", got=repr(name), wanted=f"one of those in {runs_dir}: {known}"
+            )
         pointer = json.loads((runs_dir / name / POINTER).read_text())
         storage = str(pointer["storage"])
     return name, storage, runs_dir / name
@@ -131,7 +143,10 @@ def existing_study(name: str, url: str) -> optuna.Study | None:
     if HEADER in study.user_attrs:
         return study
     if study.get_trials(deepcopy=False):
-        raise StudyError(f"the study {name!r} in {url} was not made by autocompress", hint="Name another with --study.")
+        raise StudyError(
+            f"the study {name!r} in {url} was not made by autocompress",
+            hint="Name another with --study.",
+        )
     optuna.delete_study(study_name=name, storage=storage)
     return None
 
@@ -146,9 +161,13 @@ def load_optuna_study(name: str, url: str) -> optuna.Study:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
         names = ", ".join(optuna.get_all_study_names(storage)) or "none"
-        raise StudyError("unknown study", got=repr(name), wanted=f"one of those in {url}: {names}") from error
+        raise StudyError(
+            "unknown study", got=repr(name), wanted=f"one of those in {url}: {names}"
+        ) from error
     if HEADER not in study.user_attrs:
-        raise StudyError(f"the study {name!r} in {url} was not made by autocompress, or was cut off while it was made")
+        raise StudyError(
+            f"the study {name!r} in {url} was not made by autocompress, or was cut off while it was made"
+        )
     return study
 
 
@@ -162,7 +181,9 @@ def to_record(study: optuna.Study, folder: Path) -> StudyRecord:
     """Turn an Optuna study into a record."""
     attributes = study.user_attrs
     reports = {
-        key.removeprefix(REPORT): Measurement(**value) for key, value in attributes.items() if key.startswith(REPORT)
+        key.removeprefix(REPORT): Measurement(**value)
+        for key, value in attributes.items()
+        if key.startswith(REPORT)
     }
     header = _header_from_dict(study.study_name, folder, attributes[HEADER])
     finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -222,7 +243,10 @@ def _header_to_dict(header: StudyRecord) -> dict[str, Any]:
 
 def _header_from_dict(name: str, folder: Path, data: dict[str, Any]) -> StudyRecord:
     specs = [
-        LayerSpec(**spec | {"role": Role(spec["role"]), "kind": Kind(spec["kind"]), "tied": tuple(spec["tied"])})
+        LayerSpec(
+            **spec
+            | {"role": Role(spec["role"]), "kind": Kind(spec["kind"]), "tied": tuple(spec["tied"])}
+        )
         for spec in data["specs"]
     ]
     return StudyRecord(

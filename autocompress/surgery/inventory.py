@@ -19,9 +19,15 @@ from autocompress.records import Kind, LayerSpec, Role, Skipped
 from autocompress.surgery.roles import depth_of, embedding_role, is_router, role_of
 from autocompress.surgery.tied import TiedEmbedding
 
-SMALLEST_SIDE = 8  # a matrix with fewer rows or columns costs more in scales and names than it could save
+SMALLEST_SIDE = (
+    8  # a matrix with fewer rows or columns costs more in scales and names than it could save
+)
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_KINDS: dict[type[nn.Module], Kind] = {nn.Linear: Kind.LINEAR, Conv1D: Kind.CONV1D, nn.Embedding: Kind.EMBEDDING}
+_KINDS: dict[type[nn.Module], Kind] = {
+    nn.Linear: Kind.LINEAR,
+    Conv1D: Kind.CONV1D,
+    nn.Embedding: Kind.EMBEDDING,
+}
 _COMPRESSED = (CompressedMatrix, CompressedEmbedding, TiedHead, TiedEmbedding)
 
 
@@ -32,7 +38,8 @@ class Inventory:
     Attributes:
         layers: compressible matrices in the order of the model; tied ones are there once.
         skipped: modules that hold a matrix and are left as they are, with the reason.
-        rest_bytes: stored bytes outside ``layers`` (norms, skipped modules, biases of tied heads, buffers).
+        rest_bytes: stored bytes outside ``layers`` (norms, skipped modules, biases of tied heads,
+            buffers).
         dense_bytes: stored bytes of the whole model as it is.
         dense_elements: number of stored elements.
     """
@@ -54,7 +61,8 @@ class Inventory:
         """The matrix of that name.
 
         Raises:
-            RecipeError: the model has no compressible matrix of that name; the message says the nearest.
+            RecipeError: the model has no compressible matrix of that name; the message says the
+                nearest.
         """
         try:
             return self._by_name[name]
@@ -71,7 +79,11 @@ class Inventory:
             if name in spec.tied:
                 return f"It is tied to {spec.name!r}; name that one."
         near = difflib.get_close_matches(name, self._by_name, n=1)
-        return f"The nearest name is {near[0]!r}." if near else "The recipe may belong to another model."
+        return (
+            f"The nearest name is {near[0]!r}."
+            if near
+            else "The recipe may belong to another model."
+        )
 
     def plan_bytes(self, plan: Plan) -> int:
         """Exact stored bytes of the whole model under a plan."""
@@ -102,8 +114,8 @@ def stored_bytes(model: nn.Module) -> int:
 def take_inventory(model: nn.Module) -> Inventory:
     """List the compressible matrices of a model. Needs no data: a model on the meta device will do.
 
-    Exactly ``nn.Linear``, ``Conv1D`` and ``nn.Embedding`` are taken. Subclasses compute something else (a scaled
-    embedding, an adapter), so they are skipped, and so is whatever is tied to them.
+    Exactly ``nn.Linear``, ``Conv1D`` and ``nn.Embedding`` are taken. Subclasses compute something
+    else (a scaled embedding, an adapter), so they are skipped, and so is whatever is tied to them.
 
     Raises:
         ModelError: nothing to compress.
@@ -150,7 +162,9 @@ def _uses(model: nn.Module) -> Iterator[tuple[nn.Parameter, _Use]]:
 
 def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
     groups: dict[int, list[_Use]] = defaultdict(list)
-    inside_compressed = {id(m) for root in model.modules() if isinstance(root, _COMPRESSED) for m in root.modules()}
+    inside_compressed = {
+        id(m) for root in model.modules() if isinstance(root, _COMPRESSED) for m in root.modules()
+    }
     for parameter, use in _uses(model):
         if id(use.module) not in inside_compressed:
             groups[id(parameter)].append(use)
@@ -160,7 +174,8 @@ def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
     skipped = [
         Skipped(path, "already compressed")
         for path, module in model.named_modules()
-        if isinstance(module, _COMPRESSED) and not isinstance(model.get_submodule(path.rpartition(".")[0]), _COMPRESSED)
+        if isinstance(module, _COMPRESSED)
+        and not isinstance(model.get_submodule(path.rpartition(".")[0]), _COMPRESSED)
     ]
     for uses in groups.values():
         parameter = getattr(uses[0].module, uses[0].attribute)
@@ -168,7 +183,10 @@ def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
             continue
         reason = _reason_to_skip(uses, parameter, groups, paths)
         if reason:
-            skipped += [Skipped(use.path if use.is_matrix else f"{use.path}.{use.attribute}", reason) for use in uses]
+            skipped += [
+                Skipped(use.path if use.is_matrix else f"{use.path}.{use.attribute}", reason)
+                for use in uses
+            ]
         else:
             layers.append(_spec(uses, named))
     return layers, skipped
@@ -177,7 +195,10 @@ def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
 def _named_by_model(model: nn.Module) -> dict[int, Role]:
     """Roles of the modules that a transformers model itself names as its token embedding and its head."""
     roles = {}
-    for getter, role in (("get_input_embeddings", Role.EMBEDDING), ("get_output_embeddings", Role.HEAD)):
+    for getter, role in (
+        ("get_input_embeddings", Role.EMBEDDING),
+        ("get_output_embeddings", Role.HEAD),
+    ):
         try:
             module = getattr(model, getter, lambda: None)()
         except (NotImplementedError, AttributeError):  # a model without one says so in either way
@@ -186,7 +207,9 @@ def _named_by_model(model: nn.Module) -> dict[int, Role]:
     return roles
 
 
-def _reason_to_skip(uses: list[_Use], parameter: Tensor, groups: dict[int, list[_Use]], paths: set[str]) -> str | None:
+def _reason_to_skip(
+    uses: list[_Use], parameter: Tensor, groups: dict[int, list[_Use]], paths: set[str]
+) -> str | None:
     foreign = next((use for use in uses if not use.is_matrix), None)
     if foreign is not None:
         where = "" if len(uses) == 1 else f"tied to {foreign.path}: "
@@ -211,7 +234,9 @@ def _reason_to_skip(uses: list[_Use], parameter: Tensor, groups: dict[int, list[
         return "a tied matrix that one module stores transposed"
     bias = getattr(_owner(uses).module, "bias", None)
     if bias is not None and len(groups[id(bias)]) > 1:
-        return "its bias is shared with " + next(u.path for u in groups[id(bias)] if u.module is not first.module)
+        return "its bias is shared with " + next(
+            u.path for u in groups[id(bias)] if u.module is not first.module
+        )
     return None
 
 
@@ -220,7 +245,9 @@ def _foreign_reason(use: _Use, parameter: Tensor) -> str:
         return f"{type(use.module).__name__} is a subclass that may compute something else"
     if parameter.ndim == 3:
         return f"{type(use.module).__name__} stacks the matrices of its experts in one tensor"
-    return f"a parameter of {type(use.module).__name__}, which is no nn.Linear, Conv1D or nn.Embedding"
+    return (
+        f"a parameter of {type(use.module).__name__}, which is no nn.Linear, Conv1D or nn.Embedding"
+    )
 
 
 def _owner(uses: list[_Use]) -> _Use:

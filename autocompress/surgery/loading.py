@@ -13,7 +13,13 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from autocompress.errors import ConfigurationError, ModelError
@@ -43,7 +49,11 @@ class LoadedModel:
 
 
 def load_model(
-    source: str | None, *, device: str = "cpu", dtype: str | None = None, trust_remote_code: bool = False
+    source: str | None,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -62,7 +72,10 @@ def load_model(
     target, kind = _device(device), _dtype(dtype)
     with _quiet(), _explained(name):
         model = _read(place, kind, trust_remote_code)
-    with _quiet(), _explained(f"the tokenizer of {name}", "The folder needs a tokenizer beside the weights."):
+    with (
+        _quiet(),
+        _explained(f"the tokenizer of {name}", "The folder needs a tokenizer beside the weights."),
+    ):
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
     _check_finite(model, name)
     model.to(target).eval().requires_grad_(False)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
@@ -103,7 +116,9 @@ def _checked_place(name: str) -> str:
     if path.exists():
         raise ModelError(f"{name} is a file", wanted="a folder with a model, or a name on the hub")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"there is no folder {name}", wanted="a folder with a model, or a name on the hub")
+        raise ModelError(
+            f"there is no folder {name}", wanted="a folder with a model, or a name on the hub"
+        )
     return name
 
 
@@ -112,7 +127,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigurationError("--device is not usable here", got=repr(name), hint=_first_line(error)) from error
+        raise ConfigurationError(
+            "--device is not usable here", got=repr(name), hint=_first_line(error)
+        ) from error
     return device
 
 
@@ -121,7 +138,9 @@ def _dtype(name: str | None) -> torch.dtype | str:
         return "auto"
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
-        raise ConfigurationError("--dtype is not usable", got=repr(name), wanted="float32, bfloat16 or float16")
+        raise ConfigurationError(
+            "--dtype is not usable", got=repr(name), wanted="float32, bfloat16 or float16"
+        )
     return dtype
 
 
@@ -130,7 +149,9 @@ def _read(place: str, dtype: torch.dtype | str, trust_remote_code: bool) -> PreT
     architecture = getattr(transformers, (getattr(config, "architectures", None) or ["?"])[0], None)
     loader: Any = AutoModelForCausalLM
     if architecture is not None and not trust_remote_code:
-        loader = architecture  # a masked or a sequence-to-sequence model comes as what it was saved as
+        loader = (
+            architecture  # a masked or a sequence-to-sequence model comes as what it was saved as
+        )
     options = {} if loader is not AutoModelForCausalLM else {"trust_remote_code": trust_remote_code}
     model, report = loader.from_pretrained(place, dtype=dtype, output_loading_info=True, **options)
     if report["missing_keys"]:
@@ -162,17 +183,22 @@ def _explained(name: str, hint: str = "") -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ModelError(
-            f"the weights of {name} cannot be read: {_first_line(error)}", hint="The file is damaged."
+            f"the weights of {name} cannot be read: {_first_line(error)}",
+            hint="The file is damaged.",
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if not hint and Path(name).expanduser().is_dir():
-            hint = "The folder is incomplete, damaged, or of a kind that transformers does not know."
+            hint = (
+                "The folder is incomplete, damaged, or of a kind that transformers does not know."
+            )
         hint = hint or "Check the name and the connection to the hub, or give a local folder."
         raise ModelError(f"{name} cannot be loaded: {_first_line(error)}", hint=hint) from error
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    ).rstrip(".")
 
 
 @contextmanager

@@ -67,9 +67,10 @@ def _tied_to(matrix: CompressedMatrix, dense: nn.Module, spec: LayerSpec) -> nn.
 
 
 def _show_weight(module: nn.Module, dense: nn.Module) -> None:
-    # Some models ask a layer for the type or shape of its weight (T5: ``wo.weight.dtype``), and transformers walks
-    # over ``weight`` when it initialises what a checkpoint lacks. A tensor on the meta device answers that, and any
-    # attempt to compute with it fails. It is no parameter, so it is neither stored nor counted.
+    # Some models ask a layer for the type or shape of its weight (T5: ``wo.weight.dtype``), and
+    # transformers walks over ``weight`` when it initialises what a checkpoint lacks. A tensor on
+    # the meta device answers that, and any attempt to compute with it fails. It is no parameter, so
+    # it is neither stored nor counted.
     if hasattr(module, "weight"):
         return
     weight = dense.weight

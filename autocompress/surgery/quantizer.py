@@ -1,10 +1,11 @@
 """Lets transformers load an exported folder: ``from_pretrained`` finds this module through its quantizer registry.
 
-A process that has not imported autocompress must not run such a folder with random weights. transformers 5.23 only
-warns about a ``quant_method`` it does not know, skips it, and initialises whatever the checkpoint lacks. Two things
-make it fail instead: an export keeps its weights in a file of another name than the one transformers looks for
-(``OSError: no file named model.safetensors``), and what ``save_pretrained`` writes under the usual name holds an empty
-tensor under the name of each compressed weight (``RuntimeError``, sizes do not match).
+A process that has not imported autocompress must not run such a folder with random weights.
+transformers 5.23 only warns about a ``quant_method`` it does not know, skips it, and initialises
+whatever the checkpoint lacks. Two things make it fail instead: an export keeps its weights in a
+file of another name than the one transformers looks for (``OSError: no file named
+model.safetensors``), and what ``save_pretrained`` writes under the usual name holds an empty tensor
+under the name of each compressed weight (``RuntimeError``, sizes do not match).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class AutocompressConfig(QuantizationConfigMixin):
     Args:
         recipe: the plan, as ``Plan.to_recipe`` writes it.
         dtype: torch name of the model's type; the first stored tensor need not have it.
-        weights: name of the file, or index of files, that holds the tensors; ``None`` for the usual names.
+        weights: name of the file, or index of files, that holds the tensors; ``None`` for the usual
+            names.
         version: version of the format.
         quant_method: always ``autocompress``.
     """
@@ -78,7 +80,12 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
 
     def update_device_map(self, device_map: Any) -> Any:
         """Choose one device where accelerate would be left to spread the model."""
-        if isinstance(device_map, str) and device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        if isinstance(device_map, str) and device_map in (
+            "auto",
+            "balanced",
+            "balanced_low_0",
+            "sequential",
+        ):
             accelerator = torch.accelerator.current_accelerator()
             return {"": accelerator or torch.device("cpu")}
         return device_map
@@ -96,7 +103,9 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
             del model.config.transformers_weights
         self._stored = _place_skeletons(model, Plan.from_recipe(self.quantization_config.recipe))
         names = {*self._stored, *self.quantization_config.recipe["layers"]}
-        model._keys_to_ignore_on_load_unexpected |= {rf"^{re.escape(name)}\.weight$" for name in names}
+        model._keys_to_ignore_on_load_unexpected |= {
+            rf"^{re.escape(name)}\.weight$" for name in names
+        }
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
         """Leave the tensors of compressed layers in their stored types; the others become ``dtype``."""

@@ -6,23 +6,36 @@ from collections.abc import Callable
 
 from autocompress.records import Role
 
-# Last part of the module's path, as the families name it: Llama and its descendants, GPT-2, GPT-J, GPT-NeoX, Falcon,
-# OPT, BART, BERT, DistilBERT, T5, Phi-3, MPT, Qwen.
+# Last part of the module's path, as the families name it: Llama and its descendants, GPT-2, GPT-J,
+# GPT-NeoX, Falcon, OPT, BART, BERT, DistilBERT, T5, Phi-3, MPT, Qwen.
 _ATTENTION = {
     **dict.fromkeys(("q_proj", "query", "q", "q_lin", "q_attn", "wq"), Role.QUERY),
     **dict.fromkeys(("k_proj", "key", "k", "k_lin", "wk"), Role.KEY),
     **dict.fromkeys(("v_proj", "value", "v", "v_lin", "wv"), Role.VALUE),
-    **dict.fromkeys(("c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv", "in_proj", "W_pack"), Role.QKV),
+    **dict.fromkeys(
+        ("c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv", "in_proj", "W_pack"), Role.QKV
+    ),
     **dict.fromkeys(("o_proj", "out_proj", "o", "out_lin", "dense", "c_proj", "wo"), Role.OUTPUT),
 }
 _MLP = {
     **dict.fromkeys(("gate_proj", "wi_0", "w1"), Role.GATE),
-    **dict.fromkeys(("up_proj", "wi_1", "wi", "w3", "c_fc", "dense_h_to_4h", "fc1", "fc_in", "lin1"), Role.UP),
+    **dict.fromkeys(
+        ("up_proj", "wi_1", "wi", "w3", "c_fc", "dense_h_to_4h", "fc1", "fc_in", "lin1"), Role.UP
+    ),
     **dict.fromkeys(("gate_up_proj",), Role.UP),  # gate and up in one matrix
-    **dict.fromkeys(("down_proj", "wo", "w2", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "lin2"), Role.DOWN),
+    **dict.fromkeys(
+        ("down_proj", "wo", "w2", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "lin2"), Role.DOWN
+    ),
 }
 _HEADS = ("lm_head", "embed_out", "vocab_projector")
-_TOKEN_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "tok_embeddings")
+_TOKEN_EMBEDDINGS = (
+    "embed_tokens",
+    "wte",
+    "word_embeddings",
+    "shared",
+    "embed_in",
+    "tok_embeddings",
+)
 
 
 def depth_of(path: str) -> int | None:
@@ -63,7 +76,8 @@ def _is_attention(part: str) -> bool:
 
 
 def _role_of_dense(parents: list[str]) -> Role:
-    # BERT: attention.output.dense, intermediate.dense, output.dense; GPT-NeoX, Phi, Falcon: <attention>.dense
+    # BERT: attention.output.dense, intermediate.dense, output.dense; GPT-NeoX, Phi, Falcon:
+    # <attention>.dense
     if parents[-1:] == ["intermediate"]:
         return Role.UP
     if any(_is_attention(parent) for parent in parents):

@@ -22,8 +22,8 @@ Build = Callable[[str, Method], CompressedMatrix]
 class Workbench:
     """A dense model to which plans are applied for a while.
 
-    The dense modules themselves are set aside and put back, so afterwards every tensor is the same object with the
-    same bits, tied weights included.
+    The dense modules themselves are set aside and put back, so afterwards every tensor is the same
+    object with the same bits, tied weights included.
 
     Args:
         model: the dense model.
@@ -34,7 +34,9 @@ class Workbench:
         self.model = model
         self.inventory = inventory or take_inventory(model)
         self._dense = {
-            path: model.get_submodule(path) for spec in self.inventory.layers for path in (spec.name, *spec.tied)
+            path: model.get_submodule(path)
+            for spec in self.inventory.layers
+            for path in (spec.name, *spec.tied)
         }
         self._applied = False
 
@@ -61,7 +63,9 @@ class Workbench:
             AutocompressError: another plan is applied at the moment.
         """
         if self._applied:
-            raise AutocompressError("a plan is already applied to this model", hint="Leave the first one before.")
+            raise AutocompressError(
+                "a plan is already applied to this model", hint="Leave the first one before."
+            )
         specs = [(self.inventory[name], method) for name, method in plan.items()]
         self._applied = True
         replaced: list[str] = []

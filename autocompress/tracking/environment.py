@@ -16,7 +16,9 @@ GIT_TIMEOUT_SECONDS = 5.0
 def describe_environment() -> dict[str, Any]:
     """Versions, platform and threads as a plain mapping."""
     torch = sys.modules.get("torch")
-    packages = {found.metadata["Name"]: found.version for found in distributions() if found.metadata["Name"]}
+    packages = {
+        found.metadata["Name"]: found.version for found in distributions() if found.metadata["Name"]
+    }
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -33,7 +35,10 @@ def git_revision(folder: Path) -> dict[str, str]:
     if not commit:
         return {}
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "changed": "unknown" if changed is None else "yes" if changed else "no"}
+    return {
+        "commit": commit,
+        "changed": "unknown" if changed is None else "yes" if changed else "no",
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -77,7 +77,9 @@ def _write(
     if table:
         rows = [[_json_value(value) for value in row] for row in zip(*table.values(), strict=True)]
         client.log_dict(run, {"columns": list(table), "data": rows}, TABLE_FILE)
-        client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE_FILE, "type": "table"}]))
+        client.set_tag(
+            run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE_FILE, "type": "table"}])
+        )
     client.set_terminated(run)
     return f"{_without_password(place)}, run {run}"
 

@@ -20,13 +20,14 @@ SECONDS_TO_SYNC = 300.0
 class MlflowMirror:
     """Parent run per study, child run per trial, the front at the end.
 
-    The methods return at once: a daemon thread does the work, MLflow's import and the making of its database included.
-    What could not be sent is kept count of and told by ``close``; the next mirror that is ``started`` with the same
-    study sends it, and nothing twice. One mirror follows one study.
+    The methods return at once: a daemon thread does the work, MLflow's import and the making of its
+    database included. What could not be sent is kept count of and told by ``close``; the next
+    mirror that is ``started`` with the same study sends it, and nothing twice. One mirror follows
+    one study.
 
     Args:
-        uri: tracking store or server; what MLflow itself would choose when left out (``MLFLOW_TRACKING_URI``, or
-            ``mlflow.db`` in the working folder).
+        uri: tracking store or server; what MLflow itself would choose when left out
+            (``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working folder).
     """
 
     def __init__(self, uri: str | None = None) -> None:
@@ -50,7 +51,9 @@ class MlflowMirror:
         self._ended = False
         self._submit(lambda: self._catch_up(study))
 
-    def trial_finished(self, study_name: str, trial: TrialRecord, study: StudyRecord | None = None) -> None:
+    def trial_finished(
+        self, study_name: str, trial: TrialRecord, study: StudyRecord | None = None
+    ) -> None:
         """Send one trial; ``study`` is the study with it, and may be left out after ``started``."""
         self._expect((trial,))
         self._submit(lambda: self._one_trial(study_name, trial, study))
@@ -141,7 +144,11 @@ class MlflowMirror:
 
     def _cut_off(self) -> None:
         """Mark the parent run when the search ended before it was finished."""
-        if self._store is not None and not self._ended and time.monotonic() >= self._no_attempt_before:
+        if (
+            self._store is not None
+            and not self._ended
+            and time.monotonic() >= self._no_attempt_before
+        ):
             self._store.end("KILLED")
 
     def _open(self, study: StudyRecord) -> MlflowStore:
@@ -167,7 +174,9 @@ def _reason(error: Exception) -> str:
     return lines[0][:200]
 
 
-def sync(study: StudyRecord, uri: str | None = None, *, timeout: float = SECONDS_TO_SYNC) -> list[str]:
+def sync(
+    study: StudyRecord, uri: str | None = None, *, timeout: float = SECONDS_TO_SYNC
+) -> list[str]:
     """Send whatever MLflow lacks of a study, its front included, and return the warnings."""
     mirror = MlflowMirror(uri)
     mirror.finished(study)

@@ -1,6 +1,7 @@
 """One study in one MLflow store: finds or makes its runs, and writes each thing once.
 
-Every call may fail or take as long as the server lets it; ``MlflowMirror`` keeps that away from the search.
+Every call may fail or take as long as the server lets it; ``MlflowMirror`` keeps that away from the
+search.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ from autocompress.tracking.run_data import (
 )
 
 EXPERIMENT = "autocompress"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the pages are those for chat agents
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # else the pages are those for chat agents
 IDENTITY = "mlflow.json"  # in the run folder: which study this is, whatever its name
 MOST_PARAMETERS = 100  # of one batch
 PAGE = 1000
-# Seconds and attempts that the user has not set: a search does not wait for minutes on a server that is gone.
+# Seconds and attempts that the user has not set: a search does not wait for minutes on a server
+# that is gone.
 IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -89,15 +93,24 @@ class MlflowStore:
         now = int(time.time() * 1000)
         tags = data.tags | _source_tags() | {"mlflow.parentRunId": self._parent}
         began = now - int(trial.seconds * 1000)
-        run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=data.name)
+        run = self._client.create_run(
+            self._experiment, start_time=began, tags=tags, run_name=data.name
+        )
         run_id = run.info.run_id
         self._log(run_id, data, step=trial.number, at=now)
         if trial.state != "failed":
             self._client.log_text(run_id, recipe_yaml(trial.plan), "recipe.yaml")
-        self._client.set_terminated(run_id, "FAILED" if trial.state == "failed" else "FINISHED", end_time=now)
+        self._client.set_terminated(
+            run_id, "FAILED" if trial.state == "failed" else "FINISHED", end_time=now
+        )
         self._children[trial.number] = run
         if trial.state == "complete":
-            self._log(self._parent, RunData("", metrics=_progress(study, trial)), step=trial.number, at=now)
+            self._log(
+                self._parent,
+                RunData("", metrics=_progress(study, trial)),
+                step=trial.number,
+                at=now,
+            )
 
     def send_front(self, study: StudyRecord) -> None:
         """Write what is known at the end: report measurements, places on the front, table, JSON and pictures."""
@@ -126,7 +139,9 @@ class MlflowStore:
             },
             tags={
                 "mlflow.note.content": describe_study(study),
-                "mlflow.loggedArtifacts": json.dumps([{"path": "front_table.json", "type": "table"}]),
+                "mlflow.loggedArtifacts": json.dumps(
+                    [{"path": "front_table.json", "type": "table"}]
+                ),
                 TAG + "best_trial": "none" if best is None else str(best.number),
             },
         )
@@ -141,7 +156,11 @@ class MlflowStore:
         if found is not None:
             return str(found.experiment_id)
         location = _beside_database(self.uri)
-        return str(self._client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS))
+        return str(
+            self._client.create_experiment(
+                EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS
+            )
+        )
 
     def _open_parent(self, study: StudyRecord) -> str:
         identity = _identity(study.folder)
@@ -156,10 +175,19 @@ class MlflowStore:
         revision = git_revision(Path.cwd())
         tags = data.tags | _source_tags() | {TAG + "identity": identity}
         if revision:
-            tags |= {"mlflow.source.git.commit": revision["commit"], TAG + "git_changed": revision["changed"]}
-        parent = str(self._client.create_run(self._experiment, tags=tags, run_name=data.name).info.run_id)
+            tags |= {
+                "mlflow.source.git.commit": revision["commit"],
+                TAG + "git_changed": revision["changed"],
+            }
+        parent = str(
+            self._client.create_run(self._experiment, tags=tags, run_name=data.name).info.run_id
+        )
         environment = describe_environment()
-        known = {f"environment.{key}": str(value) for key, value in environment.items() if key != "packages"}
+        known = {
+            f"environment.{key}": str(value)
+            for key, value in environment.items()
+            if key != "packages"
+        }
         params = data.params | known
         self._log(parent, RunData("", params, data.metrics), step=0, at=int(time.time() * 1000))
         self._client.log_dict(parent, environment, "environment.json")
@@ -176,11 +204,20 @@ class MlflowStore:
         else:
             self._children[int(number)] = run
 
-    def _complete_child(self, study: StudyRecord, trial: TrialRecord, run: Any, places: dict[str, str]) -> None:
+    def _complete_child(
+        self, study: StudyRecord, trial: TrialRecord, run: Any, places: dict[str, str]
+    ) -> None:
         metrics = {} if "report_perplexity" in run.data.metrics else report_metrics(study, trial)
-        tags = {key: value for key, value in places.items() if run.data.tags.get(key, "no") != value}
+        tags = {
+            key: value for key, value in places.items() if run.data.tags.get(key, "no") != value
+        }
         if metrics or tags:
-            self._log(run.info.run_id, RunData("", {}, metrics, tags), step=trial.number, at=int(time.time() * 1000))
+            self._log(
+                run.info.run_id,
+                RunData("", {}, metrics, tags),
+                step=trial.number,
+                at=int(time.time() * 1000),
+            )
 
     def _log(self, run_id: str, data: RunData, *, step: int, at: int) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -190,13 +227,17 @@ class MlflowStore:
         tags = [RunTag(key, value) for key, value in data.tags.items()]
         self._client.log_batch(run_id, metrics, params[:MOST_PARAMETERS], tags, synchronous=True)
         for start in range(MOST_PARAMETERS, len(params), MOST_PARAMETERS):
-            self._client.log_batch(run_id, params=params[start : start + MOST_PARAMETERS], synchronous=True)
+            self._client.log_batch(
+                run_id, params=params[start : start + MOST_PARAMETERS], synchronous=True
+            )
 
     def _search(self, where: str) -> list[Any]:
         runs: list[Any] = []
         token: str | None = None
         while True:
-            page = self._client.search_runs([self._experiment], where, max_results=PAGE, page_token=token)
+            page = self._client.search_runs(
+                [self._experiment], where, max_results=PAGE, page_token=token
+            )
             runs += page
             token = page.token
             if not token:
@@ -249,7 +290,10 @@ def _key(name: str) -> str:
 
 def _split_table(columns: dict[str, list[Any]]) -> dict[str, Any]:
     """The form in which MLflow's ``log_table`` stores a table; that function appends, which doubles a resumed study."""
-    return {"columns": list(columns), "data": [list(row) for row in zip(*columns.values(), strict=True)]}
+    return {
+        "columns": list(columns),
+        "data": [list(row) for row in zip(*columns.values(), strict=True)],
+    }
 
 
 def _plain(value: Any) -> Any:

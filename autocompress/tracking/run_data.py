@@ -65,7 +65,10 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
         "methods": trial.plan.summary(),
         "plan_hash": trial.plan.hash,
         **{f"knob.{key}": str(value) for key, value in _flat(trial.params).items()},
-        **{f"role.{role}": methods for role, methods in methods_by_role(study.specs, trial.plan).items()},
+        **{
+            f"role.{role}": methods
+            for role, methods in methods_by_role(study.specs, trial.plan).items()
+        },
     }
     metrics: dict[str, float | None] = {
         "bytes": trial.bytes,
@@ -81,14 +84,18 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
         TAG + "trial": str(trial.number),
         TAG + "phase": trial.phase,
         TAG + "state": trial.state,
-        TAG + "meets_budget": "yes" if trial.state == "complete" and meets(study.limits, trial) else "no",
+        TAG + "meets_budget": "yes"
+        if trial.state == "complete" and meets(study.limits, trial)
+        else "no",
     }
     if trial.error:
         tags[TAG + "error"] = trial.error[:LONGEST_PARAMETER]
     return RunData(f"{trial.number:03d} {trial.label}", _short(params), _numbers(metrics), tags)
 
 
-def measurement_metrics(study: StudyRecord, measured: Measurement, prefix: str) -> dict[str, float | None]:
+def measurement_metrics(
+    study: StudyRecord, measured: Measurement, prefix: str
+) -> dict[str, float | None]:
     """Perplexity, its rise and the divergence, named by text: no prefix for the selection text, ``report_`` else."""
     return {
         f"{prefix}perplexity": measured.perplexity,
@@ -101,7 +108,11 @@ def measurement_metrics(study: StudyRecord, measured: Measurement, prefix: str) 
 
 def report_metrics(study: StudyRecord, trial: TrialRecord) -> dict[str, float]:
     """What the final measurement adds to a child run."""
-    return {} if trial.report is None else _numbers(measurement_metrics(study, trial.report, "report_"))
+    return (
+        {}
+        if trial.report is None
+        else _numbers(measurement_metrics(study, trial.report, "report_"))
+    )
 
 
 def place_tags(study: StudyRecord) -> dict[int, dict[str, str]]:
@@ -128,7 +139,9 @@ def front_table(study: StudyRecord) -> dict[str, list[Any]]:
 
 def describe_study(study: StudyRecord) -> str:
     """A few lines of Markdown that a person meets first."""
-    lines = [f"**{study.model}**: {format_bytes(study.dense_bytes)}, perplexity {study.dense_report.perplexity:.4g}."]
+    lines = [
+        f"**{study.model}**: {format_bytes(study.dense_bytes)}, perplexity {study.dense_report.perplexity:.4g}."
+    ]
     best, gain = best_or_none(study), gain_over_hand_written(study)
     if best is not None and best.measurement is not None:
         lines.append(
@@ -137,8 +150,12 @@ def describe_study(study: StudyRecord) -> str:
             f"({rise(study, best):+.4f} nats, {best.measurement.text} text)."
         )
     if gain is not None and math.isfinite(gain.share):
-        lines.append(f"It loses {gain.share:.0%} of what {gain.hand_written.label} loses in the same bytes.")
-    lines.append("Artifacts: `front.html` (interactive), `front.png`, `front.json`, `front_table.json`, `best.yaml`.")
+        lines.append(
+            f"It loses {gain.share:.0%} of what {gain.hand_written.label} loses in the same bytes."
+        )
+    lines.append(
+        "Artifacts: `front.html` (interactive), `front.png`, `front.json`, `front_table.json`, `best.yaml`."
+    )
     return "\n\n".join(lines)
 
 
@@ -169,4 +186,8 @@ def _short(params: dict[str, str]) -> dict[str, str]:
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {key: float(value) for key, value in metrics.items() if value is not None and math.isfinite(value)}
+    return {
+        key: float(value)
+        for key, value in metrics.items()
+        if value is not None and math.isfinite(value)
+    }

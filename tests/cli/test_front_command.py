@@ -21,13 +21,17 @@ from tests.search.study_fixtures import realistic_study, study_of, trial
 def run(monkeypatch, tmp_path):
     """Run the command on a study that lies in ``tmp_path``; errors come through."""
     monkeypatch.setattr(
-        study_store, "read_study", lambda _name, runs, _storage=None: realistic_study(runs / "llama-10x")
+        study_store,
+        "read_study",
+        lambda _name, runs, _storage=None: realistic_study(runs / "llama-10x"),
     )
     app = typer.Typer()
     app.command()(front)
 
     def invoke(*arguments):
-        result = CliRunner().invoke(app, ["--runs-dir", str(tmp_path), *arguments], catch_exceptions=False)
+        result = CliRunner().invoke(
+            app, ["--runs-dir", str(tmp_path), *arguments], catch_exceptions=False
+        )
         assert result.exit_code == 0, result.output
         return result
 
@@ -39,7 +43,8 @@ def test_table_picture_and_next_command(run, tmp_path):
     assert "allocated 10x" in result.stdout
     assert "67% of what the best hand-written plan" in result.stdout
     assert (
-        f"Next: autocompress export llama-10x --trial best --out llama-10x-best --runs-dir {tmp_path}" in result.stdout
+        f"Next: autocompress export llama-10x --trial best --out llama-10x-best --runs-dir {tmp_path}"
+        in result.stdout
     )
     assert "Wrote" in result.stderr
     assert {path.name for path in (tmp_path / "llama-10x").iterdir()} == {"front.html", "front.png"}
@@ -80,7 +85,9 @@ def test_wrong_limits_name_their_option(run):
 
 def printed(study, width=None, **options):
     out = StringIO()
-    console = Console(file=out, width=width or 80, force_terminal=width is not None, color_system=None)
+    console = Console(
+        file=out, width=width or 80, force_terminal=width is not None, color_system=None
+    )
     print_front(study, console, **options)
     return out.getvalue()
 
@@ -115,4 +122,7 @@ def test_nothing_within_the_budget_and_nothing_at_all():
     assert "dense" in printed(study_of())
     assert next_command(study, None) == ""
     odd = replace(study, name="it's")
-    assert next_command(odd, study.trials[0]) == """autocompress export 'it'"'"'s' --trial 0 --out 'it'"'"'s-0'"""
+    assert (
+        next_command(odd, study.trials[0])
+        == """autocompress export 'it'"'"'s' --trial 0 --out 'it'"'"'s-0'"""
+    )

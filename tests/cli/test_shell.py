@@ -27,14 +27,18 @@ HEAVY = (
 )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)]
+)
 def test_help_imports_nothing_heavy(arguments):
     program = (
         "import sys\nfrom autocompress.cli.main import main\n"
         f"code = main({arguments!r})\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], code)\n"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert run.stdout.splitlines()[-1] == "[] 0"
 
 
@@ -124,7 +128,13 @@ def test_a_closed_pipe_is_no_error():
     program = "from autocompress.cli.main import main; import sys; sys.exit(main(['--help']))"
     read, write = os.pipe()
     os.close(read)
-    run = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     os.close(write)
     assert run.stderr == ""
 
@@ -165,5 +175,7 @@ def test_libraries_are_quiet(tmp_path):
         "optuna.create_study().optimize(lambda trial: trial.suggest_float('x', 0, 1), n_trials=1)\n"
         "transformers.logging.get_logger('transformers.x').warning('noise')\n"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert (run.stdout, run.stderr) == ("", "")

@@ -26,7 +26,11 @@ def report(capsys, *arguments: str) -> tuple[int, dict]:
 def test_spaces_of_the_package_are_valid(capsys):
     code, verdict = report(capsys, "quantize_only")
     assert code == 0
-    assert (verdict["kind"], verdict["valid"], verdict["name"]) == ("search space", True, "quantize_only")
+    assert (verdict["kind"], verdict["valid"], verdict["name"]) == (
+        "search space",
+        True,
+        "quantize_only",
+    )
     assert verdict["options"] > verdict["layers"] > 0
 
 
@@ -41,11 +45,22 @@ def test_every_error_in_a_table(capsys, write, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["validate", write("version: 1\nnam: x\nmethods: {quantise: {}}\n")]) == 2
     out = capsys.readouterr().out
-    for text in ("line", "key", "got", "allowed", "nearest", "methods.quantise", "quantize", "3 to correct"):
+    for text in (
+        "line",
+        "key",
+        "got",
+        "allowed",
+        "nearest",
+        "methods.quantise",
+        "quantize",
+        "3 to correct",
+    ):
         assert text in out
 
 
-@pytest.mark.parametrize("text", ["a: [1\n", "- a\n", SPACE + "rules: 4\n", RECIPE + "  x: {method: quantise}\n"])
+@pytest.mark.parametrize(
+    "text", ["a: [1\n", "- a\n", SPACE + "rules: 4\n", RECIPE + "  x: {method: quantise}\n"]
+)
 def test_errors_exit_with_2(capsys, write, text):
     code, verdict = report(capsys, write(text))
     assert code == 2

@@ -15,28 +15,82 @@ from autocompress.errors import AutocompressError
 from tests.llama_specs import llama_specs
 
 SPECS = llama_specs(1)
-WORDS = ("version", "name", "methods", "rules", "groups", "layers", "quantize", "svd", "tensor_train", "tucker", "keep")
-SETTINGS = ("bits", "group_sizes", "group_size", "ranks", "rank", "rank_fractions", "orders", "modes", "match", "roles")
-MORE = ("names", "pin", "out_modes", "in_modes", "rows", "columns", "symmetric", "metric", "min_bits", "*")
-words = st.sampled_from(WORDS + SETTINGS + MORE) | st.text(max_size=3)
-scalars = st.none() | st.booleans() | st.integers(-3, 70) | st.floats() | words | st.just("row") | st.just("none")
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=10
+WORDS = (
+    "version",
+    "name",
+    "methods",
+    "rules",
+    "groups",
+    "layers",
+    "quantize",
+    "svd",
+    "tensor_train",
+    "tucker",
+    "keep",
 )
-numbers = st.lists(st.sampled_from([1, 2, 3, 4, 8, 16, 64, 0.25, "row", "none"]), min_size=1, max_size=3)
-families = st.dictionaries(st.sampled_from(["bits", "group_sizes", "ranks", "rank_fractions", "orders"]), numbers)
-methods = st.fixed_dictionaries({}, optional={"keep": st.booleans()} | dict.fromkeys(WORDS[6:10], families | values))
+SETTINGS = (
+    "bits",
+    "group_sizes",
+    "group_size",
+    "ranks",
+    "rank",
+    "rank_fractions",
+    "orders",
+    "modes",
+    "match",
+    "roles",
+)
+MORE = (
+    "names",
+    "pin",
+    "out_modes",
+    "in_modes",
+    "rows",
+    "columns",
+    "symmetric",
+    "metric",
+    "min_bits",
+    "*",
+)
+words = st.sampled_from(WORDS + SETTINGS + MORE) | st.text(max_size=3)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 70)
+    | st.floats()
+    | words
+    | st.just("row")
+    | st.just("none")
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=10,
+)
+numbers = st.lists(
+    st.sampled_from([1, 2, 3, 4, 8, 16, 64, 0.25, "row", "none"]), min_size=1, max_size=3
+)
+families = st.dictionaries(
+    st.sampled_from(["bits", "group_sizes", "ranks", "rank_fractions", "orders"]), numbers
+)
+methods = st.fixed_dictionaries(
+    {}, optional={"keep": st.booleans()} | dict.fromkeys(WORDS[6:10], families | values)
+)
 entries = st.fixed_dictionaries(
     {"method": st.sampled_from(WORDS[6:]) | values}, optional=dict.fromkeys(SETTINGS + MORE, values)
 )
 rules = st.lists(
-    st.fixed_dictionaries({"match": st.just("*")}, optional={"pin": entries, "min_bits": values}), max_size=2
+    st.fixed_dictionaries({"match": st.just("*")}, optional={"pin": entries, "min_bits": values}),
+    max_size=2,
 )
 spaces = st.fixed_dictionaries(
     {"version": st.just(1), "name": st.just("x"), "methods": methods}, optional={"rules": rules}
 )
 recipes = st.fixed_dictionaries(
-    {"version": st.just(1), "layers": st.dictionaries(st.sampled_from([s.name for s in SPECS]) | words, entries)}
+    {
+        "version": st.just(1),
+        "layers": st.dictionaries(st.sampled_from([s.name for s in SPECS]) | words, entries),
+    }
 )
 
 

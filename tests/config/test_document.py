@@ -51,7 +51,9 @@ def test_repeated_keys_are_problems(write):
     assert (problem.line, problem.key, problem.allowed) == (3, "a", "once; the first is in line 1")
 
 
-@pytest.mark.parametrize("text", ["8: a\n", "yes: a\n", "[1, 2]: a\n", "a: !!python/object:os.system x\n", "a: !x y\n"])
+@pytest.mark.parametrize(
+    "text", ["8: a\n", "yes: a\n", "[1, 2]: a\n", "a: !!python/object:os.system x\n", "a: !x y\n"]
+)
 def test_keys_and_values_that_are_not_plain_are_problems(write, text):
     assert len(read_document(write(text)).problems) == 1
 
@@ -70,7 +72,9 @@ def test_recursive_alias_is_refused(write):
     assert read_document(write("a: &a [*a]\n")).problems
 
 
-@pytest.mark.parametrize("text", ["a: [1\n", "a: b: c\n", "\tx: 1\n", "a: 1\n---\nb: 2\n", "a: \x07\n"])
+@pytest.mark.parametrize(
+    "text", ["a: [1\n", "a: b: c\n", "\tx: 1\n", "a: 1\n---\nb: 2\n", "a: \x07\n"]
+)
 def test_broken_yaml_has_its_line(write, text):
     with pytest.raises(FileError, match=r"has 1 error:\s+line \d"):
         read_document(write(text))
@@ -78,7 +82,9 @@ def test_broken_yaml_has_its_line(write, text):
 
 def test_missing_file_names_the_nearest(write):
     path = write("a: 1\n")
-    with pytest.raises(ConfigurationError, match=r"there is no file .*fil\.yaml.*Did you mean .*file\.yaml"):
+    with pytest.raises(
+        ConfigurationError, match=r"there is no file .*fil\.yaml.*Did you mean .*file\.yaml"
+    ):
         read_document(path.with_name("fil.yaml"))
 
 

@@ -18,7 +18,9 @@ from tests.llama_specs import llama_specs
 SPECS = llama_specs()
 SPACE = load_space()
 plans = st.tuples(*(st.sampled_from(SPACE.options(spec)) for spec in SPECS)).map(
-    lambda methods: Plan(tuple((spec.name, method) for spec, method in zip(SPECS, methods, strict=True)))
+    lambda methods: Plan(
+        tuple((spec.name, method) for spec, method in zip(SPECS, methods, strict=True))
+    )
 )
 
 
@@ -34,9 +36,19 @@ def test_round_trip_through_a_file(plan, tmp_path_factory):
 
 def test_header_is_kept_and_optional(tmp_path):
     plan = Plan.of({"a": Quantize(4), "b": Keep()})
-    save_recipe(plan, tmp_path / "deep" / "r.yaml", model="me/model", fingerprint="ab12", measurement={"kl": 0.25})
+    save_recipe(
+        plan,
+        tmp_path / "deep" / "r.yaml",
+        model="me/model",
+        fingerprint="ab12",
+        measurement={"kl": 0.25},
+    )
     recipe = read_recipe(read_document(tmp_path / "deep" / "r.yaml"))
-    assert (recipe.model, recipe.fingerprint, recipe.measurement) == ("me/model", "ab12", {"kl": 0.25})
+    assert (recipe.model, recipe.fingerprint, recipe.measurement) == (
+        "me/model",
+        "ab12",
+        {"kl": 0.25},
+    )
     save_recipe(plan, tmp_path / "bare.yaml")
     assert set(yaml.safe_load((tmp_path / "bare.yaml").read_text())) == {"version", "layers"}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bare.yaml", "deep"]
@@ -82,7 +94,8 @@ def test_all_errors_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "layers: {}\n", "version: 3\nlayers: {a: {method: keep}}\n", "version: 1\nlayers: [a]\n"]
+    "text",
+    ["", "layers: {}\n", "version: 3\nlayers: {a: {method: keep}}\n", "version: 1\nlayers: [a]\n"],
 )
 def test_files_that_are_no_recipe(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text)

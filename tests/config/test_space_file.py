@@ -11,7 +11,14 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.registry import METHODS
 from autocompress.methods.svd import Svd
 from autocompress.records import Role
-from autocompress.search.families import Modes, QuantizeFamily, Ranks, SvdFamily, TensorTrainFamily, TuckerFamily
+from autocompress.search.families import (
+    Modes,
+    QuantizeFamily,
+    Ranks,
+    SvdFamily,
+    TensorTrainFamily,
+    TuckerFamily,
+)
 from autocompress.search.space import Group, Match, Rule
 from tests.llama_specs import llama_specs
 
@@ -33,7 +40,10 @@ def problems_of(load, text: str) -> dict[str, tuple[int, str, str]]:
     with pytest.raises(SpaceFileError) as caught:
         load(text)
     assert caught.value.exit_code == 2
-    return {problem.key: (problem.line, problem.got, problem.nearest) for problem in caught.value.problems}
+    return {
+        problem.key: (problem.line, problem.got, problem.nearest)
+        for problem in caught.value.problems
+    }
 
 
 def test_the_package_brings_four_spaces_that_suit_a_llama():
@@ -53,11 +63,15 @@ def test_default_menu_is_rich_but_not_endless():
 
 
 def test_presets_keep_their_word():
-    only = {name: {m.name for s in SPECS for m in load_space(name).options(s)} for name in space_names()}
+    only = {
+        name: {m.name for s in SPECS for m in load_space(name).options(s)} for name in space_names()
+    }
     assert only["quantize_only"] == {"keep", "quantize"}
     assert "quantize" not in only["low_rank_only"]
     gentle = load_space("attention_conservative")
-    attention = {m for spec in SPECS if spec.role.block == "attention" for m in gentle.options(spec)}
+    attention = {
+        m for spec in SPECS if spec.role.block == "attention" for m in gentle.options(spec)
+    }
     assert {m.bits for m in attention if isinstance(m, Quantize)} == {8, 4}
     assert {type(m) for m in attention} == {Keep, Quantize}
 
@@ -189,7 +203,9 @@ def test_default_file_teaches_keys_that_exist(load):
     """The commented examples of the default space are valid once uncommented."""
     text = Path(__file__).parents[2].joinpath("search_spaces/default.yaml").read_text()
     body, _, examples = text.partition("# rules:\n")
-    uncommented = "".join(line.removeprefix("#").removeprefix(" ") for line in examples.splitlines(keepends=True))
+    uncommented = "".join(
+        line.removeprefix("#").removeprefix(" ") for line in examples.splitlines(keepends=True)
+    )
     uncommented = uncommented.replace("Matrices that take", "# ")
     space = load(f"{body}rules:\n{uncommented}")
     assert len(space.rules) == 4

@@ -29,7 +29,9 @@ def random_ids(count: int, vocabulary: int) -> Tensor:
 
 
 def random_table(vocabulary: int, seed: int, spread: float = 3.0) -> Tensor:
-    return spread * torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(seed))
+    return spread * torch.randn(
+        vocabulary, vocabulary, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def brute_force(model: Any, windows: Windows, dense: Any | None = None) -> tuple[float, float]:
@@ -40,6 +42,8 @@ def brute_force(model: Any, windows: Windows, dense: Any | None = None) -> tuple
             logs = torch.log_softmax(model(input_ids=window[None]).logits[0, :-1].double(), -1)
             nll += [-logs[position, token].item() for position, token in enumerate(window[1:])]
             if dense is not None:
-                teacher = torch.log_softmax(dense(input_ids=window[None]).logits[0, :-1].double(), -1)
+                teacher = torch.log_softmax(
+                    dense(input_ids=window[None]).logits[0, :-1].double(), -1
+                )
                 kl += (teacher.exp() * (teacher - logs)).sum(-1).tolist()
     return sum(nll) / len(nll), sum(kl) / max(1, len(kl))

@@ -12,7 +12,13 @@ import pytest
 
 from autocompress.errors import DataError
 from autocompress.evaluation import corpus
-from autocompress.evaluation.corpus import check_disjoint, cut_in_three, load_texts, read_source, token_ids
+from autocompress.evaluation.corpus import (
+    check_disjoint,
+    cut_in_three,
+    load_texts,
+    read_source,
+    token_ids,
+)
 
 WORDS = 1000
 
@@ -20,7 +26,9 @@ WORDS = 1000
 def prose(seed: int, sentences: int = 400) -> str:
     """Sentences of random words, no two alike."""
     draw = random.Random(seed)
-    lines = [" ".join(f"word{draw.randrange(WORDS)}" for _ in range(9)) + "." for _ in range(sentences)]
+    lines = [
+        " ".join(f"word{draw.randrange(WORDS)}" for _ in range(9)) + "." for _ in range(sentences)
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -79,7 +87,10 @@ def test_a_shifted_copy_inside_another_text_is_found(write: Any) -> None:
 
 def test_a_short_licence_in_both_is_allowed(write: Any) -> None:
     licence = prose(9, 8)
-    load_texts(selection_data=write("a.txt", licence + prose(1)), report_data=write("b.txt", licence + prose(2)))
+    load_texts(
+        selection_data=write("a.txt", licence + prose(1)),
+        report_data=write("b.txt", licence + prose(2)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +153,9 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.calls[1] == (("owner/name", None), {"split": "train", "streaming": True})
 
 
-def test_the_prefix_may_be_left_out_where_the_form_is_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefix_may_be_left_out_where_the_form_is_clear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hub = use_hub(monkeypatch, [{"text": "one"}])
     read_source("owner/name::test")
     assert hub.calls == [(("owner/name", None), {"split": "test", "streaming": True})]
@@ -164,7 +177,9 @@ def test_offline_only_the_cache_is_read(monkeypatch: pytest.MonkeyPatch) -> None
         ([{"label": 1}], "no column of text: got columns label"),
     ],
 )
-def test_hub_errors(monkeypatch: pytest.MonkeyPatch, outcome: list[dict[str, Any]] | Exception, message: str) -> None:
+def test_hub_errors(
+    monkeypatch: pytest.MonkeyPatch, outcome: list[dict[str, Any]] | Exception, message: str
+) -> None:
     use_hub(monkeypatch, outcome)
     with pytest.raises(DataError, match=message):
         read_source("hub/name")
@@ -188,7 +203,9 @@ def test_a_limit_is_met_where_tokens_are_long(tiny_tokenizer: Any) -> None:
 
 
 def test_too_short_a_text_says_how_many_tokens_are_wanted(tiny_tokenizer: Any) -> None:
-    with pytest.raises(DataError, match=r"the report text is too short: got 3 tokens, wanted at least 256"):
+    with pytest.raises(
+        DataError, match=r"the report text is too short: got 3 tokens, wanted at least 256"
+    ):
         token_ids("w1 w2 w3", tiny_tokenizer, name="the report text")
     assert len(token_ids("w1 w2 w3", tiny_tokenizer, least=2)) == 3
 

@@ -57,7 +57,9 @@ def test_a_part_is_what_a_search_would_cut(bundled: LoadedModel, tmp_path: Path)
     whole.write_text(bundled_text("selection"), encoding="utf-8")
     part.write_text(cut_in_three(bundled_text("selection"))[2], encoding="utf-8")
     cut = evaluate(bundled, data=str(whole), part="report", tokens=TOKENS)
-    assert cut["nll"] == pytest.approx(evaluate(bundled, data=str(part), tokens=TOKENS)["nll"], rel=1e-9)
+    assert cut["nll"] == pytest.approx(
+        evaluate(bundled, data=str(part), tokens=TOKENS)["nll"], rel=1e-9
+    )
     assert cut["data"].endswith("whole.txt (report part)")
 
 
@@ -67,7 +69,9 @@ def test_divergence_from_itself_is_zero(bundled: LoadedModel) -> None:
     assert result["against"] == "autocompress-demo"
 
 
-def test_models_of_other_vocabularies_are_not_compared(bundled: LoadedModel, tiny_llama: Any) -> None:
+def test_models_of_other_vocabularies_are_not_compared(
+    bundled: LoadedModel, tiny_llama: Any
+) -> None:
     other = LoadedModel(tiny_llama, bundled.tokenizer, "tiny", "")
     with pytest.raises(ModelError, match="vocabularies of 4096 and 96"):
         evaluate(bundled, against=other, tokens=TOKENS)
@@ -82,7 +86,9 @@ def test_models_of_other_vocabularies_are_not_compared(bundled: LoadedModel, tin
         ({"data": "no/such/file.txt"}, DataError, "no such data file"),
     ],
 )
-def test_bad_arguments(bundled: LoadedModel, settings: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_arguments(
+    bundled: LoadedModel, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         evaluate(bundled, **settings)
 
@@ -93,13 +99,17 @@ def test_json_is_all_that_stdout_holds(run: Callable[..., Any]) -> None:
     assert printed["model"] == "autocompress-demo"
 
 
-def test_table_and_mlflow(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_and_mlflow(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("autocompress.evaluation.tasks.run_tasks", lambda *_, **__: [_row()])
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    result = run("--tasks", "quiz", "--data", _file(tmp_path), "--tokens", str(TOKENS), "--tracking-uri", uri)
+    result = run(
+        "--tasks", "quiz", "--data", _file(tmp_path), "--tokens", str(TOKENS), "--tracking-uri", uri
+    )
     assert "quiz" in result.stdout
     assert "perplexity" in result.stdout
     assert f"Logged to {uri}" in result.stderr
@@ -109,23 +119,31 @@ def test_table_and_mlflow(run: Callable[..., Any], tmp_path: Path, monkeypatch: 
     assert logged.data.metrics["quiz/acc"] == 0.5
     assert logged.data.metrics["perplexity"] > 1
     assert logged.data.params["model"] == "autocompress-demo"
-    table = json.loads(Path(client.download_artifacts(logged.info.run_id, "tasks.json")).read_text())
+    table = json.loads(
+        Path(client.download_artifacts(logged.info.run_id, "tasks.json")).read_text()
+    )
     assert table["columns"][:3] == ["task", "metric", "value"]
     assert table["data"][0][:3] == ["quiz", "acc", 0.5]
     assert table["data"][0][table["columns"].index("stderr")] is None
 
 
-def test_tasks_alone_score_no_text(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_alone_score_no_text(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     logged: list[Any] = []
     monkeypatch.setattr("autocompress.evaluation.tasks.run_tasks", lambda *_, **__: [_row()])
-    monkeypatch.setattr("autocompress.tracking.evaluation_run.log_evaluation", lambda *a, **_: logged.append(a))
+    monkeypatch.setattr(
+        "autocompress.tracking.evaluation_run.log_evaluation", lambda *a, **_: logged.append(a)
+    )
     printed = json.loads(run("--tasks", "quiz", "--json").stdout)
     assert printed["perplexity"] is None
     assert printed["tasks"][0]["value"] == 0.5
     assert len(logged) == 1
 
 
-def test_a_store_that_fails_keeps_the_figures(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_keeps_the_figures(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any, **__: Any) -> str:
         raise StorageError("the evaluation was not logged")
 

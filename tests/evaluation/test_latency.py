@@ -38,17 +38,22 @@ def test_rounds_take_turns_and_the_first_of_each_is_dropped() -> None:
 
         return times
 
-    result = interleaved({"dense": run("dense", 90.0, 4.0), "other": run("other", 80.0, 2.0)}, rounds=2)
+    result = interleaved(
+        {"dense": run("dense", 90.0, 4.0), "other": run("other", 80.0, 2.0)}, rounds=2
+    )
     assert order == ["dense", "other"] * 3
     assert result == {"dense": Latency(4.0, 0.0), "other": Latency(2.0, 0.0)}
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_each_timed_token_is_one_step_with_the_cache(family: str, tiny_model: Callable[..., Any]) -> None:
+def test_each_timed_token_is_one_step_with_the_cache(
+    family: str, tiny_model: Callable[..., Any]
+) -> None:
     model = tiny_model(family)
     lengths: list[int] = []
     model.register_forward_pre_hook(
-        lambda _module, _arguments, options: lengths.append(options["input_ids"].shape[1]), with_kwargs=True
+        lambda _module, _arguments, options: lengths.append(options["input_ids"].shape[1]),
+        with_kwargs=True,
     )
     times = DecodeTimer(model, prompt_of(model, 8), tokens=5).times()
     assert len(times) == 5
@@ -60,11 +65,14 @@ def test_decoding_is_greedy_generation(tiny_llama: Any) -> None:
     prompt = prompt_of(tiny_llama, 8)
     seen: list[int] = []
     tiny_llama.register_forward_pre_hook(
-        lambda _module, _arguments, options: seen.append(int(options["input_ids"][0, -1])), with_kwargs=True
+        lambda _module, _arguments, options: seen.append(int(options["input_ids"][0, -1])),
+        with_kwargs=True,
     )
     DecodeTimer(tiny_llama, prompt, tokens=3).times()
     decoded = seen[1:]
-    expected = tiny_llama.generate(prompt[None], max_new_tokens=5, min_new_tokens=5, do_sample=False)[0, 8:]
+    expected = tiny_llama.generate(
+        prompt[None], max_new_tokens=5, min_new_tokens=5, do_sample=False
+    )[0, 8:]
     assert decoded == expected.tolist()
 
 
@@ -77,7 +85,10 @@ def test_a_slower_model_is_seen_to_be_slower(tiny_model: Callable[..., Any]) -> 
             ballast @ ballast
 
     slow.model.layers[0].register_forward_pre_hook(waste_time)
-    timers = {name: DecodeTimer(model, prompt_of(model, 8), 5).times for name, model in (("f", fast), ("s", slow))}
+    timers = {
+        name: DecodeTimer(model, prompt_of(model, 8), 5).times
+        for name, model in (("f", fast), ("s", slow))
+    }
     result = interleaved(timers, rounds=3)
     assert result["s"].median_ms > result["f"].median_ms
 

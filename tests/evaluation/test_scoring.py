@@ -66,7 +66,9 @@ def test_trained_model_against_brute_force(bundled: tuple[Any, Windows]) -> None
     weight = dense.model.layers[1].mlp.down_proj.weight
     kept = weight.data.clone()
     try:
-        weight.data = kept + 0.1 * kept.std() * torch.randn(kept.shape, generator=torch.Generator().manual_seed(0))
+        weight.data = kept + 0.1 * kept.std() * torch.randn(
+            kept.shape, generator=torch.Generator().manual_seed(0)
+        )
         damaged = score(dense, windows, teacher)
         kept_kl = _fp64_divergence(dense, windows, weight, kept)
     finally:
@@ -75,7 +77,9 @@ def test_trained_model_against_brute_force(bundled: tuple[Any, Windows]) -> None
     assert damaged.kl > 1e-4
 
 
-def _fp64_divergence(model: Any, windows: Windows, weight: torch.nn.Parameter, dense_weight: torch.Tensor) -> float:
+def _fp64_divergence(
+    model: Any, windows: Windows, weight: torch.nn.Parameter, dense_weight: torch.Tensor
+) -> float:
     """Divergence of the model as it is from itself with the dense weight put back."""
     total, damaged_weight = 0.0, weight.data
     with torch.inference_mode():
@@ -91,7 +95,10 @@ def _fp64_divergence(model: Any, windows: Windows, weight: torch.nn.Parameter, d
 @pytest.mark.parametrize("spread", [1.0, 5.0])
 def test_largest_probabilities_give_a_lower_bound(spread: float) -> None:
     vocabulary = scoring.TOP_K + 300
-    dense, other = BigramModel(random_table(vocabulary, 0, spread)), BigramModel(random_table(vocabulary, 1, spread))
+    dense, other = (
+        BigramModel(random_table(vocabulary, 0, spread)),
+        BigramModel(random_table(vocabulary, 1, spread)),
+    )
     windows = Windows(random_ids(80, vocabulary), 16)
     bounded = score(other, windows, Teacher.of(dense, windows, exact_vocabulary=0)).kl
     exact = brute_force(other, windows, dense)[1]
@@ -118,7 +125,11 @@ def test_a_teacher_serves_its_first_windows_too() -> None:
     teacher = Teacher.of(dense, windows)
     few = score(other, windows.first(2), teacher)
     assert few.kl == pytest.approx(brute_force(other, windows.first(2), dense)[1], rel=1e-3)
-    for others in (Windows(windows.ids, 8), Windows(windows.ids[1:], 16), Windows(windows.ids[:24], 16)):
+    for others in (
+        Windows(windows.ids, 8),
+        Windows(windows.ids[1:], 16),
+        Windows(windows.ids[:24], 16),
+    ):
         with pytest.raises(ValueError, match="other windows"):
             score(other, others, teacher)
 
@@ -133,7 +144,11 @@ def test_progress_counts_windows() -> None:
 
 def test_broken_predictions_are_outcomes() -> None:
     windows = Windows(random_ids(50, 9), 16)
-    nan = score(BigramModel(torch.full((9, 9), math.nan)), windows, Teacher.of(BigramModel(torch.zeros(9, 9)), windows))
+    nan = score(
+        BigramModel(torch.full((9, 9), math.nan)),
+        windows,
+        Teacher.of(BigramModel(torch.zeros(9, 9)), windows),
+    )
     assert math.isnan(nan.perplexity)
     assert math.isnan(nan.kl)
     table = torch.zeros(9, 9)
@@ -142,13 +157,17 @@ def test_broken_predictions_are_outcomes() -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
-def test_models_that_are_not_causal_are_refused(family: str, tiny_model: Callable[..., Any]) -> None:
+def test_models_that_are_not_causal_are_refused(
+    family: str, tiny_model: Callable[..., Any]
+) -> None:
     with pytest.raises(ModelError, match="causal language model"):
         score(tiny_model(family), Windows(random_ids(40, 90), 16))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "opt", "gemma2"])
-def test_causal_families_are_scored_as_by_their_own_loss(family: str, tiny_model: Callable[..., Any]) -> None:
+def test_causal_families_are_scored_as_by_their_own_loss(
+    family: str, tiny_model: Callable[..., Any]
+) -> None:
     model, ids = tiny_model(family), random_ids(32, 90)
     with torch.inference_mode():
         expected = model(input_ids=ids[None], labels=ids[None]).loss.item()

@@ -14,7 +14,11 @@ from autocompress.evaluation.tasks import run_tasks
 
 QUESTIONS = [
     {"prompt": "import os\nimport", "choices": [" sys", " return"], "answer": 0},
-    {"prompt": "def __init__(self, name):\n    self.name =", "choices": [" import", " name"], "answer": 1},
+    {
+        "prompt": "def __init__(self, name):\n    self.name =",
+        "choices": [" import", " name"],
+        "answer": 1,
+    },
     {"prompt": "for i in range(10", "choices": ["):", " def"], "answer": 1},
 ]
 
@@ -56,7 +60,9 @@ def task_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "completion.yaml").write_text(TASK_FILE.format(name="completion", data=data))
-    (folder / "lost.yaml").write_text(TASK_FILE.format(name="lost", data=tmp_path / "nothing.jsonl"))
+    (folder / "lost.yaml").write_text(
+        TASK_FILE.format(name="lost", data=tmp_path / "nothing.jsonl")
+    )
     return folder
 
 
@@ -66,17 +72,27 @@ def own_accuracy(loaded: Any) -> float:
     for question in QUESTIONS:
         sums = []
         for choice in question["choices"]:  # type: ignore[attr-defined]
-            whole = loaded.tokenizer(question["prompt"] + choice, add_special_tokens=False)["input_ids"]
+            whole = loaded.tokenizer(question["prompt"] + choice, add_special_tokens=False)[
+                "input_ids"
+            ]
             start = len(loaded.tokenizer(question["prompt"], add_special_tokens=False)["input_ids"])
             with torch.inference_mode():
                 logs = loaded.model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
-            sums.append(sum(logs[position - 1, whole[position]].item() for position in range(start, len(whole))))
+            sums.append(
+                sum(
+                    logs[position - 1, whole[position]].item()
+                    for position in range(start, len(whole))
+                )
+            )
         hits += sums.index(max(sums)) == question["answer"]
     return hits / len(QUESTIONS)
 
 
 def test_a_local_task_with_local_data(
-    loaded: Any, task_folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    loaded: Any,
+    task_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     state = torch.random.get_rng_state()
     rows = run_tasks(loaded.model, loaded.tokenizer, ["completion"], task_folder=task_folder)
@@ -94,7 +110,9 @@ def test_patterns_and_limits(loaded: Any, task_folder: Path) -> None:
 
 
 def test_missing_data_is_one_paragraph(loaded: Any, task_folder: Path) -> None:
-    with pytest.raises(DataError, match=r"task lost cannot be loaded.*paths from the current folder"):
+    with pytest.raises(
+        DataError, match=r"task lost cannot be loaded.*paths from the current folder"
+    ):
         run_tasks(loaded.model, loaded.tokenizer, ["lost"], task_folder=task_folder)
 
 
@@ -105,11 +123,15 @@ def test_unreachable_hub(loaded: Any, task_folder: Path, monkeypatch: pytest.Mon
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(DataError, match=r"cannot be reached \(Couldn't reach 'owner/name' on the Hub\)"):
+    with pytest.raises(
+        DataError, match=r"cannot be reached \(Couldn't reach 'owner/name' on the Hub\)"
+    ):
         run_tasks(loaded.model, loaded.tokenizer, ["completion"], task_folder=task_folder)
 
 
-def test_unknown_task_names_the_nearest(loaded: Any, task_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_task_names_the_nearest(
+    loaded: Any, task_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import lm_eval.tasks
 
     class LocalOnly(lm_eval.tasks.TaskManager):  # type: ignore[misc]

@@ -11,7 +11,9 @@ from autocompress.evaluation.windows import Windows, context_length
 
 
 @given(st.integers(2, 200), st.integers(2, 50), st.integers(1, 5))
-def test_windows_and_batches_hold_each_token_once(count: int, context: int, windows_per_batch: int) -> None:
+def test_windows_and_batches_hold_each_token_once(
+    count: int, context: int, windows_per_batch: int
+) -> None:
     windows = Windows(torch.arange(count), context)
     kept = torch.cat(list(windows))
     left_out = count - len(kept)
@@ -26,12 +28,19 @@ def test_windows_and_batches_hold_each_token_once(count: int, context: int, wind
 
 
 def test_a_window_larger_than_the_memory_limit_goes_alone() -> None:
-    assert [batch.shape for batch in Windows(torch.arange(20), 10).batches(1000, logit_bytes=1)] == [(1, 10), (1, 10)]
+    assert [
+        batch.shape for batch in Windows(torch.arange(20), 10).batches(1000, logit_bytes=1)
+    ] == [(1, 10), (1, 10)]
 
 
 def test_first_windows() -> None:
     windows = Windows(torch.arange(25), 10)
-    assert (len(windows), len(windows.first(2)), windows.first(2).tokens, len(windows.first(9))) == (3, 2, 18, 3)
+    assert (
+        len(windows),
+        len(windows.first(2)),
+        windows.first(2).tokens,
+        len(windows.first(9)),
+    ) == (3, 2, 18, 3)
 
 
 @pytest.mark.parametrize(("count", "context"), [(0, 8), (1, 8), (8, 1)])
@@ -49,7 +58,9 @@ def test_too_few_tokens(count: int, context: int) -> None:
         (transformers.BloomConfig(), 2048),
     ],
 )
-def test_context_is_the_configs_at_most_2048(config: transformers.PretrainedConfig, expected: int) -> None:
+def test_context_is_the_configs_at_most_2048(
+    config: transformers.PretrainedConfig, expected: int
+) -> None:
     class Model:
         pass
 

@@ -29,7 +29,12 @@ class TinyExport:
 
 
 def export_tiny(
-    model: Any, tokenizer: Any, inputs: dict[str, Any], out: Path, plan: Plan | None = None, **options: Any
+    model: Any,
+    tokenizer: Any,
+    inputs: dict[str, Any],
+    out: Path,
+    plan: Plan | None = None,
+    **options: Any,
 ) -> TinyExport:
     """Export a tiny model by a mixed plan, or by the given one."""
     loaded = LoadedModel(model, tokenizer, "tiny", fingerprint(model))

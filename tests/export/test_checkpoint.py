@@ -39,7 +39,9 @@ def exported(tiny_model, tiny_tokenizer, inputs_of, tmp_path):
 
 def _reload(tiny, folder=None, **options):
     loader = getattr(transformers, type(tiny.loaded.model).__name__)
-    model, report = loader.from_pretrained(folder or tiny.report.folder, output_loading_info=True, **options)
+    model, report = loader.from_pretrained(
+        folder or tiny.report.folder, output_loading_info=True, **options
+    )
     assert not any(report.values()), report
     return model
 
@@ -61,14 +63,19 @@ def test_the_reloaded_model_computes_exactly_the_same(family, dtype, exported, i
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bytes_on_disk_are_the_closed_form_tensor_for_tensor(family, exported):
     tiny = exported(family, torch.bfloat16)
-    sizes = {name: t.numel() * t.element_size() for name, t in load_file(tiny.report.folder / WEIGHTS).items()}
+    sizes = {
+        name: t.numel() * t.element_size()
+        for name, t in load_file(tiny.report.folder / WEIGHTS).items()
+    }
     assert tensor_bytes(tiny.report.folder) == sizes
     assert len(sizes) == tiny.report.tensors
     for spec in tiny.inventory.layers:
         method = tiny.plan[spec.name]
         if method != Keep():
             prefix = prefix_of(spec)
-            stored = {n.removeprefix(prefix): size for n, size in sizes.items() if n.startswith(prefix)}
+            stored = {
+                n.removeprefix(prefix): size for n, size in sizes.items() if n.startswith(prefix)
+            }
             assert stored == dict(stored_tensors(method, spec))
     assert sum(sizes.values()) == tiny.inventory.plan_bytes(tiny.plan)
     assert tiny.report.file_bytes == (tiny.report.folder / WEIGHTS).stat().st_size
@@ -79,7 +86,11 @@ def test_a_tensor_of_another_size_is_noticed(exported):
     sizes = tensor_bytes(tiny.report.folder)
     check_sizes(sizes, tiny.plan, tiny.inventory, tiny.loaded.model)
     name = next(iter(sizes))
-    for wrong in (sizes | {name: sizes[name] + 1}, sizes | {"more": 4}, {n: s for n, s in sizes.items() if n != name}):
+    for wrong in (
+        sizes | {name: sizes[name] + 1},
+        sizes | {"more": 4},
+        {n: s for n, s in sizes.items() if n != name},
+    ):
         with pytest.raises(StorageError, match="is not what its method stores"):
             check_sizes(wrong, tiny.plan, tiny.inventory, tiny.loaded.model)
 
@@ -88,7 +99,13 @@ def test_the_folder_is_complete(exported):
     tiny = exported("llama", measurement={"perplexity": 12.5, "text": "report"})
     folder = tiny.report.folder
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"config.json", "generation_config.json", "tokenizer.json", "recipe.yaml", "measurements.json"}
+    assert names >= {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "recipe.yaml",
+        "measurements.json",
+    }
     assert "model.safetensors" not in names
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
@@ -106,7 +123,10 @@ def test_the_package_loads_model_and_tokenizer(exported, inputs_of):
     model, tokenizer = autocompress.load(tiny.report.folder)
     assert torch.equal(_logits(model, inputs_of), tiny.logits)
     assert tokenizer("w1 w2")["input_ids"] == [4, 5]
-    assert load_model(str(tiny.report.folder)).fingerprint == load_model(str(tiny.report.folder)).fingerprint
+    assert (
+        load_model(str(tiny.report.folder)).fingerprint
+        == load_model(str(tiny.report.folder)).fingerprint
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "llama_untied", "t5"])
@@ -114,7 +134,10 @@ def test_generate_uses_its_cache(family, exported):
     model = _reload(exported(family))
     ids = torch.arange(3, 9)[None]
     options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids)}
-    assert torch.equal(model.generate(ids, use_cache=True, **options), model.generate(ids, use_cache=False, **options))
+    assert torch.equal(
+        model.generate(ids, use_cache=True, **options),
+        model.generate(ids, use_cache=False, **options),
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "t5"])
@@ -170,19 +193,25 @@ def test_tied_matrices_are_on_disk_once(exported):
     sizes = tensor_bytes(exported("t5").report.folder)
     assert not any(name.startswith(("lm_head", "encoder.embed", "decoder.embed")) for name in sizes)
     kept = exported("t5", plan=Plan(()), overwrite=True)
-    assert [name for name in tensor_bytes(kept.report.folder) if "embed_tokens" in name or "shared" in name] == [
-        "shared.weight"
-    ]
+    assert [
+        name
+        for name in tensor_bytes(kept.report.folder)
+        if "embed_tokens" in name or "shared" in name
+    ] == ["shared.weight"]
 
 
 def test_a_dense_model_is_dense_again_after_export(exported, inputs_of, tiny_model):
     tiny = exported("gpt2")
-    assert torch.equal(_logits(tiny.loaded.model, inputs_of), _logits(tiny_model("gpt2"), inputs_of))
+    assert torch.equal(
+        _logits(tiny.loaded.model, inputs_of), _logits(tiny_model("gpt2"), inputs_of)
+    )
     assert "quantization_config" not in tiny.loaded.model.config.to_dict()
 
 
 def test_large_models_are_written_in_several_files(exported, inputs_of, monkeypatch):
-    monkeypatch.setattr(checkpoint, "write_weights", lambda t, folder: write_weights(t, folder, largest_file=8000))
+    monkeypatch.setattr(
+        checkpoint, "write_weights", lambda t, folder: write_weights(t, folder, largest_file=8000)
+    )
     tiny = exported("llama")
     assert (tiny.report.folder / INDEX).is_file()
     assert len(weight_files(tiny.report.folder)) > 2
@@ -235,7 +264,10 @@ def test_damaged_exports_do_not_load(exported):
     config = json.loads((folder / "config.json").read_text())
     for change, message in (
         ({"version": 99}, "another version of autocompress"),
-        ({"recipe": {"version": 1, "layers": {"model.layers.9.up": {"method": "keep"}}}}, "no layer"),
+        (
+            {"recipe": {"version": 1, "layers": {"model.layers.9.up": {"method": "keep"}}}},
+            "no layer",
+        ),
         ({"nonsense": 1}, "nonsense"),
     ):
         (folder / "config.json").write_text(
@@ -255,10 +287,14 @@ def test_a_dense_model_is_not_quantized_on_the_fly(tiny_llama, tmp_path):
 def test_several_devices_are_refused(exported):
     folder = exported("llama").report.folder
     with pytest.raises((ConfigurationError, ValueError), match=r"several devices|accelerate"):
-        transformers.LlamaForCausalLM.from_pretrained(folder, device_map={"model": "cpu", "lm_head": "meta"})
+        transformers.LlamaForCausalLM.from_pretrained(
+            folder, device_map={"model": "cpu", "lm_head": "meta"}
+        )
 
 
-def test_every_applied_builder_result_can_be_exported_twice(tiny_llama, tiny_tokenizer, inputs_of, tmp_path):
+def test_every_applied_builder_result_can_be_exported_twice(
+    tiny_llama, tiny_tokenizer, inputs_of, tmp_path
+):
     """A search hands out the same built layers again and again."""
     workbench = Workbench(tiny_llama)
     build, built = builder(workbench), {}

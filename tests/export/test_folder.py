@@ -10,7 +10,10 @@ from tests.export.exporting import export_tiny
 
 
 def _tree(folder):
-    return {str(p.relative_to(folder)): p.read_text() if p.is_file() else None for p in folder.rglob("*")}
+    return {
+        str(p.relative_to(folder)): p.read_text() if p.is_file() else None
+        for p in folder.rglob("*")
+    }
 
 
 def _write(out, text="new", **options):
@@ -29,7 +32,12 @@ def test_a_folder_appears_with_its_parents(tmp_path):
     with whole_folder(out) as folder:
         (folder / "config.json").write_text("new")
         assert not out.exists()
-    assert _tree(tmp_path) == {"a": None, "a/b": None, "a/b/model": None, "a/b/model/config.json": "new"}
+    assert _tree(tmp_path) == {
+        "a": None,
+        "a/b": None,
+        "a/b/model": None,
+        "a/b/model/config.json": "new",
+    }
 
 
 def test_an_empty_folder_is_filled(tmp_path):
@@ -82,7 +90,9 @@ def test_a_full_disk_leaves_nothing(tiny_llama, tiny_tokenizer, inputs_of, tmp_p
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(StorageError, match=r"cannot be written.*Free some space"):
-            export_tiny(tiny_llama, tiny_tokenizer, inputs_of(tiny_llama), tmp_path / "new" / "model")
+            export_tiny(
+                tiny_llama, tiny_tokenizer, inputs_of(tiny_llama), tmp_path / "new" / "model"
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert _tree(tmp_path) == {}

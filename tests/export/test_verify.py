@@ -28,7 +28,10 @@ def test_a_fresh_process_sees_what_was_measured(tiny, windows):
     with workbench.applied(tiny.plan, builder(workbench)) as model:
         measured = score(model, windows)
     seen = verify_checkpoint(
-        tiny.report.folder, windows, perplexity=measured.perplexity, weight_bytes=tiny.report.weight_bytes
+        tiny.report.folder,
+        windows,
+        perplexity=measured.perplexity,
+        weight_bytes=tiny.report.weight_bytes,
     )
     assert seen.perplexity == pytest.approx(measured.perplexity, rel=1e-6)
     assert seen.tokens == measured.tokens == windows.tokens
@@ -36,10 +39,19 @@ def test_a_fresh_process_sees_what_was_measured(tiny, windows):
 
 @pytest.mark.parametrize(
     ("perplexity", "weight_bytes", "message"),
-    [(100.0, 1000, None), (100.009, 1000, None), (100.02, 1000, "perplexity 100"), (100.0, 1001, "another model")],
+    [
+        (100.0, 1000, None),
+        (100.009, 1000, None),
+        (100.02, 1000, "perplexity 100"),
+        (100.0, 1001, "another model"),
+    ],
 )
-def test_a_difference_is_an_error(perplexity, weight_bytes, message, windows, monkeypatch, tmp_path):
-    monkeypatch.setattr(verify, "score_in_fresh_process", lambda *_, **__: Verification(100.0, 96, 1000))
+def test_a_difference_is_an_error(
+    perplexity, weight_bytes, message, windows, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(
+        verify, "score_in_fresh_process", lambda *_, **__: Verification(100.0, 96, 1000)
+    )
     if message is None:
         verify_checkpoint(tmp_path, windows, perplexity=perplexity, weight_bytes=weight_bytes)
     else:
@@ -49,11 +61,15 @@ def test_a_difference_is_an_error(perplexity, weight_bytes, message, windows, mo
 
 @pytest.mark.parametrize("perplexity", [float("nan"), float("inf")])
 def test_figures_that_are_no_numbers_never_agree(perplexity, windows, monkeypatch, tmp_path):
-    monkeypatch.setattr(verify, "score_in_fresh_process", lambda *_, **__: Verification(100.0, 96, 1000))
+    monkeypatch.setattr(
+        verify, "score_in_fresh_process", lambda *_, **__: Verification(100.0, 96, 1000)
+    )
     with pytest.raises(StorageError, match="does not score what was measured"):
         verify_checkpoint(tmp_path, windows, perplexity=perplexity)
 
 
 def test_a_folder_that_does_not_load_is_an_error(windows, tmp_path):
-    with pytest.raises(StorageError, match=r"does not load in a fresh process: .*a folder without a model"):
+    with pytest.raises(
+        StorageError, match=r"does not load in a fresh process: .*a folder without a model"
+    ):
         verify_checkpoint(tmp_path, windows, perplexity=1.0)

@@ -42,7 +42,9 @@ def outcomes(tmp_path_factory):
     model, tokenizer = make_tiny_model("llama"), make_tiny_tokenizer()
     ids = torch.arange(3, 9)[None]
     export_tiny(model, tokenizer, {"input_ids": ids}, root / "exported")
-    transformers.AutoModelForCausalLM.from_pretrained(root / "exported").save_pretrained(root / "saved again")
+    transformers.AutoModelForCausalLM.from_pretrained(root / "exported").save_pretrained(
+        root / "saved again"
+    )
     model.save_pretrained(root / "dense")
     for folder in ("saved again", "dense"):
         tokenizer.save_pretrained(root / folder)
@@ -69,7 +71,10 @@ def test_an_exported_folder_is_an_error(loader, outcomes):
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_what_save_pretrained_wrote_is_an_error(loader, outcomes):
-    assert "RuntimeError: You set `ignore_mismatched_sizes` to `False`" in outcomes[f"saved again {loader}"]
+    assert (
+        "RuntimeError: You set `ignore_mismatched_sizes` to `False`"
+        in outcomes[f"saved again {loader}"]
+    )
 
 
 @pytest.mark.parametrize("loader", LOADERS)

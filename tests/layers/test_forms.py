@@ -26,7 +26,13 @@ def filled(layer: CompressedMatrix) -> CompressedMatrix:
 def million(form: str) -> CompressedMatrix:
     """A matrix of a million by a million: 4 TB if anything made it dense, or even a thousandth of it."""
     modes = (100, 100, 100)
-    settings = {"out_modes": modes, "in_modes": modes, "bits": 0, "bias": False, "dtype": torch.float32}
+    settings = {
+        "out_modes": modes,
+        "in_modes": modes,
+        "bits": 0,
+        "bias": False,
+        "dtype": torch.float32,
+    }
     if form == "tensor_train":
         return filled(TensorTrainMatrix(10**6, 10**6, ranks=(2, 2), **settings))
     return filled(TuckerMatrix(10**6, 10**6, ranks=(2,) * 6, **settings))

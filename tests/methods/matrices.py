@@ -13,7 +13,10 @@ from autocompress.records import Kind, LayerSpec, Role
 def gram(size: int, seed: int, *, decay: float = 1.0) -> Tensor:
     """A Gram matrix ``[n, n]`` of correlated vectors whose energy falls off over the directions."""
     generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(size, size, generator=generator) * torch.arange(1, size + 1).float().pow(-decay)[:, None]
+    mixing = (
+        torch.randn(size, size, generator=generator)
+        * torch.arange(1, size + 1).float().pow(-decay)[:, None]
+    )
     vectors = torch.randn(8 * size, size, generator=generator) @ mixing
     return vectors.T @ vectors / len(vectors)
 
@@ -27,7 +30,12 @@ def matrix(out_features: int, in_features: int, seed: int = 0) -> Tensor:
 
 
 def spec_of(
-    out_features: int, in_features: int, *, kind: Kind = Kind.LINEAR, dtype: str = "float32", bias: bool = False
+    out_features: int,
+    in_features: int,
+    *,
+    kind: Kind = Kind.LINEAR,
+    dtype: str = "float32",
+    bias: bool = False,
 ) -> LayerSpec:
     role = Role.EMBEDDING if kind is Kind.EMBEDDING else Role.UP
     return LayerSpec("block.matrix", role, kind, out_features, in_features, dtype=dtype, bias=bias)
@@ -35,8 +43,12 @@ def spec_of(
 
 def problem_of(spec: LayerSpec, *, metric: Metric | None = None, seed: int = 0) -> MatrixProblem:
     dtype = getattr(torch, spec.dtype)
-    bias = torch.randn(spec.out_features, generator=torch.Generator().manual_seed(seed + 1)).to(dtype)
-    return MatrixProblem(spec, matrix(*spec.shape, seed).to(dtype), metric, bias if spec.bias else None)
+    bias = torch.randn(spec.out_features, generator=torch.Generator().manual_seed(seed + 1)).to(
+        dtype
+    )
+    return MatrixProblem(
+        spec, matrix(*spec.shape, seed).to(dtype), metric, bias if spec.bias else None
+    )
 
 
 def linear_metric(out_features: int, in_features: int, seed: int = 0) -> Metric:
@@ -47,5 +59,10 @@ def linear_metric(out_features: int, in_features: int, seed: int = 0) -> Metric:
 def embedding_metric(vocabulary: int, hidden: int, seed: int = 0) -> Metric:
     """Two uses: a lookup with token frequencies, and a tied head with the diagonal of its output gradients."""
     generator = torch.Generator().manual_seed(seed)
-    counts, errors = torch.rand(vocabulary, generator=generator), torch.rand(vocabulary, generator=generator)
-    return Metric((Curvature(counts, gram(hidden, seed + 1)), Curvature(errors, gram(hidden, seed + 2))))
+    counts, errors = (
+        torch.rand(vocabulary, generator=generator),
+        torch.rand(vocabulary, generator=generator),
+    )
+    return Metric(
+        (Curvature(counts, gram(hidden, seed + 1)), Curvature(errors, gram(hidden, seed + 2)))
+    )

@@ -72,7 +72,9 @@ def cases() -> list[Case]:
 
 
 def metric_for(spec: LayerSpec) -> Metric:
-    return embedding_metric(*spec.shape) if spec.kind is Kind.EMBEDDING else linear_metric(*spec.shape)
+    return (
+        embedding_metric(*spec.shape) if spec.kind is Kind.EMBEDDING else linear_metric(*spec.shape)
+    )
 
 
 _BUILT: dict[Case, tuple[MatrixProblem, CompressedMatrix]] = {}
@@ -92,7 +94,9 @@ def built(case: Case) -> tuple[MatrixProblem, CompressedMatrix]:
     return _BUILT[case]
 
 
-def assert_same_map(layer: CompressedMatrix, x: Tensor, bias: Tensor | None, tolerance: float) -> None:
+def assert_same_map(
+    layer: CompressedMatrix, x: Tensor, bias: Tensor | None, tolerance: float
+) -> None:
     """The layer equals the linear map of its dense form, up to ``tolerance`` of the largest output."""
     y = layer(x)
     assert y.dtype == x.dtype
@@ -106,7 +110,9 @@ def assert_same_map(layer: CompressedMatrix, x: Tensor, bias: Tensor | None, tol
 
 def inputs(spec: LayerSpec, *leading: int) -> Tensor:
     generator = torch.Generator().manual_seed(sum(leading))
-    return torch.randn(*leading, spec.in_features, generator=generator).to(getattr(torch, spec.dtype))
+    return torch.randn(*leading, spec.in_features, generator=generator).to(
+        getattr(torch, spec.dtype)
+    )
 
 
 def test_every_method_has_an_example() -> None:
@@ -114,7 +120,9 @@ def test_every_method_has_an_example() -> None:
     assert all(EXAMPLES.values())
 
 
-def test_layer_is_the_map_of_its_dense_form(case: Case, built: tuple[MatrixProblem, CompressedMatrix]) -> None:
+def test_layer_is_the_map_of_its_dense_form(
+    case: Case, built: tuple[MatrixProblem, CompressedMatrix]
+) -> None:
     problem, layer = built
     for leading in ((), (3,), (2, 3), (2, 1, 3), (0,)):
         assert_same_map(layer, inputs(case.spec, *leading), problem.bias, DTYPES[case.spec.dtype])
@@ -125,7 +133,12 @@ def test_inputs_of_another_type_are_taken(
     case: Case, built: tuple[MatrixProblem, CompressedMatrix], dtype: torch.dtype
 ) -> None:
     problem, layer = built
-    assert_same_map(layer, inputs(case.spec, 4).to(dtype), problem.bias, 1e-5 if dtype == torch.float32 else 2e-2)
+    assert_same_map(
+        layer,
+        inputs(case.spec, 4).to(dtype),
+        problem.bias,
+        1e-5 if dtype == torch.float32 else 2e-2,
+    )
 
 
 def test_checker_of_the_map_can_fail() -> None:
@@ -140,24 +153,34 @@ def test_checker_of_the_map_can_fail() -> None:
         assert_same_map(layer, inputs(spec, 3), problem.bias, 1e-5)
 
 
-def test_rows_are_those_of_the_dense_form(case: Case, built: tuple[MatrixProblem, CompressedMatrix]) -> None:
+def test_rows_are_those_of_the_dense_form(
+    case: Case, built: tuple[MatrixProblem, CompressedMatrix]
+) -> None:
     _, layer = built
     dtype = getattr(torch, case.spec.dtype)
     dense = layer.to_dense()
     assert dense.dtype == torch.float32
     tolerance = DTYPES[case.spec.dtype] * float(dense.abs().max())
     last = case.spec.out_features - 1
-    for ids in (torch.tensor(last), torch.tensor([0, 3, 3]), torch.tensor([[0, 1, last], [last, 5, 0]])):
+    for ids in (
+        torch.tensor(last),
+        torch.tensor([0, 3, 3]),
+        torch.tensor([[0, 1, last], [last, 5, 0]]),
+    ):
         rows = layer.rows(ids)
         assert rows.shape == (*ids.shape, case.spec.in_features)
         assert rows.dtype == dtype
         torch.testing.assert_close(rows.float(), dense[ids], rtol=0, atol=tolerance)
 
 
-def test_predicted_bytes_are_the_stored_bytes(case: Case, built: tuple[MatrixProblem, CompressedMatrix]) -> None:
+def test_predicted_bytes_are_the_stored_bytes(
+    case: Case, built: tuple[MatrixProblem, CompressedMatrix]
+) -> None:
     _, layer = built
     state = layer.state_dict()
-    assert sum(tensor.numel() * tensor.element_size() for tensor in state.values()) == case.method.cost(case.spec)
+    assert sum(
+        tensor.numel() * tensor.element_size() for tensor in state.values()
+    ) == case.method.cost(case.spec)
     with torch.device("meta"):
         skeleton = case.method.skeleton(case.spec).state_dict()
     assert {name: (t.shape, t.dtype) for name, t in state.items()} == {
@@ -175,7 +198,9 @@ def test_floating_point_is_in_parameters_and_codes_in_buffers(
     assert all(buffer.dtype == torch.uint8 for buffer in layer.buffers())
 
 
-def test_saving_and_loading_is_exact(case: Case, built: tuple[MatrixProblem, CompressedMatrix], tmp_path: Path) -> None:
+def test_saving_and_loading_is_exact(
+    case: Case, built: tuple[MatrixProblem, CompressedMatrix], tmp_path: Path
+) -> None:
     _, layer = built
     save_file(layer.state_dict(), tmp_path / "layer.safetensors")
     fresh = method_from_dict(case.method.to_dict()).skeleton(case.spec)
@@ -192,7 +217,9 @@ def test_settings_survive_a_recipe(case: Case) -> None:
     assert str(again) == str(case.method)
 
 
-def test_fitting_twice_gives_the_same(case: Case, built: tuple[MatrixProblem, CompressedMatrix]) -> None:
+def test_fitting_twice_gives_the_same(
+    case: Case, built: tuple[MatrixProblem, CompressedMatrix]
+) -> None:
     _, layer = built
     again = case.method.build(problem_of(case.spec, metric=metric_for(case.spec)))
     for name, tensor in layer.state_dict().items():
@@ -201,7 +228,11 @@ def test_fitting_twice_gives_the_same(case: Case, built: tuple[MatrixProblem, Co
 
 def test_casting_the_model_leaves_codes_and_scales(case: Case) -> None:
     layer = case.method.build(problem_of(case.spec, metric=metric_for(case.spec)))
-    packed = {n: t.clone() for n, t in layer.state_dict().items() if n.split(".")[-1] in ("codes", "scales", "zeros")}
+    packed = {
+        n: t.clone()
+        for n, t in layer.state_dict().items()
+        if n.split(".")[-1] in ("codes", "scales", "zeros")
+    }
     layer.to(torch.bfloat16)
     for name, tensor in packed.items():
         assert torch.equal(layer.state_dict()[name], tensor)
@@ -218,12 +249,20 @@ def test_constant_matrices_are_stored(case: Case, constant: float) -> None:
     problem.weight.fill_(constant)
     dense = case.method.build(problem).to_dense()
     coarse = getattr(case.method, "bits", 0) == 4 and case.method.name in ("tensor_train", "tucker")
-    share = 0.5 if coarse else 0.05  # 4-bit noise in vectors that are not needed adds up over the cores
-    torch.testing.assert_close(dense, torch.full_like(dense, constant), rtol=0, atol=share * constant)
+    share = (
+        0.5 if coarse else 0.05
+    )  # 4-bit noise in vectors that are not needed adds up over the cores
+    torch.testing.assert_close(
+        dense, torch.full_like(dense, constant), rtol=0, atol=share * constant
+    )
 
 
-@pytest.mark.parametrize("case", [case for case in cases() if case.spec.kind is Kind.EMBEDDING], ids=str)
-def test_embedding_and_tied_head_share_one_matrix(case: Case, built: tuple[MatrixProblem, CompressedMatrix]) -> None:
+@pytest.mark.parametrize(
+    "case", [case for case in cases() if case.spec.kind is Kind.EMBEDDING], ids=str
+)
+def test_embedding_and_tied_head_share_one_matrix(
+    case: Case, built: tuple[MatrixProblem, CompressedMatrix]
+) -> None:
     _, layer = built
     dtype = getattr(torch, case.spec.dtype)
     embedding = CompressedEmbedding(layer, dtype=dtype)

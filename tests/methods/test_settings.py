@@ -34,11 +34,26 @@ from tests.methods.matrices import linear_metric, problem_of, spec_of
         ({"method": "svd", "rank": 0}, "at least 1"),
         ({"method": "svd", "rank": 4, "metric": "output"}, "plain, input, two_sided"),
         ({"method": "svd", "rank": 4, "bits": 2}, "one of 0, 8, 4"),
-        ({"method": "tensor_train", "ranks": 4, "out_modes": [4, 4], "in_modes": [4, 4]}, "a list of whole numbers"),
-        ({"method": "tensor_train", "ranks": [4], "out_modes": [], "in_modes": [4, 4]}, "a list of whole numbers"),
-        ({"method": "tensor_train", "ranks": [4, 4], "out_modes": [4, 4], "in_modes": [4, 4]}, "2 ranks"),
-        ({"method": "tensor_train", "ranks": [4], "out_modes": [4, 4], "in_modes": [4, 0]}, "got 0"),
-        ({"method": "tucker", "ranks": [4], "out_modes": [4, 4], "in_modes": [4, 4]}, "one per mode, 4"),
+        (
+            {"method": "tensor_train", "ranks": 4, "out_modes": [4, 4], "in_modes": [4, 4]},
+            "a list of whole numbers",
+        ),
+        (
+            {"method": "tensor_train", "ranks": [4], "out_modes": [], "in_modes": [4, 4]},
+            "a list of whole numbers",
+        ),
+        (
+            {"method": "tensor_train", "ranks": [4, 4], "out_modes": [4, 4], "in_modes": [4, 4]},
+            "2 ranks",
+        ),
+        (
+            {"method": "tensor_train", "ranks": [4], "out_modes": [4, 4], "in_modes": [4, 0]},
+            "got 0",
+        ),
+        (
+            {"method": "tucker", "ranks": [4], "out_modes": [4, 4], "in_modes": [4, 4]},
+            "one per mode, 4",
+        ),
     ],
 )
 def test_impossible_settings_are_named(data: dict[str, Any], message: str) -> None:
@@ -49,7 +64,10 @@ def test_impossible_settings_are_named(data: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (Quantize(4, 64), r"does not divide the 96 columns: got 64, wanted one of 8, 12, 16, 24, 32, 48, 96, or 0"),
+        (
+            Quantize(4, 64),
+            r"does not divide the 96 columns: got 64, wanted one of 8, 12, 16, 24, 32, 48, 96, or 0",
+        ),
         (Svd(65), "got 65, wanted at most 64"),
         (TensorTrain((4,), (8, 7), (12, 8)), r"out_modes do not fit the side of 64: .*\[8, 8\]"),
         (TensorTrain((4,), (8, 8), (12, 9)), "in_modes do not fit the side of 96"),

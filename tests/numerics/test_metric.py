@@ -14,14 +14,23 @@ def full(gram_or_diagonal: Tensor) -> Tensor:
 
 
 @settings(max_examples=30, deadline=None)
-@given(out=st.integers(1, 12), into=st.integers(1, 12), seed=st.integers(0, 1000), diagonal=st.booleans())
+@given(
+    out=st.integers(1, 12),
+    into=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+    diagonal=st.booleans(),
+)
 def test_damage_is_the_trace(out: int, into: int, seed: int, diagonal: bool) -> None:
     change = torch.randn(out, into, generator=torch.Generator().manual_seed(seed))
     rows, columns = gram(out, seed), gram(into, seed + 1)
     term = Curvature(rows.diagonal() if diagonal else rows, columns)
     other = Curvature(torch.linspace(0.1, 1.0, out), gram(into, seed + 2).diagonal())
-    brute = sum(0.5 * torch.trace(full(t.rows) @ change @ full(t.columns) @ change.T) for t in (term, other))
-    torch.testing.assert_close(Metric((term, other)).damage(change), float(brute), rtol=1e-4, atol=1e-6)
+    brute = sum(
+        0.5 * torch.trace(full(t.rows) @ change @ full(t.columns) @ change.T) for t in (term, other)
+    )
+    torch.testing.assert_close(
+        Metric((term, other)).damage(change), float(brute), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_damage_of_nothing_is_nothing() -> None:
@@ -37,14 +46,18 @@ def test_combined_grams_have_the_partial_traces_of_the_sum() -> None:
     for index in ("abac->bc", "abcb->ac"):
         expected = torch.einsum(index, summed.reshape(30, 8, 30, 8))
         got = torch.einsum(index, one.reshape(30, 8, 30, 8))
-        torch.testing.assert_close(got / got.trace(), expected / expected.trace(), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(
+            got / got.trace(), expected / expected.trace(), rtol=1e-4, atol=1e-7
+        )
 
 
 def test_root_and_inverse() -> None:
     columns = gram(12, 1).double()
     root, inverse = root_and_inverse(columns, shrinkage=0.0)
     torch.testing.assert_close(root @ root, columns)
-    torch.testing.assert_close(root @ inverse, torch.eye(12, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        root @ inverse, torch.eye(12, dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
     zero, _ = root_and_inverse(torch.zeros(3, 3), shrinkage=0.0)
     torch.testing.assert_close(zero, torch.eye(3, dtype=torch.float64))
 

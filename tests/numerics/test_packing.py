@@ -10,10 +10,15 @@ from autocompress.numerics.packing import PACKED_BITS, pack, packed_length, unpa
 
 @settings(max_examples=80, deadline=None)
 @given(
-    bits=st.sampled_from(PACKED_BITS), count=st.integers(1, 70), rows=st.integers(0, 5), seed=st.integers(0, 2**31 - 1)
+    bits=st.sampled_from(PACKED_BITS),
+    count=st.integers(1, 70),
+    rows=st.integers(0, 5),
+    seed=st.integers(0, 2**31 - 1),
 )
 def test_unpacking_undoes_packing(bits: int, count: int, rows: int, seed: int) -> None:
-    codes = torch.randint(0, 2**bits, (rows, count), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    codes = torch.randint(
+        0, 2**bits, (rows, count), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
     packed = pack(codes, bits)
     assert packed.dtype == torch.uint8
     assert packed.shape == (rows, packed_length(count, bits))

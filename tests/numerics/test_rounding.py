@@ -55,8 +55,12 @@ def test_clip_search_never_raises_the_weighted_error(bits: int, symmetric: bool)
     weight, importance = matrix(30, 64), torch.linspace(0.01, 1.0, 64)
     errors = []
     for clip in (True, False):
-        grid = find_grid(weight, bits=bits, group_size=16, symmetric=symmetric, importance=importance, clip=clip)
-        errors.append(float(((grid.dequantize(grid.round(weight)) - weight).square() * importance).sum()))
+        grid = find_grid(
+            weight, bits=bits, group_size=16, symmetric=symmetric, importance=importance, clip=clip
+        )
+        errors.append(
+            float(((grid.dequantize(grid.round(weight)) - weight).square() * importance).sum())
+        )
     assert errors[0] <= errors[1] * (1 + 1e-6)
     if bits <= 3:
         assert errors[0] < errors[1]
@@ -89,7 +93,9 @@ def test_scales_beyond_fp16_are_refused() -> None:
 def test_error_feedback_lowers_the_damage(bits: int, group_size: int) -> None:
     weight, columns = matrix(48, 64), gram(64, 3)
     metric = Metric((Curvature(torch.ones(48), columns),))
-    grid = find_grid(weight, bits=bits, group_size=group_size, symmetric=False, importance=columns.diagonal())
+    grid = find_grid(
+        weight, bits=bits, group_size=group_size, symmetric=False, importance=columns.diagonal()
+    )
     nearest = metric.damage(grid.dequantize(grid.round(weight)) - weight)
     feedback = metric.damage(grid.dequantize(round_with_feedback(weight, columns, grid)) - weight)
     assert feedback < 0.8 * nearest
@@ -106,7 +112,9 @@ def test_error_feedback_follows_the_published_recursion() -> None:
     """Against a direct transcription: one column at a time, the inverse Gram matrix shrunk by elimination."""
     weight, columns = matrix(6, 12), gram(12, 5)
     grid = find_grid(weight, bits=3, group_size=4, symmetric=False)
-    damped = columns.double() + 0.01 * columns.diagonal().mean().double() * torch.eye(12, dtype=torch.float64)
+    damped = columns.double() + 0.01 * columns.diagonal().mean().double() * torch.eye(
+        12, dtype=torch.float64
+    )
     inverse, rest = damped.inverse(), weight.double().clone()
     scale = grid.scale.double().repeat_interleave(4, 1)
     assert isinstance(grid.centre, Tensor)
@@ -140,7 +148,9 @@ def test_largest_group_divides_or_is_the_row() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("metric", [linear_metric(48, 64), embedding_metric(48, 64)], ids=["linear", "embedding"])
+@pytest.mark.parametrize(
+    "metric", [linear_metric(48, 64), embedding_metric(48, 64)], ids=["linear", "embedding"]
+)
 def test_refinement_never_raises_the_damage(metric: Metric, symmetric: bool) -> None:
     weight = matrix(48, 64)
     terms = row_terms(metric, weight.device)

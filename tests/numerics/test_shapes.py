@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.numerics.shapes import balanced_modes, fits, nearest_modes, train_rank_limits, tucker_rank_limits
+from autocompress.numerics.shapes import (
+    balanced_modes,
+    fits,
+    nearest_modes,
+    train_rank_limits,
+    tucker_rank_limits,
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -22,7 +28,13 @@ def test_balanced_modes_cover_the_side_without_waste(size: int, order: int) -> N
 
 @pytest.mark.parametrize(
     ("size", "order", "modes"),
-    [(4096, 3, (16, 16, 16)), (4096, 2, (64, 64)), (704, 3, (8, 8, 11)), (256, 2, (16, 16)), (768, 3, (8, 8, 12))],
+    [
+        (4096, 3, (16, 16, 16)),
+        (4096, 2, (64, 64)),
+        (704, 3, (8, 8, 11)),
+        (256, 2, (16, 16)),
+        (768, 3, (8, 8, 12)),
+    ],
 )
 def test_known_factorisations(size: int, order: int, modes: tuple[int, ...]) -> None:
     assert balanced_modes(size, order) == modes
@@ -45,15 +57,27 @@ def test_corrected_modes_fit(size: int, wanted: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("size", "wanted", "modes"),
-    [(4096, (16, 16, 16), (16, 16, 16)), (4096, (16, 16, 15), (16, 16, 16)), (4096, (16, 16, 32), (16, 16, 16))],
+    [
+        (4096, (16, 16, 16), (16, 16, 16)),
+        (4096, (16, 16, 15), (16, 16, 16)),
+        (4096, (16, 16, 32), (16, 16, 16)),
+    ],
 )
-def test_corrected_modes_stay_near(size: int, wanted: tuple[int, ...], modes: tuple[int, ...]) -> None:
+def test_corrected_modes_stay_near(
+    size: int, wanted: tuple[int, ...], modes: tuple[int, ...]
+) -> None:
     assert sorted(nearest_modes(size, wanted)) == sorted(modes)
 
 
 @pytest.mark.parametrize(
     ("size", "modes", "covers"),
-    [(12, (3, 4), True), (11, (3, 4), True), (8, (3, 4), False), (13, (3, 4), False), (1, (1,), True)],
+    [
+        (12, (3, 4), True),
+        (11, (3, 4), True),
+        (8, (3, 4), False),
+        (13, (3, 4), False),
+        (1, (1,), True),
+    ],
 )
 def test_fits(size: int, modes: tuple[int, ...], covers: bool) -> None:
     assert fits(size, modes) is covers

@@ -7,15 +7,28 @@ from autocompress.methods.svd import Svd
 from autocompress.numerics.factor_rounding import refit_left, round_factors
 from autocompress.numerics.metric import Curvature, Metric, apply_gram, root_and_inverse
 from autocompress.numerics.svd import decompose, grams_of, shrunk
-from tests.methods.matrices import embedding_metric, gram, linear_metric, matrix, problem_of, spec_of
+from tests.methods.matrices import (
+    embedding_metric,
+    gram,
+    linear_metric,
+    matrix,
+    problem_of,
+    spec_of,
+)
 
 SHAPES = [(40, 24), (24, 40), (30, 30)]
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_squared_error_is_the_sum_of_the_discarded_squares(shape: tuple[int, int], diagonal: bool) -> None:
-    weight, rows, columns = matrix(*shape), gram(shape[0], 1, decay=0.3), gram(shape[1], 2, decay=0.3)
+def test_squared_error_is_the_sum_of_the_discarded_squares(
+    shape: tuple[int, int], diagonal: bool
+) -> None:
+    weight, rows, columns = (
+        matrix(*shape),
+        gram(shape[0], 1, decay=0.3),
+        gram(shape[1], 2, decay=0.3),
+    )
     if diagonal:
         rows = rows.diagonal()
     spectrum = decompose(weight, rows, columns)
@@ -23,7 +36,9 @@ def test_squared_error_is_the_sum_of_the_discarded_squares(shape: tuple[int, int
         change = (spectrum.left[:rank].T @ spectrum.right[:rank] - weight).double()
         weighted = apply_gram(shrunk(rows, 1e-3), apply_gram(shrunk(columns, 1e-3), change.T).T)
         error, total = float((weighted * change).sum()), float(spectrum.values.square().sum())
-        torch.testing.assert_close(error, float(spectrum.values[rank:].square().sum()), rtol=1e-4, atol=1e-8 * total)
+        torch.testing.assert_close(
+            error, float(spectrum.values[rank:].square().sum()), rtol=1e-4, atol=1e-8 * total
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -32,14 +47,18 @@ def test_values_are_those_of_the_whitened_matrix(shape: tuple[int, int]) -> None
     left, _ = root_and_inverse(rows, shrinkage=1e-3)
     right, _ = root_and_inverse(columns, shrinkage=1e-3)
     oracle = torch.linalg.svdvals(left @ weight.double() @ right)
-    torch.testing.assert_close(decompose(weight, rows, columns).values, oracle, rtol=1e-6, atol=1e-7 * float(oracle[0]))
+    torch.testing.assert_close(
+        decompose(weight, rows, columns).values, oracle, rtol=1e-6, atol=1e-7 * float(oracle[0])
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_full_rank_is_exact(shape: tuple[int, int]) -> None:
     weight = matrix(*shape)
     spectrum = decompose(weight, gram(shape[0], 1), gram(shape[1], 2))
-    torch.testing.assert_close(spectrum.left.T @ spectrum.right, weight, rtol=0, atol=1e-5 * float(weight.abs().max()))
+    torch.testing.assert_close(
+        spectrum.left.T @ spectrum.right, weight, rtol=0, atol=1e-5 * float(weight.abs().max())
+    )
 
 
 def test_plain_is_the_truncated_svd() -> None:
@@ -47,7 +66,9 @@ def test_plain_is_the_truncated_svd() -> None:
     u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
     spectrum = decompose(weight, torch.ones(40), torch.ones(24))
     expected = (u[:, :7] * s[:7]) @ vh[:7]
-    torch.testing.assert_close(spectrum.left[:7].T @ spectrum.right[:7], expected.float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        spectrum.left[:7].T @ spectrum.right[:7], expected.float(), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -99,8 +120,12 @@ def test_rounding_factors_together_beats_rounding_them_apart(bits: int) -> None:
     metric = Metric((Curvature(torch.ones(64), columns),))
     spectrum = decompose(weight, torch.ones(64), columns)
     left, right = spectrum.left[:12], spectrum.right[:12]
-    (left_grid, left_codes), (right_grid, right_codes) = round_factors(weight, right, columns, bits=bits, groups=(0, 0))
+    (left_grid, left_codes), (right_grid, right_codes) = round_factors(
+        weight, right, columns, bits=bits, groups=(0, 0)
+    )
     together = left_grid.dequantize(left_codes).T @ right_grid.dequantize(right_codes)
-    apart = left_grid.dequantize(left_grid.round(left)).T @ right_grid.dequantize(right_grid.round(right))
+    apart = left_grid.dequantize(left_grid.round(left)).T @ right_grid.dequantize(
+        right_grid.round(right)
+    )
     exact = metric.damage(left.T @ right - weight)
     assert exact * (1 - 1e-2) <= metric.damage(together - weight) < metric.damage(apart - weight)

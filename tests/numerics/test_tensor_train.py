@@ -12,7 +12,12 @@ from autocompress.methods.tucker import Tucker
 from autocompress.numerics.kronecker import kronecker_roots
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.numerics.shapes import train_rank_limits
-from autocompress.numerics.tensor_train import decompose_matrix_train, decompose_train, fold_pairs, train_to_matrix
+from autocompress.numerics.tensor_train import (
+    decompose_matrix_train,
+    decompose_train,
+    fold_pairs,
+    train_to_matrix,
+)
 from tests.methods.matrices import embedding_metric, linear_metric, matrix, problem_of, spec_of
 
 
@@ -31,9 +36,13 @@ def unfolding_tails(tensor: torch.Tensor, ranks: tuple[int, ...]) -> list[float]
     ranks=st.lists(st.integers(1, 6), min_size=3, max_size=3),
     seed=st.integers(0, 1000),
 )
-def test_error_is_the_sum_of_the_cuts_and_within_the_bound(modes: list[int], ranks: list[int], seed: int) -> None:
+def test_error_is_the_sum_of_the_cuts_and_within_the_bound(
+    modes: list[int], ranks: list[int], seed: int
+) -> None:
     tensor = torch.randn(modes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    kept = tuple(min(r, limit) for r, limit in zip(ranks, train_rank_limits(tuple(modes)), strict=False))
+    kept = tuple(
+        min(r, limit) for r, limit in zip(ranks, train_rank_limits(tuple(modes)), strict=False)
+    )
     cores, errors = decompose_train(tensor, kept)
     dense = cores[0]
     for core in cores[1:]:
@@ -44,12 +53,16 @@ def test_error_is_the_sum_of_the_cuts_and_within_the_bound(modes: list[int], ran
     assert max(tails) * (1 - 1e-9) - 1e-9 <= error <= sum(tails) * (1 + 1e-9) + 1e-9
 
 
-@pytest.mark.parametrize(("out_modes", "in_modes"), [((4, 5), (3, 6)), ((2, 3, 4), (3, 2, 3)), ((23,), (17,))])
+@pytest.mark.parametrize(
+    ("out_modes", "in_modes"), [((4, 5), (3, 6)), ((2, 3, 4), (3, 2, 3)), ((23,), (17,))]
+)
 def test_full_ranks_are_exact(out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> None:
     weight = matrix(math.prod(out_modes) - 1, math.prod(in_modes) - 1)
     ranks = train_rank_limits(tuple(o * i for o, i in zip(out_modes, in_modes, strict=True)))
     scales = [[torch.linspace(0.5, 1.5, n) for n in modes] for modes in (out_modes, in_modes)]
-    cores = decompose_matrix_train(weight, ranks, out_modes, in_modes, out_scales=scales[0], in_scales=scales[1])
+    cores = decompose_matrix_train(
+        weight, ranks, out_modes, in_modes, out_scales=scales[0], in_scales=scales[1]
+    )
     dense = train_to_matrix(cores)[: weight.shape[0], : weight.shape[1]]
     torch.testing.assert_close(dense, weight, rtol=0, atol=1e-5)
 
@@ -58,7 +71,9 @@ def test_a_kronecker_product_has_rank_one() -> None:
     parts = [matrix(4, 3, seed=1), matrix(5, 2, seed=2), matrix(3, 4, seed=3)]
     weight = torch.kron(torch.kron(parts[0], parts[1]), parts[2])
     cores = decompose_matrix_train(weight, (1, 1), (4, 5, 3), (3, 2, 4))
-    torch.testing.assert_close(train_to_matrix(cores), weight, rtol=0, atol=1e-9 + 1e-6 * float(weight.abs().max()))
+    torch.testing.assert_close(
+        train_to_matrix(cores), weight, rtol=0, atol=1e-9 + 1e-6 * float(weight.abs().max())
+    )
     assert fold_pairs(weight, (4, 5, 3), (3, 2, 4)).shape == (12, 10, 12)
 
 
@@ -98,4 +113,6 @@ def test_the_metric_never_makes_a_fit_worse(form: type[TensorTrain] | type[Tucke
         problem = problem_of(spec, metric=metric)
         method = form.uniform(spec.shape, order=2, rank=4)
         plain = method.build(problem_of(spec)).to_dense()
-        assert problem.damage(method.build(problem).to_dense()) <= problem.damage(plain) * (1 + 1e-5)
+        assert problem.damage(method.build(problem).to_dense()) <= problem.damage(plain) * (
+            1 + 1e-5
+        )

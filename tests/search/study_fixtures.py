@@ -27,7 +27,9 @@ LINEAR_LAYERS = {
 
 
 def llama_specs(depth: int = 4) -> tuple[LayerSpec, ...]:
-    embedding = LayerSpec("model.embed_tokens", Role.EMBEDDING, Kind.EMBEDDING, 4096, 256, tied=("lm_head",))
+    embedding = LayerSpec(
+        "model.embed_tokens", Role.EMBEDDING, Kind.EMBEDDING, 4096, 256, tied=("lm_head",)
+    )
     linear = [
         LayerSpec(f"model.layers.{block}.{name}", role, Kind.LINEAR, rows, columns, depth=block)
         for block in range(depth)
@@ -42,12 +44,22 @@ SPECS = llama_specs()
 def uniform_plan(method: Method, **others: Method) -> Plan:
     """``method`` everywhere, except for layers whose name ends as the keyword says."""
     return Plan.of(
-        {spec.name: next((other for end, other in others.items() if spec.name.endswith(end)), method) for spec in SPECS}
+        {
+            spec.name: next(
+                (other for end, other in others.items() if spec.name.endswith(end)), method
+            )
+            for spec in SPECS
+        }
     )
 
 
 def measurement(
-    rise: float, size: int, latency_ms: float | None, plan: Plan | None = None, *, text: str = "selection"
+    rise: float,
+    size: int,
+    latency_ms: float | None,
+    plan: Plan | None = None,
+    *,
+    text: str = "selection",
 ) -> Measurement:
     dense = SELECTION_PERPLEXITY if text == "selection" else REPORT_PERPLEXITY
     return Measurement(
@@ -87,19 +99,30 @@ def trial(
         plan=plan,
         bytes=size,
         selection=measurement(rise, size, latency_ms, plan) if done else None,
-        report=measurement(rise, size, latency_ms, plan, text="report") if done and report else None,
+        report=measurement(rise, size, latency_ms, plan, text="report")
+        if done and report
+        else None,
         seconds=3.2,
         **fields,
     )
 
 
-def study_of(*trials: TrialRecord, limits: Limits | None = None, folder: Path = Path("runs/fixture")) -> StudyRecord:
+def study_of(
+    *trials: TrialRecord, limits: Limits | None = None, folder: Path = Path("runs/fixture")
+) -> StudyRecord:
     return StudyRecord(
         name=folder.name,
         folder=folder,
         model="autocompress-demo",
         fingerprint="0123456789abcdef",
-        settings={"budget": "10x", "seed": 0, "sampler": "tpe", "trials": 24, "space": "default", "dtype": "float32"},
+        settings={
+            "budget": "10x",
+            "seed": 0,
+            "sampler": "tpe",
+            "trials": 24,
+            "space": "default",
+            "dtype": "float32",
+        },
         limits=limits or Limits(DENSE_BYTES // 10, None),
         specs=SPECS,
         skipped=(Skipped("model.norm", "not a matrix"),),
@@ -135,14 +158,21 @@ SEARCHED = (
 def realistic_study(folder: Path = Path("runs/llama-10x"), *, finished: bool = True) -> StudyRecord:
     """Twenty-four trials: hand-written plans, an allocation sweep, knobs around it, one infeasible, one failed."""
     trials = [
-        trial(number, rise, size, time, plan=uniform_plan(method), label=label, phase="hand-written")
+        trial(
+            number, rise, size, time, plan=uniform_plan(method), label=label, phase="hand-written"
+        )
         for number, (rise, size, time, method, label) in enumerate(HAND_WRITTEN)
     ]
     for rise, size, time, rank, label in SEARCHED:
         plan = uniform_plan(
-            Quantize(bits=3), embed_tokens=Quantize(bits=4), up_proj=Svd(rank=8 * rank, bits=8), k_proj=Keep()
+            Quantize(bits=3),
+            embed_tokens=Quantize(bits=4),
+            up_proj=Svd(rank=8 * rank, bits=8),
+            k_proj=Keep(),
         )
-        trials.append(trial(len(trials), rise, size, time, plan=plan, label=label, phase="allocation"))
+        trials.append(
+            trial(len(trials), rise, size, time, plan=plan, label=label, phase="allocation")
+        )
     for step in range(8):
         size = 1_250_000 + 97_000 * step
         rise = 0.07 * (1_600_000 / size) ** 4.2 * (1.02 if step == 3 else 1.25)
@@ -166,7 +196,9 @@ def with_reports(study: StudyRecord) -> StudyRecord:
     for each in study.trials:
         if each.number in numbers and each.selection is not None:
             rise = math.log(each.selection.perplexity / SELECTION_PERPLEXITY)
-            report = measurement(rise, each.bytes, each.selection.latency_ms, each.plan, text="report")
+            report = measurement(
+                rise, each.bytes, each.selection.latency_ms, each.plan, text="report"
+            )
             each = replace(each, report=report)
         trials.append(each)
     return replace(study, trials=tuple(trials))

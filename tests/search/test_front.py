@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
 from autocompress.search.against_dense import shown_perplexity
 from autocompress.search.dominance import LATENCY_TOLERANCE, area_below, knee_of
-from autocompress.search.front import finalists, front_of, front_to_dict, gain_over_hand_written, hypervolume, pick
+from autocompress.search.front import (
+    finalists,
+    front_of,
+    front_to_dict,
+    gain_over_hand_written,
+    hypervolume,
+    pick,
+)
 from autocompress.units import Limits
 from tests.search.study_fixtures import DENSE_BYTES, realistic_study, study_of, trial
 
@@ -43,7 +50,9 @@ def beaten(point, others):
 @given(POINTS)
 def test_front_equals_brute_force(points):
     rows = [(*point, number) for number, point in enumerate(points)]
-    expected = {row[3] for row in rows if not beaten(row, [other for other in rows if other is not row])}
+    expected = {
+        row[3] for row in rows if not beaten(row, [other for other in rows if other is not row])
+    }
     front = front_of(study_with(points))
     assert {each.number for each in front} == expected
     assert front
@@ -78,7 +87,9 @@ def test_a_plan_measured_twice_appears_once_with_its_report():
 def test_report_measurements_do_not_change_the_front():
     study = realistic_study(finished=False)
     swapped = tuple(
-        replace(t, report=replace(t.selection, perplexity=1.0, text="report")) if t.number == 5 else t
+        replace(t, report=replace(t.selection, perplexity=1.0, text="report"))
+        if t.number == 5
+        else t
         for t in study.trials
     )
     numbers = [each.number for each in front_of(study)]
@@ -113,7 +124,10 @@ def test_best_under_a_latency_limit_may_lie_off_the_front():
 def test_other_ways_to_pick():
     study = realistic_study()
     assert pick(study, "smallest").label == "allocated 20x"
-    assert pick(study, "fastest").label == "uniform svd 10x" or pick(study, "fastest").label == "allocated 20x"
+    assert (
+        pick(study, "fastest").label == "uniform svd 10x"
+        or pick(study, "fastest").label == "allocated 20x"
+    )
     assert pick(study, "3").number == pick(study, "#3").number == 3
     knee = pick(study, "knee")
     assert 1_300_000 <= knee.bytes <= 3_400_000
@@ -137,7 +151,9 @@ def test_perplexity_limit_means_what_the_table_shows():
 
 @pytest.mark.parametrize("how", ["best", "knee", "smallest", "fastest"])
 def test_nothing_within_the_limits_names_the_nearest(how):
-    with pytest.raises(BudgetUnreachable, match=r"at most 100 kB.*nearest is trial 13 \(allocated 20x\): 796 kB"):
+    with pytest.raises(
+        BudgetUnreachable, match=r"at most 100 kB.*nearest is trial 13 \(allocated 20x\): 796 kB"
+    ):
         pick(realistic_study(), how, max_bytes=100_000)
 
 
@@ -145,7 +161,9 @@ def test_unknown_trials_and_words():
     study = realistic_study()
     with pytest.raises(StudyError, match=r"has no trial 99.*one of 0, 1, 2"):
         pick(study, "99")
-    with pytest.raises(StudyError, match=r"trial 23 of study llama-10x was not measured: got failed.*out of memory"):
+    with pytest.raises(
+        StudyError, match=r"trial 23 of study llama-10x was not measured: got failed.*out of memory"
+    ):
         pick(study, "23")
     with pytest.raises(ConfigurationError, match="got 'nicest', wanted best, knee"):
         pick(study, "nicest")
@@ -193,7 +211,18 @@ def test_front_as_json():
     assert data["best"]["meets_budget"] is True
     assert data["gain"]["hand_written"] == 2
     assert len(data["front"]) == len(front_of(study))
-    keys = {"trial", "label", "phase", "perplexity", "kl", "bytes", "ratio", "ratio_bf16", "latency_ms", "recipe"}
+    keys = {
+        "trial",
+        "label",
+        "phase",
+        "perplexity",
+        "kl",
+        "bytes",
+        "ratio",
+        "ratio_bf16",
+        "latency_ms",
+        "recipe",
+    }
     for point in (*data["front"], data["best"], data["knee"]):
         assert keys | {"meets_budget", "hand_written", "text"} <= point.keys()
         assert point["text"] == "report"
@@ -207,4 +236,7 @@ def test_front_as_json_before_anything_was_measured_or_reported():
     assert {point["text"] for point in points} == {"selection"}
     nan = trial(0, 0.1, 1_000_000)
     nan = replace(nan, report=replace(nan.selection, kl=math.nan, text="report"))
-    assert json.loads(json.dumps(front_to_dict(study_of(nan)), allow_nan=False))["front"][0]["kl"] is None
+    assert (
+        json.loads(json.dumps(front_to_dict(study_of(nan)), allow_nan=False))["front"][0]["kl"]
+        is None
+    )

@@ -14,7 +14,9 @@ from autocompress.search.recipe_summary import bits_per_weight, methods_by_role,
 from autocompress.units import Limits
 from tests.search.study_fixtures import SPECS, realistic_study, study_of, trial
 
-EXTERNAL = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)\s*=\s*[\"']?(?:https?:)?//", re.IGNORECASE)
+EXTERNAL = re.compile(
+    r"<(?:script|link|img)[^>]*(?:src|href)\s*=\s*[\"']?(?:https?:)?//", re.IGNORECASE
+)
 
 
 def test_external_checker_can_fail():
@@ -64,7 +66,12 @@ def test_every_measured_plan_is_in_the_picture_once():
     assert sorted(dot.trial.number for dot in picture.dots) == [t.number for t in study.complete]
     shown = [x for trace in front_figure(study).data if trace.mode == "markers" for x in trace.x]
     assert len(shown) == len(study.complete) + 1
-    hollow = [x for trace in front_figure(study).data if "selection text" in (trace.name or "") for x in trace.x]
+    hollow = [
+        x
+        for trace in front_figure(study).data
+        if "selection text" in (trace.name or "")
+        for x in trace.x
+    ]
     assert sorted(hollow) == sorted(t.bytes for t in study.complete if t.report is None)
     heights = [dot.height for dot in picture.front_line]
     assert heights == sorted(heights, reverse=True)
@@ -74,7 +81,9 @@ def test_every_measured_plan_is_in_the_picture_once():
 def test_names_are_escaped(tmp_path):
     study = realistic_study()
     trials = (replace(study.trials[0], label="<script>alert(1)</script>"), *study.trials[1:])
-    text = write_front_html(replace(study, name="<b>x", trials=trials), tmp_path / "f.html").read_text()
+    text = write_front_html(
+        replace(study, name="<b>x", trials=trials), tmp_path / "f.html"
+    ).read_text()
     assert "<script>alert" not in text
     assert "<title>&lt;b&gt;x</title>" in text
 
@@ -96,4 +105,6 @@ def test_recipe_in_short():
     assert recipe_lines(SPECS, plan, most=3)[-1] == "and 4 more roles"
     assert all(len(line) <= 20 for line in recipe_lines(SPECS, plan, width=20))
     assert bits_per_weight(SPECS, study.trials[0].plan) == pytest.approx(8.25, abs=0.5)
-    assert methods_by_role(SPECS, type(plan).of({SPECS[1].name: plan[SPECS[1].name]}))["query"].startswith("3 keep, 1 ")
+    assert methods_by_role(SPECS, type(plan).of({SPECS[1].name: plan[SPECS[1].name]}))[
+        "query"
+    ].startswith("3 keep, 1 ")

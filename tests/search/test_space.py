@@ -42,7 +42,9 @@ def linear(rows: int, columns: int, dtype: str = "float32", bias: bool = False) 
 sizes = st.integers(4, 300)
 
 
-@given(rows=sizes, columns=sizes, dtype=st.sampled_from(["float32", "bfloat16"]), bias=st.booleans())
+@given(
+    rows=sizes, columns=sizes, dtype=st.sampled_from(["float32", "bfloat16"]), bias=st.booleans()
+)
 def test_options_fit_are_distinct_and_smaller_than_keeping(rows, columns, dtype, bias):
     spec = linear(rows, columns, dtype, bias)
     options = Space("all", ALL).options(spec)
@@ -65,7 +67,11 @@ def test_aligned_rank_is_the_largest_multiple_of_eight_below(rank):
 
 
 def test_group_sizes_that_do_not_divide_are_left_out():
-    sizes = {method.group_size for method in Space("q", (QUANTIZE,)).options(DOWN) if isinstance(method, Quantize)}
+    sizes = {
+        method.group_size
+        for method in Space("q", (QUANTIZE,)).options(DOWN)
+        if isinstance(method, Quantize)
+    }
     assert sizes == {64, 0}  # 704 = 11 * 64
 
 
@@ -75,7 +81,9 @@ def test_a_group_as_long_as_the_row_is_the_row():
 
 
 def test_whole_ranks_are_taken_as_written_and_fractions_are_of_the_smaller_side():
-    options = Space("s", (SvdFamily(Ranks(whole=(13,), fractions=(0.29,))),)).options(linear(100, 200))
+    options = Space("s", (SvdFamily(Ranks(whole=(13,), fractions=(0.29,))),)).options(
+        linear(100, 200)
+    )
     assert options == (Keep(), Svd(24), Svd(13))
 
 
@@ -94,7 +102,9 @@ def test_first_matching_rule_decides_alone():
         Rule(Match(blocks=("attention",)), methods=("svd",)),
     )
     space = Space("rules", ALL, rules=rules)
-    assert {type(method) for method in space.options(BY_NAME["model.layers.1.self_attn.q_proj"])} == {Svd}
+    assert {
+        type(method) for method in space.options(BY_NAME["model.layers.1.self_attn.q_proj"])
+    } == {Svd}
     first = space.options(QUERY)
     assert {method.bits for method in first if isinstance(method, Quantize)} == {8}
     assert Keep() in first
@@ -135,23 +145,31 @@ def test_pinned_method_is_the_only_option():
 
 def test_pinned_method_that_does_not_fit_names_the_layer():
     space = Space("pin", ALL, rules=(Rule(Match(roles=(Role.DOWN,)), pin=Quantize(4, 128)),))
-    with pytest.raises(MethodError, match=r"layers\.0\.mlp\.down_proj .*pinned to quantize 4 bit g128"):
+    with pytest.raises(
+        MethodError, match=r"layers\.0\.mlp\.down_proj .*pinned to quantize 4 bit g128"
+    ):
         space.options(DOWN)
 
 
 def test_no_setting_that_fits_is_an_error_even_where_keeping_is_allowed():
-    with pytest.raises(ConfigurationError, match=r"down_proj.*no setting of quantize fits its shape"):
+    with pytest.raises(
+        ConfigurationError, match=r"down_proj.*no setting of quantize fits its shape"
+    ):
         Space("q", (QuantizeFamily((4,), (128,)),)).options(DOWN)
 
 
 def test_nothing_allowed_is_an_error():
-    space = Space("q", (QuantizeFamily((2,), (64,)),), keep=False, rules=(Rule(Match(), min_bits=4),))
+    space = Space(
+        "q", (QuantizeFamily((2,), (64,)),), keep=False, rules=(Rule(Match(), min_bits=4),)
+    )
     with pytest.raises(ConfigurationError, match="none is allowed by its rule"):
         space.options(DOWN)
 
 
 def test_left_out_layers_are_kept():
-    space = Space("q", (QUANTIZE,), keep=False, rules=(Rule(Match(blocks=("embedding",)), methods=("keep",)),))
+    space = Space(
+        "q", (QUANTIZE,), keep=False, rules=(Rule(Match(blocks=("embedding",)), methods=("keep",)),)
+    )
     assert space.options(SPECS[0]) == (Keep(),)
 
 
@@ -166,7 +184,9 @@ def test_unmatched_rules_name_what_is_near():
     assert first.rule is rules[0]
     assert any("q_proj" in name for name in first.nearest)
     assert "embedding" in second.nearest
-    with pytest.raises(ConfigurationError, match=r"line 7: a rule matches no layer: got names \*\.q_porj"):
+    with pytest.raises(
+        ConfigurationError, match=r"line 7: a rule matches no layer: got names \*\.q_porj"
+    ):
         space.check(SPECS)
 
 

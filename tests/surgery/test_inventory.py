@@ -55,7 +55,10 @@ def test_embedding_and_head_are_found(family, tiny_model):
 def test_dense_bytes_are_those_of_the_unique_tensors(family, tiny_model):
     model = tiny_model(family, dtype=torch.bfloat16)
     inventory = take_inventory(model)
-    unique = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()}
+    unique = {
+        tensor.data_ptr(): tensor.numel() * tensor.element_size()
+        for tensor in model.state_dict().values()
+    }
     assert inventory.dense_bytes == sum(unique.values()) == stored_bytes(model)
     assert inventory.plan_bytes(Plan(())) == inventory.dense_bytes
     assert inventory.bf16_bytes == inventory.dense_bytes
@@ -64,7 +67,13 @@ def test_dense_bytes_are_those_of_the_unique_tensors(family, tiny_model):
 
 def test_shapes_and_biases_of_a_transposed_layer(tiny_model):
     spec = take_inventory(tiny_model("gpt2"))["transformer.h.1.mlp.c_fc"]
-    assert (spec.kind, spec.shape, spec.bias, spec.depth, spec.dtype) == (Kind.CONV1D, (128, 32), True, 1, "float32")
+    assert (spec.kind, spec.shape, spec.bias, spec.depth, spec.dtype) == (
+        Kind.CONV1D,
+        (128, 32),
+        True,
+        1,
+        "float32",
+    )
 
 
 def test_a_model_on_the_meta_device_has_the_same_inventory(tiny_model):
@@ -81,10 +90,22 @@ def test_positions_are_no_token_embedding(tiny_model):
 @pytest.mark.parametrize(
     ("family", "name", "reason"),
     [
-        ("opt", "model.decoder.embed_positions.weight", "OPTLearnedPositionalEmbedding is a subclass"),
+        (
+            "opt",
+            "model.decoder.embed_positions.weight",
+            "OPTLearnedPositionalEmbedding is a subclass",
+        ),
         ("bert", "bert.embeddings.token_type_embeddings", "a side shorter than 8"),
-        ("t5", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", "a side shorter than 8"),
-        ("mixtral", "model.layers.0.mlp.experts.gate_up_proj", "stacks the matrices of its experts"),
+        (
+            "t5",
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+            "a side shorter than 8",
+        ),
+        (
+            "mixtral",
+            "model.layers.0.mlp.experts.gate_up_proj",
+            "stacks the matrices of its experts",
+        ),
         ("mixtral", "model.layers.1.mlp.gate.weight", "MixtralTopKRouter"),
         ("gemma2", "model.embed_tokens.weight", "Gemma2TextScaledWordEmbedding is a subclass"),
         ("gemma2", "lm_head", "tied to model.embed_tokens"),

@@ -65,7 +65,9 @@ def test_the_fingerprint_follows_the_weights(saved, tiny_llama):
 def test_weights_that_are_no_numbers(value, saved, tiny_llama):
     tiny_llama.model.layers[1].mlp.up_proj.weight[3, 4] = value
     tiny_llama.save_pretrained(saved)
-    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*NaN or infinite"):
+    with pytest.raises(
+        ModelError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*NaN or infinite"
+    ):
         load_model(str(saved))
 
 
@@ -100,7 +102,9 @@ def _without_config(folder):
 
 
 def _unknown_kind(folder):
-    (folder / "config.json").write_text(json.dumps({"model_type": "no-such-type", "architectures": ["Nothing"]}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "no-such-type", "architectures": ["Nothing"]})
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,9 @@ def test_names_that_are_no_model(tmp_path):
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=r"somebody/some-model cannot be loaded.*connection to the hub"):
+    with pytest.raises(
+        ModelError, match=r"somebody/some-model cannot be loaded.*connection to the hub"
+    ):
         load_model("somebody/some-model")
 
 
@@ -158,7 +164,10 @@ REGISTERED = "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as
 )
 def test_importing_is_cheap_and_registers_whichever_comes_first(script):
     done = subprocess.run(
-        [sys.executable, "-c", f"{script}; {REGISTERED}"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"{script}; {REGISTERED}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

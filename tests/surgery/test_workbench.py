@@ -21,9 +21,16 @@ from tests.mixed_plans import builder, mixed_plan
 
 def _snapshot(model):
     """The very objects of a model, and their bits."""
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers()),
+    }
     modules = dict(model.named_modules(remove_duplicate=False))
-    return list(modules), {k: id(m) for k, m in modules.items()}, {k: (id(t), t.clone()) for k, t in tensors.items()}
+    return (
+        list(modules),
+        {k: id(m) for k, m in modules.items()},
+        {k: (id(t), t.clone()) for k, t in tensors.items()},
+    )
 
 
 def _assert_same(before, after):
@@ -57,7 +64,9 @@ def test_applied_changes_the_outputs_and_restores_the_model(family, dtype, tiny_
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_applied_model_computes_with_the_dense_forms_of_its_layers(family, tiny_model, inputs_of):
+def test_the_applied_model_computes_with_the_dense_forms_of_its_layers(
+    family, tiny_model, inputs_of
+):
     """Oracle: a dense copy whose weights are replaced by ``to_dense()``, tied ones included."""
     model = tiny_model(family)
     workbench, oracle = Workbench(model), copy.deepcopy(model)
@@ -67,7 +76,12 @@ def test_the_applied_model_computes_with_the_dense_forms_of_its_layers(family, t
         spec = workbench.inventory[name]
         read_weight(oracle, spec).copy_(build(name, method).to_dense())
     with torch.no_grad(), workbench.applied(plan, build):
-        assert_close(model(**inputs_of(model)).logits, oracle(**inputs_of(oracle)).logits, rtol=1e-4, atol=1e-4)
+        assert_close(
+            model(**inputs_of(model)).logits,
+            oracle(**inputs_of(oracle)).logits,
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 def test_a_plan_of_kept_layers_touches_nothing(tiny_llama):
@@ -79,7 +93,10 @@ def test_a_plan_of_kept_layers_touches_nothing(tiny_llama):
 
 def test_an_exception_inside_restores(tiny_llama):
     workbench, before = Workbench(tiny_llama), _snapshot(tiny_llama)
-    with pytest.raises(ZeroDivisionError), workbench.applied(mixed_plan(workbench.inventory), builder(workbench)):
+    with (
+        pytest.raises(ZeroDivisionError),
+        workbench.applied(mixed_plan(workbench.inventory), builder(workbench)),
+    ):
         raise ZeroDivisionError
     _assert_same(before, _snapshot(tiny_llama))
 
@@ -93,7 +110,10 @@ def test_a_build_that_fails_half_way_restores(tiny_llama):
             raise KeyboardInterrupt
         return builder(workbench)(name, method)
 
-    with pytest.raises(KeyboardInterrupt), workbench.applied(mixed_plan(workbench.inventory), build):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        workbench.applied(mixed_plan(workbench.inventory), build),
+    ):
         pass
     _assert_same(before, _snapshot(tiny_llama))
     with workbench.applied(mixed_plan(workbench.inventory), builder(workbench)):
@@ -104,7 +124,10 @@ def test_plans_do_not_nest(tiny_llama):
     workbench = Workbench(tiny_llama)
     plan, build = mixed_plan(workbench.inventory), builder(workbench)
     with workbench.applied(plan, build):
-        with pytest.raises(AutocompressError, match="already applied"), workbench.applied(plan, build):
+        with (
+            pytest.raises(AutocompressError, match="already applied"),
+            workbench.applied(plan, build),
+        ):
             pass
         assert isinstance(tiny_llama.model.embed_tokens, CompressedEmbedding)
     assert type(tiny_llama.model.embed_tokens) is torch.nn.Embedding
@@ -112,7 +135,12 @@ def test_plans_do_not_nest(tiny_llama):
 
 def test_a_plan_for_another_model_is_refused_before_anything_is_done(tiny_llama):
     workbench, before = Workbench(tiny_llama), _snapshot(tiny_llama)
-    wrong = Plan.of({"model.layers.0.self_attn.q_proj": Quantize(4, 16), "model.layers.7.mlp.up_proj": Quantize(4, 16)})
+    wrong = Plan.of(
+        {
+            "model.layers.0.self_attn.q_proj": Quantize(4, 16),
+            "model.layers.7.mlp.up_proj": Quantize(4, 16),
+        }
+    )
     with (
         pytest.raises(RecipeError, match=r"model\.layers\.7\.mlp\.up_proj"),
         workbench.applied(wrong, builder(workbench)),
@@ -125,7 +153,10 @@ def test_problems_are_dense_while_a_plan_is_applied(tiny_model):
     workbench = Workbench(tiny_model("gpt2"))
     name = "transformer.h.0.mlp.c_fc"
     spec = workbench.inventory[name]
-    weight, bias = read_weight(workbench.model, spec).clone(), read_bias(workbench.model, spec).clone()
+    weight, bias = (
+        read_weight(workbench.model, spec).clone(),
+        read_bias(workbench.model, spec).clone(),
+    )
     assert weight.shape == spec.shape
     with workbench.applied(mixed_plan(workbench.inventory), builder(workbench)):
         problem = workbench.problem(name)
@@ -143,7 +174,10 @@ def test_one_matrix_serves_every_tied_module(tiny_model):
         assert all(part.matrix is model.shared.matrix for part in parts)
         assert parts[0].num_embeddings == 96
         assert parts[0].embedding_dim == 32
-        assert not any(key.startswith(("encoder.embed", "decoder.embed", "lm_head")) for key in model.state_dict())
+        assert not any(
+            key.startswith(("encoder.embed", "decoder.embed", "lm_head"))
+            for key in model.state_dict()
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "bert", "t5"])

@@ -30,7 +30,11 @@ def client(tmp_path_factory):
 
 def runs_of(client, study):
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    runs = list(client.search_runs([experiment.experiment_id], f"tags.`autocompress.study` = '{study.name}'"))
+    runs = list(
+        client.search_runs(
+            [experiment.experiment_id], f"tags.`autocompress.study` = '{study.name}'"
+        )
+    )
     parents = [run for run in runs if run.data.tags["autocompress.role"] == "study"]
     children = [run for run in runs if run.data.tags["autocompress.role"] == "trial"]
     return parents, sorted(children, key=lambda run: int(run.data.tags["autocompress.trial"]))
@@ -54,24 +58,40 @@ def test_parent_and_children(client, mirrored):
     (parent,), children = runs_of(client, mirrored)
     assert parent.info.run_name == "llama-10x"
     assert parent.info.status == "FINISHED"
-    assert [int(run.data.tags["autocompress.trial"]) for run in children] == list(range(len(mirrored.trials)))
+    assert [int(run.data.tags["autocompress.trial"]) for run in children] == list(
+        range(len(mirrored.trials))
+    )
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert children[2].info.run_name == "002 uniform 3 bit"
     assert children[2].data.params["label"] == "uniform 3 bit"
-    assert children[2].data.params["role.query"] == str(mirrored.trials[2].plan["model.layers.0.self_attn.q_proj"])
+    assert children[2].data.params["role.query"] == str(
+        mirrored.trials[2].plan["model.layers.0.self_attn.q_proj"]
+    )
     assert children[14].data.params["knob.floor"] == "0.0"
-    assert children[0].data.metrics["perplexity"] == pytest.approx(mirrored.trials[0].selection.perplexity)
-    assert [children[number].info.status for number in (21, 22, 23)] == ["FINISHED", "FINISHED", "FAILED"]
+    assert children[0].data.metrics["perplexity"] == pytest.approx(
+        mirrored.trials[0].selection.perplexity
+    )
+    assert [children[number].info.status for number in (21, 22, 23)] == [
+        "FINISHED",
+        "FINISHED",
+        "FAILED",
+    ]
     assert children[22].data.tags["autocompress.state"] == "infeasible"
     assert children[23].data.tags["autocompress.error"] == "out of memory"
 
 
 def test_front_members_carry_the_report_and_a_tag(client, mirrored):
     _, children = runs_of(client, mirrored)
-    tagged = {n for n, run in enumerate(children) if run.data.tags.get("autocompress.front") == "yes"}
+    tagged = {
+        n for n, run in enumerate(children) if run.data.tags.get("autocompress.front") == "yes"
+    }
     assert tagged == {trial.number for trial in front_of(mirrored)}
-    assert [n for n, run in enumerate(children) if run.data.tags.get("autocompress.best") == "yes"] == [10]
-    assert children[10].data.metrics["report_perplexity"] == pytest.approx(mirrored.trials[10].report.perplexity)
+    assert [
+        n for n, run in enumerate(children) if run.data.tags.get("autocompress.best") == "yes"
+    ] == [10]
+    assert children[10].data.metrics["report_perplexity"] == pytest.approx(
+        mirrored.trials[10].report.perplexity
+    )
 
 
 def test_parent_says_what_a_person_needs(client, mirrored, tmp_path, monkeypatch):
@@ -85,8 +105,13 @@ def test_parent_says_what_a_person_needs(client, mirrored, tmp_path, monkeypatch
     }  # fmt: skip
     front = json.loads(open_artifact(client, parent, "front.json", tmp_path))
     assert front["best"]["trial"] == 10
-    assert "torch" in json.loads(open_artifact(client, parent, "environment.json", tmp_path))["packages"]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)  # load_table searches with the global functions
+    assert (
+        "torch"
+        in json.loads(open_artifact(client, parent, "environment.json", tmp_path))["packages"]
+    )
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", client.tracking_uri
+    )  # load_table searches with the global functions
     table = client.load_table(parent.info.experiment_id, "front_table.json", [parent.info.run_id])
     assert list(table["trial"]) == [point["trial"] for point in front["front"]]
     history = client.get_metric_history(parent.info.run_id, "hypervolume")
@@ -112,9 +137,13 @@ def test_sending_again_adds_nothing(client, mirrored):
     before, children = runs_of(client, mirrored)
     assert sync(mirrored, client.tracking_uri, timeout=PATIENCE) == []
     after, again = runs_of(client, mirrored)
-    assert [run.info.run_id for run in after + again] == [run.info.run_id for run in before + children]
+    assert [run.info.run_id for run in after + again] == [
+        run.info.run_id for run in before + children
+    ]
     assert len(client.get_metric_history(children[10].info.run_id, "report_perplexity")) == 1
-    assert len(client.get_metric_history(before[0].info.run_id, "hypervolume")) == len(mirrored.complete)
+    assert len(client.get_metric_history(before[0].info.run_id, "hypervolume")) == len(
+        mirrored.complete
+    )
 
 
 def test_resume_sends_what_was_missed_and_replaces_half_written_runs(client, tmp_path):
@@ -126,7 +155,9 @@ def test_resume_sends_what_was_missed_and_replaces_half_written_runs(client, tmp
     (parent,), children = runs_of(client, study)
     assert parent.info.status == "KILLED"
     assert len(children) == 2
-    client.update_run(children[1].info.run_id, status="RUNNING")  # as if the process had died while writing it
+    client.update_run(
+        children[1].info.run_id, status="RUNNING"
+    )  # as if the process had died while writing it
 
     assert sync(study, client.tracking_uri, timeout=PATIENCE) == []
     (resumed,), children = runs_of(client, study)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import autocompress
+
+HEAVY = ("torch", "transformers", "optuna", "mlflow", "ray", "datasets", "scipy", "numpy")
+
+
+def _run(program: str) -> str:
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+def test_importing_imports_nothing_heavy():
+    assert _run(f"import sys, autocompress\nprint([n for n in {HEAVY!r} if n in sys.modules])") == "[]"
+
+
+def test_search_and_export_are_functions_and_packages_at_once():
+    program = (
+        "import autocompress\n"
+        "assert callable(autocompress.search) and callable(autocompress.export)\n"
+        "from autocompress.search.front import pick\n"
+        "import autocompress.search.allocator as allocator\n"
+        "from autocompress import search\n"
+        "assert search.allocator is allocator and autocompress.search is search\n"
+        "assert callable(search) and callable(autocompress.export)\n"
+        "from autocompress.errors import ConfigurationError\n"
+        "try: search(budget='0x')\n"
+        "except ConfigurationError as error: print('refused', error.got)\n"
+    )
+    assert _run(program) == "refused '0x'"
+
+
+def test_a_subpackage_imported_first_is_callable_too():
+    assert _run("import autocompress.search.space\nimport autocompress\nprint(callable(autocompress.search))") == "True"
+
+
+@pytest.mark.parametrize("name", autocompress.__all__)
+def test_every_public_name_resolves(name):
+    value = getattr(autocompress, name)
+    assert name in dir(autocompress)
+    if name != "__version__":
+        assert callable(value)
+
+
+def test_all_names_what_a_user_needs():
+    names = {"compress", "evaluate", "export", "front", "load", "profile", "search", "__version__"}
+    assert set(autocompress.__all__) == names
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="serach"):
+        autocompress.serach  # noqa: B018
+
+
+def test_the_words_of_the_command_line_are_those_of_the_function():
+    from autocompress.api.functions import search
+    from autocompress.cli.search import search as command
+
+    words = set(inspect.signature(search).parameters) - {"texts", "progress"}
+    assert words == set(inspect.signature(command).parameters) - {"as_json"}
