@@ -139,7 +139,7 @@ def parse_duration(text: str) -> float:
 def format_bytes(count: float) -> str:
     """Write a number of bytes with three digits and a decimal unit: ``1.61 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
+        if abs(count) < 999.5:  # what three digits would round up takes the next unit
             return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
