@@ -1,8 +1,9 @@
 """Builds the text of the bundled model from the running Python installation.
 
-Every CPython carries the same three kinds of text: the sources of its standard library, the docstrings in
-them, and the language reference in ``pydoc_data``. Documents are whole modules and whole reference topics.
-Three disjoint sets of documents are held out (calibrate, select, report); the rest is for training.
+Every CPython carries the same three kinds of text: the sources of its standard library, the
+docstrings in them, and the language reference in ``pydoc_data``. Documents are whole modules and
+whole reference topics. Three disjoint sets of documents are held out (calibrate, select, report);
+the rest is for training.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def read_documents() -> dict[str, str]:
     documents: dict[str, str] = {}
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        if EXCLUDED_FOLDERS.intersection(relative.parts) or relative.name.startswith(EXCLUDED_PREFIXES):
+        if EXCLUDED_FOLDERS.intersection(relative.parts) or relative.name.startswith(
+            EXCLUDED_PREFIXES
+        ):
             continue
         if relative.parts[0] == "pydoc_data":
             continue
