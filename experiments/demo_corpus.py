@@ -16,7 +16,10 @@ from pathlib import Path
 
 # Modules about packaging and installing, tests, vendored or generated files.
 EXCLUDED_FOLDERS = frozenset(
-    "__pycache__ distutils encodings ensurepip idle_test lib2to3 site-packages test tests venv".split()
+    (
+        *("__pycache__", "distutils", "encodings", "ensurepip", "idle_test", "lib2to3"),
+        *("site-packages", "test", "tests", "venv"),
+    )
 )
 EXCLUDED_PREFIXES = ("_sysconfigdata", "config-")
 WEB_ADDRESS = re.compile(r"://|www\.|\b[\w.+-]+@[\w-]+\.\w+", re.IGNORECASE)

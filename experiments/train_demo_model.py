@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import shutil
 import sysconfig
@@ -33,8 +32,8 @@ VOCABULARY = 4096
 END_OF_TEXT = "<|endoftext|>"
 NOTICE = """\
 The texts in text/ are parts of the standard library and the documentation of Python {version},
-Copyright (c) 2001 Python Software Foundation; All Rights Reserved. They are used under the licence in
-LICENSE-PYTHON.txt, with the lines that hold an address or a path left out. The model and the
+Copyright (c) 2001 Python Software Foundation; All Rights Reserved. They are used under the licence
+in LICENSE-PYTHON.txt, with the lines that hold an address or a path left out. The model and the
 tokenizer in model/ were trained on other parts of the same distribution by
 experiments/train_demo_model.py and are under autocompress's own licence.
 """
@@ -101,7 +100,7 @@ def rate_factor(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def perplexity(model: LlamaForCausalLM, ids: torch.Tensor) -> float:
-    """Measure perplexity in fp32 over non-overlapping windows of the context, each token weighing the same."""
+    """Measure perplexity in fp32 over windows of the context, each token weighing the same."""
     model.eval()
     total, count = 0.0, 0
     for window in ids.split(CONTEXT):
@@ -117,7 +116,7 @@ def write_atomically(path: Path, payload: object) -> None:
     """Save a checkpoint so that a kill in between leaves the earlier one."""
     temporary = path.with_suffix(".tmp")
     torch.save(payload, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def train(
@@ -155,7 +154,8 @@ def train(
         if step % 20 == 0:
             speed = (step - first + 1) * BATCH * CONTEXT / (time.monotonic() - started)
             print(
-                f"step {step}/{steps} loss {loss.item():.4f} rate {factor:.3f} {speed:.0f} tokens/s",
+                f"step {step}/{steps} loss {loss.item():.4f} rate {factor:.3f} "
+                f"{speed:.0f} tokens/s",
                 flush=True,
             )
         if (step + 1) % args.every == 0:
