@@ -102,13 +102,15 @@ def allocate(choices: Sequence[Choice], limit: int) -> Plan:
     counts = [len(choice.methods) for choice in choices]
     owners = np.repeat(np.arange(len(choices)), counts)
     one_each = csr_array((np.ones(len(owners)), (owners, np.arange(len(owners)))))
+    # Bytes are whole: half a byte of room keeps a plan of just the limit from being lost.
+    bound = 1 + 0.5 / limit - SOLVER_TOLERANCE
     result = milp(
         scores / (np.median(scores[scores > 0]) if (scores > 0).any() else 1.0),
         integrality=np.ones(len(scores)),
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(one_each, 1, 1),
-            LinearConstraint(csr_array(sizes[None] / limit), -np.inf, 1 - SOLVER_TOLERANCE),
+            LinearConstraint(csr_array(sizes[None] / limit), -np.inf, bound),
         ],
         options={"mip_rel_gap": RELATIVE_GAP, "time_limit": SOLVER_SECONDS},
     )
