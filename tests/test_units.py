@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.errors import AutocompressError, ConfigurationError
+from autocompress.errors import ConfigurationError
 from autocompress.units import BYTE_UNITS, Budget, Limits, format_bytes, parse_duration
 
 BAD_MEMORY = (
@@ -98,7 +98,7 @@ def test_both_limits_and_none():
 
 
 def test_a_share_is_rounded_down():
-    """A limit of a third of ten bytes is three bytes: rounding up would allow more than was asked for."""
+    """A third of ten bytes is three bytes: rounding up would allow more than was asked for."""
     assert Budget.parse("3x").limits(10, 1.0).memory_bytes == 3
     assert Budget.parse("1.9999B").memory_bytes == 1
 
@@ -121,8 +121,7 @@ def test_units_in_any_case(number, unit):
 def test_any_text_is_a_budget_or_a_named_error(memory, latency):
     try:
         budget = Budget.parse(memory, latency)
-    except AutocompressError as error:
-        assert isinstance(error, ConfigurationError)
+    except ConfigurationError:
         return
     limits = budget.limits(10**9, 10.0)
     assert limits.memory_bytes is not None
@@ -176,9 +175,10 @@ def test_a_time_that_makes_no_sense_is_named(text):
 @given(st.text(max_size=12))
 def test_any_text_is_a_time_or_a_named_error(text):
     try:
-        assert 0 < parse_duration(text) < math.inf
-    except AutocompressError as error:
-        assert isinstance(error, ConfigurationError)
+        seconds = parse_duration(text)
+    except ConfigurationError:
+        return
+    assert 0 < seconds < math.inf
 
 
 @pytest.mark.parametrize(
