@@ -1,4 +1,4 @@
-"""Finds, layer by layer, how to store each weight matrix of a transformer under a budget of memory or latency.
+"""Finds, layer by layer, how to store a transformer's weights under a memory or latency budget.
 
 Importing the package is cheap: torch and transformers are imported when something is used that
 needs them. It also arranges that ``AutoModelForCausalLM.from_pretrained`` loads exported folders,

@@ -35,7 +35,10 @@ class AutocompressError(Exception):
         return f"{sentence}. {self.hint}".strip() if self.hint else sentence
 
     def within(self, place: str) -> AutocompressError:
-        """Return the same error with the place (layer, method, file) that only the caller knows put before it."""
+        """Return the same error with the place (layer, method, file) put before it.
+
+        Only the caller knows the place.
+        """
         return type(self)(f"{place}: {self.what}", got=self.got, wanted=self.wanted, hint=self.hint)
 
 

@@ -1,4 +1,4 @@
-"""``autocompress.evaluate``: how well a model, dense or compressed, predicts a text and does tasks."""
+"""``autocompress.evaluate``: how well a dense or compressed model predicts text and does tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``autocompress.export`` and ``autocompress.compress``: from a trial or a recipe to a folder that loads elsewhere."""
+"""``autocompress.export`` and ``compress``: a trial or recipe as a folder that loads elsewhere."""
 
 from __future__ import annotations
 

@@ -121,7 +121,10 @@ def profile(
     trust_remote_code: bool = False,
     progress: Progress = SILENT,
 ) -> Profile:
-    """Measure how sensitive each matrix of a model is to each option of a space; see ``search`` for the words."""
+    """Measure how sensitive each matrix of a model is to each option of a space.
+
+    The arguments mean what they do in ``search``.
+    """
     texts = TextSettings(data, calibration_data)
     return make_profile(
         model,
@@ -159,7 +162,9 @@ def export(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
-    """Write a trial of a study as a model folder that loads elsewhere; see ``export_trial`` for what is raised.
+    """Write a trial of a study as a model folder that loads elsewhere.
+
+    See ``export_trial`` for what is raised.
 
     Args:
         study: its name or its record; the latest when left out.

@@ -1,4 +1,4 @@
-"""The sensitivity of a model as an interactive plot: by role and depth, and every option of every matrix."""
+"""A model's sensitivity as an interactive plot: by role and depth, and option by option."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ LEAST_DAMAGE = 1e-9  # so that options without damage have a place on a logarith
 
 
 def profile_figure(profile: Profile) -> Any:
-    """Draw the least damage at a tenth of the bytes by role and depth, above bytes against damage of every option."""
+    """Draw the least damage by role and depth, above bytes against damage of every option.
+
+    The least damage is that of the options that take a tenth of the bytes or less.
+    """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 

@@ -49,7 +49,7 @@ class Profile:
 
 
 def best_at(layer: LayerMenu, ratio: float) -> Option | None:
-    """The option with the least predicted damage among those that store the matrix in 1/ratio of its bytes."""
+    """Option of least predicted damage that stores the matrix in at most 1/ratio of its bytes."""
     keep = max(option.bytes for option in layer.options)
     dense = max(keep, layer.spec.parameters * _ELEMENT_BYTES.get(layer.spec.dtype, 4))
     fitting = [option for option in layer.options if option.bytes * ratio <= dense]
@@ -96,7 +96,7 @@ def make_profile(
     progress: Progress = SILENT,
     seed: int = 0,
 ) -> Profile:
-    """Calibrate a model and fit every option of a space; what the cache knows is not computed again."""
+    """Calibrate a model and fit every option of a space; what is cached is not computed again."""
     session = open_session(
         model,
         texts,

@@ -34,7 +34,7 @@ DEFAULT_TRIALS = 48
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What determines the trials of a study; the same words as the options of ``autocompress search``."""
+    """What determines the trials of a study, named as the options of ``autocompress search``."""
 
     model: str | None = None
     budget: str | None = None
@@ -123,7 +123,8 @@ def run_search(
             )
             study = create_study(header, destination.url(name))
             progress.note(
-                f"Study {name} in {header.folder}; stop it at any time, the same command goes on with it."
+                f"Study {name} in {header.folder}; stop it at any time, "
+                "the same command goes on with it."
             )
         else:
             touch(destination.runs_dir / name, name, destination.url(name))
@@ -145,7 +146,7 @@ def resume_search(
     observers: Sequence[Observer] = (),
     progress: Progress = SILENT,
 ) -> StudyRecord:
-    """Go on with a study, with the settings it was started with; ``destination.study`` names it, else the latest."""
+    """Go on with a study (``destination.study``, else the latest) in the settings it began with."""
     name, url, _folder = find_study(destination.study, destination.runs_dir, destination.storage)
     record = read_study(name, destination.runs_dir, url)
     return run_search(
@@ -199,7 +200,8 @@ def _choose_study(
         if named is not None:
             key = differing[0]
             raise StudyError(
-                f"the study {name!r} exists and was made with other settings ({', '.join(differing)})",
+                f"the study {name!r} exists and was made with other settings "
+                f"({', '.join(differing)})",
                 got=f"{key} = {identity.get(key)}",
                 wanted=f"{key} = {found.get(key)}",
                 hint=f"Go on with it by --resume {name}, or name another with --study.",

@@ -1,4 +1,7 @@
-"""A loaded model with its texts, its statistics and the cache: what search, profile, compress and export start from."""
+"""A loaded model with its texts, its statistics and the cache.
+
+Search, profile, compress and export start from it.
+"""
 
 from __future__ import annotations
 
@@ -144,11 +147,11 @@ class Session:
         return LayerBuilder(self.workbench, self.metrics, self.cache)
 
     def build(self, name: str, method: Method) -> CompressedMatrix:
-        """Build a layer, or take it from the cache; calibrates first when that has not been done."""
+        """Build a layer, or take it from the cache; calibrates first if that has not been done."""
         return self.builder.build(name, method)
 
     def menu(self, space: Space) -> Menu:
-        """Fit and judge every option of every layer, or read from the cache what is known of them."""
+        """Fit and judge every option of every layer, or read from the cache what is known."""
         specs = self.workbench.inventory.layers
         for notice in space.notices(specs):
             self.progress.note(notice)
@@ -157,7 +160,7 @@ class Session:
             return build_menu(builder, space.options, specs, advance=lambda _name: advance(1))
 
     def scored_text(self, name: str) -> ScoredText:
-        """A text to score on, by name (``selection`` or ``report``), with the dense model's predictions."""
+        """A text to score on, ``selection`` or ``report``, with the dense model's predictions."""
         windows = Windows(getattr(self, f"{name}_ids"), self.context)
         return ScoredText(name, windows, Teacher.of(self.loaded.model, windows))
 
@@ -220,6 +223,7 @@ def _check_finite(metrics: dict[str, Metric]) -> None:
         for term in metric.terms:
             if not (torch.isfinite(term.rows).all() and torch.isfinite(term.columns).all()):
                 raise ModelError(
-                    f"layer {name}: its inputs or gradients on the calibration text are not finite numbers",
+                    f"layer {name}: its inputs or gradients on the calibration text "
+                    "are not finite numbers",
                     hint="Check the checkpoint, or load it in a wider type with --dtype float32.",
                 )

@@ -1,1 +1,1 @@
-"""What is measured once per model: statistics, damage, the menu of options, and the cache that keeps them."""
+"""What is measured once per model: statistics, damage, the menu of options, and their cache."""

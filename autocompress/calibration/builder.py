@@ -16,7 +16,8 @@ from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 from autocompress.surgery.workbench import Workbench
 
-FIT_VERSION = 1  # raise it when a fit changes, so that layers built by an earlier version are not taken for new ones
+# Raise it when a fit changes, so that layers of an earlier version are not taken for new ones.
+FIT_VERSION = 1
 
 
 class LayerBuilder:

@@ -1,4 +1,4 @@
-"""Content-addressed store of what is computed once: statistics, built layers, and what was learned of them."""
+"""Content-addressed store of what is computed once: statistics, built layers and their figures."""
 
 from __future__ import annotations
 
@@ -113,5 +113,6 @@ class Cache:
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"the cache file {path} cannot be written: {error}",
-                hint="Free some space or name another folder with --runs-dir; what is finished is kept.",
+                hint="Free some space or name another folder with --runs-dir; "
+                "what is finished is kept.",
             ) from error

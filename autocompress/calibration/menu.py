@@ -1,4 +1,4 @@
-"""The menu: per layer the options worth considering, with their bytes and the damage they are predicted to do."""
+"""The menu: each layer's options worth considering, with their bytes and predicted damage."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LayerMenu:
 
     @property
     def undominated(self) -> tuple[Option, ...]:
-        """Options that no other beats in both bytes and damage, by rising bytes and falling damage."""
+        """Options no other beats in both bytes and damage, by rising bytes and falling damage."""
         kept: list[Option] = []
         for option in sorted(self.options, key=lambda o: (o.file_bytes, o.damage)):
             if not kept or option.damage < kept[-1].damage:
@@ -90,7 +90,7 @@ def build_menu(
     *,
     advance: Callable[[str], None] = lambda _name: None,
 ) -> Menu:
-    """Fit every option of every layer, keeping the built layers that are worth keeping and the figures of all.
+    """Fit every option of every layer, keeping the layers worth keeping and the figures of all.
 
     One layer is worked on at a time: memory is the model plus one layer's options. What the cache
     already knows is not fitted again.
@@ -151,6 +151,6 @@ def output_cosine(problem: MatrixProblem, dense: Tensor, compressed: Tensor) -> 
 
 
 def file_bytes(method: Method, spec: LayerSpec) -> int:
-    """Bytes that a matrix takes in the file: its tensors, and a bound on their entries in the safetensors header."""
+    """Bytes of a matrix in the file: its tensors, and a bound on their entries in the header."""
     stored = stored_tensors(method, spec)
     return sum(size + len(f"{spec.name}.{name}") + HEADER_ENTRY_BYTES for name, size in stored)

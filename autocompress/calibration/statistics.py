@@ -1,4 +1,4 @@
-"""One pass over the calibration text: the Gram matrices of inputs and output gradients of every matrix."""
+"""A pass over the calibration text: Gram matrices of every matrix's inputs and output gradients."""
 
 from __future__ import annotations
 
@@ -78,12 +78,14 @@ class Use:
         return [self.module.register_forward_hook(forward)]
 
     def curvature(self, tokens: int) -> Curvature:
-        """Means over what was seen; gradients over all tokens, so that a matrix used twice a token counts twice."""
+        """Means over what was seen.
+
+        Gradients are divided by all tokens, so that a matrix used twice a token counts twice.
+        """
         inputs = self.inputs.mean(self.inputs.vectors)
         gradients = self.gradients.mean(tokens)
-        if (
-            self.gradients.vectors == 0 and self.inputs.vectors
-        ):  # a model without a loss: every output counts the same
+        if self.gradients.vectors == 0 and self.inputs.vectors:
+            # A model without a loss: every output counts the same.
             gradients = torch.ones(self.gradients.size)
         return (
             Curvature(rows=inputs, columns=gradients)
@@ -142,7 +144,10 @@ def collect_statistics(
 
 @contextmanager
 def _gradients_from_the_embedding(model: nn.Module) -> Iterator[None]:
-    """Let gradients flow to every activation while no parameter gathers one: the first activations are made leaves."""
+    """Let gradients flow to every activation while no parameter gathers one.
+
+    The first activations are made leaves.
+    """
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     finder: Any = getattr(model, "get_input_embeddings", None)
     embedding = finder() if finder is not None else None

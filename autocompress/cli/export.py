@@ -36,7 +36,7 @@ def export(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    r"""Write a trial as a Hugging Face folder, then load it in a fresh process and compare its perplexity.
+    r"""Write a trial as a Hugging Face folder and compare its perplexity, loaded in a new process.
 
     \b
     autocompress export --trial best --out my-model
@@ -67,7 +67,8 @@ def show_exported(exported: Exported) -> None:
         f"  weights     {format_bytes(report.weight_bytes)} in {report.tensors} tensors "
         f"({exported.dense_bytes / report.weight_bytes:.3g} times less than dense), "
         f"{format_bytes(report.file_bytes)} on disk",
-        f"  perplexity  {seen.perplexity:.4f} on the {exported.text} text, loaded again in a fresh process",
+        f"  perplexity  {seen.perplexity:.4f} on the {exported.text} text, "
+        "loaded again in a fresh process",
         "",
         "Use it:",
         "  import autocompress",

@@ -1,4 +1,7 @@
-"""The front as a table on the terminal, and what to type next. Imports torch: commands import it when they need it."""
+"""The front as a table on the terminal, and what to type next.
+
+Imports torch: commands import it when they need it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ WIDTH_FOR_METHODS, WIDTH_FOR_DIVERGENCE = 116, 92
 
 
 def print_front(study: StudyRecord, console: Console, picked: TrialRecord | None = None) -> None:
-    """Print the table of the front, with the best, the knee and the picked trial marked, and what the search gained."""
+    """Print the front as a table that marks best, knee and picked trial, and the search's gain."""
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH_OF_A_FILE, highlight=False)
     console.print(front_table(study, picked=picked, width=console.width))
@@ -47,7 +50,7 @@ def print_front(study: StudyRecord, console: Console, picked: TrialRecord | None
 def front_table(
     study: StudyRecord, *, picked: TrialRecord | None = None, width: int = WIDTH_OF_A_FILE
 ) -> Table:
-    """Lay out the front, the largest plan first, under the dense model; a narrow one has fewer columns."""
+    """Lay out the front under the dense model, largest first; a narrow table has fewer columns."""
     marks = _marks(study, picked)
     shown = list(front_of(study))
     if picked is not None and all(trial.number != picked.number for trial in shown):
@@ -81,7 +84,7 @@ def front_table(
 
 
 def notes(study: StudyRecord) -> list[str]:
-    """What the table alone does not say: the gain, the limits nobody meets, and where a number is not final."""
+    """What the table does not say: the gain, limits nobody meets, where a number is not final."""
     lines = []
     front, best = front_of(study), best_or_none(study)
     gain = gain_over_hand_written(study)
@@ -89,8 +92,9 @@ def notes(study: StudyRecord) -> list[str]:
         lines.append(f"The best is a plan a person would have written: {gain.best.label}.")
     elif gain is not None and math.isfinite(gain.share):
         lines.append(
-            f"The best loses {gain.best_rise:.4f} nats per token, {gain.share:.0%} of what the best hand-written plan "
-            f"in the same bytes loses ({gain.hand_written.label}: {gain.hand_written_rise:.4f}, {gain.text} text)."
+            f"The best loses {gain.best_rise:.4f} nats per token, {gain.share:.0%} of what "
+            "the best hand-written plan in the same bytes loses "
+            f"({gain.hand_written.label}: {gain.hand_written_rise:.4f}, {gain.text} text)."
         )
     if best is None and front:
         lines.append(

@@ -1,4 +1,4 @@
-"""The program: its commands, and the one place where an error becomes a paragraph and an exit code."""
+"""The commands, and the one place where an error becomes a paragraph and an exit code."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ from autocompress.cli.validate import validate
 from autocompress.errors import AutocompressError
 
 DEBUG = "--debug"
-INTERRUPTED_TEXT = "Interrupted. What had finished is on disk; `autocompress search --resume STUDY` goes on with a search."
+INTERRUPTED_TEXT = (
+    "Interrupted. What had finished is on disk; "
+    "`autocompress search --resume STUDY` goes on with a search."
+)
 INTERRUPTED = 128 + 2  # as shells number a program ended by SIGINT
 BROKEN_PIPE = 1  # as typer has it
 # Troubles of the machine, which a person can do something about.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
-HELP = """Finds, layer by layer, how to store each weight matrix of a transformer under a budget of memory or latency.
+HELP = """Finds, layer by layer, how to store each weight matrix of a transformer under a budget \
+of memory or latency.
 
 \b
 autocompress search --budget 10x           search on the bundled model
@@ -50,7 +54,7 @@ app = typer.Typer(
 
 
 def _help_of(command: Callable[..., None]) -> str:
-    r"""The docstring of a command as its help: with ``\b`` before lines to keep as they are, without ``Raises``."""
+    r"""The docstring of a command as its help: ``\b`` before lines to keep, without ``Raises``."""
     text = inspect.getdoc(command) or ""
     return text.partition("\nRaises:")[0].replace("\\b", "\b")
 
@@ -79,7 +83,10 @@ def _global_options(
         bool, typer.Option(DEBUG, help="Show the traceback of an expected error as well.")
     ] = False,
 ) -> None:
-    """Declare the options; the version is printed by its callback, and main() takes --debug out wherever it stands."""
+    """Declare the options.
+
+    The version is printed by its callback, and main() takes --debug out wherever it stands.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,7 +124,7 @@ def _finish(code: int | str | None) -> int:
 
 
 def _close_pipe() -> int:
-    """Leave quietly when the reader of stdout (``| head``) is gone, also when Python flushes at its end."""
+    """Leave quietly when the reader of stdout (``| head``) is gone, also in Python's last flush."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BROKEN_PIPE
 
@@ -131,7 +138,10 @@ def _report(paragraph: str, code: int, debug: bool) -> int:
 
 def _disk_paragraph(error: OSError) -> str:
     place = f" {error.filename}" if error.filename else ""
-    return f"the file{place} cannot be written or read: {error.strerror}. What had finished is kept; try again elsewhere."
+    return (
+        f"the file{place} cannot be written or read: {error.strerror}. "
+        "What had finished is kept; try again elsewhere."
+    )
 
 
 if __name__ == "__main__":

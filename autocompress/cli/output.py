@@ -1,4 +1,4 @@
-"""What commands write with: results on stdout, progress and notes on stderr, and quiet libraries."""
+"""How commands write: results on stdout, progress and notes on stderr, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -134,6 +134,6 @@ def _advance(bars: Bars, task: TaskID) -> Callable[[int], None]:
 
 
 def progress(description: str, total: int | None = None) -> AbstractContextManager[Advance]:
-    """Draw one bar on stderr while the context lasts; call what it gives with the steps done since."""
+    """Draw one bar on stderr while the context lasts; call its value with the steps done since."""
     drawn: Progress = ConsoleProgress()
     return drawn.task(description, total)

@@ -153,14 +153,13 @@ def search(
     if as_json:
         return
     options = location_options(runs_dir, storage)
+    store = "" if tracking_uri is None else f" --backend-store-uri {tracking_uri}"
     console.print(
         "\nNext:",
         f"  {next_command(record, best, options=options)}",
         f"  autocompress front {record.name} --pick knee{options}    other points of the front",
         f"  open {files['html']}" if "html" in files else "",
-        f"  mlflow ui{'' if tracking_uri is None else f' --backend-store-uri {tracking_uri}'}    every trial"
-        if track
-        else "",
+        f"  mlflow ui{store}    every trial" if track else "",
         sep="\n",
         markup=False,
         soft_wrap=True,

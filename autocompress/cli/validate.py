@@ -1,4 +1,4 @@
-"""``autocompress validate``: every error of a search space or recipe, before anything is computed."""
+"""``autocompress validate``: every error of a space or recipe, before anything is computed."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ def validate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model to check against: a folder or hub name. Without it, a space is tried on the bundled model."
+            help="Model to check against: a folder or hub name. "
+            "Without it, a space is tried on the bundled model."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    r"""Check a search space or a recipe and list every error: line, key, got, allowed, nearest name.
+    r"""Check a search space or recipe and list every error: line, key, got, allowed, nearest name.
 
     \b
     autocompress validate my_space.yaml
@@ -77,7 +78,7 @@ def validate(
 
 
 def judge(file: str, model: str | None = None) -> Verdict:
-    """Read a file as what it is and collect its problems, with those against a model if one is named.
+    """Read a file as what it is and collect its problems, with those against a model if named.
 
     Raises:
         ConfigurationError: the file or model cannot be read at all.
@@ -111,7 +112,8 @@ def _judge_space(document: Document, model: str | None) -> Verdict:
         problems += unmatched
     else:  # its rules may well be meant for another model than the bundled one
         notices += tuple(
-            f"line {p.line}: no layer of the bundled model has {p.got}; name your model with --model"
+            f"line {p.line}: no layer of the bundled model has {p.got}; "
+            "name your model with --model"
             for p in unmatched
         )
     return Verdict(

@@ -1,4 +1,4 @@
-"""One method with its settings, as recipes and pinned rules write it: ``{method: quantize, bits: 4}``."""
+"""One method with its settings, as in recipes and pinned rules: ``{method: quantize, bits: 4}``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS_FOR_ZERO = {"bits": "none", "group_size": "row"}
 
 
 def read_method(value: object, document: Document, at: Path_) -> Method | None:
-    """Turn the value at a key into a method; on problems, note them all in the document and return ``None``."""
+    """Turn a value into a method; on problems, note all in the document and return ``None``."""
     if not isinstance(value, dict):
         document.problems.append(
             document.problem(at, shown(value), "a mapping such as {method: quantize, bits: 4}")

@@ -81,7 +81,7 @@ def nearest_name(got: object, names: Iterable[str]) -> str:
 
 
 def key_path(parts: Sequence[str | int]) -> str:
-    """Write a path of keys and indices: ``rules[2].match.names``; keys other than plain words are quoted."""
+    """Write a path of keys and indices, ``rules[2].match.names``, quoting all but plain words."""
     text = ""
     for part in parts:
         if isinstance(part, int):

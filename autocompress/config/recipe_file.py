@@ -97,7 +97,7 @@ def read_recipe(document: Document) -> Recipe:
 def check_recipe(
     plan: Plan, layers: Sequence[LayerSpec], *, document: Document | None = None
 ) -> CheckedRecipe:
-    """Make sure that a plan fits a model; modes that miss a matrix are corrected to the nearest that fit.
+    """Make sure that a plan fits a model; modes that miss a matrix become the nearest that fit.
 
     Args:
         plan: the plan.

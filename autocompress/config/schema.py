@@ -48,13 +48,13 @@ def one_of(*values: int | str, **words: int) -> BeforeValidator:
 
 
 class Strict(BaseModel):
-    """A mapping whose keys are all known and whose values are of the written type: no text for numbers."""
+    """A mapping of known keys only, whose values are of the written type: no text for numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 def check(model: type[M], value: object, document: Document, at: Path_ = ()) -> M | None:
-    """Check a value that stands at a key; on problems, note them all in the document and return ``None``."""
+    """Check a value at a key; on problems, note them all in the document and return ``None``."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

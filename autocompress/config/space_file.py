@@ -114,7 +114,7 @@ def unmatched_rules(space: Space, specs: tuple[LayerSpec, ...]) -> tuple[Problem
 def option_problems(
     space: Space, specs: tuple[LayerSpec, ...], document: Document
 ) -> tuple[Problem, ...]:
-    """List the layers of a model that are left without an option, and the groups that share none."""
+    """List the layers of a model left without an option, and the groups that share none."""
     problems = []
     for spec in specs:
         rule = space.rule_for(spec)

@@ -26,7 +26,8 @@ from autocompress.search.space import Group, Match
 def _fraction(value: object) -> object:
     if not isinstance(value, float) or not 0 < value <= 1:
         raise ValueError(
-            "a share with a decimal point, more than 0.0 and at most 1.0 (whole ranks go under `ranks`)"
+            "a share with a decimal point, more than 0.0 and at most 1.0 "
+            "(whole ranks go under `ranks`)"
         )
     return value
 
@@ -249,7 +250,7 @@ class SpaceKeys(Strict):
             ]
             if missing:
                 raise ValueError(
-                    f"in rules[{index}] only methods that `methods` describes ({', '.join(sorted(offered))}), "
-                    f"which {missing[0]} is not"
+                    f"in rules[{index}] only methods that `methods` describes "
+                    f"({', '.join(sorted(offered))}), which {missing[0]} is not"
                 )
         return self

@@ -1,4 +1,4 @@
-"""Texts: where they come from, and the promise that calibration, selection and report do not overlap.
+"""Texts: their sources, and the promise that calibration, selection and report do not overlap.
 
 A source is the path of a UTF-8 file (``.txt``, or ``.jsonl`` with a ``text`` field), or a hub data
 set written ``hub/name:config:split``.
@@ -28,10 +28,10 @@ PARTS = ("calibration", "selection", "report")
 CUTS = (0.4, 0.6)  # of one source: 40 % calibrates, 20 % selects, 40 % reports
 LEAST_TOKENS = 256  # below that a perplexity says nothing
 PASSAGE = 200  # characters that two texts must share to count as the same passage
-MOST_SHARED = 0.05  # share of a text's passages that another text may hold, for licence headers and set phrases
-CHARACTERS_PER_TOKEN = (
-    16  # more than any tokenizer packs into a token on average; to encode only what is needed
-)
+# Share of a text's passages that another text may hold, for licence headers and set phrases.
+MOST_SHARED = 0.05
+# More than any tokenizer packs into a token on average; to encode only what is needed.
+CHARACTERS_PER_TOKEN = 16
 
 _BUNDLED = {"calibration": "calibrate.txt", "selection": "select.txt", "report": "report.txt"}
 _PASSAGE_STARTS = re.compile(r"[.!?\u3002\uff01\uff1f]\s*|\n\s*")
@@ -56,7 +56,7 @@ def load_texts(
     selection_data: str | None = None,
     report_data: str | None = None,
 ) -> Texts:
-    """Load the three texts: a part's own source before its share of ``data`` before the bundled text.
+    """Load the three texts: a part's own source, else its share of ``data``, else the bundled text.
 
     Args:
         data: one source, cut into contiguous parts of 40 % (calibration), 20 % (selection) and 40 %
@@ -162,7 +162,7 @@ def _join_records(text: str, source: str) -> str:
 
 
 def cut_in_three(text: str) -> tuple[str, str, str]:
-    """Cut a text into 40, 20 and 40 %, at the end of a paragraph, line, sentence or word near each cut."""
+    """Cut a text into 40, 20 and 40 %, each at the end of a paragraph, line, sentence or word."""
     first, second = (_boundary(text, int(share * len(text))) for share in CUTS)
     return text[:first], text[first:second], text[second:]
 
@@ -177,9 +177,10 @@ def _boundary(text: str, start: int) -> int:
 
 
 def check_disjoint(texts: Mapping[str, str], names: Mapping[str, str]) -> None:
-    """Refuse texts that are the same or share many long passages: quality would be measured on known text.
+    """Refuse texts that are the same or share many long passages.
 
-    Passages start where a line or sentence starts, so shifted copies are found too.
+    Quality would be measured on known text. Passages start where a line or sentence starts, so
+    shifted copies are found too.
 
     Raises:
         DataError: two parts share more than ``MOST_SHARED`` of the shorter one's passages.
@@ -198,7 +199,8 @@ def check_disjoint(texts: Mapping[str, str], names: Mapping[str, str]) -> None:
                 f"the {one} text ({names[one]}) and the {other} text ({names[other]}) overlap",
                 got=f'{share:.0%} shared passages, one of them "{sample}..."',
                 wanted="texts that have nothing in common",
-                hint="Name three different sources, or one source with --data: it is cut into disjoint parts.",
+                hint="Name three different sources, or one source with --data: "
+                "it is cut into disjoint parts.",
             )
 
 

@@ -1,4 +1,4 @@
-"""What is kept of the dense model's predictions, and the KL divergence of another model's from them."""
+"""What is kept of the dense model's predictions, and another model's KL divergence from them."""
 
 from __future__ import annotations
 

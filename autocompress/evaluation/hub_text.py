@@ -44,7 +44,8 @@ def read_hub_text(source: str) -> str:
             f"data set {name} of the hub {kind} ({_first_line(error)})",
             got=source,
             wanted=_FORM,
-            hint="Check the name and the network; a local text file works without one: --data FILE.",
+            hint="Check the name and the network; "
+            "a local text file works without one: --data FILE.",
         ) from error
 
 

@@ -85,7 +85,7 @@ class DecodeTimer:
 
 
 def prompt_of(model: Any, length: int = PROMPT_TOKENS) -> Tensor:
-    """Make a prompt ``[length]`` of token ids spread over the model's vocabulary, the same every time."""
+    """Make a prompt ``[length]`` of token ids spread over the vocabulary, the same every time."""
     vocabulary: int = model.config.get_text_config().vocab_size
     return (torch.arange(1, length + 1) * PRIME).remainder(vocabulary)
 
@@ -113,7 +113,7 @@ def decode_latency(
 def interleaved(
     rounds_of: Mapping[str, Callable[[], list[float]]], rounds: int = ROUNDS
 ) -> dict[str, Latency]:
-    """Measure several models in turn, so that a machine that speeds up or slows down does not decide.
+    """Measure several models in turn, so that a change in the machine's speed does not decide.
 
     Args:
         rounds_of: for each name a callable that runs one round and returns its milliseconds, such

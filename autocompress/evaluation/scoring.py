@@ -69,7 +69,9 @@ class Teacher:
         advance: Advance | None = None,
         exact_vocabulary: int = EXACT_VOCABULARY,
     ) -> Teacher:
-        """Run the dense model once and keep its distributions: 2 bytes an element, or 4 kB a token with ``TOP_K``.
+        """Run the dense model once and keep its distributions.
+
+        They take 2 bytes an element, or 4 kB a token with ``TOP_K``.
 
         Args:
             model: causal language model.
@@ -111,7 +113,7 @@ class Teacher:
         )
 
     def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
-        """KL from the predictions ``start ...`` to ``log_probabilities [m, vocabulary]``: fp32 ``[m]``."""
+        """KL of ``log_probabilities [m, vocabulary]`` from the rows ``start ...``: fp32 ``[m]``."""
         return self._rows.divergence(start, log_probabilities)
 
 
@@ -153,7 +155,7 @@ def score(
 def _window_logits(
     model: Any, windows: Windows, advance: Advance | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each window its targets ``[length - 1]`` and the logits ``[length - 1, vocabulary]`` that predict them."""
+    """For each window targets ``[length - 1]`` and their logits ``[length - 1, vocabulary]``."""
     device = _device(model)
     logit_bytes = LOGIT_BYTES if device.type == "cpu" else LOGIT_BYTES_ACCELERATOR
     for batch in windows.batches(model.config.get_text_config().vocab_size, logit_bytes):
@@ -189,7 +191,7 @@ def _device(model: Any) -> torch.device:
 
 
 def check_scorable(model: Any, windows: Windows) -> None:
-    """Make sure that a model predicts each token from the earlier ones, and knows every token of the windows.
+    """Make sure a model predicts each token from earlier ones and knows every token of the windows.
 
     Raises:
         ModelError: an encoder-decoder, a model without logits over its vocabulary, or one that

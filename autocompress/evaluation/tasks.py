@@ -95,7 +95,7 @@ def run_tasks(
 
 
 def _import_harness() -> tuple[Any, Any]:
-    """``evaluate`` rather than ``simple_evaluate``, which reseeds the process and lists every installed package."""
+    """``evaluate``, not ``simple_evaluate``: that reseeds the process and lists every package."""
     try:
         from lm_eval import evaluate
         from lm_eval.models.huggingface import HFLM
@@ -107,7 +107,7 @@ def _import_harness() -> tuple[Any, Any]:
 
 
 def _manager(names: Sequence[str], folder: str | Path | None) -> Any:
-    """The index of tasks: of the folder alone when it has them all, for lm-eval's own takes seconds to read."""
+    """The index of tasks: of the folder alone if that has them all; lm-eval's is slow."""
     from lm_eval.tasks import TaskManager
 
     if folder is None:
@@ -150,10 +150,11 @@ def _load(manager: Any, names: list[str]) -> Any:
         unreachable = isinstance(error, ConnectionError)
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise DataError(
-            f"the data of task {listed} cannot be {'reached' if unreachable else 'loaded'} ({reason})",
+            f"the data of task {listed} cannot be "
+            f"{'reached' if unreachable else 'loaded'} ({reason})",
             wanted="the hub, or a task file with local data files",
-            hint="Check the network; or write a task file that names local files (paths from the current folder) "
-            "and give its folder with --task-folder.",
+            hint="Check the network; or write a task file that names local files "
+            "(paths from the current folder) and give its folder with --task-folder.",
         ) from error
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:

@@ -70,11 +70,11 @@ class Windows:
         return sum(len(window) - 1 for window in self)
 
     def first(self, count: int) -> Windows:
-        """The first ``count`` windows, for a cheaper score; a teacher of all of them serves these too."""
+        """The first ``count`` windows, for a cheaper score; a teacher of all serves these too."""
         return Windows(self.ids[: max(1, count) * self.context], self.context)
 
     def batches(self, vocabulary: int, logit_bytes: int = LOGIT_BYTES) -> Iterator[Tensor]:
-        """Batches ``[b, length]`` of equal-length windows whose fp32 logits fit in ``logit_bytes``."""
+        """Batches ``[b, length]`` of equal windows whose fp32 logits fit in ``logit_bytes``."""
         size = max(1, logit_bytes // (4 * vocabulary * self.context))
         whole = len(self.ids) // self.context
         if whole:

@@ -17,7 +17,8 @@ tags:
 
 # {source}, compressed by autocompress
 
-{size} of weights; the dense model has {dense} ({ratio:.3g} times as much). Layers: {summary}.{quality}
+{size} of weights; the dense model has {dense} ({ratio:.3g} times as much). \
+Layers: {summary}.{quality}
 
 Which method stores which matrix is in `recipe.yaml`, and what was measured in `measurements.json`.
 

@@ -15,7 +15,7 @@ from autocompress.errors import ConfigurationError, StorageError
 
 @contextmanager
 def whole_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give an empty folder beside ``out``; when all went well it becomes ``out``, else nothing of it is left.
+    """Give an empty folder beside ``out``; it becomes ``out`` if all went well, else it is removed.
 
     Args:
         out: where the folder is to be. Parents are made.
@@ -40,7 +40,8 @@ def whole_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _discard(partial, made)
         raise StorageError(
             f"{out} cannot be written: {getattr(error, 'strerror', None) or error}",
-            hint="Nothing of it was kept. Free some space, or name a folder you may write to with --out.",
+            hint="Nothing of it was kept. Free some space, "
+            "or name a folder you may write to with --out.",
         ) from error
     except BaseException:
         _discard(partial, made)

@@ -1,4 +1,4 @@
-"""Loads an exported folder in a fresh process and compares what it scores with what the search measured.
+"""Loads an exported folder in a fresh process and compares its score with that of the search.
 
 ``python -m autocompress.export.verify FOLDER WINDOWS CONTEXT DEVICE`` is that process.
 """
@@ -74,7 +74,8 @@ def verify_checkpoint(
             f"{folder}, loaded again, does not score what was measured",
             got=f"perplexity {seen.perplexity:.6g}",
             wanted=f"{perplexity:.6g} to {tolerance:g} relative",
-            hint="Do not use this folder. The same device and type as in the search are needed for equal figures.",
+            hint="Do not use this folder. "
+            "The same device and type as in the search are needed for equal figures.",
         )
     return seen
 

@@ -21,7 +21,7 @@ LARGEST_FILE = 5 * 10**9
 def write_weights(
     tensors: dict[str, Tensor], folder: Path, *, largest_file: int = LARGEST_FILE
 ) -> str:
-    """Write tensors to one file, or to several and an index. Returns the name of the file to start from."""
+    """Write tensors to one file, or several and an index; return the file name to start from."""
     pattern = WEIGHTS.replace(".safetensors", "{suffix}.safetensors")
     split = split_torch_state_dict_into_shards(
         tensors, filename_pattern=pattern, max_shard_size=largest_file
