@@ -128,7 +128,7 @@ def collect_statistics(
     generator = torch.Generator().manual_seed(seed)
     tokens = 0
     try:
-        with _gradients_from_the_embedding(model):
+        with _gradients_from_the_embeddings(model):
             for ids in batches:
                 _accumulate(model, ids.to(device), generator)
                 tokens += ids.numel()
@@ -143,26 +143,28 @@ def collect_statistics(
 
 
 @contextmanager
-def _gradients_from_the_embedding(model: nn.Module) -> Iterator[None]:
+def _gradients_from_the_embeddings(model: nn.Module) -> Iterator[None]:
     """Let gradients flow to every activation while no parameter gathers one.
 
-    The first activations are made leaves.
+    What embeddings return (of tokens, and of positions where a model learns them) is made leaves.
     """
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     finder: Any = getattr(model, "get_input_embeddings", None)
-    embedding = finder() if finder is not None else None
-    handle = None
+    named = finder() if finder is not None else None
     for parameter, _ in required:
         parameter.requires_grad_(False)
-    if isinstance(embedding, nn.Module):
-        # First in line, so that the hooks of the statistics see an output that asks for gradients.
-        handle = embedding.register_forward_hook(
+    # First in line, so that the hooks of the statistics see an output that asks for gradients.
+    handles = [
+        module.register_forward_hook(
             lambda _module, _args, output: output.detach().requires_grad_(), prepend=True
         )
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) or module is named
+    ]
     try:
         yield
     finally:
-        if handle is not None:
+        for handle in handles:
             handle.remove()
         for parameter, flag in required:
             parameter.requires_grad_(flag)
