@@ -206,7 +206,7 @@ def test_statistics_survive_the_cache(tiny_llama):
             assert torch.equal(ours.columns, theirs.columns)
 
 
-FACTOR = 2.5  # of the prediction against the measurement, either way
+FACTOR = 4  # of the prediction against the measurement, either way
 
 
 @pytest.mark.parametrize(

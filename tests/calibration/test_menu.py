@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.calibration.cache import Cache
+from autocompress.calibration.menu import build_menu, file_bytes, judge, output_cosine
+from autocompress.calibration.statistics import collect_statistics
+from autocompress.methods.base import Method
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.methods.quantize import Quantize
+from autocompress.methods.svd import Svd
+from autocompress.numerics.metric import Curvature, Metric
+from autocompress.records import Kind
+from autocompress.surgery.workbench import Workbench
+from tests.conftest import VOCABULARY
+from tests.export.exporting import export_tiny
+from tests.mixed_plans import CHOICES, mixed_plan
+
+METHODS: tuple[Method, ...] = (Keep(), Quantize(8, 16), Quantize(3, 16), Quantize(2, 0), Svd(4))
+
+
+class CountingBuilder(LayerBuilder):
+    """Counts what is fitted."""
+
+    fits: Counter[tuple[str, Method]]
+
+    def fit(self, name, method):
+        self.fits[name, method] += 1
+        return super().fit(name, method)
+
+
+@pytest.fixture
+def make_builder(tiny_llama, tmp_path):
+    workbench = Workbench(tiny_llama)
+    ids = torch.randint(0, VOCABULARY, (1, 32), generator=torch.Generator().manual_seed(0))
+    metrics = collect_statistics(tiny_llama, workbench.inventory.layers, [ids])
+
+    def make(metrics=metrics, folder="cache", **settings) -> CountingBuilder:
+        builder = CountingBuilder(workbench, metrics, Cache(tmp_path / folder), **settings)
+        builder.fits = Counter()
+        return builder
+
+    make.metrics = metrics
+    return make
+
+
+def menu_with(builder):
+    return build_menu(builder, lambda _spec: METHODS, builder.workbench.inventory.layers)
+
+
+def assert_same_layers(one, other):
+    assert one.state_dict().keys() == other.state_dict().keys()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
+    assert torch.equal(one.to_dense(), other.to_dense())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_is_the_same_from_memory_from_the_cache_and_built_afresh(make_builder, method):
+    first, second, elsewhere = make_builder(), make_builder(), make_builder(folder="other")
+    name = first.workbench.inventory.layers[1].name
+    built = first.build(name, method)
+    assert_same_layers(first.build(name, method), built)
+    assert_same_layers(second.build(name, method), built)
+    assert_same_layers(elsewhere.build(name, method), built)
+    assert (first.fits.total(), second.fits.total(), elsewhere.fits.total()) == (1, 0, 1)
+
+
+def test_memory_gives_back_the_layer_itself_until_it_is_full(make_builder):
+    builder = make_builder()
+    name = builder.workbench.inventory.layers[1].name
+    assert builder.build(name, METHODS[1]) is builder.build(name, METHODS[1])
+    small = make_builder(memory_bytes=1)
+    first = small.build(name, METHODS[1])
+    small.build(name, METHODS[2])
+    again = small.build(name, METHODS[1])
+    assert again is not first
+    assert_same_layers(again, first)
+    assert small.fits.total() == 1  # the second from this cache, the first from the other builder's
+
+
+def test_another_metric_is_another_layer(make_builder):
+    builder = make_builder()
+    name = builder.workbench.inventory.layers[1].name
+    other = make_builder(metrics={})
+    builder.build(name, Quantize(3, 16))
+    other.build(name, Quantize(3, 16))
+    assert builder.key(name, Quantize(3, 16)) != other.key(name, Quantize(3, 16))
+    assert other.fits.total() == 1
+
+
+def test_every_option_is_fitted_once_and_never_again(make_builder):
+    builder = make_builder()
+    menu = menu_with(builder)
+    layers = builder.workbench.inventory.layers
+    assert menu.options == len(METHODS) * len(layers)
+    assert builder.fits == Counter({(s.name, m): 1 for s in layers for m in METHODS if m != Keep()})
+    again = make_builder()
+    assert menu_with(again) == menu
+    assert again.fits.total() == 0
+
+
+def test_what_an_allocation_may_choose_is_there_without_a_fit(make_builder):
+    menu = menu_with(make_builder())
+    builder = make_builder()
+    for layer in menu.layers:
+        for option in layer.undominated:
+            if option.method != Keep():
+                builder.build(layer.spec.name, option.method)
+    assert builder.fits.total() == 0
+
+
+def test_a_menu_that_was_cut_off_goes_on_where_it_was(make_builder):
+    builder = make_builder()
+    half = builder.workbench.inventory.layers[:3]
+    build_menu(builder, lambda _spec: METHODS, half)
+    again = make_builder()
+    menu_with(again)
+    assert not {name for name, _ in again.fits} & {spec.name for spec in half}
+    assert again.fits
+
+
+def test_a_corrupt_layer_is_built_again_with_a_warning(make_builder, tmp_path, caplog):
+    builder = make_builder()
+    name = builder.workbench.inventory.layers[1].name
+    built = builder.build(name, Quantize(3, 16))
+    (path,) = (tmp_path / "cache" / "layers").iterdir()
+    path.write_bytes(path.read_bytes()[:50])
+    again = make_builder()
+    assert_same_layers(again.build(name, Quantize(3, 16)), built)
+    assert again.fits.total() == 1
+    assert "computed again" in caplog.text
+    assert make_builder().build(name, Quantize(3, 16)) is not None
+
+
+def test_undominated_options_rise_in_bytes_and_fall_in_damage(make_builder):
+    for layer in menu_with(make_builder()).layers:
+        kept = layer.undominated
+        assert [o.file_bytes for o in kept] == sorted({o.file_bytes for o in kept})
+        assert [o.damage for o in kept] == sorted({o.damage for o in kept}, reverse=True)
+        for option in layer.options:
+            assert any(
+                o.file_bytes <= option.file_bytes and o.damage <= option.damage for o in kept
+            )
+        assert [o.bytes for o in layer.options] == sorted(o.bytes for o in layer.options)
+
+
+def test_the_menu_states_exact_bytes_and_the_judgement_of_the_layer(make_builder):
+    builder = make_builder()
+    for layer in menu_with(builder).layers:
+        for option in layer.options:
+            assert option.bytes == option.method.cost(layer.spec) < option.file_bytes
+            built = option.method.build(builder.problem(layer.spec.name))
+            change = built.to_dense() - builder.problem(layer.spec.name).weight32
+            expected = sum(
+                0.5 * float(torch.trace(_full(t.rows) @ change @ _full(t.columns) @ change.T))
+                for t in builder.metrics[layer.spec.name].terms
+            )
+            assert math.isclose(option.damage, expected, rel_tol=1e-3, abs_tol=1e-9)
+
+
+def _full(gram):
+    return torch.diag(gram) if gram.ndim == 1 else gram
+
+
+def test_a_kept_layer_does_no_damage(make_builder):
+    problem = make_builder().problem(make_builder().workbench.inventory.layers[1].name)
+    fit = judge(problem, Keep().build(problem))
+    assert fit.damage == 0.0
+    assert math.isclose(fit.cosine, 1.0, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_cosine_is_that_of_the_outputs(make_builder, index):
+    """Oracle: the outputs themselves, for inputs whose Gram matrix the metric holds."""
+    builder = make_builder()
+    spec = builder.workbench.inventory.layers[index]
+    generator = torch.Generator().manual_seed(2)
+    if spec.kind is Kind.EMBEDDING:
+        ids = torch.randint(0, spec.out_features, (50,), generator=generator)
+        counts = torch.bincount(ids, minlength=spec.out_features).float()
+        term = Curvature(counts / 50, torch.ones(spec.in_features))
+    else:
+        x = torch.randn(50, spec.in_features, generator=generator)
+        term = Curvature(torch.ones(spec.out_features), x.T @ x / 50)
+    problem = builder.workbench.problem(spec.name, Metric((term,)))
+    compressed = Svd(3, "plain").build(problem).to_dense()
+    if spec.kind is Kind.EMBEDDING:
+        dense_out, out = problem.weight32[ids], compressed[ids]
+    else:
+        dense_out, out = x @ problem.weight32.T, x @ compressed.T
+    expected = torch.cosine_similarity(dense_out.flatten(), out.flatten(), dim=0)
+    assert 0.05 < float(expected) < 0.99
+    got = output_cosine(problem, problem.weight32, compressed)
+    assert_close(torch.tensor(got), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("plan", ["mixed", *(m for m in CHOICES if m != Keep())], ids=str)
+def test_the_bytes_of_a_plan_bound_the_file(
+    tiny_model, tiny_tokenizer, inputs_of, tmp_path, family, plan
+):
+    """The allocation spends ``rest_bytes`` and ``file_bytes``: the whole file must fit."""
+    model = tiny_model(family)
+    inventory = Workbench(model).inventory
+    chosen = (
+        mixed_plan(inventory)
+        if plan == "mixed"
+        else Plan.of({spec.name: plan for spec in inventory.layers})
+    )
+    export = export_tiny(model, tiny_tokenizer, inputs_of(model), tmp_path / "out", chosen)
+    bound = inventory.rest_bytes + sum(file_bytes(chosen[s.name], s) for s in inventory.layers)
+    assert export.report.weight_bytes == inventory.plan_bytes(chosen)
+    assert export.report.weight_bytes < export.report.file_bytes <= bound
