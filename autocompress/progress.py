@@ -1,4 +1,7 @@
-"""How long work tells that it goes on; the command line draws it, the Python API is silent unless told otherwise."""
+"""How long work tells that it goes on.
+
+The command line draws it; the Python API is silent unless told otherwise.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class CompressedMatrix(nn.Module):
         raise NotImplementedError
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return the rows ``W[ids]`` for integer ``ids [...]``: ``[..., in]``, without building W where it can."""
+        """Return ``W[ids] [..., in]`` for integer ``ids [...]``, if possible without building W."""
         raise NotImplementedError
 
     def to_dense(self) -> Tensor:
@@ -49,7 +49,10 @@ class CompressedMatrix(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape, as ``nn.Linear`` prints it."""
-        return f"out_features={self.out_features}, in_features={self.in_features}, bias={self.bias is not None}"
+        return (
+            f"out_features={self.out_features}, in_features={self.in_features}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class CompressedEmbedding(nn.Module):

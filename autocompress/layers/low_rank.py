@@ -31,14 +31,14 @@ class LowRankMatrix(CompressedMatrix):
         bias: bool,
         dtype: torch.dtype,
     ) -> None:
-        """Make the layer; ``groups`` are the group sizes of left and right, 0 for whole rank vectors."""
+        """Make the layer; ``groups``: group sizes of left and right, 0 for whole rank vectors."""
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
         self.dtype = dtype
         self.left = Factor(rank, out_features, bits=bits, group_size=groups[0], dtype=dtype)
         self.right = Factor(rank, in_features, bits=bits, group_size=groups[1], dtype=dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ right.T @ left`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``."""
+        """Return ``x @ right.T @ left``, ``[..., out]`` in the dtype of ``x [..., in]``."""
         return (x @ self.right.read(x.dtype).T) @ self.left.read(x.dtype)
 
     def rows(self, ids: Tensor) -> Tensor:

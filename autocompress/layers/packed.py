@@ -1,4 +1,4 @@
-"""The parts that stored forms are made of: a table of packed codes, and a factor that is kept or packed."""
+"""The parts of stored forms: a table of packed codes, and a factor that is kept or packed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class PackedTable(nn.Module):
 
 
 class Factor(nn.Module):
-    """A matrix ``[rows, columns]`` kept in a floating-point type, or packed symmetrically at 8 or 4 bits.
+    """A matrix ``[rows, columns]`` kept in floating point, or packed symmetrically at 8 or 4 bits.
 
     Attributes:
         weight: parameter ``[rows, columns]``, when kept.
@@ -113,7 +113,7 @@ class Factor(nn.Module):
 
 
 class Core(Factor):
-    """A small tensor of any shape, stored in a table of the same elements in the same order (``table_shape``).
+    """A small tensor of any shape, its elements stored in order in a table (``table_shape``).
 
     Args:
         shape: shape of the core.
@@ -143,7 +143,7 @@ class Cores(nn.ModuleList):
 
 
 def table_shape(shape: Sequence[int], bits: int) -> tuple[int, int, int]:
-    """Rows, columns and group size of the table that stores a core of ``shape``, its elements in the same order.
+    """Rows, columns and group size of the table that holds a core's elements in their order.
 
     A row is the shortest run of trailing dimensions with at least ``LEAST_ROW`` elements.
     """

@@ -10,7 +10,7 @@ from autocompress.layers.packed import PackedTable
 
 
 class QuantizedMatrix(CompressedMatrix):
-    """``W [out, in]`` as packed codes with a scale, and unless symmetric a zero point, per group of a row.
+    """``W [out, in]`` as codes with a scale, and unless symmetric a zero point, per group of a row.
 
     The matrix is unpacked for each product and dropped again, so one layer at a time is dense in
     memory.

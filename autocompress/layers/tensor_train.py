@@ -17,7 +17,7 @@ WORK_ELEMENTS = 2**22  # largest intermediate of a product; more inputs than fit
 
 
 class TensorTrainMatrix(CompressedMatrix):
-    """``W[(o_1 .. o_d), (i_1 .. i_d)] = G_1[o_1, i_1] ... G_d[o_d, i_d]``, a product of small matrices.
+    """``W[(o_1 .. o_d), (i_1 .. i_d)] = G_1[o_1, i_1] ... G_d[o_d, i_d]``, a matrix product.
 
     A core ``[r_{k-1}, o_k, i_k, r_k]`` is stored in the order ``[o_k, r_k, r_{k-1}, i_k]``, as a
     matrix that takes ``r_{k-1} * i_k`` inputs to ``o_k * r_k`` outputs. Rows and columns beyond
@@ -54,7 +54,7 @@ class TensorTrainMatrix(CompressedMatrix):
         ]
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``, one core after the other."""
+        """Return ``x @ W.T``, ``[..., out]`` in the dtype of ``x [..., in]``, core by core."""
         flat = pad(
             x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features)
         )

@@ -50,7 +50,7 @@ class TuckerMatrix(CompressedMatrix):
         self.in_factors = Cores(in_shapes, bits=bits, dtype=dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``, one mode after the other."""
+        """Return ``x @ W.T``, ``[..., out]`` in the dtype of ``x [..., in]``, mode by mode."""
         out_factors, in_factors, core = self._read(x.dtype)
         flat = pad(
             x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features)
@@ -84,7 +84,7 @@ class TuckerMatrix(CompressedMatrix):
 
 
 def _multiply_modes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Multiply each mode of ``x [n, prod from_k]`` by its matrix ``[to_k, from_k]``: ``[n, prod to_k]``."""
+    """Multiply each mode of ``x [n, prod from_k]`` by ``[to_k, from_k]``: ``[n, prod to_k]``."""
     count, rest = x.shape
     batch = count
     for matrix in matrices:

@@ -1,4 +1,4 @@
-"""What a method is: frozen settings that know their own rules, their exact cost, and how to build a layer."""
+"""What a method is: frozen settings that know their rules, exact cost and how to build a layer."""
 
 from __future__ import annotations
 
@@ -47,14 +47,17 @@ class MatrixProblem:
         return self.weight.detach().float()
 
     def damage(self, approximation: Tensor) -> float:
-        """Predicted rise of the loss when ``approximation [out, in]``, which may have padding, replaces the matrix."""
+        """Predicted rise of the loss when ``approximation [out, in]`` replaces the matrix.
+
+        The approximation may have padding.
+        """
         trimmed = approximation[: self.spec.out_features, : self.spec.in_features].float()
         return self.metric.damage(trimmed - self.weight32)
 
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """Settings of one way to store a matrix. Equal settings are equal methods; the settings *are* the method.
+    """Settings of one way to store a matrix. They *are* the method: equal settings, equal methods.
 
     A subclass is a frozen dataclass with a unique ``name``, registered in ``methods/registry.py``.
     """
@@ -74,10 +77,10 @@ class Method(ABC):
 
     @abstractmethod
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Compute the stored tensors, by the names of the skeleton's ``state_dict()``, without the bias."""
+        """Compute the stored tensors but the bias, named as in the skeleton's ``state_dict()``."""
 
     def cost(self, spec: LayerSpec) -> int:
-        """Exact bytes of all stored tensors: codes, scales, zero points, factors, padding and the bias."""
+        """Exact bytes of what is stored: codes, scales, zero points, factors, padding, the bias."""
         return sum(size for _, size in stored_tensors(self, spec))
 
     def build(self, problem: MatrixProblem) -> CompressedMatrix:
@@ -149,7 +152,7 @@ class Method(ABC):
 
 @lru_cache(maxsize=100_000)
 def stored_tensors(method: Method, spec: LayerSpec) -> tuple[tuple[str, int], ...]:
-    """Names and bytes of the tensors that a method stores for a matrix, from its skeleton without data."""
+    """Names and bytes of what a method stores for a matrix, from its skeleton without data."""
     method.check(spec)
     with torch.device("meta"):
         layer = method.skeleton(spec)

@@ -18,7 +18,7 @@ from autocompress.records import LayerSpec
 def check_modes(
     method: Method, spec: LayerSpec, out_modes: tuple[int, ...], in_modes: tuple[int, ...]
 ) -> None:
-    """Check that modes cover both sides of a matrix, with less padding than one slice of the largest mode.
+    """Check that modes cover both sides and pad less than one slice of the largest mode.
 
     Raises:
         MethodError: they do not; the message names the nearest that do.
@@ -36,7 +36,7 @@ def check_modes(
 
 
 def store_core(name: str, table: Tensor, bits: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The stored tensors of one core laid out as ``table [rows, columns]`` (``layers.packed.table_shape``)."""
+    """The stored tensors of one core, laid out as ``table [rows, columns]`` by ``table_shape``."""
     if not bits:
         return {f"{name}.weight": table.to(dtype)}
     group = largest_group(table.shape[1], FACTOR_GROUPS.get(bits) or table.shape[1])

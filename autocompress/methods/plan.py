@@ -1,4 +1,7 @@
-"""A plan: which method stores which matrix. The only thing that is proposed, measured, logged and exported."""
+"""A plan: which method stores which matrix.
+
+It is the only thing that is proposed, measured, logged and exported.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True)
 class Plan(Mapping[str, Method]):
-    """Frozen map from layer name to method, in the order of the model. Layers that it does not name are kept.
+    """Frozen map from layer name to method, in model order. Layers that it does not name are kept.
 
     Attributes:
         methods: ``(layer name, method)`` pairs.

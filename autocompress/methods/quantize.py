@@ -63,11 +63,11 @@ class Quantize(Method):
         )
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Round with error feedback where the inputs' Gram matrix is known in full, else to the nearest values."""
+        """Round with error feedback where the inputs' Gram matrix is full, else to the nearest."""
         return self.round(problem, nearest=problem.metric.columns.ndim == 1)
 
     def round(self, problem: MatrixProblem, *, nearest: bool) -> dict[str, Tensor]:
-        """Round to the nearest values of the grid, or with error feedback and a refinement of the codes."""
+        """Round to the grid's nearest values, or with error feedback and refined codes."""
         weight, gram = problem.weight32, problem.metric.columns.to(problem.weight.device).float()
         grid = find_grid(
             weight,

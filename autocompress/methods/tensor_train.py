@@ -47,17 +47,22 @@ class TensorTrain(Method):
             whole_numbers(self.name, setting, getattr(self, setting), empty=setting == "ranks")
         whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
         if len(self.out_modes) != len(self.in_modes) or len(self.ranks) != len(self.out_modes) - 1:
+            order = len(self.out_modes)
             raise MethodError(
-                "method tensor_train: a train has as many out modes as in modes, and a rank between each two",
-                got=f"{len(self.out_modes)} out modes, {len(self.in_modes)} in modes, {len(self.ranks)} ranks",
-                wanted=f"{len(self.out_modes)}, {len(self.out_modes)} and {len(self.out_modes) - 1}",
+                "method tensor_train: a train has as many out modes as in modes, "
+                "and a rank between each two",
+                got=f"{order} out modes, {len(self.in_modes)} in modes, {len(self.ranks)} ranks",
+                wanted=f"{order}, {order} and {order - 1}",
             )
 
     @classmethod
     def uniform(
         cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0
     ) -> TensorTrain:
-        """The train of ``order`` balanced modes with one rank at every joint, less where the modes allow less."""
+        """The train of ``order`` balanced modes with one rank at every joint.
+
+        The rank is lower where the modes allow less.
+        """
         out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
         limits = train_rank_limits(tuple(o * i for o, i in zip(out_modes, in_modes, strict=True)))
         return cls(tuple(min(rank, limit) for limit in limits), out_modes, in_modes, bits)
@@ -90,7 +95,10 @@ class TensorTrain(Method):
         )
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Decompose the matrix, plain and scaled by Kronecker products near the metric, and keep the least damage."""
+        """Decompose the matrix, plain and scaled, and keep the decomposition of least damage.
+
+        The scales are Kronecker products near the metric.
+        """
         cores = self.cores(problem)
         stored: dict[str, Tensor] = {}
         for k, core in enumerate(cores):
@@ -100,7 +108,7 @@ class TensorTrain(Method):
         return stored
 
     def cores(self, problem: MatrixProblem) -> list[Tensor]:
-        """The best cores ``[r_{k-1}, o_k, i_k, r_k]`` before rounding; computed once for all bits."""
+        """Best cores ``[r_{k-1}, o_k, i_k, r_k]`` before rounding; computed once for all bits."""
         key = ("tensor_train", self.ranks, self.out_modes, self.in_modes)
         if key not in problem.memo:
             fits = [

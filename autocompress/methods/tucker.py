@@ -57,7 +57,10 @@ class Tucker(Method):
 
     @classmethod
     def uniform(cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0) -> Tucker:
-        """``order`` balanced modes a side with one rank for every mode, less where the modes allow less."""
+        """``order`` balanced modes a side with one rank for every mode.
+
+        The rank is lower where the modes allow less.
+        """
         out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
         limits = tucker_rank_limits(out_modes + in_modes)
         return cls(tuple(min(rank, limit) for limit in limits), out_modes, in_modes, bits)
@@ -88,7 +91,10 @@ class Tucker(Method):
         )
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Decompose the matrix, plain and scaled by Kronecker products near the metric, and keep the least damage."""
+        """Decompose the matrix, plain and scaled, and keep the decomposition of least damage.
+
+        The scales are Kronecker products near the metric.
+        """
         core, factors = self.parts(problem)
         order = len(self.out_modes)
         parts = {"core": core.reshape(math.prod(self.ranks[:order]), -1)}

@@ -66,11 +66,11 @@ def round_factors(
 
 
 def refit_left(weight: Tensor, right: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Left factor ``[rank, out]`` that minimises ``tr(D columns D^T)`` for a given right one, and its Gram matrix.
+    """Left factor ``[rank, out]`` that fits a given right one best, and its Gram matrix.
 
-    Solves ``(right columns right^T) left = right columns weight^T`` in fp64; the matrix on the left
-    ``[rank, rank]`` is the Gram matrix of what the left factor is fed. A hair of its mean diagonal
-    is added, in case rank vectors depend on each other.
+    It minimises ``tr(D columns D^T)``: solves ``(right columns right^T) left = right columns
+    weight^T`` in fp64. The matrix on the left ``[rank, rank]`` is the Gram matrix of what the left
+    factor is fed. A hair of its mean diagonal is added, in case rank vectors depend on each other.
     """
     right64 = right.double()
     weighted = apply_gram(columns.double(), right64.T).T

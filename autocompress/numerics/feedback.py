@@ -1,4 +1,4 @@
-"""Rounding with error feedback: each column's rounding error is made up for by the columns not yet rounded."""
+"""Rounding with error feedback: columns not yet rounded make up for each column's error."""
 
 from __future__ import annotations
 

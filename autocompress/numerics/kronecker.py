@@ -1,4 +1,4 @@
-"""Kronecker products of positive vectors: the only weights of rows and columns that fold into the cores of a tensor."""
+"""Kronecker products of positive vectors: the only row and column weights that cores can absorb."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _equal(one: tuple[Roots, Roots], other: tuple[Roots, Roots]) -> bool:
 
 
 def kronecker_roots(gram: Tensor, modes: Sequence[int]) -> Roots:
-    """Vectors ``[n_k]`` whose Kronecker product is near the root of a Gram matrix's diagonal, in fp64.
+    """Vectors ``[n_k]`` whose Kronecker product is near the root of a Gram diagonal, in fp64.
 
     The logarithm of the diagonal is fitted by a sum over the modes in least squares (its marginal
     means), so that the result is positive whatever the diagonal. Padding counts as average.

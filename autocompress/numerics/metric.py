@@ -29,7 +29,7 @@ class Curvature:
 
 
 def apply_gram(gram: Tensor, matrix: Tensor) -> Tensor:
-    """Return ``gram @ matrix`` for a Gram matrix ``[n, n]`` or its diagonal ``[n]``, and ``matrix [n, m]``."""
+    """Return ``gram @ matrix [n, m]`` for a Gram matrix ``[n, n]`` or its diagonal ``[n]``."""
     return gram[:, None] * matrix if gram.ndim == 1 else gram @ matrix
 
 
@@ -64,7 +64,7 @@ def root_and_inverse(gram: Tensor, *, shrinkage: float) -> tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Metric:
-    """All uses of one matrix ``[out, in]``: a tied embedding and head has two terms, any other matrix one."""
+    """All uses of a matrix ``[out, in]``: two terms for a tied embedding and head, else one."""
 
     terms: tuple[Curvature, ...]
 
@@ -74,7 +74,7 @@ class Metric:
         return cls((Curvature(torch.ones(out_features), torch.ones(in_features)),))
 
     def damage(self, change: Tensor) -> float:
-        """Predict the rise of the loss, in nats per token, when ``change [out, in]`` is added to the matrix."""
+        """Predict the rise of the loss, in nats per token, when ``change [out, in]`` is added."""
         change = change.float()
         total = 0.0
         for term in self.terms:
@@ -86,7 +86,10 @@ class Metric:
 
     @cached_property
     def rows(self) -> Tensor:
-        """One Gram matrix for the rows, ``[out, out]`` or diagonal ``[out]``: the terms, weighted by their share."""
+        """One Gram matrix for the rows, ``[out, out]`` or diagonal ``[out]``.
+
+        It is the sum of the terms, weighted by their share.
+        """
         return self._combined([t.rows for t in self.terms], [trace(t.columns) for t in self.terms])
 
     @cached_property

@@ -18,7 +18,7 @@ _SEGMENTS = {2: 4, 3: 8, 4: 2, 8: 1}
 
 
 def packed_length(count: int, bits: int) -> int:
-    """Bytes that a row of ``count`` codes takes: 8 codes of 3 bits take 3; a row is padded to whole bytes."""
+    """Bytes of a row of ``count`` codes, padded to whole bytes: 8 codes of 3 bits take 3."""
     return _segment_length(count, bits) * bits * _SEGMENTS[bits] // 8
 
 

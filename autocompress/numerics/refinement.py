@@ -1,4 +1,4 @@
-"""Improvement of rounded codes, one column at a time, until no single code would be better elsewhere."""
+"""Improving rounded codes, one column at a time, until no single code would be better elsewhere."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class RowTerm:
 
 
 def row_terms(metric: Metric, device: torch.device) -> list[RowTerm]:
-    """The terms of a metric as far as rows do not interact: of a full Gram matrix of the rows only the diagonal counts.
+    """The terms of a metric as far as rows do not interact.
 
-    Gram matrices of the columns are damped as for error feedback, since they come from few tokens.
+    Of a full Gram matrix of the rows only the diagonal counts. Gram matrices of the columns are
+    damped as for error feedback, since they come from few tokens.
     """
     terms = []
     for term in metric.terms:

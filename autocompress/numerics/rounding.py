@@ -112,7 +112,9 @@ def find_grid(
     importance: Tensor | None = None,
     clip: bool = True,
 ) -> Grid:
-    """Choose scale and zero point of every group, by the least weighted squared error over a few clipped ranges.
+    """Choose scale and zero point of every group.
+
+    They are those of least weighted squared error over a few clipped ranges.
 
     Args:
         weight: ``[out, in]`` in fp32.
@@ -181,7 +183,7 @@ def _search(
 
 
 def _squared_error(weight: Tensor, grid: Grid, importance: Tensor | None) -> Tensor:
-    """Sum of squared rounding errors per group, ``[out, groups]``; ``importance [groups, group]``."""
+    """Squared rounding error per group, ``[out, groups]``; ``importance [groups, group]``."""
     scale = grid.scale.float()[..., None]
     grouped = in_groups(weight, grid.scale.shape[1])
     centre = grid.centre[..., None] if isinstance(grid.centre, Tensor) else grid.centre
@@ -213,7 +215,7 @@ def _round_up_to_half(scale: Tensor) -> Tensor:
 
 
 def pack_grid(grid: Grid, codes: Tensor) -> dict[str, Tensor]:
-    """The stored tensors: ``codes [out, bytes]``, ``scales [out, groups]`` and, unless symmetric, ``zeros``.
+    """``codes [out, bytes]``, ``scales [out, groups]`` and, unless symmetric, ``zeros``, as stored.
 
     Zero points are packed along the rows, ``[groups, bytes]``, so that few groups in a row waste no
     bits.
@@ -235,9 +237,10 @@ def zeros_shape(rows: int, groups: int, bits: int) -> tuple[int, int]:
 
 
 def largest_group(columns: int, most: int) -> int:
-    """The largest group size up to ``most`` that divides the row and is worth a scale (a quarter of ``most`` or more).
+    """The largest group size up to ``most`` that divides the row and is worth a scale.
 
-    Returns 0, the whole row, when there is none or the row is no longer than ``most``.
+    A quarter of ``most`` or more is worth one. Returns 0, the whole row, when there is none or the
+    row is no longer than ``most``.
     """
     if columns <= most:
         return 0

@@ -17,7 +17,10 @@ def padded_size(modes: tuple[int, ...]) -> int:
 
 
 def fits(size: int, modes: tuple[int, ...]) -> bool:
-    """Whether modes cover a side of ``size`` without waste: their product reaches it, and no mode could be smaller."""
+    """Whether modes cover a side of ``size`` without waste.
+
+    Their product reaches it, and no mode could be smaller.
+    """
     total = math.prod(modes)
     return total >= size and (total == size or total - size < total // max(modes))
 
@@ -56,7 +59,7 @@ def _most_even(total: int, order: int, least: int = 1) -> tuple[int, ...]:
 
 
 def nearest_modes(size: int, wanted: tuple[int, ...]) -> tuple[int, ...]:
-    """Correct modes whose product misses ``size``: the same number of modes, close to those wanted, little padding.
+    """Correct modes whose product misses ``size``: as many, close to those wanted, little padding.
 
     Modes that fit are returned as they are.
     """

@@ -1,4 +1,4 @@
-"""Truncated singular value decomposition of a matrix in the metric that its damage is measured in."""
+"""Truncated singular value decomposition of a matrix in the metric of its damage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Spectrum:
 
 
 def grams_of(metric: Metric, kind: MetricKind, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gram matrices ``(rows, columns)`` of the metric that a kind of fit works in; ones where it does not weigh."""
+    """Gram matrices ``(rows, columns)`` that a kind of fit works in; ones for a side it ignores."""
     rows, columns = metric.rows.to(weight.device), metric.columns.to(weight.device)
     if kind == "plain":
         columns = columns.new_ones(columns.shape[0])
@@ -46,14 +46,15 @@ def grams_of(metric: Metric, kind: MetricKind, weight: Tensor) -> tuple[Tensor, 
 def decompose(
     weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float = SHRINKAGE
 ) -> Spectrum:
-    """Decompose ``weight`` so that truncation minimises ``tr(rows D columns D^T)`` of the change ``D`` at every rank.
+    """Decompose ``weight`` so that truncation minimises the damage at every rank.
 
-    With ``R`` and ``C`` the roots of the two Gram matrices, ``R W C = U S V^T`` truncated and
-    transformed back is the optimum (Eckart and Young 1936, in the metric of the roots; the input
-    side alone is SVD-LLM, Wang et al. 2024, arXiv 2403.07378). Only the thinner side is decomposed:
-    for ``out >= in`` the eigenvectors ``V`` of ``C W^T rows W C`` suffice, since ``W C V_r V_r^T
-    C^-1`` is the same approximation, and tall embeddings cost little. Values below 1e-8 of the
-    largest are lost to rounding. Everything is computed in fp64.
+    Truncation minimises ``tr(rows D columns D^T)`` of the change ``D``. With ``R`` and ``C`` the
+    roots of the two Gram matrices, ``R W C = U S V^T`` truncated and transformed back is the
+    optimum (Eckart and Young 1936, in the metric of the roots; the input side alone is SVD-LLM,
+    Wang et al. 2024, arXiv 2403.07378). Only the thinner side is decomposed: for ``out >= in`` the
+    eigenvectors ``V`` of ``C W^T rows W C`` suffice, since ``W C V_r V_r^T C^-1`` is the same
+    approximation, and tall embeddings cost little. Values below 1e-8 of the largest are lost to
+    rounding. Everything is computed in fp64.
 
     Args:
         weight: ``[out, in]``.
@@ -80,7 +81,7 @@ def decompose(
 
 
 def shrunk(gram: Tensor, shrinkage: float) -> Tensor:
-    """Add a share of its mean diagonal to a Gram matrix ``[n, n]`` or diagonal ``[n]``; fp64, ones if it is zero."""
+    """Add a share of its mean diagonal to ``gram [n, n]`` or ``[n]``; fp64, ones if it is zero."""
     gram = gram.double()
     mean = gram.mean() if gram.ndim == 1 else gram.diagonal().mean()
     if not float(mean) > 0:

@@ -1,4 +1,4 @@
-"""Tensor train of a matrix: both sides folded into modes, one core per pair of an out mode and an in mode."""
+"""Tensor train of a matrix: both sides folded, one core per pair of an out mode and an in mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch.nn.functional import pad
 
 
 def fold_pairs(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]) -> Tensor:
-    """Pad a matrix ``[out, in]`` with zeros and fold it into ``[o_1 * i_1, ..., o_d * i_d]`` (Novikov et al. 2015)."""
+    """Pad ``[out, in]`` with zeros and fold it to ``[o_1 * i_1, ..., o_d * i_d]``.
+
+    The folding is that of Novikov et al. 2015.
+    """
     order = len(out_modes)
     padded = pad(
         matrix,
@@ -24,7 +27,7 @@ def fold_pairs(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]
 
 
 def principal_split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """Best split of ``matrix [m, n]`` into orthonormal columns ``[m, rank]`` and what they carry ``[rank, n]``.
+    """Split ``[m, n]`` best into orthonormal columns ``[m, rank]`` times ``[rank, n]``.
 
     Returns the two and the squared error. fp64 in, fp64 out; a wide matrix is decomposed through
     its Gram matrix.
@@ -107,7 +110,7 @@ def decompose_matrix_train(
 
 
 def even_norms(factors: Sequence[Tensor]) -> list[Tensor]:
-    """Spread the scale of a product evenly over its factors, so that none leaves the range of a half-precision type."""
+    """Spread a product's scale evenly over its factors, to stay in the range of half precision."""
     norms = [float(factor.norm()) / math.sqrt(factor.numel()) for factor in factors]
     if not all(norm > 0 for norm in norms):
         return list(factors)

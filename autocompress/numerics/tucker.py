@@ -91,7 +91,7 @@ def decompose_matrix_tucker(
 
 
 def tucker_to_matrix(core: Tensor, factors: Sequence[Tensor], out_order: int) -> Tensor:
-    """Multiply core and factors ``[n_k, r_k]`` out to a matrix whose rows are the first ``out_order`` modes."""
+    """Multiply core and factors ``[n_k, r_k]`` to a matrix with ``out_order`` modes as rows."""
     tensor = core
     for mode, factor in enumerate(factors):
         tensor = mode_product(tensor, factor, mode)
