@@ -48,6 +48,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     Raises:
         StorageError: it cannot be reached or is no database of Optuna's.
     """
+    # Optuna announces every new study on stderr, to people who did not ask for Optuna.
+    optuna.logging.set_verbosity(max(optuna.logging.get_verbosity(), optuna.logging.WARNING))
     try:
         options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
@@ -133,7 +135,7 @@ def touch(folder: Path, name: str, url: str) -> None:
 
 
 def existing_study(name: str, url: str) -> optuna.Study | None:
-    """The study of that name in a storage, or ``None``; one that was cut off while it was made is removed."""
+    """The study of a name in a storage, or ``None``; one cut off while being made is removed."""
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
     storage = open_storage(url)
@@ -166,7 +168,8 @@ def load_optuna_study(name: str, url: str) -> optuna.Study:
         ) from error
     if HEADER not in study.user_attrs:
         raise StudyError(
-            f"the study {name!r} in {url} was not made by autocompress, or was cut off while it was made"
+            f"the study {name!r} in {url} was not made by autocompress, "
+            "or was cut off while it was made"
         )
     return study
 
