@@ -1,4 +1,4 @@
-"""What a trial costs and loses against the dense model, in the words and units that a person reads."""
+"""What a trial costs and loses against the dense model, in words and units that a person reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autocompress.units import Limits, format_bytes
 
 
 def meets(limits: Limits, trial: TrialRecord) -> bool:
-    """Whether a trial is within a study's limits; a latency that was not measured meets no latency limit."""
+    """Whether a trial is within a study's limits; an unmeasured latency meets no latency limit."""
     time = latency(trial)
     small = limits.memory_bytes is None or trial.bytes <= limits.memory_bytes
     return small and (limits.latency_ms is None or (time is not None and time <= limits.latency_ms))
@@ -25,7 +25,7 @@ def dense_on(study: StudyRecord, measurement: Measurement) -> Measurement:
 
 
 def rise(study: StudyRecord, trial: TrialRecord) -> float:
-    """Rise of log-perplexity over the dense model in nats per token, both on the text that is shown for the trial."""
+    """Rise of log-perplexity over the dense model, nats per token, on the text the trial shows."""
     shown = trial.measurement
     if shown is None or not shown.perplexity > 0:
         return math.nan
@@ -42,7 +42,7 @@ def shown_perplexity(study: StudyRecord, trial: TrialRecord) -> float:
 
 
 def quality(trial: TrialRecord) -> str:
-    """Perplexity as it was measured, with the text where that is not the final one: ``perplexity 17.4``."""
+    """Perplexity as measured, with the text if it is not the final one: ``perplexity 17.4``."""
     shown = trial.measurement
     if shown is None:
         return "not measured"

@@ -39,7 +39,7 @@ class Choice:
 
 
 def choices_of(menu: Menu, score: Score, groups: Iterable[Sequence[str]] = ()) -> list[Choice]:
-    """Turn a menu into choices, tying the layers of each group to one method that all of them offer."""
+    """Turn a menu into choices, tying each group's layers to one method that all of them offer."""
     grouped = {name: tuple(group) for group in groups for name in group}
     choices: list[Choice] = []
     done: set[str] = set()
@@ -81,7 +81,7 @@ def smallest_bytes(choices: Sequence[Choice]) -> int:
 
 
 def allocate(choices: Sequence[Choice], limit: int) -> Plan:
-    """Solve the multiple-choice knapsack exactly (HiGHS): least total score with total bytes at most ``limit``.
+    """Solve the multiple-choice knapsack exactly (HiGHS): least total score within ``limit`` bytes.
 
     Args:
         choices: what there is to decide.

@@ -8,16 +8,18 @@ from collections.abc import Iterable, Sequence
 from autocompress.search.study import TrialRecord
 
 LATENCY_TOLERANCE = 0.10
-"""A trial may be slower by this share and still dominate. Medians of decode times scatter by several per cent between
-runs; with an exact third axis every plan would sooner or later be the fastest of its neighbours by
-chance."""
+"""A trial may be slower by this share and still dominate.
+
+Medians of decode times scatter by several per cent between runs; with an exact third axis every
+plan would sooner or later be the fastest of its neighbours by chance.
+"""
 
 HYPERVOLUME_REFERENCE_DAMAGE = 1.0
-"""Damage, in nats per token, from which on a plan counts for nothing: about 2.7 times the perplexity."""
+"""Damage, in nats per token, that makes a plan worth nothing: about 2.7 times the perplexity."""
 
 
 def selection_damage(trial: TrialRecord) -> float:
-    """KL divergence from the dense model on the selection text, nats per token; infinite without a measurement.
+    """KL divergence from dense on the selection text, nats per token; infinite if not measured.
 
     It ranks plans with less noise than perplexity on the same tokens, for it compares the
     predictions themselves and not only what they say of one observed token. Every complete trial
@@ -30,7 +32,7 @@ def selection_damage(trial: TrialRecord) -> float:
 
 
 def latency(trial: TrialRecord) -> float | None:
-    """Median decode time in milliseconds: of the search if it was measured there, else of the final measurement.
+    """Median decode time in milliseconds: the search's if measured there, else the final one.
 
     In this order a later measurement of some trials cannot change what the front is.
     """
@@ -85,7 +87,7 @@ def non_dominated(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
 
 
 def knee_of(front: Sequence[TrialRecord]) -> TrialRecord:
-    """The trial of a front farthest below the chord between its ends, in normalised (log bytes, damage).
+    """The trial farthest below the chord between a front's ends, in normalised (log bytes, damage).
 
     Where there are not three different sizes there is no bend, and the lowest damage is returned.
     """
@@ -105,7 +107,7 @@ def knee_of(front: Sequence[TrialRecord]) -> TrialRecord:
 
 
 def area_below(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Exact two-dimensional hypervolume: the area between minimised ``points`` and the ``reference`` corner."""
+    """Exact hypervolume in the plane: the area between minimised ``points`` and ``reference``."""
     area, lowest = 0.0, reference[1]
     inside = sorted(
         point for point in points if point[0] < reference[0] and point[1] < reference[1]

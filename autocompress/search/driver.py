@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 SWEEP_WITHOUT_LIMIT = (0.5, 0.35, 0.25, 0.18, 0.125, 0.1, 0.08, 0.06, 0.05)  # of the dense model
-REFERENCE_SPAN = 4.0  # plans for comparison are measured up to so many times the limit; larger ones say nothing about it
+# Plans for comparison are measured up to so many times the limit; larger ones say nothing of it.
+REFERENCE_SPAN = 4.0
 MOST_FAILURES = 5  # failed trials in a row; then something else is wrong
 
 
@@ -122,7 +123,7 @@ class Search:
     def run(
         self, trials: int, seconds: float | None = None, *, sampler: str = "auto", seed: int = 0
     ) -> StudyRecord:
-        """Search until the study has so many trials or the time is up, then measure the finalists on the report text.
+        """Search until enough trials or time is up, then measure the finalists on the report text.
 
         Args:
             trials: trials that the study shall have in all, failed ones not counted.
@@ -169,7 +170,7 @@ class Search:
                 advance(int(trial.state != "failed"))
 
     def _planned(self, done: set[tuple[str, str]]) -> list[Proposal]:
-        """Make the proposals that need no sampler: the allocation at the limit, the hand-written, the sweep."""
+        """Make the proposals that need no sampler: the allocation, the hand-written, the sweep."""
         dense, limit = self.inventory.dense_bytes, self.limits.memory_bytes
         targets = (
             [share * dense for share in SWEEP_WITHOUT_LIMIT]
@@ -208,7 +209,7 @@ class Search:
         )
 
     def _run_trial(self, proposal: Proposal) -> TrialRecord:
-        """Make a trial of a proposal, measure it unless its bytes rule it out, and store what came of it."""
+        """Make a trial of a proposal, measure it unless its bytes rule it out, and store it."""
         started = time.monotonic()
         trial = ask_with(self.study, proposal.knobs)
         size = self.inventory.plan_bytes(proposal.plan)
@@ -272,7 +273,7 @@ class Search:
         return record
 
     def _measure_finalists(self) -> None:
-        """Measure the front, and the hand-written plan that it is compared with, on the report text."""
+        """Measure the front, and the hand-written plan it is compared with, on the report text."""
         missing = [
             trial for trial in finalists(to_record(self.study, self.folder)) if trial.report is None
         ]

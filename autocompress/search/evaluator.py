@@ -1,4 +1,4 @@
-"""Scores a plan: perplexity, divergence, bytes and measured latency. It takes a plan, never "the current model"."""
+"""Scores a plan, never "the current model": perplexity, divergence, bytes and measured latency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Families of methods: the settings that a search space lists, and the methods they give for one matrix."""
+"""Families of methods: settings that a search space lists, and their methods for one matrix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHOLE_ROW = 0  # the group size that means one group per row
 
 
 class Family(ABC):
-    """All settings of one method that a search space offers; an option is one combination of them."""
+    """All settings of one method that a search space offers; an option is one combination."""
 
     name: ClassVar[str]
 
@@ -76,7 +76,7 @@ class Ranks:
     fractions: tuple[float, ...] = ()
 
     def within(self, largest: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """Yield one rank per bond (or mode) for every listed rank; no rank exceeds the largest of its bond."""
+        """Yield for every listed rank one per bond or mode, none above the largest of its bond."""
         for rank in self.whole:
             yield tuple(min(rank, most) for most in largest)
         for fraction in self.fractions:
@@ -117,7 +117,7 @@ class SvdFamily(Family):
 
 @dataclass(frozen=True)
 class Modes:
-    """How rows and columns are split: ``math.prod(rows)`` is the number of rows, or a little more."""
+    """How rows and columns are split: ``math.prod(rows)`` is the row count, or a little more."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
@@ -138,7 +138,7 @@ class Modes:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Largest rank of each mode of a Tucker decomposition: those of the rows, then those of the columns."""
+        """Largest Tucker rank of each mode: those of the rows, then those of the columns."""
         return tucker_rank_limits(self.rows + self.columns)
 
     def __str__(self) -> str:

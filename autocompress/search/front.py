@@ -42,7 +42,7 @@ def front_of(study: StudyRecord) -> tuple[TrialRecord, ...]:
 
 
 def finalists(study: StudyRecord) -> tuple[TrialRecord, ...]:
-    """The trials that should be measured on the report text: the front, the best, and the hand-written plan to beat."""
+    """The trials to measure on the report text: front, best, and the hand-written plan to beat."""
     wanted = list(front_of(study))
     best = best_or_none(study)
     wanted += [
@@ -72,7 +72,7 @@ class Gain:
 
     @property
     def share(self) -> float:
-        """The best's rise as a share of the hand-written plan's: 0.7 means that 30 % of the damage was avoided."""
+        """The best's rise as a share of the hand-written plan's: 0.7 avoids 30 % of the damage."""
         return self.best_rise / self.hand_written_rise if self.hand_written_rise > 0 else math.nan
 
 
@@ -89,7 +89,7 @@ def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | N
 
 
 def gain_over_hand_written(study: StudyRecord) -> Gain | None:
-    """Compare the best trial with the best hand-written plan in the same bytes; ``None`` when either is missing.
+    """Compare the best trial with the best hand-written plan in its bytes, if there are both.
 
     On the report text when both were measured on it, else on the selection text.
     """
@@ -114,7 +114,7 @@ def gain_over_hand_written(study: StudyRecord) -> Gain | None:
 
 
 def hypervolume(study: StudyRecord, *, until: int | None = None) -> float:
-    """Room covered by the complete trials up to number ``until``, on the selection text: one figure for progress.
+    """Measure progress: the room that complete trials up to ``until`` cover, on the selection text.
 
     The plane is log2 of the compression ratio against the damage (KL divergence); the fixed
     reference corner is the dense model's size and ``HYPERVOLUME_REFERENCE_DAMAGE``. Comparable

@@ -83,7 +83,7 @@ class FrontPicture:
         )
 
     def is_hollow(self, dot: Dot) -> bool:
-        """Whether the dot stands for a measurement on another text than the front's, and compares roughly."""
+        """Whether the dot was measured on another text than the front, and so compares roughly."""
         return dot.trial.report is None and any(other.trial.report for other in self.dots)
 
     @property
@@ -136,7 +136,8 @@ def picture_of(study: StudyRecord) -> FrontPicture:
         y_ticks=tuple(
             (
                 tick,
-                f"{'≤ ' if tick <= floor * 1.001 else ''}{tick:g}  ({perplexity * math.exp(tick):.4g})",
+                f"{'≤ ' if tick <= floor * 1.001 else ''}{tick:g}"
+                f"  ({perplexity * math.exp(tick):.4g})",
             )
             for tick in _decade_ticks(floor, y_range[1])
         ),
@@ -182,7 +183,7 @@ def _size_and_quality(dot: Dot) -> str:
 
 
 def _line(front: tuple[Dot, ...]) -> tuple[Dot, ...]:
-    """The members that are on the front by quality and size alone; the others are there for their speed."""
+    """The members on the front by quality and size alone; the others are there for their speed."""
     line: list[Dot] = []
     for dot in front:
         if not line or dot.height < line[-1].height:

@@ -97,8 +97,8 @@ def _draw(picture: FrontPicture) -> Any:
     timed = span is not None and picture.dense_latency_ms is not None
     paint = colours | {"c": [picture.dense_latency_ms]} if timed else {"c": PLAIN}
     axes.scatter(
-        [picture.dense_bytes], [picture.floor], marker="*", s=230, edgecolors=INK, linewidths=0.9, zorder=6,
-        label="dense model (rise 0)", clip_on=False, **paint,
+        [picture.dense_bytes], [picture.floor], marker="*", s=230, edgecolors=INK, linewidths=0.9,
+        zorder=6, label="dense model (rise 0)", clip_on=False, **paint,
     )  # fmt: skip
     if span is not None and drawn is not None:
         bar: Any = figure.colorbar(
@@ -111,8 +111,8 @@ def _draw(picture: FrontPicture) -> Any:
     )
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9.5, handletextpad=0.3)
     axes.annotate(
-        picture.footnote, (1, 0), (0, -52), xycoords="axes fraction", textcoords="offset points", ha="right", va="top",
-        fontsize=8, color=LINE,
+        picture.footnote, (1, 0), (0, -52), xycoords="axes fraction", textcoords="offset points",
+        ha="right", va="top", fontsize=8, color=LINE,
     )  # fmt: skip
     _label(figure, axes, picture)
     return figure
@@ -154,13 +154,14 @@ def _scales(axes: Any, picture: FrontPicture) -> None:
     if picture.budget_bytes is not None:
         axes.axvline(picture.budget_bytes, color=BUDGET, linestyle="--", linewidth=1.3, zorder=1)
         axes.annotate(
-            picture.budget_text, (picture.budget_bytes, 1), (0, 3), xycoords=("data", "axes fraction"),
-            textcoords="offset points", ha="center", va="bottom", color=BUDGET, fontsize=9.5,
+            picture.budget_text, (picture.budget_bytes, 1), (0, 3),
+            xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="center", va="bottom", color=BUDGET, fontsize=9.5,
         )  # fmt: skip
 
 
 def _label(figure: Any, axes: Any, picture: FrontPicture) -> None:
-    """Write the marks and the names of the hand-written plans where they cover neither dots nor one another."""
+    """Write marks and hand-written plans' names where they cover neither dots nor one another."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     taken = [_box_around(axes, dot.bytes, dot.height, 7) for dot in picture.dots]
@@ -216,7 +217,7 @@ def _place(
     *,
     must: bool = True,
 ) -> None:
-    """Write at the first free place; where there is none, at the last if the text ``must`` be there."""
+    """Write at the first free place; if none is free, at the last if the text ``must`` be there."""
     inside = axes.get_window_extent(renderer)
     for index, (across, up) in enumerate(places):
         last = index == len(places) - 1

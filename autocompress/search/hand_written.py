@@ -1,4 +1,4 @@
-"""The plans that a person would write by hand: one setting for every matrix. The search must beat them."""
+"""The plans a person would write: one setting for every matrix. The search must beat them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ RANK_STEP = 8
 def hand_written_plans(
     specs: Sequence[LayerSpec], budget_share: float | None = None
 ) -> list[tuple[str, Plan]]:
-    """Make the labelled uniform plans: every bit width with the usual and the cheapest grouping, SVD, tensor train.
+    """Make the labelled uniform plans: every bit width, SVD and tensor train.
 
-    Factorised plans come at half and a quarter of the parameters, and as large as the budget (a
-    share of the dense bytes) allows, as a person would set their ranks.
+    Bit widths come with the usual and with the cheapest grouping. Factorised plans come at half and
+    a quarter of the parameters, and as large as the budget (a share of the dense bytes) allows, as
+    a person would set their ranks.
 
     Matrices that cannot take a setting (a group that does not divide the row, a matrix too small)
     fall back to the nearest that they can take: whole rows, or kept.

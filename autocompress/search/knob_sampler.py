@@ -21,7 +21,7 @@ SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Make a sampler by name; ``auto`` is TPE, which learns from the fewest trials of those here."""
+    """Make a sampler by name; ``auto`` is TPE, which learns from the fewest trials of these."""
     if name in ("auto", "tpe"):
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6)
     if name == "nsga2":
@@ -93,7 +93,7 @@ class KnobSampler:
 
 
 def _judged_by_divergence(trial: FrozenTrial) -> FrozenTrial:
-    """The trial with its KL divergence in place of its perplexity: the same aim, measured with less noise."""
+    """The trial with KL divergence in place of perplexity: the same aim, with less noise."""
     return optuna.trial.create_trial(
         params=trial.params,
         distributions=trial.distributions,

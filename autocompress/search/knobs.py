@@ -1,4 +1,4 @@
-"""The dozen knobs above the exact allocation: what a study searches instead of hundreds of per-layer choices."""
+"""The dozen knobs above the exact allocation, searched instead of hundreds of layer choices."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from autocompress.records import LayerSpec
 
 
 def methods_by_role(specs: tuple[LayerSpec, ...], plan: Plan) -> dict[str, str]:
-    """Per role, in the order of the model, how its matrices are stored: ``{"up": "3 svd r48, 1 keep"}``.
+    """How each role's matrices are stored, in model order: ``{"up": "3 svd r48, 1 keep"}``.
 
     A method that stores every matrix of its role is named without a count.
     """

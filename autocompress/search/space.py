@@ -56,7 +56,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Rule:
-    """What the matrices of one match may take. The first rule that matches a matrix is the only one that counts.
+    """What the matrices of one match may take. Only the first rule that matches a matrix counts.
 
     Attributes:
         match: which matrices.
@@ -104,7 +104,7 @@ class UnmatchedRule:
 
 @dataclass(frozen=True)
 class Group:
-    """Matrices that take the same method: those of the given roles in each block, or all that match the names."""
+    """Matrices that take one method: of the given roles in each block, or all that match a name."""
 
     roles: tuple[Role, ...] = ()
     names: tuple[str, ...] = ()
@@ -174,7 +174,7 @@ class Space:
         return tuple(sorted(options, key=lambda method: (-method.cost(shape), str(method))))
 
     def shared_options(self, specs: Sequence[LayerSpec]) -> tuple[Method, ...]:
-        """Every method that all the given matrices may take, in the order of the first one's options.
+        """Every method that all the given matrices may take, in the order of the first's options.
 
         Raises:
             ConfigurationError: they share none.
@@ -267,7 +267,8 @@ class Space:
             f"search space {self.name}, layer {spec}",
             got=reason,
             wanted="at least one option",
-            hint="Add settings that fit (the group size `row` always does), or a rule with `keep: true` for it.",
+            hint="Add settings that fit (the group size `row` always does), "
+            "or a rule with `keep: true` for it.",
         )
 
 
