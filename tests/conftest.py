@@ -1,4 +1,4 @@
-"""Tiny random models of the families, built from their configurations: no network, no files of weights."""
+"""Tiny random models of the families, built from configurations: no network, no weight files."""
 
 from __future__ import annotations
 

@@ -8,7 +8,11 @@ import pytest
 from autocompress import errors
 from autocompress.errors import AutocompressError, BudgetUnreachable, StorageError
 
-TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AutocompressError)]
+TREE = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, AutocompressError)
+]
 
 
 def test_a_message_says_what_got_wanted_and_what_to_do():
@@ -29,7 +33,8 @@ def test_every_error_keeps_its_type_and_parts_when_a_place_is_added(kind):
 
 @pytest.mark.parametrize("kind", TREE)
 def test_exit_codes(kind):
-    expected = 3 if kind is BudgetUnreachable else 1 if kind in (AutocompressError, StorageError) else 2
+    general = (AutocompressError, StorageError)
+    expected = 3 if kind is BudgetUnreachable else 1 if kind in general else 2
     assert kind.exit_code == expected
 
 
@@ -39,4 +44,5 @@ def test_errors_travel_between_processes(kind):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind
     assert str(copy) == str(error)
-    assert (copy.what, copy.got, copy.wanted, copy.hint) == ("bad rank", 9, "at most 8", "Lower it.")
+    fields = (copy.what, copy.got, copy.wanted, copy.hint)
+    assert fields == ("bad rank", 9, "at most 8", "Lower it.")

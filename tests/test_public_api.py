@@ -12,12 +12,14 @@ HEAVY = ("torch", "transformers", "optuna", "mlflow", "ray", "datasets", "scipy"
 
 
 def _run(program: str) -> str:
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     return run.stdout.strip()
 
 
 def test_importing_imports_nothing_heavy():
-    assert _run(f"import sys, autocompress\nprint([n for n in {HEAVY!r} if n in sys.modules])") == "[]"
+    program = f"import sys, autocompress\nprint([n for n in {HEAVY!r} if n in sys.modules])"
+    assert _run(program) == "[]"
 
 
 def test_search_and_export_are_functions_and_packages_at_once():
@@ -37,7 +39,12 @@ def test_search_and_export_are_functions_and_packages_at_once():
 
 
 def test_a_subpackage_imported_first_is_callable_too():
-    assert _run("import autocompress.search.space\nimport autocompress\nprint(callable(autocompress.search))") == "True"
+    program = (
+        "import autocompress.search.space\n"
+        "import autocompress\n"
+        "print(callable(autocompress.search))"
+    )
+    assert _run(program) == "True"
 
 
 @pytest.mark.parametrize("name", autocompress.__all__)

@@ -42,10 +42,8 @@ def test_table_picture_and_next_command(run, tmp_path):
     result = run()
     assert "allocated 10x" in result.stdout
     assert "67% of what the best hand-written plan" in result.stdout
-    assert (
-        f"Next: autocompress export llama-10x --trial best --out llama-10x-best --runs-dir {tmp_path}"
-        in result.stdout
-    )
+    export = "autocompress export llama-10x --trial best --out llama-10x-best"
+    assert f"Next: {export} --runs-dir {tmp_path}" in result.stdout
     assert "Wrote" in result.stderr
     assert {path.name for path in (tmp_path / "llama-10x").iterdir()} == {"front.html", "front.png"}
 

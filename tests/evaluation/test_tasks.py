@@ -51,7 +51,7 @@ def loaded() -> Any:
 
 @pytest.fixture
 def task_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two tasks with local data files, one of which is missing; nothing is cached outside the test."""
+    """Two tasks with local data files, one of them missing; nothing is cached outside the test."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

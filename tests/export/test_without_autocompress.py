@@ -1,4 +1,4 @@
-"""What a process does that has not imported autocompress: it must stop, not run with random weights."""
+"""A process that has not imported autocompress must stop, not run with random weights."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def filled(layer: CompressedMatrix) -> CompressedMatrix:
 
 
 def million(form: str) -> CompressedMatrix:
-    """A matrix of a million by a million: 4 TB if anything made it dense, or even a thousandth of it."""
+    """A matrix of a million by a million: 4 TB if made dense, and a thousandth is too much."""
     modes = (100, 100, 100)
     settings = {
         "out_modes": modes,

@@ -57,7 +57,7 @@ def linear_metric(out_features: int, in_features: int, seed: int = 0) -> Metric:
 
 
 def embedding_metric(vocabulary: int, hidden: int, seed: int = 0) -> Metric:
-    """Two uses: a lookup with token frequencies, and a tied head with the diagonal of its output gradients."""
+    """Two uses: a lookup with token frequencies, and a tied head with its gradients' diagonal."""
     generator = torch.Generator().manual_seed(seed)
     counts, errors = (
         torch.rand(vocabulary, generator=generator),

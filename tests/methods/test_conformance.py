@@ -1,4 +1,4 @@
-"""Every registered method must keep these promises, for every kind of matrix; a method without an example fails."""
+"""Every registered method keeps these promises for every kind of matrix, and has an example."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def built(case: Case) -> tuple[MatrixProblem, CompressedMatrix]:
 def assert_same_map(
     layer: CompressedMatrix, x: Tensor, bias: Tensor | None, tolerance: float
 ) -> None:
-    """The layer equals the linear map of its dense form, up to ``tolerance`` of the largest output."""
+    """The layer equals its dense form's linear map, up to ``tolerance`` of the largest output."""
     y = layer(x)
     assert y.dtype == x.dtype
     assert y.shape == (*x.shape[:-1], layer.out_features)

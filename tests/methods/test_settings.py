@@ -1,4 +1,4 @@
-"""Wrong settings are named errors; labels are short; ranks and modes are held to what the shape allows."""
+"""Wrong settings are named errors; labels are short; ranks and modes keep to what shapes allow."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_impossible_settings_are_named(data: dict[str, Any], message: str) -> No
     [
         (
             Quantize(4, 64),
-            r"does not divide the 96 columns: got 64, wanted one of 8, 12, 16, 24, 32, 48, 96, or 0",
+            r"does not divide the 96 columns: "
+            r"got 64, wanted one of 8, 12, 16, 24, 32, 48, 96, or 0",
         ),
         (Svd(65), "got 65, wanted at most 64"),
         (TensorTrain((4,), (8, 7), (12, 8)), r"out_modes do not fit the side of 64: .*\[8, 8\]"),

@@ -109,7 +109,7 @@ def test_error_feedback_is_nearest_for_independent_inputs() -> None:
 
 
 def test_error_feedback_follows_the_published_recursion() -> None:
-    """Against a direct transcription: one column at a time, the inverse Gram matrix shrunk by elimination."""
+    """Against a transcription: column by column, the inverse Gram matrix shrunk by elimination."""
     weight, columns = matrix(6, 12), gram(12, 5)
     grid = find_grid(weight, bits=3, group_size=4, symmetric=False)
     damped = columns.double() + 0.01 * columns.diagonal().mean().double() * torch.eye(

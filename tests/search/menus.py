@@ -11,12 +11,22 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.records import Kind, LayerSpec, Role
 
-METHODS: tuple[Method, ...] = (Quantize(2), Quantize(3), Quantize(4), Quantize(8), Svd(4), Svd(8, bits=8), Keep())
+METHODS: tuple[Method, ...] = (
+    Quantize(2),
+    Quantize(3),
+    Quantize(4),
+    Quantize(8),
+    Svd(4),
+    Svd(8, bits=8),
+    Keep(),
+)
 ROLES = (Role.QUERY, Role.OUTPUT, Role.UP, Role.DOWN, Role.EMBEDDING)
 
 
 def layer_spec(index: int, role: Role | None = None) -> LayerSpec:
-    return LayerSpec(f"layers.{index}", role or ROLES[index % len(ROLES)], Kind.LINEAR, 64, 64, depth=index)
+    return LayerSpec(
+        f"layers.{index}", role or ROLES[index % len(ROLES)], Kind.LINEAR, 64, 64, depth=index
+    )
 
 
 def menu_of(*layers: Sequence[tuple[int, float]]) -> Menu:
@@ -37,5 +47,7 @@ def menu_of(*layers: Sequence[tuple[int, float]]) -> Menu:
 
 def total(menu: Menu, plan: dict[str, Method]) -> tuple[int, float]:
     """Bytes and damage of a plan, looked up option by option."""
-    chosen = [next(o for o in layer.options if o.method == plan[layer.spec.name]) for layer in menu.layers]
+    chosen = [
+        next(o for o in layer.options if o.method == plan[layer.spec.name]) for layer in menu.layers
+    ]
     return sum(option.file_bytes for option in chosen), sum(option.damage for option in chosen)

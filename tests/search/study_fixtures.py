@@ -1,4 +1,4 @@
-"""Studies with believable numbers, made without a model: a small Llama under plans of many kinds."""
+"""Studies with believable numbers, made without a model: a small Llama under many plans."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ SEARCHED = (
 
 
 def realistic_study(folder: Path = Path("runs/llama-10x"), *, finished: bool = True) -> StudyRecord:
-    """Twenty-four trials: hand-written plans, an allocation sweep, knobs around it, one infeasible, one failed."""
+    """Twenty-four trials: hand-written, an allocation sweep, knobs, one infeasible, one failed."""
     trials = [
         trial(
             number, rise, size, time, plan=uniform_plan(method), label=label, phase="hand-written"

@@ -151,7 +151,10 @@ def test_devices_and_types_that_do_not_exist():
             load_model(None, dtype=dtype)
 
 
-REGISTERED = "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as m; assert 'autocompress' in m"
+REGISTERED = (
+    "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as m; "
+    "assert 'autocompress' in m"
+)
 
 
 @pytest.mark.parametrize(

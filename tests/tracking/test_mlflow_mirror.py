@@ -1,4 +1,4 @@
-"""The mirror against a real SQLite store, shared by the module: making its database takes seconds."""
+"""The mirror against a real SQLite store, which the module shares: making one takes seconds."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ def test_parent_says_what_a_person_needs(client, mirrored, tmp_path, monkeypatch
     assert "Best within the limits: trial 10" in parent.data.tags["mlflow.note.content"]
     names = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
     assert names == {
-        "front.json", "front_table.json", "front.html", "front.png", "best.yaml", "environment.json", "settings.json",
+        "front.json", "front_table.json", "front.html", "front.png", "best.yaml",
+        "environment.json", "settings.json",
     }  # fmt: skip
     front = json.loads(open_artifact(client, parent, "front.json", tmp_path))
     assert front["best"]["trial"] == 10
