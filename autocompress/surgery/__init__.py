@@ -1,1 +1,1 @@
-"""Finding the matrices of a model, replacing them and putting them back, loading and storing models."""
+"""Finding a model's matrices, replacing them and putting them back, loading and storing models."""

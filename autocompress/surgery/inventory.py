@@ -96,7 +96,7 @@ class Inventory:
 
 
 def stored_tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor that a checkpoint of the model holds, once: of tied names the one that the others are tied to."""
+    """Each tensor of a checkpoint of the model, once: of tied names, the one others are tied to."""
     targets = getattr(model, "all_tied_weights_keys", {})
     names: dict[int, list[str]] = defaultdict(list)
     tensors = model.state_dict(keep_vars=True)
@@ -107,7 +107,7 @@ def stored_tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of all tensors of a model, dense or compressed, as they are stored; tied tensors count once."""
+    """Bytes of all tensors of a model, dense or compressed, as stored; tied tensors count once."""
     return sum(_bytes(tensor) for tensor in stored_tensors_of(model).values())
 
 
@@ -193,7 +193,7 @@ def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
 
 
 def _named_by_model(model: nn.Module) -> dict[int, Role]:
-    """Roles of the modules that a transformers model itself names as its token embedding and its head."""
+    """Roles of the modules that a transformers model names as its token embedding and its head."""
     roles = {}
     for getter, role in (
         ("get_input_embeddings", Role.EMBEDDING),

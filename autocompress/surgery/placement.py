@@ -55,7 +55,7 @@ def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def prefix_of(spec: LayerSpec) -> str:
-    """What stands before the names of a placed matrix's own tensors in the model's ``state_dict()``."""
+    """What stands before the names of a placed matrix's tensors in the model's ``state_dict()``."""
     return f"{spec.name}.matrix." if spec.kind is Kind.EMBEDDING else f"{spec.name}."
 
 

@@ -1,4 +1,4 @@
-"""Lets transformers load an exported folder: ``from_pretrained`` finds this module through its quantizer registry.
+"""Lets transformers load exported folders: ``from_pretrained`` finds this by its registry.
 
 A process that has not imported autocompress must not run such a folder with random weights.
 transformers 5.23 only warns about a ``quant_method`` it does not know, skips it, and initialises
@@ -60,7 +60,7 @@ class AutocompressConfig(QuantizationConfigMixin):
 
 @register_quantizer(QUANT_METHOD)
 class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported,unused-ignore]
-    """Builds the compressed layers before the weights are loaded, and keeps the types in which they are stored."""
+    """Builds the compressed layers before the weights are loaded, and keeps their stored types."""
 
     requires_calibration = True  # nothing is compressed on the fly by from_pretrained
     quantization_config: AutocompressConfig
@@ -91,7 +91,7 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
         return device_map
 
     def update_attn_implementation(self, config: Any) -> Any:
-        """Name the file of weights and the model's type; no later call comes before both are looked up."""
+        """Name the file of weights and the model's type, in the last call before both are used."""
         config.transformers_weights = self.quantization_config.weights
         config.dtype = getattr(torch, self.quantization_config.dtype)
         return config
@@ -108,7 +108,7 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
         }
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
-        """Leave the tensors of compressed layers in their stored types; the others become ``dtype``."""
+        """Leave tensors of compressed layers in their stored types; others become ``dtype``."""
         path = converter.target_patterns[0].rpartition(".")[0]
         if any(path == stored or path.startswith(f"{stored}.") for stored in self._stored):
             return None
@@ -120,7 +120,7 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
         return model
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Add an empty tensor under the name of every compressed weight: other loaders stop at it."""
+        """Add an empty tensor under each compressed weight's name: other loaders stop at it."""
         guards = {f"{path}.weight": torch.empty(0) for path in self._stored}
         return model.state_dict() | guards, {}
 
@@ -135,7 +135,7 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
 
 
 def _place_skeletons(model: Any, plan: Any) -> tuple[str, ...]:
-    """Replace the layers of a model on the meta device by compressed ones without content; return their paths."""
+    """Replace layers of a model on the meta device by empty compressed ones; return their paths."""
     from autocompress.methods.keep import Keep
     from autocompress.surgery.inventory import take_inventory
     from autocompress.surgery.placement import place
@@ -159,7 +159,7 @@ def _place_skeletons(model: Any, plan: Any) -> tuple[str, ...]:
 
 
 def _path_in(model: Any, name: str, inventory: Any) -> str | None:
-    """Where a layer of the exported model is in this one: the same model, or the same without its head.
+    """Where a layer of the exported model is in this one: the same, or the same without its head.
 
     Raises:
         RecipeError: the model has no such layer.
@@ -183,7 +183,7 @@ def _path_in(model: Any, name: str, inventory: Any) -> str | None:
 
 
 def _tie(model: Any) -> None:
-    """Let tied weights be one object, as in the model that was exported; from_pretrained ties only after loading."""
+    """Let tied weights be one object, as in the exported model; from_pretrained ties them later."""
     for target, source in model.all_tied_weights_keys.items():
         parent, _, name = target.rpartition(".")
         setattr(model.get_submodule(parent), name, model.get_parameter(source))

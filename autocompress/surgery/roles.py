@@ -58,12 +58,12 @@ def role_of(path: str) -> Role:
 
 
 def embedding_role(path: str) -> Role:
-    """Role of the lookup table at a module path: the tokens' table, or ``OTHER`` (positions, token types)."""
+    """Role of the lookup table at a path: the tokens', or ``OTHER`` (positions, token types)."""
     return Role.EMBEDDING if path.rpartition(".")[2] in _TOKEN_EMBEDDINGS else Role.OTHER
 
 
 def is_router(path: str, has_module: Callable[[str], bool]) -> bool:
-    """Whether a linear map chooses among experts: ``has_module`` tells whether a path exists in the model."""
+    """Whether a linear map chooses among experts; ``has_module`` tells whether a path exists."""
     parent, _, leaf = path.rpartition(".")
     if any(part in ("router", "gating") for part in path.split(".")):
         return True

@@ -9,7 +9,7 @@ from autocompress.layers.base import CompressedMatrix
 
 
 class TiedEmbedding(nn.Module):
-    """A lookup in the matrix of another module, as the encoder and the decoder of T5 share one table.
+    """A lookup in another module's matrix, as the encoder and the decoder of T5 share one table.
 
     The matrix is referred to without being a submodule, so ``state_dict()`` holds it once, under
     its owner.

@@ -41,7 +41,7 @@ class Workbench:
         self._applied = False
 
     def problem(self, name: str, metric: Metric | None = None) -> MatrixProblem:
-        """The dense matrix of a layer as a problem to be approximated, also while a plan is applied.
+        """The dense matrix of a layer as a problem to approximate, also while a plan is applied.
 
         Raises:
             RecipeError: the model has no such layer.

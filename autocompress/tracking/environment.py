@@ -1,4 +1,4 @@
-"""What a result depends on beside the study: Python, packages, machine, threads, revision of the working folder."""
+"""What a result depends on beside the study: Python, packages, machine, threads, git revision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def git_revision(folder: Path) -> dict[str, str]:
-    """Commit of the repository that ``folder`` lies in and whether files were changed since; empty outside of one."""
+    """Commit of the repository around ``folder`` and whether files changed since; else empty."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return {}

@@ -43,7 +43,8 @@ def log_evaluation(
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise StorageError(
             f"the evaluation was not logged to {_without_password(place)} ({reason})",
-            hint="The figures above are complete; name a store that can be written with --tracking-uri.",
+            hint="The figures above are complete; "
+            "name a store that can be written with --tracking-uri.",
         ) from error
 
 

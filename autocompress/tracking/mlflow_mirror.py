@@ -1,4 +1,4 @@
-"""Mirrors a search into MLflow from a thread of its own, so that tracking can neither slow a search nor break it."""
+"""Mirrors a search into MLflow from its own thread: tracking can neither slow nor break it."""
 
 from __future__ import annotations
 
@@ -59,13 +59,16 @@ class MlflowMirror:
         self._submit(lambda: self._one_trial(study_name, trial, study))
 
     def finished(self, study: StudyRecord) -> None:
-        """Send the front and close the parent run; whatever was missed before is tried once more."""
+        """Send the front and close the parent run; whatever was missed is tried once more."""
         self._expect(study.trials)
         self._front_missing, self._ended = True, False
         self._submit(lambda: self._finish(study))
 
     def close(self, timeout: float = SECONDS_TO_CLOSE) -> list[str]:
-        """Wait for what is under way, at most ``timeout`` seconds, and say in at most one warning what is missing."""
+        """Wait at most ``timeout`` seconds for what is under way, then say what is missing.
+
+        Returns at most one warning.
+        """
         if self._thread is not None:
             self._submit(self._cut_off)
             self._jobs.put(None)
@@ -88,8 +91,8 @@ class MlflowMirror:
         why = self._problem or "it did not answer in time"
         name = self._study.name if self._study else "STUDY"
         return [
-            f"MLflow at {where} is missing {' and '.join(parts)}: {why}. The study itself is whole; "
-            f"autocompress search --resume {name} sends the rest."
+            f"MLflow at {where} is missing {' and '.join(parts)}: {why}. "
+            f"The study itself is whole; autocompress search --resume {name} sends the rest."
         ]
 
     def _expect(self, trials: tuple[TrialRecord, ...]) -> None:

@@ -113,7 +113,7 @@ class MlflowStore:
             )
 
     def send_front(self, study: StudyRecord) -> None:
-        """Write what is known at the end: report measurements, places on the front, table, JSON and pictures."""
+        """Write what is known at the end: report figures, front places, table, JSON, pictures."""
         places = place_tags(study)
         for trial in study.complete:
             run = self._children.get(trial.number)
@@ -195,7 +195,7 @@ class MlflowStore:
         return parent
 
     def _adopt(self, run: Any) -> None:
-        """Remember a child run of an earlier process, or remove it if that process died before it was whole."""
+        """Remember a child run of an earlier process, or remove it if it was left unfinished."""
         number = run.data.tags.get(TAG + "trial", "")
         if not number.isdigit():
             return
@@ -254,7 +254,7 @@ def _progress(study: StudyRecord, trial: TrialRecord) -> dict[str, float]:
 
 
 def _identity(folder: Path) -> str:
-    """The run folder's own identity, made on first use: names are used again, folders are deleted."""
+    """The run folder's identity, made on first use: names are used again, folders are deleted."""
     path = folder / IDENTITY
     if path.exists():
         try:
@@ -268,7 +268,10 @@ def _identity(folder: Path) -> str:
 
 
 def _beside_database(uri: str) -> str | None:
-    """Artifacts of a SQLite store lie beside the database, wherever the command was started; else the store decides."""
+    """Where artifacts of a SQLite store lie: beside the database, wherever the command was started.
+
+    ``None`` for other stores, which decide themselves.
+    """
     if not uri.startswith("sqlite:///"):
         return None
     database = Path(unquote(uri.removeprefix("sqlite:///").split("?")[0])).absolute()
@@ -289,7 +292,10 @@ def _key(name: str) -> str:
 
 
 def _split_table(columns: dict[str, list[Any]]) -> dict[str, Any]:
-    """The form in which MLflow's ``log_table`` stores a table; that function appends, which doubles a resumed study."""
+    """The form in which MLflow's ``log_table`` stores a table.
+
+    That function appends, which doubles a resumed study.
+    """
     return {
         "columns": list(columns),
         "data": [list(row) for row in zip(*columns.values(), strict=True)],

@@ -1,4 +1,4 @@
-"""What is told of a study and of a trial: names, parameters, metrics and tags, without any tracker."""
+"""What is told of studies and trials: names, parameters, metrics and tags, without a tracker."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from autocompress.units import format_bytes
 LONGEST_PARAMETER = 500
 TAG = "autocompress."
 TABLE_COLUMNS = (
-    "trial", "label", "phase", "perplexity", "rise", "kl", "bytes", "ratio", "ratio_bf16", "latency_ms", "meets_budget",
-    "text", "methods",
+    "trial", "label", "phase", "perplexity", "rise", "kl", "bytes", "ratio", "ratio_bf16",
+    "latency_ms", "meets_budget", "text", "methods",
 )  # fmt: skip
 
 
@@ -96,7 +96,10 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
 def measurement_metrics(
     study: StudyRecord, measured: Measurement, prefix: str
 ) -> dict[str, float | None]:
-    """Perplexity, its rise and the divergence, named by text: no prefix for the selection text, ``report_`` else."""
+    """Perplexity, its rise and the divergence, named by text.
+
+    The selection text has no prefix, the report text ``report_``.
+    """
     return {
         f"{prefix}perplexity": measured.perplexity,
         f"{prefix}rise": math.log(measured.perplexity / dense_on(study, measured).perplexity)
@@ -140,13 +143,15 @@ def front_table(study: StudyRecord) -> dict[str, list[Any]]:
 def describe_study(study: StudyRecord) -> str:
     """A few lines of Markdown that a person meets first."""
     lines = [
-        f"**{study.model}**: {format_bytes(study.dense_bytes)}, perplexity {study.dense_report.perplexity:.4g}."
+        f"**{study.model}**: {format_bytes(study.dense_bytes)}, "
+        f"perplexity {study.dense_report.perplexity:.4g}."
     ]
     best, gain = best_or_none(study), gain_over_hand_written(study)
     if best is not None and best.measurement is not None:
         lines.append(
-            f"Best within the limits: trial {best.number} ({best.label}), {format_bytes(best.bytes)} "
-            f"({study.dense_bytes / best.bytes:.3g}x), perplexity {best.measurement.perplexity:.4g} "
+            f"Best within the limits: trial {best.number} ({best.label}), "
+            f"{format_bytes(best.bytes)} ({study.dense_bytes / best.bytes:.3g}x), "
+            f"perplexity {best.measurement.perplexity:.4g} "
             f"({rise(study, best):+.4f} nats, {best.measurement.text} text)."
         )
     if gain is not None and math.isfinite(gain.share):
@@ -154,7 +159,8 @@ def describe_study(study: StudyRecord) -> str:
             f"It loses {gain.share:.0%} of what {gain.hand_written.label} loses in the same bytes."
         )
     lines.append(
-        "Artifacts: `front.html` (interactive), `front.png`, `front.json`, `front_table.json`, `best.yaml`."
+        "Artifacts: `front.html` (interactive), `front.png`, `front.json`, `front_table.json`, "
+        "`best.yaml`."
     )
     return "\n\n".join(lines)
 
