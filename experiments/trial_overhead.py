@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,10 @@ TARGET = 0.15
 NOTES = """
 Medians, in shares of the bare evaluation. layers: built, or read from the cache; slower: the
 evaluation in the trial against the bare one; around: sampler, allocation, storage."""
+
+
+class TrialsDone(Exception):
+    """The last trial has ended; the front need not be measured."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,14 @@ class Stopwatch(Silent):
         self._ended = study_name, trial
 
     def finished(self, study: StudyRecord) -> None:
-        """The front is no part of a trial."""
+        """Never comes to pass: ``task`` stops the search before."""
 
     @contextmanager
     def task(self, description: str, total: int | None = None) -> Iterator[Advance]:  # noqa: ARG002
-        """Time the trials, and nothing else that has a bar."""
-        yield self._trial_ended if "trials" in description else lambda _steps: None
+        """Time the trials, and stop before anything else that has a bar."""
+        if "trials" not in description:
+            raise TrialsDone
+        yield self._trial_ended
 
     def _trial_ended(self, _steps: int) -> None:
         whole = time.perf_counter() - self._start
@@ -163,7 +169,9 @@ def main() -> None:
         texts = session.scored_text("selection"), session.scored_text("report")
         print(f"Searching ({args.trials} trials) ...\n", flush=True)
         folder = runs_dir / name
-        Search(study, folder, evaluator, menu, (), *texts, [watch], watch).run(args.trials)
+        search = Search(study, folder, evaluator, menu, (), *texts, [watch], watch)
+        with suppress(TrialsDone):
+            search.run(args.trials)
         print_table(watch.pairs)
         if mirror:
             mirror.close()
