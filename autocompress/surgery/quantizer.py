@@ -1,4 +1,4 @@
-"""Lets transformers load exported folders: ``from_pretrained`` finds this by its registry.
+"""Lets transformers load an export: ``from_pretrained`` finds this in its quantizer registry.
 
 A process that has not imported autocompress must not run such a folder with random weights.
 transformers 5.23 only warns about a ``quant_method`` it does not know, skips it, and initialises
