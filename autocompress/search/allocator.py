@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,16 +107,17 @@ def allocate(choices: Sequence[Choice], limit: int) -> Plan:
     one_each = csr_array((np.ones(len(owners)), (owners, np.arange(len(owners)))))
     # Bytes are whole: half a byte of room keeps a plan of just the limit from being lost.
     bound = 1 + 0.5 / limit - SOLVER_TOLERANCE
-    result = milp(
-        scores / (np.median(scores[scores > 0]) if (scores > 0).any() else 1.0),
-        integrality=np.ones(len(scores)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(csr_array(sizes[None] / limit), -np.inf, bound),
-        ],
-        options={"mip_rel_gap": RELATIVE_GAP, "time_limit": SOLVER_SECONDS},
-    )
+    with _silent_stdout():
+        result = milp(
+            scores / (np.median(scores[scores > 0]) if (scores > 0).any() else 1.0),
+            integrality=np.ones(len(scores)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(csr_array(sizes[None] / limit), -np.inf, bound),
+            ],
+            options={"mip_rel_gap": RELATIVE_GAP, "time_limit": SOLVER_SECONDS},
+        )
     if result.x is None:
         # Within the solver's tolerance of the smallest plan there is nothing left to choose.
         return _plan(choices, [int(np.argmin(choice.sizes)) for choice in choices])
@@ -123,6 +127,29 @@ def allocate(choices: Sequence[Choice], limit: int) -> Plan:
         for start, count in zip(starts, counts, strict=True)
     ]
     return _plan(choices, picked)
+
+
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Keep off the process's stdout, which may be JSON, a line that HiGHS prints now and then.
+
+    It prints from C, when it repairs a solution, whatever its options say.
+    """
+    try:
+        saved = os.dup(1)
+    except OSError:  # a process without a stdout
+        yield
+        return
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
 
 
 def _plan(choices: Sequence[Choice], picked: Sequence[int]) -> Plan:
