@@ -90,7 +90,7 @@ def run_search(
     """
     trials = DEFAULT_TRIALS if trials is None else trials
     seconds = parse_duration(time) if isinstance(time, str) else time
-    budget = _check(settings, trials, seconds)
+    budget = _check(settings, destination, trials, seconds)
     session = open_session(
         settings.model,
         settings.texts,
@@ -119,7 +119,16 @@ def run_search(
         evaluator = Evaluator(session.workbench, session.build, known)
         if study is None:
             header = _header(
-                name, destination, session, evaluator, selection, report, identity, settings, budget
+                name,
+                destination,
+                session,
+                evaluator,
+                selection,
+                report,
+                identity,
+                settings,
+                budget,
+                trials,
             )
             study = create_study(header, destination.url(name))
             progress.note(
@@ -152,15 +161,21 @@ def resume_search(
     return run_search(
         SearchSettings.of_study(record),
         replace(destination, study=name, storage=url),
-        trials=trials or record.settings.get("trials"),
+        trials=record.settings.get("trials") if trials is None else trials,
         time=time,
         observers=observers,
         progress=progress,
     )
 
 
-def _check(settings: SearchSettings, trials: int, seconds: float | None) -> Budget:
+def _check(
+    settings: SearchSettings, destination: Destination, trials: int, seconds: float | None
+) -> Budget:
     budget = Budget.parse(settings.budget, settings.latency)
+    named = destination.study
+    if named is not None and (not named.strip() or Path(named).name != named or named == ".."):
+        wanted = "the name of a folder in --runs-dir"
+        raise ConfigurationError("--study is no name", got=repr(named), wanted=wanted)
     if settings.sampler not in SAMPLERS:
         raise ConfigurationError(
             "unknown sampler", got=repr(settings.sampler), wanted=", ".join(SAMPLERS)
@@ -232,6 +247,7 @@ def _header(
     identity: dict[str, Any],
     settings: SearchSettings,
     budget: Budget,
+    trials: int,
 ) -> StudyRecord:
     inventory = session.workbench.inventory
     return StudyRecord(
@@ -239,7 +255,7 @@ def _header(
         folder=destination.runs_dir / name,
         model=session.loaded.source,
         fingerprint=session.loaded.fingerprint,
-        settings={"identity": identity, "arguments": asdict(settings)} | identity,
+        settings={"identity": identity, "arguments": asdict(settings), "trials": trials} | identity,
         limits=budget.limits(inventory.dense_bytes, evaluator.dense_latency.median_ms),
         specs=inventory.layers,
         skipped=inventory.skipped,
