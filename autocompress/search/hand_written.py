@@ -40,8 +40,10 @@ def hand_written_plans(
         plans.append((f"uniform {bits} bit, groups of {USUAL_GROUP}", grouped))
         whole_rows = Plan.of({spec.name: Quantize(bits, WHOLE_ROW) for spec in specs})
         plans.append((f"uniform {bits} bit, whole rows", whole_rows))
-    shares = {*UNIFORM_SHARES, *([] if budget_share is None else [budget_share])}
-    for share in sorted(shares, reverse=True):
+    shares = [*UNIFORM_SHARES, *([] if budget_share is None else [budget_share])]
+    # Labels tell plans apart, so of two shares that are shown alike the smaller stays.
+    shown = {f"{share:.0%}": share for share in sorted(shares, reverse=True)}
+    for share in shown.values():
         ranks = _uniform(specs, partial(_svd, share=share))
         plans.append((f"uniform SVD, {share:.0%} of the parameters", ranks))
         trains = _uniform(specs, partial(_tensor_train, share=share))
