@@ -120,9 +120,18 @@ def find_study(
             raise StudyError(
                 "unknown study", got=repr(name), wanted=f"one of those in {runs_dir}: {known}"
             )
-        pointer = json.loads((runs_dir / name / POINTER).read_text())
-        storage = str(pointer["storage"])
+        storage = _storage_of(runs_dir / name / POINTER)
     return name, storage, runs_dir / name
+
+
+def _storage_of(pointer: Path) -> str:
+    try:
+        return str(json.loads(pointer.read_text())["storage"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"the file {pointer}, which says where the study is stored, cannot be read: {error!r}",
+            hint="Name the storage with --storage; by default it is study.db beside that file.",
+        ) from error
 
 
 def touch(folder: Path, name: str, url: str) -> None:
