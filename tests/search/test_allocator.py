@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from autocompress.errors import BudgetUnreachable
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
+from autocompress.search import allocator
 from autocompress.search.allocator import (
     RELATIVE_GAP,
     SOLVER_TOLERANCE,
@@ -139,3 +141,29 @@ def test_layers_are_put_in_the_order_of_the_model():
 
 def _option(bits: int, size: int, damage: float) -> Option:
     return Option(Quantize(bits), size, size, damage, 1.0)
+
+
+def test_what_the_solver_prints_does_not_reach_stdout(monkeypatch, capfd):
+    """HiGHS prints a line from C on about one problem in a hundred, amid what may be JSON."""
+    solve = allocator.milp
+
+    def chatty(*args, **kwargs):
+        os.write(1, b"HighsMipSolverData")
+        return solve(*args, **kwargs)
+
+    monkeypatch.setattr(allocator, "milp", chatty)
+    print("before")  # noqa: T201
+    allocate(choices_of(menu_of([(10, 1.0), (20, 0.5)]), damage_of), 30)
+    print("after")  # noqa: T201
+    assert capfd.readouterr().out == "before\nafter\n"
+
+
+def test_stdout_is_back_after_an_error_of_the_solver(monkeypatch, capfd):
+    def broken(*_args, **_kwargs):
+        raise RuntimeError
+
+    monkeypatch.setattr(allocator, "milp", broken)
+    with pytest.raises(RuntimeError):
+        allocate(choices_of(menu_of([(10, 1.0), (20, 0.5)]), damage_of), 30)
+    print("after")  # noqa: T201
+    assert capfd.readouterr().out == "after\n"

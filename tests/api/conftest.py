@@ -1,0 +1,42 @@
+"""One search of the bundled model, shared by the tests of what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import autocompress
+from autocompress.search.study import StudyRecord
+from tests.api.searches import TRIALS, write_inputs
+
+
+@pytest.fixture(scope="package")
+def workplace(tmp_path_factory):
+    """A folder with a text, a space, and runs that share one cache."""
+    folder = tmp_path_factory.mktemp("workplace")
+    write_inputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def search(workplace) -> Callable[..., StudyRecord]:
+    """Search in the workplace; arguments replace its settings."""
+
+    def run(**arguments: Any) -> StudyRecord:
+        defaults = write_inputs(workplace) | {
+            "budget": "8x",
+            "trials": TRIALS,
+            "runs_dir": workplace / "runs",
+            "track": False,
+        }
+        return autocompress.search(**defaults | arguments)
+
+    return run
+
+
+@pytest.fixture(scope="package")
+def record(search) -> StudyRecord:
+    """A finished search."""
+    return search(study="first")

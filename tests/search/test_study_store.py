@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import os
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from autocompress.errors import StorageError, StudyError
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.methods.quantize import Quantize
+from autocompress.search.study_store import (
+    DIRECTIONS,
+    create_study,
+    default_storage,
+    existing_study,
+    fail_unfinished,
+    find_study,
+    keep_report,
+    load_optuna_study,
+    open_storage,
+    read_study,
+    to_record,
+    touch,
+)
+from autocompress.units import Limits
+from tests.search.study_fixtures import measurement, study_of
+
+PLAN = Plan.of({"model.embed_tokens": Quantize(3), "model.layers.0.mlp.up_proj": Keep()})
+
+
+def make(runs, name="s"):
+    header = study_of(limits=Limits(1_600_000, 4.5), folder=runs / name)
+    return header, create_study(header, default_storage(runs / name))
+
+
+def add_trial(study, plan=PLAN):
+    trial = study.ask()
+    proposal = {"phase": "knobs", "label": "searched", "bytes": 7, "recipe": plan.to_recipe()}
+    trial.set_user_attr("proposal", proposal)
+    seen = measurement(0.1, 7, 4.0, plan)
+    trial.set_user_attr("result", {"seconds": 1.5, "selection": seen.to_dict()})
+    study.tell(trial, [seen.perplexity, 7.0, 4.0])
+    return seen
+
+
+def test_a_study_is_read_as_it_was_written(tmp_path):
+    header, _ = make(tmp_path)
+    assert read_study("s", tmp_path) == header
+    assert read_study("s", tmp_path).settings == header.settings
+
+
+def test_trials_and_reports_come_back(tmp_path):
+    _, study = make(tmp_path)
+    seen = add_trial(study)
+    report = measurement(0.1, 7, 4.0, PLAN, text="report")
+    assert read_study("s", tmp_path).trials[0].report is None
+    keep_report(study, report)
+    (trial,) = read_study("s", tmp_path).trials
+    assert (trial.phase, trial.label, trial.state) == ("knobs", "searched", "complete")
+    assert (trial.plan, trial.bytes, trial.seconds) == (PLAN, 7, 1.5)
+    assert (trial.selection, trial.report) == (seen, report)
+
+
+def test_a_trial_that_was_cut_off_before_it_had_a_plan_is_not_shown(tmp_path):
+    _, study = make(tmp_path)
+    study.ask()
+    add_trial(study)
+    assert fail_unfinished(study) == 1
+    assert fail_unfinished(study) == 0
+    record = read_study("s", tmp_path)
+    assert [trial.number for trial in record.trials] == [1]
+    assert [t.state for t in study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_the_latest_study_is_the_one_started_or_resumed_last(tmp_path):
+    for age, name in ((300, "a"), (200, "b"), (100, "c")):
+        make(tmp_path, name)
+        pointer = tmp_path / name / "study.json"
+        os.utime(pointer, (pointer.stat().st_mtime - age,) * 2)
+    assert find_study(None, tmp_path)[0] == "c"
+    touch(tmp_path / "a", "a", default_storage(tmp_path / "a"))
+    assert read_study(None, tmp_path).name == "a"
+    assert read_study("b", tmp_path).name == "b"
+
+
+def test_studies_that_are_not_there_are_named_with_those_that_are(tmp_path):
+    with pytest.raises(StudyError, match="no study in"):
+        read_study(None, tmp_path)
+    make(tmp_path, "mine")
+    with pytest.raises(StudyError, match=r"'yours'.*mine"):
+        read_study("yours", tmp_path)
+    with pytest.raises(StudyError, match=r"'yours'.*mine"):
+        read_study("yours", tmp_path, default_storage(tmp_path / "mine"))
+
+
+def test_a_storage_elsewhere_needs_no_run_folder(tmp_path):
+    url = default_storage(tmp_path)
+    header = study_of(folder=tmp_path / "runs" / "s")
+    create_study(header, url)
+    assert read_study("s", tmp_path / "other", url).dense_bytes == header.dense_bytes
+    assert find_study("s", tmp_path / "runs")[1] == url
+
+
+def test_a_study_is_made_once(tmp_path):
+    header, _ = make(tmp_path)
+    with pytest.raises(StudyError, match="already has a study 's'"):
+        create_study(header, default_storage(tmp_path / "s"))
+    assert existing_study("s", default_storage(tmp_path / "s")) is not None
+    assert existing_study("other", default_storage(tmp_path / "s")) is None
+    assert existing_study("s", default_storage(tmp_path / "nowhere")) is None
+    assert not (tmp_path / "nowhere").exists()
+
+
+def bare_study(folder, name="s"):
+    """What Optuna makes, without what autocompress adds to it."""
+    folder.mkdir()
+    storage = open_storage(default_storage(folder))
+    return optuna.create_study(study_name=name, storage=storage, directions=DIRECTIONS)
+
+
+def test_a_study_that_was_cut_off_while_it_was_made_is_replaced(tmp_path):
+    bare_study(tmp_path / "s")
+    assert existing_study("s", default_storage(tmp_path / "s")) is None
+    header, _ = make(tmp_path)
+    assert read_study("s", tmp_path) == header
+
+
+def test_a_study_of_another_program_is_left_alone(tmp_path):
+    study = bare_study(tmp_path / "s")
+    study.tell(study.ask(), [1.0, 1.0, 1.0])
+    with pytest.raises(StudyError, match="not made by autocompress"):
+        existing_study("s", default_storage(tmp_path / "s"))
+    assert len(load_bare(tmp_path / "s").get_trials()) == 1
+    with pytest.raises(StudyError, match="not made by autocompress"):
+        load_optuna_study("s", default_storage(tmp_path / "s"))
+
+
+def load_bare(folder):
+    return optuna.load_study(study_name="s", storage=open_storage(default_storage(folder)))
+
+
+@pytest.mark.parametrize("damage", ["garbage", "header only"])
+def test_a_damaged_file_is_a_storage_error(tmp_path, damage):
+    _, study = make(tmp_path)
+    add_trial(study)
+    study._storage.remove_session()
+    path = tmp_path / "s" / "study.db"
+    content = path.read_bytes()
+    path.write_bytes(b"nonsense " * 500 if damage == "garbage" else content[:100] + b"\xff" * 9000)
+    for read in (read_study, lambda *_: existing_study("s", default_storage(tmp_path / "s"))):
+        with pytest.raises(StorageError) as caught:
+            read("s", tmp_path)
+        assert "study.db" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_pointer_is_a_storage_error(tmp_path):
+    make(tmp_path)
+    (tmp_path / "s" / "study.json").write_text("{")
+    with pytest.raises(StorageError, match=r"study\.json"):
+        read_study("s", tmp_path)
+
+
+def test_a_storage_that_is_gone_or_unknown_is_named(tmp_path):
+    make(tmp_path)
+    (tmp_path / "s" / "study.db").unlink()
+    with pytest.raises(StudyError, match="does not exist"):
+        read_study("s", tmp_path)
+    with pytest.raises(StorageError, match="nosuch://host"):
+        open_storage("nosuch://host/name")
+
+
+def test_a_run_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    header = study_of(folder=tmp_path / "file" / "s")
+    with pytest.raises(StorageError, match="--runs-dir"):
+        create_study(header, default_storage(tmp_path))
+    with pytest.raises(StorageError, match="--runs-dir"):
+        touch(tmp_path / "file" / "s", "s", default_storage(tmp_path))
+
+
+def test_a_running_trial_is_not_part_of_the_record(tmp_path):
+    _, study = make(tmp_path)
+    add_trial(study)
+    study.ask().set_user_attr(
+        "proposal", {"phase": "p", "label": "l", "bytes": 1, "recipe": PLAN.to_recipe()}
+    )
+    assert len(to_record(study, tmp_path / "s").trials) == 1
