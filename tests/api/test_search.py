@@ -189,11 +189,11 @@ def test_a_profile_lists_every_option_of_every_matrix(record, workplace, no_work
         assert layer["damage"]["4x"] is None or layer["damage"]["4x"] <= layer["damage"]["8x"]
 
 
-def test_json_is_one_object_on_stdout(record, workplace, capsys):
+def test_json_is_one_object_on_stdout(record, workplace, capfd):
     arguments = ["--data", str(workplace / "text.txt"), "--space", str(workplace / "tiny.yaml")]
     arguments += ["--budget", "8x", "--study", "first", "--trials", str(TRIALS), "--no-track"]
     assert main(["search", *arguments, "--runs-dir", str(workplace / "runs"), "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
+    printed = json.loads(capfd.readouterr().out)
     assert {"study", "dense", "best", "front"} <= printed.keys()
     assert printed["study"] == "first"
     assert printed["dense"]["bytes"] == record.dense_bytes

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autocompress.calibration.menu import file_bytes
@@ -12,7 +14,7 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import Kind, LayerSpec, Role
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.reach import check_reachable, smallest_model_bytes
-from autocompress.search.space import Space
+from autocompress.search.space import Group
 from autocompress.surgery.inventory import Inventory
 from tests.llama_specs import llama_specs
 
@@ -85,14 +87,16 @@ def test_the_smallest_model_is_the_sum_of_its_smallest_options(name):
     check_reachable(space, inventory, int(inventory.dense_bytes / ratio))  # what it says is true
 
 
-def test_tied_matrices_count_what_they_share():
-    path_free = load_space("quantize_only")
-    specs = llama_specs(1)
-    from autocompress.search.space import Group
-
-    tied = Space(**vars(path_free) | {"groups": (Group(names=("*.gate_proj", "*.down_proj")),)})
-    inventory = inventory_of(specs)
-    assert smallest_model_bytes(tied, inventory) >= smallest_model_bytes(path_free, inventory)
+def test_tied_matrices_take_the_smallest_method_that_they_share():
+    """Groups of 64 and of 128 do not divide rows of 176."""
+    first = LayerSpec("a", Role.UP, Kind.LINEAR, 64, 128)
+    second = LayerSpec("b", Role.UP, Kind.LINEAR, 64, 176)
+    space = replace(load_space("quantize_only"), groups=(Group(names=("a", "b")),))
+    smallest = smallest_model_bytes(space, inventory_of((first, second)))
+    alike = set(space.options(first)) & set(space.options(second))
+    assert alike < set(space.options(first))
+    expected = min(file_bytes(m, first) + file_bytes(m, second) for m in alike)
+    assert smallest == 5000 + expected
 
 
 def test_a_limit_of_nothing_is_an_outcome_too():
