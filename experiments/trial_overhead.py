@@ -140,7 +140,7 @@ def print_table(pairs: list[Pair]) -> None:
             bare = stats.median(pair.bare for pair in chosen)
             print(f"{phase:<14}{len(chosen):>7}{bare:>6.2f} s", *columns)
     total = sum(pair.whole for pair in pairs) / sum(pair.bare for pair in pairs) - 1
-    print(NOTES, f"Of all seconds together, the overhead is {total:.1%}.")
+    print(NOTES, f"Of all seconds together, the overhead is {total:.1%}.", sep="\n")
     median = stats.median(pair.shares[0] for pair in pairs)
     print(f"\nA trial costs {median:.1%} beyond its bare evaluation (wanted: under {TARGET:.0%}).")
 
