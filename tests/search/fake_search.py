@@ -27,6 +27,7 @@ from tests.search.study_fixtures import study_of
 
 SPECS = tuple(layer_spec(index) for index in range(4))
 REST_BYTES = 1000
+MOST_ASKED = 500  # far more than any of these searches needs
 DENSE_BYTES = REST_BYTES + sum(4 * spec.parameters for spec in SPECS)
 INVENTORY = Inventory(SPECS, (), REST_BYTES, DENSE_BYTES, DENSE_BYTES // 4)
 METHODS = (*(Quantize(bits, group) for bits in (2, 3, 4, 8) for group in (16, 64)), Keep())
@@ -59,6 +60,8 @@ class FakeEvaluator:
 
     def measure(self, plan: Plan, text: ScoredText, *, latency: bool = True) -> Measurement:
         self.asked.append((text.name, plan))
+        if len(self.asked) > MOST_ASKED:
+            raise AssertionError("the search does not end")
         if self.trouble is not None and text.name == "selection":
             self.trouble(len(self.selected), plan)
         size = INVENTORY.plan_bytes(plan)
