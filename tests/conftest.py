@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import pytest
+
+# Tiny tensors gain nothing from threads, and lose much to them on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers

@@ -11,7 +11,9 @@ from typing import Any
 from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.evaluation.latency import Latency
+from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
+from autocompress.search.corrections import measure_corrections
 from autocompress.search.driver import Observer, Search
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.knob_sampler import SAMPLERS
@@ -143,7 +145,15 @@ def run_search(
         tuple(spec.name for spec in tied) for tied in space.tied(session.workbench.inventory.layers)
     )
     folder = destination.runs_dir / name
-    search = Search(study, folder, evaluator, menu, groups, selection, report, observers, progress)
+    address = session.builder.key
+
+    def correct(plan: Plan) -> dict[str, float]:
+        text = session.scored_text("calibration", session.settings.correction_tokens)
+        return measure_corrections(evaluator, menu, plan, text, session.cache, address, progress)
+
+    search = Search(
+        study, folder, evaluator, menu, groups, selection, report, observers, progress, correct
+    )
     return search.run(trials, seconds, sampler=settings.sampler, seed=settings.seed)
 
 

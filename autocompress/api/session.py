@@ -46,6 +46,7 @@ class TextSettings:
         calibration_tokens: tokens of each, from the start of the text.
         selection_tokens: see ``calibration_tokens``.
         report_tokens: see ``calibration_tokens``.
+        correction_tokens: tokens of the calibration text to correct predictions on.
         context: longest window, at most the model's context.
     """
 
@@ -56,6 +57,7 @@ class TextSettings:
     calibration_tokens: int = 16_384
     selection_tokens: int = 8_192
     report_tokens: int = 32_768
+    correction_tokens: int = 4_096
     context: int = 2_048
 
 
@@ -159,9 +161,9 @@ class Session:
         with self.progress.task("Fitting options (matrices)", len(specs)) as advance:
             return build_menu(builder, space.options, specs, advance=lambda _name: advance(1))
 
-    def scored_text(self, name: str) -> ScoredText:
+    def scored_text(self, name: str, tokens: int | None = None) -> ScoredText:
         """A text to score on, ``selection`` or ``report``, with the dense model's predictions."""
-        windows = Windows(getattr(self, f"{name}_ids"), self.context)
+        windows = Windows(getattr(self, f"{name}_ids")[:tokens], self.context)
         return ScoredText(name, windows, Teacher.of(self.loaded.model, windows))
 
     def identity(self) -> dict[str, Any]:

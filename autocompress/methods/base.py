@@ -145,6 +145,11 @@ class Method(ABC):
         except TypeError as error:
             raise MethodError(f"method {cls.name}: {error}") from error
 
+    @property
+    def form(self) -> str:
+        """What a plan is counted by: the method, for codes their bits."""
+        return self.name
+
     def __str__(self) -> str:
         """Short label for tables, such as ``quantize 3 bit g64``."""
         return " ".join([self.name, *(f"{f.name}={getattr(self, f.name)}" for f in fields(self))])

@@ -93,6 +93,6 @@ class Plan(Mapping[str, Method]):
         return sum(self._by_name.get(spec.name, keep).cost(spec) for spec in specs)
 
     def summary(self) -> str:
-        """Count of layers per method: ``18 quantize, 3 svd, 2 keep``."""
-        counts = Counter(method.name for method in self._by_name.values())
-        return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        """Count of layers per form: ``18 x 3 bit, 3 x svd, 2 x keep``."""
+        counts = Counter(method.form for method in self._by_name.values())
+        return ", ".join(f"{count} x {form}" for form, count in counts.most_common())

@@ -83,6 +83,11 @@ class Quantize(Method):
             codes = refine_codes(weight, grid, codes, row_terms(problem.metric, weight.device))
         return {f"table.{name}": tensor for name, tensor in pack_grid(grid, codes).items()}
 
+    @property
+    def form(self) -> str:
+        """The bits of a code: ``3 bit``."""
+        return f"{self.bits} bit"
+
     def __str__(self) -> str:
         group = f"g{self.group_size}" if self.group_size else "row"
         return f"quantize {self.bits} bit {group}" + (" symmetric" if self.symmetric else "")

@@ -19,7 +19,7 @@ from autocompress.methods.plan import Plan
 from autocompress.units import format_bytes
 
 Score = Callable[[LayerMenu, Option], float]
-RELATIVE_GAP = 1e-4  # of the score: far below what the additive model is worth
+RELATIVE_GAP = 1e-3  # of the score: far below what the additive model is worth
 SOLVER_TOLERANCE = 2e-6  # of the limit: the solver may overstep a constraint by half of it
 SOLVER_SECONDS = 10.0  # it then returns the best plan it has found
 

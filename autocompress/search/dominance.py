@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from autocompress.search.study import TrialRecord
 
-LATENCY_TOLERANCE = 0.10
+LATENCY_TOLERANCE = 0.25
 """A trial may be slower by this share and still dominate.
 
-Medians of decode times scatter by several per cent between runs; with an exact third axis every
-plan would sooner or later be the fastest of its neighbours by chance.
+Medians of decode times scatter between runs, on a busy machine by tens of per cent; with an exact
+third axis every plan would sooner or later be the fastest of its neighbours by chance.
 """
 
 HYPERVOLUME_REFERENCE_DAMAGE = 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,7 @@ from autocompress.units import Limits, format_bytes
 
 logger = logging.getLogger(__name__)
 
+PREDICTED = Knobs(measured=0.0)
 SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 SWEEP_WITHOUT_LIMIT = (0.5, 0.35, 0.25, 0.18, 0.125, 0.1, 0.08, 0.06, 0.05)  # of the dense model
 # Plans for comparison are measured up to so many times the limit; larger ones say nothing of it.
@@ -83,6 +84,7 @@ class Search:
         report: the text that finalists are measured on.
         observers: told what happens.
         progress: shows how far the trials are.
+        correct: measures how far the predicted damage of each layer is off inside a plan.
     """
 
     def __init__(
@@ -96,24 +98,18 @@ class Search:
         report: ScoredText,
         observers: Sequence[Observer] = (),
         progress: Progress = SILENT,
+        correct: Callable[[Plan], Mapping[str, float]] = lambda _plan: {},
     ) -> None:
-        self.study, self.folder, self.evaluator, self.menu, self.groups = (
-            study,
-            folder,
-            evaluator,
-            menu,
-            groups,
-        )
-        self.selection, self.report, self.observers, self.progress = (
-            selection,
-            report,
-            observers,
-            progress,
-        )
+        self.study, self.folder = study, folder
+        self.evaluator, self.menu, self.groups = evaluator, menu, groups
+        self.selection, self.report = selection, report
+        self.observers, self.progress, self.correct = observers, progress, correct
         self.inventory = evaluator.workbench.inventory
         self.header = to_record(study, folder)
+        self.corrections: Mapping[str, float] = {}
         depths = [spec.depth for spec in self.inventory.layers if spec.depth is not None]
         self.blocks = max(depths, default=-1) + 1
+        self.targets = self._targets()
 
     @property
     def limits(self) -> Limits:
@@ -139,6 +135,7 @@ class Search:
         record = to_record(self.study, self.folder)
         for observer in self.observers:
             observer.started(record)
+        self.corrections = self.correct(self._allocated(PREDICTED, self.targets[0]))
         self._run_trials(record, trials, deadline, KnobSampler(self.study, sampler, seed))
         self._measure_finalists()
         record = to_record(self.study, self.folder)
@@ -171,36 +168,44 @@ class Search:
 
     def _planned(self, done: set[tuple[str, str]]) -> list[Proposal]:
         """Make the proposals that need no sampler: the allocation, the hand-written, the sweep."""
-        dense, limit = self.inventory.dense_bytes, self.limits.memory_bytes
-        targets = (
-            [share * dense for share in SWEEP_WITHOUT_LIMIT]
-            if limit is None
-            else [s * limit for s in SWEEP]
-        )
-        least = self.inventory.rest_bytes + smallest_bytes(self._choices(Knobs()))
-        sweep = [
-            Proposal(
-                "allocation", f"allocated {dense / target:.3g}x", self._allocated(Knobs(), target)
-            )
-            for target in targets
-            if least <= target <= dense
-        ]
-        share = None if limit is None else limit / dense
+        limit = self.limits.memory_bytes
+        share = None if limit is None else limit / self.inventory.dense_bytes
         hand_written = [
             Proposal("hand-written", label, plan)
             for label, plan in hand_written_plans(self.inventory.layers, share)
         ]
-        ordered = [*sweep[:1], *hand_written, *sweep[1:]]
+        sweep = [self._allocation(target, Knobs()) for target in self.targets]
+        predicted = [self._allocation(target, PREDICTED) for target in self.targets[:1]]
+        ordered = [*sweep[:1], *hand_written, *predicted, *sweep[1:]]
         return [proposal for proposal in ordered if (proposal.phase, proposal.label) not in done]
 
+    def _targets(self) -> list[float]:
+        """Bytes to allocate at, those of the budget first."""
+        dense, limit = self.inventory.dense_bytes, self.limits.memory_bytes
+        if limit is None:
+            targets = [share * dense for share in SWEEP_WITHOUT_LIMIT]
+        else:
+            targets = [share * min(limit, dense) for share in SWEEP]
+        least = self.inventory.rest_bytes + smallest_bytes(self._choices(PREDICTED))
+        return [target for target in targets if least <= target <= dense] or [float(dense)]
+
+    def _allocation(self, target: float, knobs: Knobs) -> Proposal:
+        ratio = f"{self.inventory.dense_bytes / target:.3g}x"
+        label = f"allocated {ratio}" + (" on predictions" if knobs == PREDICTED else "")
+        # Only what spends the whole budget teaches the sampler, which spends it too.
+        at_limit = target == self.targets[0]
+        return Proposal(
+            "allocation", label, self._allocated(knobs, target), knobs if at_limit else None
+        )
+
     def _from_knobs(self, knobs: Knobs) -> Proposal:
-        limit = self.limits.memory_bytes or self.inventory.dense_bytes / 4
-        least = self.inventory.rest_bytes + smallest_bytes(self._choices(knobs))
-        plan = self._allocated(knobs, max(knobs.share * limit, least))
-        return Proposal("knobs", "searched", plan, knobs)
+        searched = len(self.study.get_trials(deepcopy=False))
+        turn = 0 if self.limits.memory_bytes else searched % len(self.targets)
+        target = self.targets[turn]
+        return Proposal("knobs", "searched", self._allocated(knobs, target), knobs)
 
     def _choices(self, knobs: Knobs) -> list[Choice]:
-        return choices_of(self.menu, knobs.scorer(self.blocks), self.groups)
+        return choices_of(self.menu, knobs.scorer(self.blocks, self.corrections), self.groups)
 
     def _allocated(self, knobs: Knobs, target_bytes: float) -> Plan:
         room = int(target_bytes) - self.inventory.rest_bytes

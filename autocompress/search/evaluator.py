@@ -72,6 +72,11 @@ class Evaluator:
             DENSE.hash,
         )
 
+    def divergence(self, plan: Plan, text: ScoredText) -> float:
+        """Apply a plan and measure only its KL divergence from the dense model, nats per token."""
+        with self.workbench.applied(plan, self.build) as model:
+            return score(model, text.windows, text.teacher).kl
+
     def measure(self, plan: Plan, text: ScoredText, *, latency: bool = True) -> Measurement:
         """Apply a plan, score it, and put the model back.
 

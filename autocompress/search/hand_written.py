@@ -18,7 +18,7 @@ from autocompress.records import LayerSpec
 UNIFORM_BITS = (8, 4, 3, 2)
 USUAL_GROUP = 64
 WHOLE_ROW = 0
-UNIFORM_SHARES = (0.5, 0.25)  # of the parameters, for the factorised plans
+UNIFORM_SHARE = 0.5  # of the parameters, for the factorised plans of a search without a budget
 RANK_STEP = 8
 
 
@@ -27,9 +27,8 @@ def hand_written_plans(
 ) -> list[tuple[str, Plan]]:
     """Make the labelled uniform plans: every bit width, SVD and tensor train.
 
-    Bit widths come with the usual and with the cheapest grouping. Factorised plans come at half and
-    a quarter of the parameters, and as large as the budget (a share of the dense bytes) allows, as
-    a person would set their ranks.
+    Bit widths come with the usual and with the cheapest grouping. Factorised plans are as large as
+    the budget (a share of the dense bytes) allows, as a person would set their ranks.
 
     Matrices that cannot take a setting (a group that does not divide the row, a matrix too small)
     fall back to the nearest that they can take: whole rows, or kept.
@@ -40,14 +39,11 @@ def hand_written_plans(
         plans.append((f"uniform {bits} bit, groups of {USUAL_GROUP}", grouped))
         whole_rows = Plan.of({spec.name: Quantize(bits, WHOLE_ROW) for spec in specs})
         plans.append((f"uniform {bits} bit, whole rows", whole_rows))
-    shares = [*UNIFORM_SHARES, *([] if budget_share is None else [budget_share])]
-    # Labels tell plans apart, so of two shares that are shown alike the smaller stays.
-    shown = {f"{share:.0%}": share for share in sorted(shares, reverse=True)}
-    for share in shown.values():
-        ranks = _uniform(specs, partial(_svd, share=share))
-        plans.append((f"uniform SVD, {share:.0%} of the parameters", ranks))
-        trains = _uniform(specs, partial(_tensor_train, share=share))
-        plans.append((f"uniform tensor train, {share:.0%} of the parameters", trains))
+    share = UNIFORM_SHARE if budget_share is None else budget_share
+    ranks = _uniform(specs, partial(_svd, share=share))
+    plans.append((f"uniform SVD, {share:.0%} of the parameters", ranks))
+    trains = _uniform(specs, partial(_tensor_train, share=share))
+    plans.append((f"uniform tensor train, {share:.0%} of the parameters", trains))
     return plans
 
 

@@ -71,7 +71,6 @@ class KnobSampler:
         self.stored = study
         self._seen: set[int] = set()
         offset = len(study.get_trials(deepcopy=False))
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._memory = optuna.create_study(
             directions=study.directions, sampler=make_sampler(name, seed + offset)
         )

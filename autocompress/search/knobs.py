@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from autocompress.calibration.menu import LayerMenu, Option
@@ -25,7 +26,8 @@ class Knobs:
     are not additive; the knobs are the corrections that measured trials may ask for.
 
     Attributes:
-        share: bytes to spend, as a share of the limit.
+        measured: power of the measured corrections of the layers: 0 takes the predictions as they
+            are, 1 the measured ratios.
         exponent: damages are raised to it; above 1 spreads the damage evenly, below 1 concentrates
             it.
         attention: multiplies damages in attention; ``mlp`` and ``embedding`` likewise.
@@ -37,7 +39,7 @@ class Knobs:
         two_bit: multiplies damages of 2-bit codes.
     """
 
-    share: float = 1.0
+    measured: float = 1.0
     exponent: float = 1.0
     attention: float = 1.0
     mlp: float = 1.0
@@ -50,19 +52,19 @@ class Knobs:
     def suggest(cls, trial: Suggests) -> Knobs:
         """Ask a sampler for all knobs."""
         return cls(
-            share=trial.suggest_float("share", 0.8, 1.0),
-            exponent=trial.suggest_float("exponent", 0.6, 1.6),
-            attention=trial.suggest_float("attention", 0.25, 4.0, log=True),
-            mlp=trial.suggest_float("mlp", 0.25, 4.0, log=True),
-            embedding=trial.suggest_float("embedding", 0.25, 4.0, log=True),
-            slope=trial.suggest_float("slope", -0.75, 0.75),
-            factorised=trial.suggest_float("factorised", 1.0, 64.0, log=True),
-            two_bit=trial.suggest_float("two_bit", 0.5, 4.0, log=True),
+            measured=trial.suggest_float("measured", 0.0, 1.5),
+            exponent=trial.suggest_float("exponent", 0.8, 1.4),
+            attention=trial.suggest_float("attention", 0.5, 2.0, log=True),
+            mlp=trial.suggest_float("mlp", 0.5, 2.0, log=True),
+            embedding=trial.suggest_float("embedding", 0.5, 2.0, log=True),
+            slope=trial.suggest_float("slope", -0.5, 0.5),
+            factorised=trial.suggest_float("factorised", 1.0, 16.0, log=True),
+            two_bit=trial.suggest_float("two_bit", 0.5, 2.0, log=True),
         )
 
-    def scorer(self, blocks: int) -> Scorer:
+    def scorer(self, blocks: int, corrections: Mapping[str, float] | None = None) -> Scorer:
         """Make the score of an option, for a model of so many transformer blocks."""
-        return Scorer(self, blocks)
+        return Scorer(self, blocks, corrections or {})
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,12 @@ class Scorer:
     Attributes:
         knobs: the corrections.
         blocks: number of transformer blocks.
+        corrections: measured ratio of true to predicted damage, by layer name.
     """
 
     knobs: Knobs
     blocks: int
+    corrections: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __call__(self, layer: LayerMenu, option: Option) -> float:
         """Bend the predicted damage of an option for a layer."""
@@ -83,6 +87,7 @@ class Scorer:
 
     def _weight(self, layer: LayerMenu) -> float:
         weight: float = getattr(self.knobs, layer.spec.role.block, 1.0)
+        weight *= self.corrections.get(layer.spec.name, 1.0) ** self.knobs.measured
         if layer.spec.depth is not None and self.blocks > 1:
             position = 2 * layer.spec.depth / (self.blocks - 1) - 1  # -1 first block, 1 last
             weight *= 4.0 ** (self.knobs.slope * position)
