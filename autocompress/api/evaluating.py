@@ -16,7 +16,7 @@ from autocompress.progress import SILENT, Progress
 from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import LoadedModel, load_model
 
-DEFAULT_TOKENS = 32_768  # as many as a search measures its final figures on
+DEFAULT_TOKENS = 24_576  # as many as a search measures its final figures on
 
 
 def evaluate(

@@ -31,7 +31,7 @@ from autocompress.search.study_store import (
 )
 from autocompress.units import Budget, parse_duration
 
-DEFAULT_TRIALS = 48
+DEFAULT_TRIALS = 40
 
 
 @dataclass(frozen=True)

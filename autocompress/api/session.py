@@ -56,7 +56,7 @@ class TextSettings:
     report_data: str | None = None
     calibration_tokens: int = 16_384
     selection_tokens: int = 8_192
-    report_tokens: int = 32_768
+    report_tokens: int = 24_576
     correction_tokens: int = 4_096
     context: int = 2_048
 

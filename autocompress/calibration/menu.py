@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,6 +16,7 @@ from autocompress.methods.keep import Keep
 from autocompress.numerics.metric import apply_gram
 from autocompress.records import Kind, LayerSpec
 
+LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads fit it faster
 HEADER_ENTRY_BYTES = 100  # a tensor's type, shape and offsets as JSON, beside its name
 
 
@@ -103,9 +105,22 @@ def build_menu(
     """
     layers = []
     for spec in specs:
-        layers.append(_layer_menu(builder, spec, options_of(spec)))
+        with threads_for(spec):
+            layers.append(_layer_menu(builder, spec, options_of(spec)))
         advance(spec.name)
     return Menu(tuple(layers))
+
+
+@contextmanager
+def threads_for(spec: LayerSpec) -> Iterator[None]:
+    """Fit small matrices on one thread: their many short steps cost more to share than to do."""
+    threads = torch.get_num_threads()
+    if spec.parameters < LEAST_PARAMETERS_TO_SHARE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method]) -> LayerMenu:
@@ -153,4 +168,5 @@ def output_cosine(problem: MatrixProblem, dense: Tensor, compressed: Tensor) -> 
 def file_bytes(method: Method, spec: LayerSpec) -> int:
     """Bytes of a matrix in the file: its tensors, and a bound on their entries in the header."""
     stored = stored_tensors(method, spec)
-    return sum(size + len(f"{spec.name}.{name}") + HEADER_ENTRY_BYTES for name, size in stored)
+    return sum(size + len(f"{spec.name}.{name}") + LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads fit it faster
+HEADER_ENTRY_BYTES for name, size in stored)
