@@ -168,5 +168,4 @@ def output_cosine(problem: MatrixProblem, dense: Tensor, compressed: Tensor) -> 
 def file_bytes(method: Method, spec: LayerSpec) -> int:
     """Bytes of a matrix in the file: its tensors, and a bound on their entries in the header."""
     stored = stored_tensors(method, spec)
-    return sum(size + len(f"{spec.name}.{name}") + LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads fit it faster
-HEADER_ENTRY_BYTES for name, size in stored)
+    return sum(size + len(f"{spec.name}.{name}") + HEADER_ENTRY_BYTES for name, size in stored)

@@ -34,7 +34,7 @@ def evaluate(
     ] = None,
     tokens: Annotated[
         int, typer.Option(help="Most tokens to score, from the start of the text.")
-    ] = 32_768,
+    ] = 24_576,
     against: Annotated[
         str | None, typer.Option(help="Dense model to measure the KL divergence from.")
     ] = None,
