@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 from autocompress.api.exporting import Exported, compress_by_recipe, export_trial
 from autocompress.api.profiling import Profile, make_profile
 from autocompress.api.searching import Destination, SearchSettings, resume_search, run_search
 from autocompress.api.session import TextSettings
+from autocompress.errors import ConfigurationError
 from autocompress.progress import SILENT, Progress
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import read_study
@@ -71,11 +73,12 @@ def search(
         device: where the model runs.
         dtype: type to load the model in; as stored when left out.
         trust_remote_code: let code that comes with a hub model run.
-        texts: how many tokens of each text, instead of the four sources above.
+        texts: the sources and how many tokens of each, instead of the four sources above.
         progress: told how far things are.
 
     Raises:
         BudgetUnreachable: no plan can be as small as the budget.
+        ConfigurationError: ``texts`` and one of the four sources.
         AutocompressError: and those below it; the message is one paragraph that says what to do.
     """
     mirror = MlflowMirror(tracking_uri) if track else None
@@ -96,7 +99,7 @@ def search(
             device,
             dtype,
             trust_remote_code,
-            texts or TextSettings(data, calibration_data, selection_data, report_data),
+            _one_of(texts, TextSettings(data, calibration_data, selection_data, report_data)),
         )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(
@@ -106,6 +109,22 @@ def search(
         for warning in mirror.close() if mirror else []:
             progress.note(warning)
             logger.warning(warning)
+
+
+def _one_of(texts: TextSettings | None, sources: TextSettings) -> TextSettings:
+    """The settings of the texts, where not both they and sources are given."""
+    if texts is None:
+        return sources
+    names = [field.name for field in fields(sources)]
+    named = [name for name in names if name.endswith("data") and getattr(sources, name) is not None]
+    if named:
+        raise ConfigurationError(
+            "the texts are named twice",
+            got=f"texts and {', '.join(named)}",
+            wanted="one of them",
+            hint=f"Put the sources into texts: TextSettings({named[0]}=...).",
+        )
+    return texts
 
 
 def profile(

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 import autocompress
+from autocompress.api.session import TextSettings
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.cli.main import main
 from autocompress.errors import (
@@ -115,6 +116,22 @@ def test_bad_arguments_are_named(search, workplace, arguments, error, words):
         search(**arguments)
     assert words in str(caught.value)
     assert {path.name for path in workplace.iterdir()} <= before | {"runs"}
+
+
+@pytest.mark.parametrize("source", ["data", "calibration_data", "selection_data", "report_data"])
+def test_sources_beside_text_settings_are_refused(source, workplace, search):
+    text, few = str(workplace / "text.txt"), TextSettings(selection_tokens=100)
+    sources = {"data": None} | {source: text}
+    with pytest.raises(ConfigurationError, match=f"texts and {source}, wanted one of them"):
+        search(texts=few, study="twice", **sources)
+    assert not (workplace / "runs" / "twice").exists()
+
+
+def test_text_settings_name_sources_as_well(workplace, search):
+    settings = TextSettings(str(workplace / "text.txt"), selection_tokens=100)
+    record = search(texts=settings, data=None, study="settings", trials=1)
+    assert record.dense_selection.tokens < 100
+    assert "text.txt" in record.settings["selection_text"]
 
 
 def test_a_text_that_is_used_twice_is_refused(search, workplace):
