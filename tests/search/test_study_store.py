@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -35,10 +40,15 @@ def make(runs, name="s"):
     return header, create_study(header, default_storage(runs / name))
 
 
-def add_trial(study, plan=PLAN):
+def propose(study, plan=PLAN):
     trial = study.ask()
     proposal = {"phase": "knobs", "label": "searched", "bytes": 7, "recipe": plan.to_recipe()}
     trial.set_user_attr("proposal", proposal)
+    return trial
+
+
+def add_trial(study, plan=PLAN):
+    trial = propose(study, plan)
     seen = measurement(0.1, 7, 4.0, plan)
     trial.set_user_attr("result", {"seconds": 1.5, "selection": seen.to_dict()})
     study.tell(trial, [seen.perplexity, 7.0, 4.0])
@@ -72,6 +82,66 @@ def test_a_trial_that_was_cut_off_before_it_had_a_plan_is_not_shown(tmp_path):
     record = read_study("s", tmp_path)
     assert [trial.number for trial in record.trials] == [1]
     assert [t.state for t in study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+KILLED = 9
+RUN_UNTIL_KILLED = f"""
+import os
+from pathlib import Path
+from tests.search.study_fixtures import measurement
+from tests.search.test_study_store import PLAN, add_trial, make, propose
+
+_, study = make(Path("runs"))
+for _ in range(3):
+    add_trial(study)
+study.set_user_attr("report " + PLAN.hash, measurement(0.1, 7, 4.0, PLAN, text="report").to_dict())
+propose(study)
+os._exit({KILLED})
+"""
+
+
+def test_a_run_that_is_killed_loses_nothing_of_what_it_wrote(tmp_path):
+    """What it wrote is then in SQLite's log, not yet in the file of the database."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", RUN_UNTIL_KILLED]
+    killed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert killed.returncode == KILLED, killed.stderr
+    folder = tmp_path / "runs" / "s"
+    assert (folder / "study.db-wal").stat().st_size > 0
+
+    record = read_study("s", tmp_path / "runs")
+    assert record == replace(
+        study_of(limits=Limits(1_600_000, 4.5), folder=folder), trials=record.trials
+    )
+    assert [trial.number for trial in record.trials] == [0, 1, 2]
+    for trial in record.complete:
+        assert (trial.plan, trial.bytes, trial.seconds) == (PLAN, 7, 1.5)
+        assert trial.selection == measurement(0.1, 7, 4.0, PLAN)
+        assert trial.report == measurement(0.1, 7, 4.0, PLAN, text="report")
+    study = load_optuna_study("s", default_storage(folder))
+    assert fail_unfinished(study) == 1
+    assert to_record(study, folder).trials[3].plan == PLAN
+    with sqlite3.connect(folder / "study.db") as connection:
+        assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def test_sqlite_appends_to_a_log(tmp_path):
+    _, study = make(tmp_path)
+    engine = study._storage._backend.engine
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("pragma journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("pragma synchronous").scalar() == 1  # NORMAL
+
+
+def test_a_study_is_read_while_it_is_written(tmp_path):
+    _, study = make(tmp_path)
+    add_trial(study)
+    with sqlite3.connect(tmp_path / "s" / "study.db") as writer:
+        writer.execute("begin immediate")
+        writer.execute("delete from trials")
+        assert len(read_study("s", tmp_path).trials) == 1
+        writer.rollback()
+    assert len(read_study("s", tmp_path).trials) == 1
 
 
 def test_the_latest_study_is_the_one_started_or_resumed_last(tmp_path):
@@ -184,7 +254,5 @@ def test_a_run_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
 def test_a_running_trial_is_not_part_of_the_record(tmp_path):
     _, study = make(tmp_path)
     add_trial(study)
-    study.ask().set_user_attr(
-        "proposal", {"phase": "p", "label": "l", "bytes": 1, "recipe": PLAN.to_recipe()}
-    )
+    propose(study)
     assert len(to_record(study, tmp_path / "s").trials) == 1
