@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +113,7 @@ def search_in(
     observers: tuple[Witness, ...] = (),
     groups: tuple[tuple[str, ...], ...] = (),
     storage: str | None = None,
+    correct: Callable[[Plan], Mapping[str, float]] = lambda _plan: {},
 ) -> Search:
     """Make or load the study of a folder, as a fresh process would."""
     url = default_storage(folder) if storage is None else storage
@@ -121,4 +122,5 @@ def search_in(
         create_study(header_of(folder, Limits(limit, None)), url)
     study = load_optuna_study(folder.name, url)
     worker = cast(Evaluator, evaluator)
-    return Search(study, folder, worker, MENU, groups, text("selection"), text("report"), observers)
+    texts = text("selection"), text("report")
+    return Search(study, folder, worker, MENU, groups, *texts, observers, correct=correct)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -11,13 +13,17 @@ import pytest
 from autocompress.errors import AutocompressError, StorageError
 from autocompress.methods.plan import Plan
 from autocompress.search import driver, study_store
+from autocompress.search.allocator import allocate, choices_of, in_layer_order
 from autocompress.search.front import finalists
 from autocompress.search.hand_written import hand_written_plans
+from autocompress.search.knobs import Knobs
 from autocompress.search.study_store import load_optuna_study, read_study
 from tests.search import fake_search
 from tests.search.fake_search import (
     DENSE_BYTES,
     INVENTORY,
+    MENU,
+    REST_BYTES,
     SPECS,
     FakeEvaluator,
     Witness,
@@ -25,7 +31,7 @@ from tests.search.fake_search import (
 )
 
 HAND_WRITTEN = len(hand_written_plans(SPECS, 1 / 8))
-PLANNED = HAND_WRITTEN + len(driver.SWEEP)
+PLANNED = HAND_WRITTEN + 1 + len(driver.SWEEP)  # one allocation on predictions
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +70,19 @@ def test_the_allocation_comes_first_then_the_hand_written_then_the_sweep_then_th
     ]
     assert sweep > 4
     assert record.trials[0].label == "allocated 8x"
+    assert record.trials[1 + HAND_WRITTEN].label == "allocated 8x on predictions"
     assert [t.number for t in record.trials] == list(range(PLANNED + 5))
-    assert all(t.params for t in record.trials if t.phase == "knobs")
-    assert not any(t.params for t in record.trials if t.phase != "knobs")
+
+
+def test_what_is_allocated_at_the_budget_has_knobs_for_the_sampler_to_learn_from(tmp_path):
+    record = search_in(tmp_path / "s", FakeEvaluator()).run(PLANNED + 5)
+    at_budget = {"allocated 8x": Knobs(), "allocated 8x on predictions": driver.PREDICTED}
+    for trial in record.trials:
+        if trial.label in at_budget:
+            assert trial.params == asdict(at_budget[trial.label])
+        else:
+            assert bool(trial.params) == (trial.phase == "knobs")
+    assert {t.label for t in record.trials} >= set(at_budget)
 
 
 def test_every_allocated_plan_takes_at_most_its_target(tmp_path):
@@ -80,7 +96,99 @@ def test_every_allocated_plan_takes_at_most_its_target(tmp_path):
         assert trial.bytes == INVENTORY.plan_bytes(trial.plan)
 
 
-def test_plans_far_over_the_budget_are_recorded_without_being_measured(tmp_path):
+CORRECTIONS = {SPECS[0].name: 4.0, SPECS[1].name: 0.25, SPECS[3].name: 0.5}
+
+
+class Corrector:
+    """Says how far predictions are off, and remembers for which plans it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Plan] = []
+
+    def __call__(self, plan: Plan) -> dict[str, float]:
+        self.asked.append(plan)
+        return CORRECTIONS
+
+
+def allocation(knobs: Knobs, target: float, corrections: Mapping[str, float]) -> Plan:
+    """The least score under knobs within so many bytes."""
+    choices = choices_of(MENU, knobs.scorer(len(SPECS), corrections))
+    plan = allocate(choices, int(target) - REST_BYTES)
+    return in_layer_order(plan, [spec.name for spec in SPECS])
+
+
+def test_corrections_are_measured_once_in_the_plan_that_predictions_allocate(tmp_path):
+    correct, limit = Corrector(), int(DENSE_BYTES / 8)
+    record = search_in(tmp_path / "s", FakeEvaluator(), correct=correct).run(PLANNED + 5)
+    assert correct.asked == [allocation(driver.PREDICTED, limit, {})]
+    assert correct.asked[0] in {
+        t.plan for t in record.trials if t.label == "allocated 8x on predictions"
+    }
+
+
+def test_corrections_change_the_allocations_and_the_searched_plans(tmp_path):
+    correct, limit = Corrector(), int(DENSE_BYTES / 8)
+    record = search_in(tmp_path / "s", FakeEvaluator(), correct=correct).run(PLANNED + 5)
+    by_label = {t.label: t.plan for t in record.trials if t.phase == "allocation"}
+    plain = search_in(tmp_path / "plain", FakeEvaluator()).run(PLANNED)
+    uncorrected = {t.label: t.plan for t in plain.trials if t.phase == "allocation"}
+    assert by_label.keys() == uncorrected.keys()
+    assert by_label["allocated 8x"] == allocation(Knobs(), limit, CORRECTIONS)
+    assert by_label["allocated 8x"] != uncorrected["allocated 8x"] == correct.asked[0]
+    changed = [label for label, plan in by_label.items() if plan != uncorrected[label]]
+    assert len(changed) > 2  # the sweep too
+    assert "allocated 8x on predictions" not in changed
+    searched = [t for t in record.trials if t.phase == "knobs"]
+    assert searched
+    for trial in searched:
+        assert trial.plan == allocation(Knobs(**trial.params), limit, CORRECTIONS)
+
+
+def test_a_resumed_search_asks_for_the_corrections_of_the_same_plan(tmp_path):
+    whole, parts = Corrector(), Corrector()
+    once = search_in(tmp_path / "whole", FakeEvaluator(), correct=whole).run(PLANNED)
+    search_in(tmp_path / "parts", FakeEvaluator(), correct=parts).run(3)
+    twice = search_in(tmp_path / "parts", FakeEvaluator(), correct=parts).run(PLANNED)
+    assert parts.asked == 2 * whole.asked
+    first, second = (
+        [(t.label, t.plan) for t in record.trials if t.phase != "knobs"] for record in (once, twice)
+    )
+    assert first == second
+
+
+def test_without_a_limit_searched_plans_take_turns_on_the_targets(tmp_path):
+    search = search_in(tmp_path / "s", FakeEvaluator(), ratio=None, correct=Corrector())
+    targets = search.targets
+    assert len(targets) > 3
+    planned = HAND_WRITTEN + 1 + len(targets)
+    record = search.run(planned + 2 * len(targets))
+    searched = [t for t in record.trials if t.phase == "knobs"]
+    assert len(searched) == 2 * len(targets)
+    turns = [targets[t.number % len(targets)] for t in searched]
+    assert {turns.count(target) for target in targets} == {2}
+    for trial, target in zip(searched, turns, strict=True):
+        assert trial.plan == allocation(Knobs(**trial.params), target, CORRECTIONS)
+        assert trial.bytes <= target
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.9, 0.5, 0.1])
+def test_a_limit_of_the_dense_bytes_or_more_is_searched_below_them(tmp_path, ratio):
+    search = search_in(tmp_path / "s", FakeEvaluator(), ratio=ratio)
+    record = search.run(HAND_WRITTEN + 1 + len(search.targets) + 3)
+    assert {t.state for t in record.trials} == {"complete"}
+    assert record.trials[0].label == "allocated 1x"
+    assert {t.phase for t in record.trials} == {"allocation", "hand-written", "knobs"}
+    assert search.targets == [share * DENSE_BYTES for share in driver.SWEEP if share <= 1.0]
+    for trial in record.trials:
+        assert trial.bytes <= record.limits.memory_bytes
+        assert trial.bytes <= DENSE_BYTES or trial.phase == "hand-written"
+
+
+@pytest.mark.parametrize("reference_span", [1.0, 1.5, 2.0])
+def test_plans_far_over_the_budget_are_recorded_without_being_measured(
+    tmp_path, monkeypatch, reference_span
+):
+    monkeypatch.setattr(driver, "REFERENCE_SPAN", reference_span)
     evaluator = FakeEvaluator()
     record = search_in(tmp_path / "s", evaluator).run(PLANNED)
     infeasible = [t for t in record.trials if t.state == "infeasible"]

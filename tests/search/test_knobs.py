@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import optuna
 import pytest
@@ -78,15 +78,41 @@ def test_the_slope_spares_what_is_outside_the_blocks_and_models_of_one_block():
     assert Knobs(slope=0.7).scorer(1)(LayerMenu(layer_spec(0), ()), option) == 0.25
 
 
+@pytest.mark.parametrize("measured", [0.0, 0.5, 1.0, 1.5])
+def test_the_measured_ratio_of_a_layer_counts_to_its_power(measured):
+    """The power 0 takes the predictions as they are, 1 the ratios."""
+    scorer = Knobs(measured=measured).scorer(5, {"layers.0": 4.0, "layers.1": 0.25})
+    option = Option(Quantize(4), 1, 1, 0.25, 1.0)
+    scores = [scorer(LayerMenu(layer_spec(index, Role.UP), ()), option) for index in range(3)]
+    assert scores == pytest.approx([0.25 * 4.0**measured, 0.25 / 4.0**measured, 0.25])
+
+
+def test_a_measured_ratio_is_for_all_options_of_a_layer_and_bends_with_the_other_knobs():
+    layer = LayerMenu(replace(layer_spec(0, Role.UP), depth=2), ())
+    knobs = Knobs(exponent=0.5, mlp=3.0, factorised=8.0, slope=0.5)
+    plain, corrected = knobs.scorer(5), knobs.scorer(5, {"layers.0": 2.0})
+    for method in (Quantize(2), Quantize(4), Svd(8), Keep()):
+        option = Option(method, 1, 1, 0.25, 1.0)
+        assert corrected(layer, option) == pytest.approx(2 * plain(layer, option))
+
+
+@pytest.mark.parametrize("knobs", [Knobs(), Knobs(measured=0.0)])
+def test_the_knobs_of_planned_allocations_are_within_the_ranges(knobs):
+    """They are stored as parameters, for the sampler to learn from."""
+    assert all(low <= getattr(knobs, key) <= high for key, (low, high) in RANGES.items())
+    study = new_study()
+    assert ask_with(study, knobs).params == asdict(knobs)
+
+
 RANGES = {
-    "share": (0.8, 1.0),
-    "exponent": (0.6, 1.6),
-    "attention": (0.25, 4.0),
-    "mlp": (0.25, 4.0),
-    "embedding": (0.25, 4.0),
-    "slope": (-0.75, 0.75),
-    "factorised": (1.0, 64.0),
-    "two_bit": (0.5, 4.0),
+    "measured": (0.0, 1.5),
+    "exponent": (0.8, 1.4),
+    "attention": (0.5, 2.0),
+    "mlp": (0.5, 2.0),
+    "embedding": (0.5, 2.0),
+    "slope": (-0.5, 0.5),
+    "factorised": (1.0, 16.0),
+    "two_bit": (0.5, 2.0),
 }
 
 
@@ -115,6 +141,7 @@ def test_every_sampler_proposes_within_the_ranges_and_the_study_records_it(name)
     proposed = play(study, name, 9)
     for knobs, trial in zip(proposed, study.get_trials(), strict=True):
         assert Knobs(**trial.params) == knobs
+        assert trial.params.keys() == RANGES.keys()
         for key, (low, high) in RANGES.items():
             assert low <= getattr(knobs, key) <= high
     assert len(set(proposed)) == len(proposed)
@@ -141,7 +168,8 @@ def test_the_default_sampler_learns_from_finished_trials():
     learned = play(new_study(), "auto", 40)[-12:]
     blind = play(new_study(), "random", 40)[-12:]
     mean = [sum(knobs.exponent for knobs in some) / len(some) for some in (learned, blind)]
-    assert mean[0] > 1.25 > mean[1]
+    low, high = RANGES["exponent"]
+    assert mean[0] > low + 0.65 * (high - low) > mean[1]
 
 
 def test_trials_without_knobs_and_failed_ones_do_not_disturb_the_sampler():
