@@ -38,7 +38,7 @@ def test_text_says_what_the_file_is(capsys, write):
     assert main(["validate", write(SPACE)]) == 0
     assert "is a valid search space, mine: " in capsys.readouterr().out
     assert main(["validate", write(RECIPE)]) == 0
-    assert "is a valid recipe of 1 layers: 1 quantize." in capsys.readouterr().out
+    assert "is a valid recipe of 1 layers: 1 x 4 bit." in capsys.readouterr().out
 
 
 def test_every_error_in_a_table(capsys, write, monkeypatch):

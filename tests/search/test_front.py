@@ -73,9 +73,10 @@ def test_brute_force_checker_can_fail():
 
 
 def test_slower_within_the_tolerance_still_dominates_and_beyond_it_does_not():
-    worse = trial(0, 0.2, 2_000_000, 3.0)
-    assert [t.number for t in front_of(study_of(worse, trial(1, 0.1, 1_900_000, 3.29)))] == [1]
-    assert [t.number for t in front_of(study_of(worse, trial(1, 0.1, 1_900_000, 3.31)))] == [1, 0]
+    worse, bound = trial(0, 0.2, 2_000_000, 3.0), 3.0 * (1 + LATENCY_TOLERANCE)
+    within, beyond = (trial(1, 0.1, 1_900_000, bound + late) for late in (-0.01, 0.01))
+    assert [t.number for t in front_of(study_of(worse, within))] == [1]
+    assert [t.number for t in front_of(study_of(worse, beyond))] == [1, 0]
 
 
 def test_a_plan_measured_twice_appears_once_with_its_report():

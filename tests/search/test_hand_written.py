@@ -49,10 +49,19 @@ def test_each_bit_width_svd_and_tensor_train_are_there():
     for bits in (8, 4, 3, 2):
         assert set(plans[f"uniform {bits} bit, groups of 64"].values()) == {Quantize(bits, 64)}
         assert set(plans[f"uniform {bits} bit, whole rows"].values()) == {Quantize(bits, 0)}
+    assert len(plans) == 2 * 4 + 2
     for kind, method in (("SVD", Svd), ("tensor train", TensorTrain)):
-        for share in ("50%", "25%", "10%"):
-            plan = plans[f"uniform {kind}, {share} of the parameters"]
-            assert all(isinstance(each, method) for each in plan.values())
+        plan = plans[f"uniform {kind}, 10% of the parameters"]
+        assert all(isinstance(each, method) for each in plan.values())
+
+
+def test_without_a_budget_factorised_plans_have_half_of_the_parameters():
+    plans, half = (
+        dict(hand_written_plans(llama_specs())),
+        dict(hand_written_plans(llama_specs(), 0.5)),
+    )
+    assert plans == half
+    assert "uniform SVD, 50% of the parameters" in plans
 
 
 @pytest.mark.parametrize("share", [0.5, 0.25, 0.1, 0.03])
