@@ -26,12 +26,13 @@ from autocompress.search.study_store import (
     existing_study,
     find_study,
     read_study,
+    settle,
     to_record,
     touch,
 )
 from autocompress.units import Budget, parse_duration
 
-DEFAULT_TRIALS = 40
+DEFAULT_TRIALS = 32
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,18 @@ def run_search(
     address = session.builder.key
 
     def correct(plan: Plan) -> dict[str, float]:
+        if session.settings.correction_tokens == 0:
+            return {}
         text = session.scored_text("calibration", session.settings.correction_tokens)
         return measure_corrections(evaluator, menu, plan, text, session.cache, address, progress)
 
     search = Search(
         study, folder, evaluator, menu, groups, selection, report, observers, progress, correct
     )
-    return search.run(trials, seconds, sampler=settings.sampler, seed=settings.seed)
+    try:
+        return search.run(trials, seconds, sampler=settings.sampler, seed=settings.seed)
+    finally:
+        settle(study)
 
 
 def resume_search(

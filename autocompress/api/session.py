@@ -55,7 +55,7 @@ class TextSettings:
     selection_data: str | None = None
     report_data: str | None = None
     calibration_tokens: int = 16_384
-    selection_tokens: int = 8_192
+    selection_tokens: int = 16_384
     report_tokens: int = 24_576
     correction_tokens: int = 4_096
     context: int = 2_048
@@ -162,7 +162,7 @@ class Session:
             return build_menu(builder, space.options, specs, advance=lambda _name: advance(1))
 
     def scored_text(self, name: str, tokens: int | None = None) -> ScoredText:
-        """A text to score on, ``selection`` or ``report``, with the dense model's predictions."""
+        """A text to score on, by its name, with the dense model's predictions on it."""
         windows = Windows(getattr(self, f"{name}_ids")[:tokens], self.context)
         return ScoredText(name, windows, Teacher.of(self.loaded.model, windows))
 

@@ -50,7 +50,7 @@ def search(
     trials: Annotated[
         int | None,
         typer.Option(
-            "--trials", help="Trials in all, hand-written plans included.", show_default="40"
+            "--trials", help="Trials in all, hand-written plans included.", show_default="32"
         ),
     ] = None,
     time: Annotated[

@@ -8,6 +8,7 @@ that layer costs there, and its ratio to the prediction corrects all of the laye
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from autocompress.calibration.cache import Cache, content_key, tensor_key
@@ -58,6 +59,8 @@ def measure_corrections(
             whole = evaluator.divergence(plan, text) if whole is None else whole
             without = Plan.of({layer: plan[layer] for layer in plan if layer != name})
             known[name] = whole - evaluator.divergence(without, text)
+            if not math.isfinite(known[name]):
+                return {}
             cache.keep_record("corrections", place, known)
             advance(1)
     return ratios(known, {name: _predicted(menu, name, plan) for name in changed})
@@ -69,7 +72,7 @@ def ratios(measured: Mapping[str, float], predicted: Mapping[str, float]) -> dic
     What all layers are off by alike changes no allocation, so it is taken out.
     """
     total_measured, total_predicted = sum(measured.values()), sum(predicted.values())
-    if total_measured <= 0 or total_predicted <= 0:
+    if not (0 < total_measured < math.inf and 0 < total_predicted < math.inf):
         return {}
     scale = total_predicted / total_measured
     return {

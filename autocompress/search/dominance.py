@@ -14,21 +14,19 @@ Medians of decode times scatter between runs, on a busy machine by tens of per c
 third axis every plan would sooner or later be the fastest of its neighbours by chance.
 """
 
-HYPERVOLUME_REFERENCE_DAMAGE = 1.0
-"""Damage, in nats per token, that makes a plan worth nothing: about 2.7 times the perplexity."""
+HYPERVOLUME_REFERENCE_RISE = 1.0
+"""Rise of the loss, nats per token, that makes a plan worth nothing: 2.7 times the perplexity."""
 
 
-def selection_damage(trial: TrialRecord) -> float:
-    """KL divergence from dense on the selection text, nats per token; infinite if not measured.
+def selection_loss(trial: TrialRecord) -> float:
+    """Log-perplexity on the selection text, nats per token; infinite if not measured.
 
-    It ranks plans with less noise than perplexity on the same tokens, for it compares the
-    predictions themselves and not only what they say of one observed token. Every complete trial
-    was measured on that text.
+    Every complete trial was measured on that text.
     """
     measured = trial.selection
-    if measured is None or not (math.isfinite(measured.kl) and math.isfinite(measured.perplexity)):
+    if measured is None or not math.isfinite(measured.perplexity):
         return math.inf
-    return measured.kl
+    return math.log(measured.perplexity)
 
 
 def latency(trial: TrialRecord) -> float | None:
@@ -45,12 +43,12 @@ def latency(trial: TrialRecord) -> float | None:
 def dominates(one: TrialRecord, other: TrialRecord) -> bool:
     """Whether ``one`` makes ``other`` pointless.
 
-    It is no worse in damage and in bytes, better in at least one of them, and not slower by more
-    than ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in damage and
+    It is no worse in loss and in bytes, better in at least one of them, and not slower by more
+    than ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in loss and
     bytes goes to the faster trial, then to the earlier one.
     """
-    ours = (selection_damage(one), one.bytes)
-    theirs = (selection_damage(other), other.bytes)
+    ours = (selection_loss(one), one.bytes)
+    theirs = (selection_loss(other), other.bytes)
     if ours == theirs:
         return _tie_break(one) < _tie_break(other)
     if ours[0] > theirs[0] or ours[1] > theirs[1]:
@@ -69,11 +67,11 @@ def _tie_break(trial: TrialRecord) -> tuple[float, int]:
 def non_dominated(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     """The trials that no other dominates, by bytes. A plan that was measured twice appears once.
 
-    Trials without a finite damage are left out.
+    Trials without a finite loss are left out.
     """
     unique: dict[str, TrialRecord] = {}
     for trial in trials:
-        if math.isfinite(selection_damage(trial)):
+        if math.isfinite(selection_loss(trial)):
             seen = unique.get(trial.plan.hash)
             if seen is None or (trial.report is not None and seen.report is None):
                 unique[trial.plan.hash] = trial
@@ -83,23 +81,23 @@ def non_dominated(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
         for one in candidates
         if not any(dominates(other, one) for other in candidates if other is not one)
     ]
-    return tuple(sorted(front, key=lambda trial: (trial.bytes, selection_damage(trial))))
+    return tuple(sorted(front, key=lambda trial: (trial.bytes, selection_loss(trial))))
 
 
 def knee_of(front: Sequence[TrialRecord]) -> TrialRecord:
-    """The trial farthest below the chord between a front's ends, in normalised (log bytes, damage).
+    """The trial farthest below the chord between a front's ends, in normalised (log bytes, loss).
 
-    Where there are not three different sizes there is no bend, and the lowest damage is returned.
+    Where there are not three different sizes there is no bend, and the lowest loss is returned.
     """
-    left, right = min(front, key=lambda trial: trial.bytes), min(front, key=selection_damage)
+    left, right = min(front, key=lambda trial: trial.bytes), min(front, key=selection_loss)
     width = math.log(right.bytes / left.bytes)
-    height = selection_damage(left) - selection_damage(right)
+    height = selection_loss(left) - selection_loss(right)
     if width <= 0 or height <= 0:
         return right
 
     def below_chord(trial: TrialRecord) -> float:
         across = math.log(trial.bytes / left.bytes) / width
-        down = (selection_damage(left) - selection_damage(trial)) / height
+        down = (selection_loss(left) - selection_loss(trial)) / height
         return down - across
 
     bend = max(front, key=below_chord)

@@ -106,7 +106,7 @@ class Search:
         self.observers, self.progress, self.correct = observers, progress, correct
         self.inventory = evaluator.workbench.inventory
         self.header = to_record(study, folder)
-        self.corrections: Mapping[str, float] = {}
+        self.corrections: Mapping[str, float] | None = None  # until they are measured
         depths = [spec.depth for spec in self.inventory.layers if spec.depth is not None]
         self.blocks = max(depths, default=-1) + 1
         self.targets = self._targets()
@@ -135,7 +135,6 @@ class Search:
         record = to_record(self.study, self.folder)
         for observer in self.observers:
             observer.started(record)
-        self.corrections = self.correct(self._allocated(PREDICTED, self.targets[0]))
         self._run_trials(record, trials, deadline, KnobSampler(self.study, sampler, seed))
         self._measure_finalists()
         record = to_record(self.study, self.folder)
@@ -147,14 +146,18 @@ class Search:
         self, record: StudyRecord, trials: int, deadline: float, knobs: KnobSampler
     ) -> None:
         done = [trial for trial in record.trials if trial.state != "failed"]
-        planned = self._planned({(trial.phase, trial.label) for trial in done})
+        known = {(trial.phase, trial.label) for trial in done}
+        first = self._allocation(self.targets[0], PREDICTED)
+        planned = [] if (first.phase, first.label) in known else [first]
         count, failures = len(done), 0
         with self.progress.task("Searching (trials)", trials) as advance:
             advance(count)
             while count < trials and time.monotonic() < deadline:
-                trial = self._run_trial(
-                    planned.pop(0) if planned else self._from_knobs(knobs.propose())
-                )
+                if not planned and self.corrections is None:
+                    self.corrections = self.correct(first.plan)
+                    planned = self._planned(known)
+                proposal = planned.pop(0) if planned else self._from_knobs(knobs.propose())
+                trial = self._run_trial(proposal)
                 self.progress.note(describe_trial(trial, self.inventory.dense_bytes))
                 for observer in self.observers:
                     observer.trial_finished(self.header.name, trial)
@@ -169,14 +172,13 @@ class Search:
     def _planned(self, done: set[tuple[str, str]]) -> list[Proposal]:
         """Make the proposals that need no sampler: the allocation, the hand-written, the sweep."""
         limit = self.limits.memory_bytes
-        share = None if limit is None else limit / self.inventory.dense_bytes
+        share = None if limit is None else min(limit / self.inventory.dense_bytes, 1.0)
         hand_written = [
             Proposal("hand-written", label, plan)
             for label, plan in hand_written_plans(self.inventory.layers, share)
         ]
         sweep = [self._allocation(target, Knobs()) for target in self.targets]
-        predicted = [self._allocation(target, PREDICTED) for target in self.targets[:1]]
-        ordered = [*sweep[:1], *hand_written, *predicted, *sweep[1:]]
+        ordered = [*sweep[:1], *hand_written, *sweep[1:]]
         return [proposal for proposal in ordered if (proposal.phase, proposal.label) not in done]
 
     def _targets(self) -> list[float]:
@@ -205,7 +207,7 @@ class Search:
         return Proposal("knobs", "searched", self._allocated(knobs, target), knobs)
 
     def _choices(self, knobs: Knobs) -> list[Choice]:
-        return choices_of(self.menu, knobs.scorer(self.blocks, self.corrections), self.groups)
+        return choices_of(self.menu, knobs.scorer(self.blocks, self.corrections or {}), self.groups)
 
     def _allocated(self, knobs: Knobs, target_bytes: float) -> Plan:
         room = int(target_bytes) - self.inventory.rest_bytes

@@ -26,7 +26,7 @@ class ScoredText:
     """A text to score on, with what the dense model says about it.
 
     Attributes:
-        name: ``selection`` or ``report``.
+        name: ``selection``, ``report`` or ``calibration``.
         windows: its tokens.
         teacher: predictions of the dense model on it.
     """

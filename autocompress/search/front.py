@@ -9,12 +9,12 @@ from typing import Any
 from autocompress.records import Measurement
 from autocompress.search.against_dense import dense_on, meets, rise
 from autocompress.search.dominance import (
-    HYPERVOLUME_REFERENCE_DAMAGE,
+    HYPERVOLUME_REFERENCE_RISE,
     area_below,
     knee_of,
     latency,
     non_dominated,
-    selection_damage,
+    selection_loss,
 )
 from autocompress.search.picking import best_or_none, pick
 from autocompress.search.study import StudyRecord, TrialRecord
@@ -77,15 +77,15 @@ class Gain:
 
 
 def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | None:
-    """The hand-written plan with the least damage that fits where ``best`` had to fit."""
+    """The hand-written plan with the lowest perplexity that fits where ``best`` had to fit."""
     room = (
         max(best.bytes, study.limits.memory_bytes or 0) if meets(study.limits, best) else best.bytes
     )
     fitting = [
         trial for trial in study.complete if trial.phase == HAND_WRITTEN and trial.bytes <= room
     ]
-    fitting = [trial for trial in fitting if math.isfinite(selection_damage(trial))]
-    return min(fitting, key=lambda trial: (selection_damage(trial), trial.bytes), default=None)
+    fitting = [trial for trial in fitting if math.isfinite(selection_loss(trial))]
+    return min(fitting, key=lambda trial: (selection_loss(trial), trial.bytes), default=None)
 
 
 def gain_over_hand_written(study: StudyRecord) -> Gain | None:
@@ -116,16 +116,17 @@ def gain_over_hand_written(study: StudyRecord) -> Gain | None:
 def hypervolume(study: StudyRecord, *, until: int | None = None) -> float:
     """Measure progress: the room that complete trials up to ``until`` cover, on the selection text.
 
-    The plane is log2 of the compression ratio against the damage (KL divergence); the fixed
-    reference corner is the dense model's size and ``HYPERVOLUME_REFERENCE_DAMAGE``. Comparable
+    The plane is log2 of the compression ratio against the rise of log-perplexity; the fixed
+    reference corner is the dense model's size and ``HYPERVOLUME_REFERENCE_RISE``. Comparable
     between studies of one model and text.
     """
+    dense = math.log(study.dense_selection.perplexity)
     points = [
-        (-math.log2(study.dense_bytes / trial.bytes), selection_damage(trial))
+        (-math.log2(study.dense_bytes / trial.bytes), selection_loss(trial) - dense)
         for trial in study.complete
-        if (until is None or trial.number <= until) and math.isfinite(selection_damage(trial))
+        if (until is None or trial.number <= until) and math.isfinite(selection_loss(trial))
     ]
-    return area_below(points, (0.0, HYPERVOLUME_REFERENCE_DAMAGE))
+    return area_below(points, (0.0, HYPERVOLUME_REFERENCE_RISE))
 
 
 def front_to_dict(study: StudyRecord) -> dict[str, Any]:

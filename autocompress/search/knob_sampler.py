@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from autocompress.search.knobs import Knobs
 
@@ -87,15 +87,5 @@ class KnobSampler:
         finished = (TrialState.COMPLETE,)
         for trial in self.stored.get_trials(deepcopy=False, states=finished):
             if trial.params and trial.number not in self._seen:
-                self._memory.add_trial(_judged_by_divergence(trial))
+                self._memory.add_trial(trial)
                 self._seen.add(trial.number)
-
-
-def _judged_by_divergence(trial: FrozenTrial) -> FrozenTrial:
-    """The trial with KL divergence in place of perplexity: the same aim, with less noise."""
-    return optuna.trial.create_trial(
-        params=trial.params,
-        distributions=trial.distributions,
-        values=[trial.user_attrs["result"]["selection"]["kl"], *trial.values[1:]],
-        constraints=trial.constraints or None,
-    )

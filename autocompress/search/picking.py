@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
 from autocompress.search.against_dense import describe, shown_perplexity
-from autocompress.search.dominance import knee_of, latency, non_dominated, selection_damage
+from autocompress.search.dominance import knee_of, latency, non_dominated, selection_loss
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
@@ -27,7 +27,7 @@ def pick(
 
     Args:
         study: the study.
-        how: ``best`` (least KL divergence within the limits, on the selection text), ``knee``
+        how: ``best`` (lowest perplexity within the limits, on the selection text), ``knee``
             (largest distance to the chord of the front), ``smallest``, ``fastest``, or the number
             of a trial.
         max_bytes: most stored bytes. For ``best`` it replaces the study's own limit.
@@ -52,13 +52,13 @@ def pick(
     if how not in WAYS_TO_PICK:
         wanted = f"{', '.join(WAYS_TO_PICK)} or the number of a trial"
         raise ConfigurationError("no such way to pick a trial", got=repr(how), wanted=wanted)
-    candidates = [trial for trial in study.complete if math.isfinite(selection_damage(trial))]
+    candidates = [trial for trial in study.complete if math.isfinite(selection_loss(trial))]
     if not candidates:
         raise StudyError(f"study {study.name} has no measured trial yet", hint="Resume the search.")
     fitting = non_dominated(trial for trial in candidates if limits.excess(study, trial) <= 0)
     if not fitting:
         nearest = min(
-            candidates, key=lambda trial: (limits.excess(study, trial), selection_damage(trial))
+            candidates, key=lambda trial: (limits.excess(study, trial), selection_loss(trial))
         )
         raise BudgetUnreachable(
             f"no measured trial of study {study.name} is within the limits",
@@ -83,7 +83,7 @@ def _choose(study: StudyRecord, how: str, front: tuple[TrialRecord, ...]) -> Tri
                 hint="Pick best, knee or smallest instead.",
             )
         return min(timed, key=lambda entry: entry[:2])[2]
-    return min(front, key=selection_damage)
+    return min(front, key=selection_loss)
 
 
 def _within(study: StudyRecord, trial: TrialRecord, limits: _Limits) -> TrialRecord:

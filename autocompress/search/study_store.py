@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -67,13 +69,26 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         ) from error
 
 
-def _commit_quickly(connection: Any, _record: object) -> None:
+def _commit_quickly(connection: sqlite3.Connection, _record: object) -> None:
     """Let SQLite append to a log at each commit instead of syncing the whole file.
 
     A commit then survives the end of the process, also by a kill; a trial makes a dozen.
     """
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    with suppress(sqlite3.OperationalError):  # a study in a folder that is only read
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def settle(study: optuna.Study) -> None:
+    """Merge SQLite's log into its file, so that the run folder can be copied and only read."""
+    engine = getattr(study._storage, "engine", None) or getattr(
+        getattr(study._storage, "_backend", None), "engine", None
+    )
+    if engine is None or engine.dialect.name != "sqlite":
+        return
+    with suppress(SQLAlchemyError), engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
+    engine.dispose()
 
 
 def create_study(header: StudyRecord, url: str) -> optuna.Study:

@@ -63,14 +63,14 @@ def test_the_allocation_comes_first_then_the_hand_written_then_the_sweep_then_th
     ]
     sweep = sum(t.phase == "allocation" for t in record.trials)
     assert phases == [
-        ("allocation", 1),
+        ("allocation", 2),
         ("hand-written", HAND_WRITTEN),
-        ("allocation", sweep - 1),
+        ("allocation", sweep - 2),
         ("knobs", PLANNED + 5 - HAND_WRITTEN - sweep),
     ]
     assert sweep > 4
-    assert record.trials[0].label == "allocated 8x"
-    assert record.trials[1 + HAND_WRITTEN].label == "allocated 8x on predictions"
+    assert record.trials[0].label == "allocated 8x on predictions"
+    assert record.trials[1].label == "allocated 8x"
     assert [t.number for t in record.trials] == list(range(PLANNED + 5))
 
 
@@ -176,7 +176,7 @@ def test_a_limit_of_the_dense_bytes_or_more_is_searched_below_them(tmp_path, rat
     search = search_in(tmp_path / "s", FakeEvaluator(), ratio=ratio)
     record = search.run(HAND_WRITTEN + 1 + len(search.targets) + 3)
     assert {t.state for t in record.trials} == {"complete"}
-    assert record.trials[0].label == "allocated 1x"
+    assert record.trials[0].label == "allocated 1x on predictions"
     assert {t.phase for t in record.trials} == {"allocation", "hand-written", "knobs"}
     assert search.targets == [share * DENSE_BYTES for share in driver.SWEEP if share <= 1.0]
     for trial in record.trials:
@@ -340,8 +340,8 @@ def test_a_planned_trial_that_failed_is_tried_again_by_the_next_run(tmp_path):
         search_in(tmp_path / "s", FakeEvaluator(interrupt_at(1))).run(3)
     record = search_in(tmp_path / "s", FakeEvaluator()).run(3)
     assert [(t.label, t.state) for t in record.trials][:2] == [
-        ("allocated 8x", "failed"),
-        ("allocated 8x", "complete"),
+        ("allocated 8x on predictions", "failed"),
+        ("allocated 8x on predictions", "complete"),
     ]
 
 
