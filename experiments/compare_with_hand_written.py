@@ -38,10 +38,9 @@ TARGET = 0.75
 
 
 def allocated(study: StudyRecord) -> TrialRecord | None:
-    """The additive allocation at the budget; a search also makes it at shares of that."""
-    limit = study.limits.memory_bytes or 0
-    trials = [t for t in study.complete if t.phase == "allocation" and t.bytes <= limit]
-    return max(trials, key=lambda trial: trial.bytes, default=None)
+    """The additive allocation at the budget, by what was predicted before anything was measured."""
+    trials = (t for t in study.complete if t.label.endswith("on predictions"))
+    return next(trials, None)
 
 
 def on_report_text(session: Session, trial: TrialRecord) -> Measurement:
