@@ -17,7 +17,7 @@ from autocompress.numerics.metric import apply_gram
 from autocompress.records import Kind, LayerSpec
 
 LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads fit it faster
-HEADER_ENTRY_BYTES = 80  # a tensor's type, shape and offsets as JSON, beside its name
+HEADER_ENTRY_BYTES = 100  # a tensor's type, shape and offsets as JSON, beside its name
 
 
 @dataclass(frozen=True)
