@@ -96,6 +96,11 @@ def notes(study: StudyRecord) -> list[str]:
             "the best hand-written plan in the same bytes loses "
             f"({gain.hand_written.label}: {gain.hand_written_rise:.4f}, {gain.text} text)."
         )
+    if best is not None:
+        lines.append(
+            f"The best is {study.dense_bytes / best.bytes:.3g} times smaller than the model as "
+            f"loaded, {study.dense_bf16_bytes / best.bytes:.3g} times smaller than it is in bf16."
+        )
     if best is None and front:
         lines.append(
             f"No measured trial meets the budget. The smallest is {describe(study, front[0])}."
