@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,10 +42,7 @@ class LayerBuilder:
         self._built: OrderedDict[tuple[str, Method], CompressedMatrix] = OrderedDict()
         self._held_bytes = 0
         self._problem: MatrixProblem | None = None
-
-    @cached_property
-    def _content(self) -> dict[str, str]:
-        return {}
+        self._content: dict[str, str] = {}
 
     def problem(self, name: str) -> MatrixProblem:
         """The matrix with its metric; the last one is remembered with what was factorised of it."""

@@ -87,6 +87,7 @@ def settle(study: optuna.Study) -> None:
     if engine is None or engine.dialect.name != "sqlite":
         return
     with suppress(SQLAlchemyError), engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=0")  # whoever else has it open settles it
         connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
     engine.dispose()
 
@@ -216,7 +217,11 @@ def load_optuna_study(name: str, url: str) -> optuna.Study:
 def read_study(name: str | None, runs_dir: Path, storage: str | None = None) -> StudyRecord:
     """Read a study as it stands; ``None`` means the latest."""
     name, url, folder = find_study(name, runs_dir, storage)
-    return to_record(load_optuna_study(name, url), folder)
+    study = load_optuna_study(name, url)
+    try:
+        return to_record(study, folder)
+    finally:
+        settle(study)
 
 
 def to_record(study: optuna.Study, folder: Path) -> StudyRecord:
