@@ -22,7 +22,7 @@ from autocompress.methods.plan import RECIPE_VERSION, Plan
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
 from autocompress.records import LayerSpec
-from autocompress.search.families import Modes
+from autocompress.search.families.tensors import Modes
 
 
 class _RecipeKeys(Strict):

@@ -2,166 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from autocompress.config.method_keys import METHOD_NAMES, CodeBits, Fraction, MethodsKeys
 from autocompress.config.schema import Strict, one_of
-from autocompress.numerics.packing import PACKED_BITS
-from autocompress.numerics.svd import MetricKind
 from autocompress.records import Role
-from autocompress.search.families import (
-    WHOLE_ROW,
-    Family,
-    Modes,
-    QuantizeFamily,
-    Ranks,
-    SvdFamily,
-    TensorTrainFamily,
-    TuckerFamily,
-)
 from autocompress.search.space import Group, Match
-
-
-def _fraction(value: object) -> object:
-    if not isinstance(value, float) or not 0 < value <= 1:
-        raise ValueError(
-            "a share with a decimal point, more than 0.0 and at most 1.0 "
-            "(whole ranks go under `ranks`)"
-        )
-    return value
 
 
 def _glob_as_mapping(value: object) -> object:
     return {"names": [value]} if isinstance(value, str) else value
 
 
-def _group_size(value: object) -> object:
-    if value == "row":
-        return WHOLE_ROW
-    if not isinstance(value, int) or isinstance(value, bool) or value < SMALLEST_GROUP:
-        raise ValueError(f"a whole number from {SMALLEST_GROUP}, or row")
-    return value
-
-
-SMALLEST_GROUP = 2
-METHOD_NAMES = ("keep", "quantize", "svd", "tensor_train", "tucker")
 RoleName = Annotated[str, one_of(*(role.value for role in Role))]
 BlockName = Annotated[str, one_of(*dict.fromkeys(role.block for role in Role))]
 MethodName = Annotated[str, one_of(*METHOD_NAMES)]
-MetricName = Annotated[MetricKind, one_of(*get_args(MetricKind))]
-CodeBits = Annotated[int, one_of(*PACKED_BITS)]
-FactorBits = Annotated[int, one_of(8, 4, none=0)]
-GroupSize = Annotated[int, BeforeValidator(_group_size)]
-Fraction = Annotated[float, BeforeValidator(_fraction)]
-Count = Annotated[int, Field(ge=1)]
 Version = Annotated[int, one_of(1)]
 Text = Annotated[str, Field(min_length=1)]
-
-
-class QuantizeKeys(Strict):
-    """``methods.quantize``."""
-
-    bits: list[CodeBits] = Field(min_length=1)
-    group_sizes: list[GroupSize] = Field(min_length=1)
-    symmetric: list[bool] = Field(default=[False], min_length=1)
-
-    def family(self) -> Family:
-        """Frozen form."""
-        return QuantizeFamily(tuple(self.bits), tuple(self.group_sizes), tuple(self.symmetric))
-
-
-class _RankKeys(Strict):
-    """Keys of every method that cuts ranks."""
-
-    ranks: list[Count] = Field(default=[], min_length=1)
-    rank_fractions: list[Fraction] = Field(default=[], min_length=1)
-    bits: list[FactorBits] = Field(default=[0], min_length=1)
-
-    @model_validator(mode="after")
-    def _some_rank(self) -> Self:
-        if not self.ranks and not self.rank_fractions:
-            raise ValueError("`ranks`, `rank_fractions`, or both")
-        return self
-
-    def typed_ranks(self) -> Ranks:
-        return Ranks(tuple(self.ranks), tuple(self.rank_fractions))
-
-
-class SvdKeys(_RankKeys):
-    """``methods.svd``."""
-
-    metrics: list[MetricName] = Field(default=["two_sided"], min_length=1)
-
-    def family(self) -> Family:
-        """Frozen form."""
-        return SvdFamily(self.typed_ranks(), tuple(self.metrics), tuple(self.bits))
-
-
-class ModesKeys(Strict):
-    """One entry of ``modes``: how rows and columns are split."""
-
-    rows: list[Count] = Field(min_length=1)
-    columns: list[Count] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _as_many(self) -> Self:
-        if len(self.rows) != len(self.columns):
-            raise ValueError("as many rows as columns")
-        return self
-
-
-class _TensorKeys(_RankKeys):
-    """Keys of the tensor decompositions."""
-
-    orders: list[Annotated[int, Field(ge=2, le=8)]] = Field(default=[], min_length=1)
-    modes: list[ModesKeys] = Field(default=[], min_length=1)
-
-    @model_validator(mode="after")
-    def _some_split(self) -> Self:
-        if not self.orders and not self.modes:
-            raise ValueError("`orders` (split automatically), `modes`, or both")
-        return self
-
-    def arguments(self) -> dict[str, Any]:
-        modes = tuple(Modes(tuple(entry.rows), tuple(entry.columns)) for entry in self.modes)
-        return {
-            "ranks": self.typed_ranks(),
-            "orders": tuple(self.orders),
-            "modes": modes,
-            "bits": tuple(self.bits),
-        }
-
-
-class TensorTrainKeys(_TensorKeys):
-    """``methods.tensor_train``."""
-
-    def family(self) -> Family:
-        """Frozen form."""
-        return TensorTrainFamily(**self.arguments())
-
-
-class TuckerKeys(_TensorKeys):
-    """``methods.tucker``."""
-
-    def family(self) -> Family:
-        """Frozen form."""
-        return TuckerFamily(**self.arguments())
-
-
-class MethodsKeys(Strict):
-    """``methods``."""
-
-    keep: bool = True
-    quantize: QuantizeKeys | None = None
-    svd: SvdKeys | None = None
-    tensor_train: TensorTrainKeys | None = None
-    tucker: TuckerKeys | None = None
-
-    def families(self) -> tuple[Family, ...]:
-        """Frozen form."""
-        given = (self.quantize, self.svd, self.tensor_train, self.tucker)
-        return tuple(keys.family() for keys in given if keys is not None)
 
 
 class MatchKeys(Strict):

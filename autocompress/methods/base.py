@@ -63,6 +63,7 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    factorised: ClassVar[bool] = False  # whether it cuts ranks, alone or beside codes
 
     @abstractmethod
     def check(self, spec: LayerSpec) -> None:
@@ -146,6 +147,15 @@ class Method(ABC):
             raise MethodError(f"method {cls.name}: {error}") from error
 
     @property
+    def code_bits(self) -> int | None:
+        """Bits of its codes, or ``None`` where it stores floating-point numbers."""
+        return getattr(self, "bits", 0) or None
+
+    def rank_share(self, spec: LayerSpec) -> float | None:  # noqa: ARG002 - only some cut ranks
+        """Smallest share of a possible rank that it keeps, or ``None`` where it cuts no rank."""
+        return None
+
+    @property
     def form(self) -> str:
         """What a plan is counted by: the method, for codes their bits."""
         return self.name
@@ -165,6 +175,11 @@ def stored_tensors(method: Method, spec: LayerSpec) -> tuple[tuple[str, int], ..
         (name, tensor.numel() * tensor.element_size())
         for name, tensor in layer.state_dict().items()
     )
+
+
+def smallest_share(ranks: tuple[int, ...], limits: tuple[int, ...]) -> float:
+    """The smallest of the ranks' shares of what they could be; 1 where there are none."""
+    return min((rank / most for rank, most in zip(ranks, limits, strict=True)), default=1.0)
 
 
 def torch_dtype(spec: LayerSpec) -> torch.dtype:

@@ -31,6 +31,7 @@ class Svd(Method):
     metric: MetricKind = "two_sided"
     bits: int = 0
     name: ClassVar[str] = "svd"
+    factorised: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole_number(self.name, "rank", self.rank, least=1)
@@ -50,6 +51,10 @@ class Svd(Method):
             raise MethodError(
                 f"layer {spec}, {self}: rank", got=self.rank, wanted=f"at most {min(spec.shape)}"
             )
+
+    def rank_share(self, spec: LayerSpec) -> float:
+        """Share of the largest rank."""
+        return self.rank / min(spec.shape)
 
     def skeleton(self, spec: LayerSpec) -> LowRankMatrix:
         """A low-rank layer without content."""

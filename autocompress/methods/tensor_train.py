@@ -14,13 +14,14 @@ from autocompress.methods.base import (
     FACTOR_BITS,
     MatrixProblem,
     Method,
+    smallest_share,
     torch_dtype,
     whole_number,
     whole_numbers,
 )
 from autocompress.methods.folding import check_modes, folded_label, store_core
 from autocompress.numerics.kronecker import scalings
-from autocompress.numerics.shapes import balanced_modes, train_rank_limits
+from autocompress.numerics.shapes import balanced_modes, matrix_train_limits
 from autocompress.numerics.tensor_train import decompose_matrix_train, train_to_matrix
 from autocompress.records import LayerSpec
 
@@ -41,6 +42,7 @@ class TensorTrain(Method):
     in_modes: tuple[int, ...]
     bits: int = 0
     name: ClassVar[str] = "tensor_train"
+    factorised: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for setting in ("out_modes", "in_modes", "ranks"):
@@ -64,7 +66,7 @@ class TensorTrain(Method):
         The rank is lower where the modes allow less.
         """
         out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
-        limits = train_rank_limits(tuple(o * i for o, i in zip(out_modes, in_modes, strict=True)))
+        limits = matrix_train_limits(out_modes, in_modes)
         return cls(tuple(min(rank, limit) for limit in limits), out_modes, in_modes, bits)
 
     def check(self, spec: LayerSpec) -> None:
@@ -74,13 +76,15 @@ class TensorTrain(Method):
             MethodError: they do not; the message names modes or ranks that would.
         """
         check_modes(self, spec, self.out_modes, self.in_modes)
-        limits = train_rank_limits(
-            tuple(o * i for o, i in zip(self.out_modes, self.in_modes, strict=True))
-        )
+        limits = matrix_train_limits(self.out_modes, self.in_modes)
         if any(rank > limit for rank, limit in zip(self.ranks, limits, strict=True)):
             raise MethodError(
                 f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}"
             )
+
+    def rank_share(self, spec: LayerSpec) -> float:  # noqa: ARG002 - the modes say it all
+        """Smallest share of the largest rank of any joint."""
+        return smallest_share(self.ranks, matrix_train_limits(self.out_modes, self.in_modes))
 
     def skeleton(self, spec: LayerSpec) -> TensorTrainMatrix:
         """A layer of cores without content."""

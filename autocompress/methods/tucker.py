@@ -15,6 +15,7 @@ from autocompress.methods.base import (
     FACTOR_BITS,
     MatrixProblem,
     Method,
+    smallest_share,
     torch_dtype,
     whole_number,
     whole_numbers,
@@ -42,6 +43,7 @@ class Tucker(Method):
     in_modes: tuple[int, ...]
     bits: int = 0
     name: ClassVar[str] = "tucker"
+    factorised: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for setting in ("out_modes", "in_modes", "ranks"):
@@ -77,6 +79,10 @@ class Tucker(Method):
             raise MethodError(
                 f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}"
             )
+
+    def rank_share(self, spec: LayerSpec) -> float:  # noqa: ARG002 - the modes say it all
+        """Smallest share of the largest rank of any mode."""
+        return smallest_share(self.ranks, tucker_rank_limits(self.out_modes + self.in_modes))
 
     def skeleton(self, spec: LayerSpec) -> TuckerMatrix:
         """A layer of core and factors without content."""

@@ -91,6 +91,11 @@ def train_rank_limits(modes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(min(math.prod(modes[:k]), math.prod(modes[k:])) for k in range(1, len(modes)))
 
 
+def matrix_train_limits(out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> tuple[int, ...]:
+    """Largest useful ranks of a train whose cores pair one out mode with one in mode each."""
+    return train_rank_limits(tuple(o * i for o, i in zip(out_modes, in_modes, strict=True)))
+
+
 def tucker_rank_limits(modes: tuple[int, ...]) -> tuple[int, ...]:
     """Largest useful rank of each mode of a Tucker decomposition."""
     total = math.prod(modes)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from autocompress.calibration.menu import LayerMenu, Option
-from autocompress.methods.keep import Keep
-from autocompress.methods.quantize import Quantize
 
 
 class Suggests(Protocol):
@@ -35,8 +33,8 @@ class Knobs:
         embedding: see ``attention``.
         slope: the last block's damages weigh ``4 ** slope`` times the middle's, the first block's
             the inverse.
-        factorised: multiplies damages of low-rank, tensor-train and Tucker forms.
-        two_bit: multiplies damages of 2-bit codes.
+        factorised: multiplies damages of the forms that cut ranks.
+        two_bit: multiplies damages of codes of 2 bits and fewer.
     """
 
     measured: float = 1.0
@@ -94,7 +92,6 @@ class Scorer:
         return weight
 
     def _form(self, option: Option) -> float:
-        method = option.method
-        if isinstance(method, Quantize):
-            return self.knobs.two_bit if method.bits == 2 else 1.0
-        return 1.0 if isinstance(method, Keep) else self.knobs.factorised
+        weight = self.knobs.factorised if option.method.factorised else 1.0
+        few_bits = not option.method.factorised and (option.method.code_bits or 16) <= 2
+        return weight * self.knobs.two_bit if few_bits else weight

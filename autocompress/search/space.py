@@ -11,7 +11,7 @@ from autocompress.errors import ConfigurationError, MethodError
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.records import LayerSpec, Role
-from autocompress.search.families import Family, rank_fraction, stored_bits
+from autocompress.search.families.base import Family
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Rule:
 
     def allows(self, method: Method, spec: LayerSpec) -> bool:
         """Whether a method of the menu passes the restrictions."""
-        bits, fraction = stored_bits(method), rank_fraction(method, spec)
+        bits, fraction = method.code_bits, method.rank_share(spec)
         return (
             (self.methods is None or method.name in self.methods)
             and (self.min_bits is None or bits is None or bits >= self.min_bits)

@@ -11,14 +11,10 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.registry import METHODS
 from autocompress.methods.svd import Svd
 from autocompress.records import Role
-from autocompress.search.families import (
-    Modes,
-    QuantizeFamily,
-    Ranks,
-    SvdFamily,
-    TensorTrainFamily,
-    TuckerFamily,
-)
+from autocompress.search.families.base import Ranks
+from autocompress.search.families.codes import QuantizeFamily
+from autocompress.search.families.low_rank import SvdFamily
+from autocompress.search.families.tensors import Modes, TensorTrainFamily, TuckerFamily
 from autocompress.search.space import Group, Match, Rule
 from tests.llama_specs import llama_specs
 

@@ -12,16 +12,10 @@ from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
 from autocompress.records import Kind, LayerSpec, Role
-from autocompress.search.families import (
-    Modes,
-    QuantizeFamily,
-    Ranks,
-    SvdFamily,
-    TensorTrainFamily,
-    TuckerFamily,
-    aligned_rank,
-    rank_fraction,
-)
+from autocompress.search.families.base import Ranks, aligned_rank
+from autocompress.search.families.codes import QuantizeFamily
+from autocompress.search.families.low_rank import SvdFamily
+from autocompress.search.families.tensors import Modes, TensorTrainFamily, TuckerFamily
 from autocompress.search.space import Group, Match, Rule, Space
 from tests.llama_specs import llama_specs
 
@@ -132,7 +126,7 @@ def test_all_selectors_of_a_match_must_hold():
 def test_floors_hold(floor):
     rule = Rule(Match(), min_rank_fraction=floor, min_bits=4, max_ratio=6.0)
     for method in Space("floors", ALL, rules=(rule,)).options(QUERY):
-        fraction = rank_fraction(method, QUERY)
+        fraction = method.rank_share(QUERY)
         assert fraction is None or fraction >= floor
         assert getattr(method, "bits", 0) in (0, 4, 8)
         assert Keep().cost(QUERY) <= 6.0 * method.cost(QUERY)
@@ -232,4 +226,4 @@ def test_ranks_of_a_train_never_exceed_its_bonds():
     for train in itertools.islice(family.candidates(QUERY), 10):
         assert isinstance(train, TensorTrain)
         train.check(QUERY)
-        assert rank_fraction(train, QUERY) == 1.0
+        assert train.rank_share(QUERY) == 1.0

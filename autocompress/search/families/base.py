@@ -1,0 +1,58 @@
+"""What a family is, and the ranks that a search space lists."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from autocompress.methods.base import Method
+from autocompress.records import LayerSpec
+
+RANK_MULTIPLE = 8  # matrix kernels fall off their fast paths at other ranks
+
+
+class Family(ABC):
+    """All settings of one method that a search space offers; an option is one combination."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def candidates(self, spec: LayerSpec) -> Iterator[Method]:
+        """Yield every combination for one matrix; some may not fit it, some may be equal."""
+
+    def notices(self, spec: LayerSpec) -> Iterator[str]:  # noqa: ARG002 - only families with modes correct anything
+        """Yield what was corrected to suit one matrix."""
+        yield from ()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks as a search space lists them.
+
+    Attributes:
+        whole: ranks taken as written.
+        fractions: shares of the largest rank, in (0, 1], rounded down to a multiple of 8 where that
+            leaves any.
+    """
+
+    whole: tuple[int, ...] = ()
+    fractions: tuple[float, ...] = ()
+
+    def within(self, largest: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """Yield for every listed rank one per bond or mode, none above the largest of its bond."""
+        for rank in self.whole:
+            yield tuple(min(rank, most) for most in largest)
+        for fraction in self.fractions:
+            yield tuple(aligned_rank(fraction * most) for most in largest)
+
+
+def aligned_rank(rank: float) -> int:
+    """Round a rank down to a multiple of 8; below 8 to a whole number of at least 1.
+
+    The tiny margin keeps ``0.29 * 100``, which is a hair under 29 in binary, at 29.
+    """
+    whole = math.floor(rank + 1e-9)
+    return whole // RANK_MULTIPLE * RANK_MULTIPLE if whole >= RANK_MULTIPLE else max(whole, 1)

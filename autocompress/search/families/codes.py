@@ -1,0 +1,36 @@
+"""Families of methods that round a matrix to few bits."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from autocompress.methods.base import Method
+from autocompress.methods.quantize import Quantize
+from autocompress.records import LayerSpec
+from autocompress.search.families.base import Family
+
+WHOLE_ROW = 0  # the group size that means one group per row
+
+
+@dataclass(frozen=True)
+class QuantizeFamily(Family):
+    """Rounding to few bits.
+
+    Attributes:
+        bits: bits of one code.
+        group_sizes: weights that share a scale; 0 is a whole row.
+        symmetric: whether there is no zero point; both kinds may be listed.
+    """
+
+    bits: tuple[int, ...]
+    group_sizes: tuple[int, ...]
+    symmetric: tuple[bool, ...] = (False,)
+    name: ClassVar[str] = Quantize.name
+
+    def candidates(self, spec: LayerSpec) -> Iterator[Method]:
+        """Yield every combination; a group as long as the row *is* the row."""
+        for bits, size, symmetric in itertools.product(self.bits, self.group_sizes, self.symmetric):
+            yield Quantize(bits, WHOLE_ROW if size == spec.in_features else size, symmetric)

@@ -1,0 +1,106 @@
+"""Families of methods that fold a matrix into modes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from autocompress.methods.base import Method
+from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.tucker import Tucker
+from autocompress.numerics.shapes import (
+    balanced_modes,
+    matrix_train_limits,
+    nearest_modes,
+    tucker_rank_limits,
+)
+from autocompress.records import LayerSpec
+from autocompress.search.families.base import Family, Ranks
+
+
+@dataclass(frozen=True)
+class Modes:
+    """How rows and columns are split: ``math.prod(rows)`` is the row count, or a little more."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def fitted(self, spec: LayerSpec) -> Modes:
+        """Return the nearest modes that fit a matrix: themselves, when they do."""
+        return Modes(
+            nearest_modes(spec.out_features, self.rows),
+            nearest_modes(spec.in_features, self.columns),
+        )
+
+    @property
+    def bonds(self) -> tuple[int, ...]:
+        """Largest rank of each bond of a tensor train with these modes."""
+        return matrix_train_limits(self.rows, self.columns)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Largest Tucker rank of each mode: those of the rows, then those of the columns."""
+        return tucker_rank_limits(self.rows + self.columns)
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.rows))} by {'x'.join(map(str, self.columns))}"
+
+
+@dataclass(frozen=True)
+class _TensorFamily(Family):
+    """What tensor trains and Tucker share.
+
+    Attributes:
+        ranks: fractions are of the largest rank of each bond (tensor train) or of each mode
+            (Tucker).
+        orders: numbers of modes of rows and of columns, split automatically.
+        modes: explicit splits, corrected to the nearest fit.
+        bits: of the stored cores; 0 keeps them in the matrix's dtype.
+    """
+
+    ranks: Ranks
+    orders: tuple[int, ...] = ()
+    modes: tuple[Modes, ...] = ()
+    bits: tuple[int, ...] = (0,)
+
+    def splits(self, spec: LayerSpec) -> Iterator[Modes]:
+        """Yield the ways to split one matrix."""
+        for order in self.orders:
+            yield Modes(
+                balanced_modes(spec.out_features, order), balanced_modes(spec.in_features, order)
+            )
+        for modes in self.modes:
+            yield modes.fitted(spec)
+
+    def notices(self, spec: LayerSpec) -> Iterator[str]:
+        """Yield every explicit split that had to be corrected."""
+        for modes in self.modes:
+            fitted = modes.fitted(spec)
+            if fitted != modes:
+                yield f"{spec}: {self.name} modes {modes} do not fit, used {fitted}"
+
+
+class TensorTrainFamily(_TensorFamily):
+    """A chain of cores, each with one mode of the rows and one of the columns."""
+
+    name: ClassVar[str] = TensorTrain.name
+
+    def candidates(self, spec: LayerSpec) -> Iterator[Method]:
+        """Yield every combination."""
+        for modes in self.splits(spec):
+            for ranks, bits in itertools.product(self.ranks.within(modes.bonds), self.bits):
+                yield TensorTrain(ranks, modes.rows, modes.columns, bits)
+
+
+class TuckerFamily(_TensorFamily):
+    """A small core with one factor per mode."""
+
+    name: ClassVar[str] = Tucker.name
+
+    def candidates(self, spec: LayerSpec) -> Iterator[Method]:
+        """Yield every combination."""
+        for modes in self.splits(spec):
+            for ranks, bits in itertools.product(self.ranks.within(modes.sides), self.bits):
+                yield Tucker(ranks, modes.rows, modes.columns, bits)
