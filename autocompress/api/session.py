@@ -5,7 +5,8 @@ Search, profile, compress and export start from it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from autocompress.calibration.menu import Menu, build_menu
 from autocompress.calibration.statistics import collect_statistics, from_tensors, to_tensors
 from autocompress.config.space_file import load_space
 from autocompress.errors import ModelError
-from autocompress.evaluation.corpus import Texts, load_texts, token_ids
+from autocompress.evaluation.corpus import PARTS, Texts, check_disjoint, load_texts, token_ids
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows, context_length
 from autocompress.layers.base import CompressedMatrix
@@ -31,7 +32,7 @@ from autocompress.search.space import Space
 from autocompress.surgery.loading import LoadedModel, is_exported, load_model
 from autocompress.surgery.workbench import Workbench
 
-STATISTICS_VERSION = 2  # raise it when what is collected changes
+STATISTICS_VERSION = 3  # raise it when what is collected changes
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,19 @@ class TextSettings:
     context: int = 2_048
 
 
+@dataclass(frozen=True)
+class OwnContent:
+    """What a caller has in memory in place of a source, by part (``calibration``, ``report``).
+
+    Attributes:
+        texts: texts.
+        tokens: token ids ``[n]``, where they are encoded already.
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Session:
     """A dense model, ready to be compressed.
 
@@ -70,6 +84,7 @@ class Session:
         cache: where statistics and built layers are kept.
         progress: told how far things are.
         seed: of the labels drawn for the gradients.
+        own: texts and tokens to use in place of the sources that the settings name.
     """
 
     def __init__(
@@ -80,7 +95,9 @@ class Session:
         progress: Progress = SILENT,
         *,
         seed: int = 0,
+        own: OwnContent | None = None,
     ) -> None:
+        self.own = own or OwnContent()
         self.loaded, self.settings, self.cache, self.progress, self.seed = (
             loaded,
             settings,
@@ -95,26 +112,35 @@ class Session:
     def texts(self) -> Texts:
         """The three texts; read once."""
         names = ("data", "calibration_data", "selection_data", "report_data")
-        return load_texts(**{name: getattr(self.settings, name) for name in names})
+        texts = load_texts(**{name: getattr(self.settings, name) for name in names})
+        own = dict(self.own.texts)
+        if not own:
+            return texts
+        texts = replace(texts, **own, names={**texts.names, **dict.fromkeys(own, "given in memory")})
+        check_disjoint({part: getattr(texts, part) for part in PARTS}, texts.names)
+        return texts
 
     @cached_property
     def calibration_ids(self) -> Tensor:
         """Tokens ``[n]`` to calibrate on."""
-        return self._ids(self.texts.calibration, self.settings.calibration_tokens, "calibration")
+        return self._ids("calibration")
 
     @cached_property
     def selection_ids(self) -> Tensor:
         """Tokens ``[n]`` to select on."""
-        return self._ids(self.texts.selection, self.settings.selection_tokens, "selection")
+        return self._ids("selection")
 
     @cached_property
     def report_ids(self) -> Tensor:
         """Tokens ``[n]`` to report on."""
-        return self._ids(self.texts.report, self.settings.report_tokens, "report")
+        return self._ids("report")
 
-    def _ids(self, text: str, limit: int, name: str) -> Tensor:
-        label = f"the {name} text {self.texts.names[name]}"
-        return token_ids(text, self.loaded.tokenizer, limit=limit, name=label)
+    def _ids(self, part: str) -> Tensor:
+        limit = getattr(self.settings, f"{part}_tokens")
+        if part in self.own.tokens:
+            return self.own.tokens[part][:limit]
+        label = f"the {part} text {self.texts.names[part]}"
+        return token_ids(getattr(self.texts, part), self.loaded.tokenizer, limit=limit, name=label)
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:

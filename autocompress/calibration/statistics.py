@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,11 @@ from torch import Tensor, nn
 
 from autocompress.numerics.metric import FULL_GRAM_LIMIT, Curvature, Metric
 from autocompress.records import Kind, LayerSpec
+from autocompress.surgery.placement import experts_apart
+
+# mlp.experts.gate_up_proj.3, mlp.experts.3.up_proj: the same matrix of experts that are siblings
+_EXPERT = re.compile(r"(?P<layer>.*\bexperts)(?P<matrix>\..*)")
+_INDEX = re.compile(r"\.\d+")
 
 
 @dataclass
@@ -40,6 +47,13 @@ class GramSum:
         part = torch.bincount(ids.detach().reshape(-1), minlength=self.size).float()
         self.total = part if self.total is None else self.total.add_(part)
         self.vectors += ids.numel()
+
+    def borrow(self, others: list[GramSum]) -> None:
+        """Take the mean over the vectors of others for one vector of its own."""
+        totals = [other.total for other in others if other.total is not None]
+        if totals:
+            self.total = torch.stack(totals).sum(0) / sum(other.vectors for other in others)
+            self.vectors = 1
 
     def mean(self, count: int) -> Tensor:
         """Return the sum over ``count``; zeros when the matrix was never used."""
@@ -80,13 +94,14 @@ class Use:
     def curvature(self, tokens: int) -> Curvature:
         """Means over what was seen.
 
-        Gradients are divided by all tokens, so that a matrix used twice a token counts twice.
+        Gradients are divided by all tokens, so that a matrix used twice a token counts twice, and
+        one of an expert by the share of the tokens that are routed to it.
         """
         inputs = self.inputs.mean(self.inputs.vectors)
         gradients = self.gradients.mean(tokens)
         if self.gradients.vectors == 0 and self.inputs.vectors:
             # A model without a loss: every output counts the same.
-            gradients = torch.ones(self.gradients.size)
+            gradients = torch.full((self.gradients.size,), self.inputs.vectors / tokens)
         return (
             Curvature(rows=inputs, columns=gradients)
             if self.lookup
@@ -122,24 +137,49 @@ def collect_statistics(
         seed: of the drawn labels.
         advance: called with the number of tokens done, for progress.
     """
-    uses = {spec.name: uses_of(model, spec) for spec in specs}
-    handles = [handle for places in uses.values() for use in places for handle in use.watch()]
+    watched = tuple(specs)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     tokens = 0
-    try:
-        with _gradients_from_the_embeddings(model):
+    with experts_apart(model, watched):
+        uses = {spec.name: uses_of(model, spec) for spec in watched}
+        with _watching(uses), _gradients_from_the_embeddings(model):
             for ids in batches:
                 _accumulate(model, ids.to(device), generator)
                 tokens += ids.numel()
                 advance(ids.numel())
-    finally:
-        for handle in handles:
-            handle.remove()
+    _lend_to_idle_experts(uses)
     return {
         name: Metric(tuple(use.curvature(tokens) for use in places))
         for name, places in uses.items()
     }
+
+
+def _lend_to_idle_experts(uses: dict[str, list[Use]]) -> None:
+    """Let an expert that no token reached count as if one had, an average one of its siblings'.
+
+    Without it, every change of that expert would be predicted to do no harm at all.
+    """
+    siblings: dict[str, list[Use]] = defaultdict(list)
+    for name, places in uses.items():
+        if expert := _EXPERT.match(name):
+            siblings[expert["layer"] + _INDEX.sub("", expert["matrix"])].append(places[0])
+    for group in siblings.values():
+        seen = [use for use in group if use.inputs.vectors]
+        for use in group:
+            if seen and not use.inputs.vectors:
+                use.inputs.borrow([other.inputs for other in seen])
+                use.gradients.borrow([other.gradients for other in seen])
+
+
+@contextmanager
+def _watching(uses: dict[str, list[Use]]) -> Iterator[None]:
+    handles = [handle for places in uses.values() for use in places for handle in use.watch()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.surgery.inventory import Inventory, stored_tensors_of
 from autocompress.surgery.loading import LoadedModel, is_exported
-from autocompress.surgery.placement import prefix_of
+from autocompress.surgery.placement import dense_names, home_of, prefix_of
 from autocompress.surgery.quantizer import AutocompressConfig
 from autocompress.surgery.workbench import Build, Workbench
 
@@ -103,14 +103,14 @@ def check_sizes(sizes: dict[str, int], plan: Plan, inventory: Inventory, dense: 
         StorageError: a tensor is missing, unexpected, or of another size.
     """
     wanted = {name: _bytes(tensor) for name, tensor in stored_tensors_of(dense).items()}
-    for name, method in plan.items():
-        if method == Keep():
+    changed = {home_of(dense, name) for name, method in plan.items() if method != Keep()}
+    for spec in inventory.layers:
+        if home_of(dense, spec.name) not in changed:
             continue
-        spec = inventory[name]
-        for path in (spec.name, *spec.tied):
-            wanted.pop(f"{path}.weight", None)
-        wanted.pop(f"{spec.name}.bias", None)
-        wanted |= {f"{prefix_of(spec)}{part}": size for part, size in stored_tensors(method, spec)}
+        for name in dense_names(dense, spec):
+            wanted.pop(name, None)
+        stored = stored_tensors(plan.get(spec.name, Keep()), spec)
+        wanted |= {f"{prefix_of(spec)}{part}": size for part, size in stored}
     for name in sorted(wanted.keys() | sizes.keys()):
         if wanted.get(name) != sizes.get(name):
             raise StorageError(

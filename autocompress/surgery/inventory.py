@@ -16,6 +16,8 @@ from autocompress.errors import ModelError, RecipeError
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Role, Skipped
+from autocompress.surgery.experts import bias_name, expert_specs, stacks_of
+from autocompress.surgery.placement import read_bias, read_weight
 from autocompress.surgery.roles import depth_of, embedding_role, is_router, role_of
 from autocompress.surgery.tied import TiedEmbedding
 
@@ -116,6 +118,7 @@ def take_inventory(model: nn.Module) -> Inventory:
 
     Exactly ``nn.Linear``, ``Conv1D`` and ``nn.Embedding`` are taken. Subclasses compute something
     else (a scaled embedding, an adapter), so they are skipped, and so is whatever is tied to them.
+    Experts that transformers stacks in one tensor are a matrix each.
 
     Raises:
         ModelError: nothing to compress.
@@ -131,8 +134,8 @@ def take_inventory(model: nn.Module) -> Inventory:
     dense = sum(_bytes(tensor) for tensor in stored.values())
     inside = 0
     for spec in layers:
-        module = model.get_submodule(spec.name)
-        inside += _bytes(module.weight) + (_bytes(module.bias) if spec.bias else 0)  # type: ignore[arg-type]
+        bias = read_bias(model, spec)
+        inside += _bytes(read_weight(model, spec)) + (0 if bias is None else _bytes(bias))
     elements = sum(tensor.numel() for tensor in stored.values())
     return Inventory(tuple(layers), tuple(skipped), dense - inside, dense, elements)
 
@@ -151,7 +154,23 @@ class _Use:
 
     @property
     def is_matrix(self) -> bool:
-        return type(self.module) in _KINDS and self.attribute == "weight"
+        return self.is_stack or (type(self.module) in _KINDS and self.attribute == "weight")
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether it is one matrix for each of several experts."""
+        return self.attribute in stacks_of(self.module)
+
+    @property
+    def is_stacked_bias(self) -> bool:
+        """Whether it is one bias for each of several experts, stored with their matrices."""
+        return self.attribute in map(bias_name, stacks_of(self.module))
+
+    @property
+    def name(self) -> str:
+        """What to call it: the layer, or the parameter where the layer has others."""
+        own = self.is_matrix and not self.is_stack
+        return self.path if own else f"{self.path}.{self.attribute}"
 
 
 def _uses(model: nn.Module) -> Iterator[tuple[nn.Parameter, _Use]]:
@@ -179,14 +198,15 @@ def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
     ]
     for uses in groups.values():
         parameter = getattr(uses[0].module, uses[0].attribute)
+        if uses[0].is_stacked_bias:
+            continue
         if parameter.ndim < 2 and not any(use.is_matrix for use in uses):
             continue
         reason = _reason_to_skip(uses, parameter, groups, paths)
         if reason:
-            skipped += [
-                Skipped(use.path if use.is_matrix else f"{use.path}.{use.attribute}", reason)
-                for use in uses
-            ]
+            skipped += [Skipped(use.name, reason) for use in uses]
+        elif uses[0].is_stack:
+            layers += expert_specs(uses[0].path, uses[0].module, uses[0].attribute)
         else:
             layers.append(_spec(uses, named))
     return layers, skipped
@@ -219,7 +239,9 @@ def _reason_to_skip(
         return "one module at several places"
     if parameter.dtype not in FLOATING:
         return f"weights of type {parameter.dtype} are not floating point"
-    if min(parameter.shape) < SMALLEST_SIDE:
+    if len(uses) > 1 and any(use.is_stack for use in uses):
+        return "experts that several modules share"
+    if min(parameter.shape[-2:]) < SMALLEST_SIDE:
         return f"a side shorter than {SMALLEST_SIDE}"
     for use in uses:
         if use.path.rpartition(".")[2] == "relative_attention_bias":
@@ -244,7 +266,7 @@ def _foreign_reason(use: _Use, parameter: Tensor) -> str:
     if isinstance(use.module, tuple(_KINDS)):
         return f"{type(use.module).__name__} is a subclass that may compute something else"
     if parameter.ndim == 3:
-        return f"{type(use.module).__name__} stacks the matrices of its experts in one tensor"
+        return f"{type(use.module).__name__} stacks matrices in a way of its own"
     return (
         f"a parameter of {type(use.module).__name__}, which is no nn.Linear, Conv1D or nn.Embedding"
     )

@@ -5,21 +5,25 @@ transformers 5.23 only warns about a ``quant_method`` it does not know, skips it
 whatever the checkpoint lacks. Two things make it fail instead: an export keeps its weights in a
 file of another name than the one transformers looks for (``OSError: no file named
 model.safetensors``), and what ``save_pretrained`` writes under the usual name holds an empty tensor
-under the name of each compressed weight (``RuntimeError``, sizes do not match).
+under the name of each compressed weight, or stack of experts (``RuntimeError``, sizes do not
+match).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.core_model_loading import WeightConverter
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autocompress.errors import ConfigurationError, RecipeError
+from autocompress.surgery.experts import slot_of
 
 QUANT_METHOD = "autocompress"
 FORMAT_VERSION = 1
@@ -102,10 +106,8 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
         if hasattr(model.config, "transformers_weights"):
             del model.config.transformers_weights
         self._stored = _place_skeletons(model, Plan.from_recipe(self.quantization_config.recipe))
-        names = {*self._stored, *self.quantization_config.recipe["layers"]}
-        model._keys_to_ignore_on_load_unexpected |= {
-            rf"^{re.escape(name)}\.weight$" for name in names
-        }
+        guards = _guards(model, (*self._stored, *self.quantization_config.recipe["layers"]))
+        model._keys_to_ignore_on_load_unexpected |= {rf"^{re.escape(name)}$" for name in guards}
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
         """Leave tensors of compressed layers in their stored types; others become ``dtype``."""
@@ -121,7 +123,13 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Add an empty tensor under each compressed weight's name: other loaders stop at it."""
-        guards = {f"{path}.weight": torch.empty(0) for path in self._stored}
+        # Experts are written as they are: transformers would cut up what is no stack any more.
+        model._weight_conversions = [
+            conversion
+            for conversion in getattr(model, "_weight_conversions", None) or []
+            if not isinstance(conversion, WeightConverter)
+        ]
+        guards = dict.fromkeys(_guards(model, self._stored), torch.empty(0))
         return model.state_dict() | guards, {}
 
     def is_serializable(self) -> bool:
@@ -156,6 +164,12 @@ def _place_skeletons(model: Any, plan: Any) -> tuple[str, ...]:
         gone |= {f"{each}.weight" for each in (path, *spec.tied)}
     _forget_ties(model, gone)
     return tuple(stored)
+
+
+def _guards(model: nn.Module, paths: Iterable[str]) -> set[str]:
+    """Names that the tensors of compressed layers have in a dense checkpoint."""
+    slots = {path: slot_of(model, path) for path in paths}
+    return {slot.stack_path if slot else f"{path}.weight" for path, slot in slots.items()}
 
 
 def _path_in(model: Any, name: str, inventory: Any) -> str | None:

@@ -46,6 +46,8 @@ def depth_of(path: str) -> int | None:
 def role_of(path: str) -> Role:
     """Role of the linear map at a module path, ``OTHER`` when its name says nothing."""
     *parents, leaf = path.split(".")
+    if leaf.isdigit() and parents[-1:] and parents[-1] in _MLP:
+        *parents, leaf = parents  # one of the matrices that the experts of a layer stack
     if leaf in _HEADS or (leaf == "decoder" and parents[-1:] in (["predictions"], ["lm_head"])):
         return Role.HEAD
     if depth_of(path) is None:

@@ -14,7 +14,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Metric
 from autocompress.surgery.inventory import Inventory, take_inventory
-from autocompress.surgery.placement import bias_of, place, set_module, weight_of
+from autocompress.surgery.placement import bias_of, home_of, place, set_module, weight_of
 
 Build = Callable[[str, Method], CompressedMatrix]
 
@@ -33,10 +33,11 @@ class Workbench:
     def __init__(self, model: nn.Module, inventory: Inventory | None = None) -> None:
         self.model = model
         self.inventory = inventory or take_inventory(model)
+        self._homes = {spec.name: home_of(model, spec.name) for spec in self.inventory.layers}
         self._dense = {
             path: model.get_submodule(path)
             for spec in self.inventory.layers
-            for path in (spec.name, *spec.tied)
+            for path in (self._homes[spec.name], *spec.tied)
         }
         self._applied = False
 
@@ -47,8 +48,8 @@ class Workbench:
             RecipeError: the model has no such layer.
         """
         spec = self.inventory[name]
-        module = self._dense[name]
-        return MatrixProblem(spec, weight_of(module, spec), metric, bias_of(module))
+        home = self._dense[self._homes[name]]
+        return MatrixProblem(spec, weight_of(home, spec), metric, bias_of(home, spec))
 
     @contextmanager
     def applied(self, plan: Plan, build: Build) -> Iterator[nn.Module]:
@@ -74,7 +75,7 @@ class Workbench:
                 if method == Keep():
                     continue
                 matrix = build(spec.name, method)
-                replaced += (spec.name, *spec.tied)
+                replaced += (self._homes[spec.name], *spec.tied)
                 place(self.model, spec, matrix)
             yield self.model
         finally:

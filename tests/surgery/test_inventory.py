@@ -101,11 +101,6 @@ def test_positions_are_no_token_embedding(tiny_model):
             "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
             "a side shorter than 8",
         ),
-        (
-            "mixtral",
-            "model.layers.0.mlp.experts.gate_up_proj",
-            "stacks the matrices of its experts",
-        ),
         ("mixtral", "model.layers.1.mlp.gate.weight", "MixtralTopKRouter"),
         ("gemma2", "model.embed_tokens.weight", "Gemma2TextScaledWordEmbedding is a subclass"),
         ("gemma2", "lm_head", "tied to model.embed_tokens"),
