@@ -98,6 +98,8 @@ class Measurement:
         text: which text was scored: ``selection``, ``report`` or the name of a file.
         device: where it ran, such as ``cpu (2 threads)``.
         plan_hash: hash of the plan that was applied while measuring.
+        cache_bytes_per_token: bytes by which the smallest exact cache of keys and values grows with
+            each token; ``None`` when not measured, or when there is no such cache.
     """
 
     perplexity: float
@@ -109,6 +111,7 @@ class Measurement:
     text: str
     device: str
     plan_hash: str
+    cache_bytes_per_token: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""

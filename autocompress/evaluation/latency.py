@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import ModelError
+from autocompress.surgery.kv_cache import LatentCache
 
 PROMPT_TOKENS = 32
 ROUND_TOKENS = 16
@@ -38,6 +39,8 @@ class Latency:
 class DecodeTimer:
     """Times greedy decoding with whatever weights the model holds at that moment.
 
+    It decodes with the cache that is the smallest for them (``LatentCache``).
+
     Args:
         model: causal language model in eval mode.
         prompt_ids: ``[n]`` int64, read before the timed tokens; ``prompt_of`` makes one.
@@ -57,7 +60,8 @@ class DecodeTimer:
             ModelError: the model gives no cache to decode with.
         """
         with torch.inference_mode():
-            state = self.model(input_ids=self.prompt_ids, use_cache=True)
+            cache = LatentCache.if_smaller(self.model)
+            state = self.model(input_ids=self.prompt_ids, past_key_values=cache, use_cache=True)
             if getattr(state, "past_key_values", None) is None:
                 raise ModelError(
                     f"{type(self.model).__name__} gives no key-value cache",

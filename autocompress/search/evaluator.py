@@ -16,6 +16,7 @@ from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
+from autocompress.surgery.kv_cache import cache_bytes_per_token
 from autocompress.surgery.workbench import Build, Workbench
 
 DENSE = Plan(())
@@ -70,6 +71,7 @@ class Evaluator:
             text.name,
             self.device,
             DENSE.hash,
+            cache_bytes_per_token(self.workbench.model),
         )
 
     def divergence(self, plan: Plan, text: ScoredText) -> float:
@@ -89,6 +91,7 @@ class Evaluator:
         with self.workbench.applied(plan, self.build) as model:
             scored = score(model, text.windows, text.teacher)
             times = self.timer.times() if latency else []
+            cache_bytes = cache_bytes_per_token(model) if latency else None
         median, spread = None, None
         if latency:
             drift = self.dense_latency.median_ms / stats.median(dense_now)
@@ -104,4 +107,5 @@ class Evaluator:
             text.name,
             self.device,
             plan.hash,
+            cache_bytes,
         )

@@ -18,6 +18,11 @@ from autocompress.evaluation.latency import (
     prompt_of,
     summarise,
 )
+from autocompress.methods.plan import Plan
+from autocompress.methods.svd import Svd
+from autocompress.surgery.kv_cache import LatentCache
+from autocompress.surgery.workbench import Workbench
+from tests.mixed_plans import builder
 
 
 def test_summary_is_the_median_and_half_the_interquartile_range() -> None:
@@ -74,6 +79,22 @@ def test_decoding_is_greedy_generation(tiny_llama: Any) -> None:
         prompt[None], max_new_tokens=5, min_new_tokens=5, do_sample=False
     )[0, 8:]
     assert decoded == expected.tolist()
+
+
+def test_low_rank_values_are_decoded_with_a_latent_cache(tiny_llama: Any) -> None:
+    workbench, caches = Workbench(tiny_llama), []
+    tiny_llama.register_forward_pre_hook(
+        lambda _module, _arguments, options: caches.append(options["past_key_values"]),
+        with_kwargs=True,
+    )
+    timer = DecodeTimer(tiny_llama, prompt_of(tiny_llama, 8), tokens=2)
+    timer.times()
+    assert not any(isinstance(cache, LatentCache) for cache in caches)
+    plan = Plan.of({"model.layers.0.self_attn.v_proj": Svd(4)})
+    with workbench.applied(plan, builder(workbench)):
+        timer.times()
+    assert isinstance(caches[-1], LatentCache)
+    assert caches[-1].get_seq_length() == 8 + WARM_UP_TOKENS + 2
 
 
 def test_a_slower_model_is_seen_to_be_slower(tiny_model: Callable[..., Any]) -> None:
