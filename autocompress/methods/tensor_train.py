@@ -8,7 +8,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from autocompress.errors import MethodError
-from autocompress.layers.packed import table_shape
 from autocompress.layers.tensor_train import TensorTrainMatrix
 from autocompress.methods.base import (
     FACTOR_BITS,
@@ -19,10 +18,9 @@ from autocompress.methods.base import (
     whole_number,
     whole_numbers,
 )
-from autocompress.methods.folding import check_modes, folded_label, store_core
-from autocompress.numerics.kronecker import scalings
+from autocompress.methods.folding import Part, check_modes, check_ranks, folded_label, store_fitted
 from autocompress.numerics.shapes import balanced_modes, matrix_train_limits
-from autocompress.numerics.tensor_train import decompose_matrix_train, train_to_matrix
+from autocompress.numerics.tensor_train import TrainForm
 from autocompress.records import LayerSpec
 
 
@@ -77,10 +75,7 @@ class TensorTrain(Method):
         """
         check_modes(self, spec, self.out_modes, self.in_modes)
         limits = matrix_train_limits(self.out_modes, self.in_modes)
-        if any(rank > limit for rank, limit in zip(self.ranks, limits, strict=True)):
-            raise MethodError(
-                f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}"
-            )
+        check_ranks(self, spec, self.ranks, limits)
 
     def rank_share(self, spec: LayerSpec) -> float:  # noqa: ARG002 - the modes say it all
         """Smallest share of the largest rank of any joint."""
@@ -99,36 +94,14 @@ class TensorTrain(Method):
         )
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Decompose the matrix, plain and scaled, and keep the decomposition of least damage.
-
-        The scales are Kronecker products near the metric.
-        """
-        cores = self.cores(problem)
-        stored: dict[str, Tensor] = {}
-        for k, core in enumerate(cores):
-            core = core.permute(1, 3, 0, 2)
-            table = core.reshape(table_shape(core.shape, self.bits)[:2])
-            stored |= store_core(f"cores.{k}", table, self.bits, torch_dtype(problem.spec))
-        return stored
-
-    def cores(self, problem: MatrixProblem) -> list[Tensor]:
-        """Best cores ``[r_{k-1}, o_k, i_k, r_k]`` before rounding; computed once for all bits."""
-        key = ("tensor_train", self.ranks, self.out_modes, self.in_modes)
-        if key not in problem.memo:
-            fits = [
-                decompose_matrix_train(
-                    problem.weight32,
-                    self.ranks,
-                    self.out_modes,
-                    self.in_modes,
-                    out_scales=out,
-                    in_scales=into,
-                )
-                for out, into in scalings(problem.metric, self.out_modes, self.in_modes)
-            ]
-            problem.memo[key] = min(fits, key=lambda cores: problem.damage(train_to_matrix(cores)))
-        found: list[Tensor] = problem.memo[key]
-        return found
+        """Decompose the whitened matrix, improve the cores, and round them if asked to."""
+        form = TrainForm(self.ranks, self.out_modes, self.in_modes)
+        ranks = (1, *self.ranks, 1)
+        parts = [
+            Part(f"cores.{k}", (1, 3, 0, 2), (out, ranks[k + 1], ranks[k], into))
+            for k, (out, into) in enumerate(zip(self.out_modes, self.in_modes, strict=True))
+        ]
+        return store_fitted(problem, form, parts, self.bits)
 
     def __str__(self) -> str:
         return folded_label("tt", self.out_modes, self.ranks, self.bits)

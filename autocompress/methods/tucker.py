@@ -9,7 +9,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from autocompress.errors import MethodError
-from autocompress.layers.packed import table_shape
 from autocompress.layers.tucker import TuckerMatrix
 from autocompress.methods.base import (
     FACTOR_BITS,
@@ -20,10 +19,9 @@ from autocompress.methods.base import (
     whole_number,
     whole_numbers,
 )
-from autocompress.methods.folding import check_modes, folded_label, store_core
-from autocompress.numerics.kronecker import scalings
+from autocompress.methods.folding import Part, check_modes, check_ranks, folded_label, store_fitted
 from autocompress.numerics.shapes import balanced_modes, tucker_rank_limits
-from autocompress.numerics.tucker import decompose_matrix_tucker, tucker_to_matrix
+from autocompress.numerics.tucker import TuckerForm
 from autocompress.records import LayerSpec
 
 
@@ -75,10 +73,7 @@ class Tucker(Method):
         """
         check_modes(self, spec, self.out_modes, self.in_modes)
         limits = tucker_rank_limits(self.out_modes + self.in_modes)
-        if any(rank > limit for rank, limit in zip(self.ranks, limits, strict=True)):
-            raise MethodError(
-                f"layer {spec}, {self}: ranks", got=self.ranks, wanted=f"at most {limits}"
-            )
+        check_ranks(self, spec, self.ranks, limits)
 
     def rank_share(self, spec: LayerSpec) -> float:  # noqa: ARG002 - the modes say it all
         """Smallest share of the largest rank of any mode."""
@@ -97,37 +92,16 @@ class Tucker(Method):
         )
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Decompose the matrix, plain and scaled, and keep the decomposition of least damage.
-
-        The scales are Kronecker products near the metric.
-        """
-        core, factors = self.parts(problem)
-        order = len(self.out_modes)
-        parts = {"core": core.reshape(math.prod(self.ranks[:order]), -1)}
-        parts |= {f"out_factors.{k}": factor for k, factor in enumerate(factors[:order])}
-        parts |= {f"in_factors.{k}": factor.T for k, factor in enumerate(factors[order:])}
-        stored: dict[str, Tensor] = {}
-        for name, part in parts.items():
-            table = part.reshape(table_shape(part.shape, self.bits)[:2])
-            stored |= store_core(name, table, self.bits, torch_dtype(problem.spec))
-        return stored
-
-    def parts(self, problem: MatrixProblem) -> tuple[Tensor, list[Tensor]]:
-        """The best core and factors before rounding; computed once for all bits."""
-        key = ("tucker", self.ranks, self.out_modes, self.in_modes)
-        if key not in problem.memo:
-            fits = [
-                decompose_matrix_tucker(
-                    problem.weight32, self.ranks, self.out_modes, self.in_modes, scales=out + into
-                )
-                for out, into in scalings(problem.metric, self.out_modes, self.in_modes)
-            ]
-            order = len(self.out_modes)
-            problem.memo[key] = min(
-                fits, key=lambda parts: problem.damage(tucker_to_matrix(parts[0], parts[1], order))
-            )
-        found: tuple[Tensor, list[Tensor]] = problem.memo[key]
-        return found
+        """Decompose the whitened matrix, improve the parts, and round them if asked to."""
+        form = TuckerForm(self.ranks, self.out_modes, self.in_modes)
+        order, ranks = len(self.out_modes), self.ranks
+        core_shape = math.prod(ranks[:order]), math.prod(ranks[order:])
+        parts = [Part("core", tuple(range(len(ranks))), core_shape)]
+        for k, mode in enumerate(self.out_modes):
+            parts.append(Part(f"out_factors.{k}", (0, 1), (mode, ranks[k])))
+        for k, mode in enumerate(self.in_modes):
+            parts.append(Part(f"in_factors.{k}", (1, 0), (ranks[order + k], mode)))
+        return store_fitted(problem, form, parts, self.bits)
 
     def __str__(self) -> str:
         return folded_label("tucker", self.out_modes, self.ranks, self.bits)

@@ -1,69 +1,128 @@
-"""Kronecker products of positive vectors: the only row and column weights that cores can absorb."""
+"""Kronecker products of small matrices: the only changes of coordinates that cores can absorb."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from autocompress.numerics.metric import Metric
-from autocompress.numerics.svd import SHRINKAGE, shrunk
+from autocompress.numerics.metric import Metric, root_and_inverse
+from autocompress.numerics.svd import SHRINKAGE
 
-Roots = list[Tensor]  # one vector per mode
+SWEEPS = 8  # of the power method for the nearest Kronecker product; the fit is flat after a few
+# Share of the mean diagonal that is added to each factor of the nearest Kronecker product of two
+# roots: a factor may be singular where the whole is not.
+FACTOR_SHRINKAGE = 1e-2
 
 
-def scalings(
-    metric: Metric, out_modes: Sequence[int], in_modes: Sequence[int]
-) -> list[tuple[Roots, Roots]]:
-    """Scales of the rows and columns worth trying: none, of the columns alone, and of both.
+@dataclass(frozen=True)
+class Whitening:
+    """Coordinates ``(R_1 x .. x R_d) W (C_1 x .. x C_e)`` in which a metric is nearly the identity.
 
-    A diagonal that is far from a Kronecker product (token frequencies in the order of the
-    vocabulary) is served worse by the nearest one than by none, so that only a fit can tell. Equal
-    scalings are listed once.
+    Attributes:
+        rows: symmetric matrices ``R_k [o_k, o_k]`` in fp32.
+        columns: symmetric matrices ``C_k [i_k, i_k]``.
+        rows_inverse: their inverses.
+        columns_inverse: their inverses.
     """
-    ones = (
-        [torch.ones(n, dtype=torch.float64) for n in out_modes],
-        [torch.ones(n, dtype=torch.float64) for n in in_modes],
-    )
+
+    rows: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
+    rows_inverse: tuple[Tensor, ...]
+    columns_inverse: tuple[Tensor, ...]
+
+
+def gram_roots(metric: Metric) -> tuple[Tensor, Tensor]:
+    """Roots of both Gram matrices of a metric, ``[n, n]`` or diagonal ``[n]``, in fp32."""
     rows, columns = (
-        kronecker_roots(metric.rows.cpu(), out_modes),
-        kronecker_roots(metric.columns.cpu(), in_modes),
+        root_and_inverse(gram, shrinkage=SHRINKAGE)[0].float()
+        for gram in (metric.rows, metric.columns)
     )
-    found: list[tuple[Roots, Roots]] = []
-    for candidate in ((ones[0], ones[1]), (ones[0], columns), (rows, columns)):
-        if not any(_equal(candidate, other) for other in found):
-            found.append(candidate)
-    return found
+    return rows, columns
 
 
-def _equal(one: tuple[Roots, Roots], other: tuple[Roots, Roots]) -> bool:
-    return all(
-        torch.allclose(a, b, rtol=1e-6)
-        for one_side, other_side in zip(one, other, strict=True)
-        for a, b in zip(one_side, other_side, strict=True)
-    )
+def root_whitening(
+    roots: tuple[Tensor, Tensor],
+    out_modes: Sequence[int],
+    in_modes: Sequence[int],
+    device: torch.device,
+) -> Whitening:
+    """The coordinates of the Kronecker products nearest to the roots of two Gram matrices.
+
+    The nearest to the root serves better than the root of the nearest: its squares are not governed
+    by the few strongest directions.
+    """
+    sides = []
+    for root, modes in zip(roots, (out_modes, in_modes), strict=True):
+        pairs = [
+            root_and_inverse(factor @ factor.T, shrinkage=FACTOR_SHRINKAGE)
+            for factor in nearest_product(root.to(device), modes)
+        ]
+        sides.append(
+            (
+                tuple(root.float() for root, _ in pairs),
+                tuple(inverse.float() for _, inverse in pairs),
+            )
+        )
+    (rows, rows_inverse), (columns, columns_inverse) = sides
+    return Whitening(rows, columns, rows_inverse, columns_inverse)
 
 
-def kronecker_roots(gram: Tensor, modes: Sequence[int]) -> Roots:
-    """Vectors ``[n_k]`` whose Kronecker product is near the root of a Gram diagonal, in fp64.
+def nearest_product(matrix: Tensor, modes: Sequence[int]) -> list[Tensor]:
+    """Symmetric factors ``[n_k, n_k]`` whose Kronecker product is nearest to a positive matrix.
 
-    The logarithm of the diagonal is fitted by a sum over the modes in least squares (its marginal
-    means), so that the result is positive whatever the diagonal. Padding counts as average.
+    Rearranged, a Kronecker product is a tensor of rank one (Van Loan and Pitsianis 1993), which the
+    higher-order power method finds; two factors are its singular vectors. All factors are of equal
+    norm. The nearest product of a positive matrix has positive factors.
 
     Args:
-        gram: ``[n, n]`` or its diagonal ``[n]``.
+        matrix: ``[n, n]``, or its diagonal ``[n]``, for which the factors are diagonal too; padded
+            with zeros.
         modes: product at least ``n``.
     """
-    diagonal = shrunk(gram if gram.ndim == 1 else gram.diagonal(), SHRINKAGE)
-    logs = 0.5 * diagonal.log()
-    size = math.prod(modes)
-    logs = torch.cat([logs, logs.mean().expand(size - len(logs))]).reshape(*modes)
-    centred = logs - logs.mean()
-    return [
-        centred.mean([j for j in range(len(modes)) if j != k]).exp()
-        if len(modes) > 1
-        else centred.exp()
-        for k in range(len(modes))
+    missing = math.prod(modes) - matrix.shape[0]
+    if matrix.ndim == 1:
+        tensor = pad(matrix, (0, missing)).reshape(*modes)
+        return [torch.diag(vector.abs()) for vector in _rank_one(tensor)]
+    order = len(modes)
+    tensor = pad(matrix, (0, missing, 0, missing)).reshape(*modes, *modes)
+    paired = tensor.permute([k + side * order for k in range(order) for side in (0, 1)])
+    factors = [
+        vector.reshape(n, n)
+        for vector, n in zip(_rank_one(paired.reshape([n * n for n in modes])), modes, strict=True)
     ]
+    return [(factor + factor.T) * (0.5 * float(factor.trace().sign())) for factor in factors]
+
+
+def _rank_one(tensor: Tensor) -> list[Tensor]:
+    """Vectors ``[n_k]`` of equal norm whose outer product is near ``tensor [n_1, ..., n_d]``."""
+    vectors = [
+        tensor.sum([j for j in range(tensor.ndim) if j != k]) if tensor.ndim > 1 else tensor
+        for k in range(tensor.ndim)
+    ]
+    norm = tensor.new_ones(())
+    for _ in range(SWEEPS if tensor.ndim > 1 else 1):
+        for k in range(tensor.ndim):
+            rest = tensor
+            for j in reversed(range(tensor.ndim)):
+                if j != k:
+                    rest = torch.tensordot(rest, vectors[j], dims=([j], [0]))
+            norm = rest.norm()
+            vectors[k] = rest / norm.clamp_min(torch.finfo(rest.dtype).tiny)
+    return [vector * norm.pow(1 / tensor.ndim) for vector in vectors]
+
+
+def apply_product(factors: Sequence[Tensor], matrix: Tensor) -> Tensor:
+    """Multiply ``matrix [prod n_k, m]`` from the left by the Kronecker product of ``[m_k, n_k]``.
+
+    The product itself is never built.
+    """
+    result, before = matrix, 1
+    for factor in factors:
+        result = factor @ result.reshape(before, factor.shape[1], -1)
+        before *= factor.shape[0]
+    return result.reshape(before, matrix.shape[1])

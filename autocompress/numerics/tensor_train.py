@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from autocompress.numerics.tensor_fit import Environment, Form, pad_to
 
 
 def fold_pairs(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]) -> Tensor:
@@ -16,10 +17,7 @@ def fold_pairs(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]
     The folding is that of Novikov et al. 2015.
     """
     order = len(out_modes)
-    padded = pad(
-        matrix,
-        (0, math.prod(in_modes) - matrix.shape[1], 0, math.prod(out_modes) - matrix.shape[0]),
-    )
+    padded = pad_to(matrix, out_modes, in_modes)
     paired = padded.reshape(*out_modes, *in_modes).permute(
         [k + side * order for k in range(order) for side in (0, 1)]
     )
@@ -29,15 +27,17 @@ def fold_pairs(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]
 def principal_split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     """Split ``[m, n]`` best into orthonormal columns ``[m, rank]`` times ``[rank, n]``.
 
-    Returns the two and the squared error. fp64 in, fp64 out; a wide matrix is decomposed through
-    its Gram matrix.
+    Returns the two and the squared error, in the type of the matrix. The Gram matrix of the thinner
+    side is decomposed: in fp32 that leaves directions below 3e-4 of the largest unsorted.
     """
     if matrix.shape[0] <= matrix.shape[1]:
         squares, vectors = torch.linalg.eigh(matrix @ matrix.T)
         basis = vectors.flip(1)[:, :rank]
         return basis, basis.T @ matrix, float(squares.flip(0)[rank:].clamp_min(0).sum())
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return u[:, :rank], s[:rank, None] * vh[:rank], float(s[rank:].square().sum())
+    squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    basis, rest = torch.linalg.qr(matrix @ vectors.flip(1)[:, :rank])
+    error = float(squares.flip(0)[rank:].clamp_min(0).sum())
+    return basis, rest @ vectors.flip(1)[:, :rank].T, error
 
 
 def decompose_train(tensor: Tensor, ranks: Sequence[int]) -> tuple[list[Tensor], list[float]]:
@@ -48,11 +48,11 @@ def decompose_train(tensor: Tensor, ranks: Sequence[int]) -> tuple[list[Tensor],
         ranks: ``d - 1`` ranks; none above what the unfoldings allow.
 
     Returns:
-        Cores ``[r_{k-1}, n_k, r_k]`` in fp64, all but the last with orthonormal columns, and the
-        squared error of each cut. The squared error of the whole is their sum, and at most the sum
-        over the unfoldings of ``tensor`` itself (theorem 2.2).
+        Cores ``[r_{k-1}, n_k, r_k]`` in the type of the tensor, all but the last with orthonormal
+        columns, and the squared error of each cut. The squared error of the whole is their sum, and
+        at most the sum over the unfoldings of ``tensor`` itself (theorem 2.2).
     """
-    rest, before = tensor.double().flatten(), 1
+    rest, before = tensor.flatten(), 1
     cores, errors = [], []
     for mode, rank in zip(tensor.shape, ranks, strict=False):
         basis, rest, error = principal_split(rest.reshape(before * mode, -1), rank)
@@ -61,52 +61,6 @@ def decompose_train(tensor: Tensor, ranks: Sequence[int]) -> tuple[list[Tensor],
         before = cores[-1].shape[2]
     cores.append(rest.reshape(before, tensor.shape[-1], 1))
     return cores, errors
-
-
-def decompose_matrix_train(
-    weight: Tensor,
-    ranks: Sequence[int],
-    out_modes: Sequence[int],
-    in_modes: Sequence[int],
-    *,
-    out_scales: Sequence[Tensor] | None = None,
-    in_scales: Sequence[Tensor] | None = None,
-) -> list[Tensor]:
-    """Fit a tensor train to a matrix whose rows and columns weigh differently.
-
-    The matrix is scaled by a Kronecker product of vectors on each side (``numerics.kronecker``),
-    decomposed, and the scales are divided out again, each from the core of its mode.
-
-    Args:
-        weight: ``[out, in]``.
-        ranks: ``d - 1`` ranks.
-        out_modes: ``d`` modes, product at least ``out``.
-        in_modes: ``d`` modes, product at least ``in``.
-        out_scales: ``d`` vectors ``[o_k]``; ones when left out.
-        in_scales: ``d`` vectors ``[i_k]``; ones when left out.
-
-    Returns:
-        Cores ``[r_{k-1}, o_k, i_k, r_k]`` in fp32, of equal norm.
-    """
-    out_scales = out_scales or [
-        torch.ones(o, dtype=torch.float64, device=weight.device) for o in out_modes
-    ]
-    in_scales = in_scales or [
-        torch.ones(i, dtype=torch.float64, device=weight.device) for i in in_modes
-    ]
-    scales = [
-        torch.outer(o.double(), i.double()).flatten().to(weight.device)
-        for o, i in zip(out_scales, in_scales, strict=True)
-    ]
-    tensor = fold_pairs(weight.double(), out_modes, in_modes)
-    for k, scale in enumerate(scales):
-        tensor = tensor * scale.reshape([-1 if j == k else 1 for j in range(tensor.ndim)])
-    cores, _ = decompose_train(tensor, ranks)
-    unscaled = [core / scale[:, None] for core, scale in zip(cores, scales, strict=True)]
-    return [
-        core.reshape(core.shape[0], o, i, core.shape[2]).float()
-        for core, o, i in zip(even_norms(unscaled), out_modes, in_modes, strict=True)
-    ]
 
 
 def even_norms(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -129,3 +83,40 @@ def train_to_matrix(cores: Sequence[Tensor]) -> Tensor:
             .reshape(rows * core.shape[1], columns * core.shape[2], -1)
         )
     return matrix[:, :, 0]
+
+
+class TrainForm(Form):
+    """Cores ``[r_{k-1}, o_k, i_k, r_k]``; ``d - 1`` ranks and ``d`` modes on either side."""
+
+    def decompose(self, matrix: Tensor) -> list[Tensor]:
+        """TT-SVD."""
+        tensor = fold_pairs(matrix, self.out_modes, self.in_modes)
+        cores, _ = decompose_train(tensor, self.ranks)
+        return [
+            core.reshape(core.shape[0], o, i, core.shape[2])
+            for core, o, i in zip(even_norms(cores), self.out_modes, self.in_modes, strict=True)
+        ]
+
+    def multiply_out(self, cores: Sequence[Tensor]) -> Tensor:
+        """See ``train_to_matrix``."""
+        return train_to_matrix(cores)
+
+    def environments(self, cores: Sequence[Tensor]) -> list[Environment]:
+        """Gram matrices of all that is to the left of a core, and of all to its right."""
+        left, right = [cores[0].new_ones(1, 1)], [cores[0].new_ones(1, 1)]
+        for core in cores[:-1]:
+            carried = torch.tensordot(left[-1], core, dims=1)
+            left.append(torch.tensordot(core, carried, dims=([0, 1, 2], [0, 1, 2])))
+        for core in reversed(cores[1:]):
+            carried = torch.tensordot(core, right[-1], dims=1)
+            right.append(torch.tensordot(core, carried, dims=([1, 2, 3], [1, 2, 3])))
+        return [((0, before), (3, after)) for before, after in zip(left, right[::-1], strict=True)]
+
+    def absorb(
+        self, cores: Sequence[Tensor], rows: Sequence[Tensor], columns: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Each core takes the matrices of its two modes."""
+        return [
+            torch.einsum("aoib,op,ij->apjb", core, row, column)
+            for core, row, column in zip(cores, rows, columns, strict=True)
+        ]

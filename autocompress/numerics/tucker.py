@@ -7,17 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from autocompress.numerics.tensor_fit import Environment, Form, pad_to
 from autocompress.numerics.tensor_train import even_norms
 
 
 def fold(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]) -> Tensor:
     """Pad a matrix ``[out, in]`` with zeros and fold it into ``[o_1, ..., o_d, i_1, ..., i_e]``."""
-    padded = pad(
-        matrix,
-        (0, math.prod(in_modes) - matrix.shape[1], 0, math.prod(out_modes) - matrix.shape[0]),
-    )
+    padded = pad_to(matrix, out_modes, in_modes)
     return torch.reshape(padded, (*out_modes, *in_modes))
 
 
@@ -42,11 +39,11 @@ def decompose_tucker(
         ranks: ``d`` ranks.
 
     Returns:
-        Core ``[r_1, ..., r_d]``, factors ``[n_k, r_k]`` with orthonormal columns, both fp64, and
-        the squared error of each cut. The squared error of the whole is their sum, and at most the
-        sum over the modes of ``tensor`` itself (their theorem 5.1).
+        Core ``[r_1, ..., r_d]``, factors ``[n_k, r_k]`` with orthonormal columns, in the type of
+        the tensor, and the squared error of each cut. The squared error of the whole is their sum,
+        and at most the sum over the modes of ``tensor`` itself (their theorem 5.1).
     """
-    core, factors, errors = tensor.double(), [], []
+    core, factors, errors = tensor, [], []
     for mode, rank in enumerate(ranks):
         unfolding = unfold(core, mode)
         squares, vectors = torch.linalg.eigh(unfolding @ unfolding.T)
@@ -56,43 +53,43 @@ def decompose_tucker(
     return core, factors, errors
 
 
-def decompose_matrix_tucker(
-    weight: Tensor,
-    ranks: Sequence[int],
-    out_modes: Sequence[int],
-    in_modes: Sequence[int],
-    *,
-    scales: Sequence[Tensor] | None = None,
-) -> tuple[Tensor, list[Tensor]]:
-    """Fit core and factors to a matrix whose rows and columns weigh differently.
-
-    Args:
-        weight: ``[out, in]``.
-        ranks: one per mode, out modes first.
-        out_modes: product at least ``out``.
-        in_modes: product at least ``in``.
-        scales: one vector ``[n_k]`` per mode: the tensor is multiplied by them before the
-            decomposition and the factors divided by them after it.
-
-    Returns:
-        Core ``[r_1, ..., r_{d+e}]`` and factors ``[n_k, r_k]`` in fp32, of equal norm.
-    """
-    tensor = fold(weight.double(), out_modes, in_modes)
-    scales = scales or [
-        torch.ones(n, dtype=torch.float64, device=weight.device) for n in tensor.shape
-    ]
-    scales = [scale.to(weight.device).double() for scale in scales]
-    for k, scale in enumerate(scales):
-        tensor = tensor * scale.reshape([-1 if j == k else 1 for j in range(tensor.ndim)])
-    core, factors, _ = decompose_tucker(tensor, ranks)
-    unscaled = [factor / scale[:, None] for factor, scale in zip(factors, scales, strict=True)]
-    core, *factors = even_norms([core, *unscaled])
-    return core.float(), [factor.float() for factor in factors]
-
-
 def tucker_to_matrix(core: Tensor, factors: Sequence[Tensor], out_order: int) -> Tensor:
     """Multiply core and factors ``[n_k, r_k]`` to a matrix with ``out_order`` modes as rows."""
     tensor = core
     for mode, factor in enumerate(factors):
         tensor = mode_product(tensor, factor, mode)
     return tensor.reshape(math.prod(tensor.shape[:out_order]), -1)
+
+
+class TuckerForm(Form):
+    """The core ``[r_1, ..., r_{d+e}]`` first, then factors ``[n_k, r_k]``, out modes first."""
+
+    def decompose(self, matrix: Tensor) -> list[Tensor]:
+        """Sequentially truncated HOSVD."""
+        core, factors, _ = decompose_tucker(fold(matrix, self.out_modes, self.in_modes), self.ranks)
+        return even_norms([core, *factors])
+
+    def multiply_out(self, cores: Sequence[Tensor]) -> Tensor:
+        """See ``tucker_to_matrix``."""
+        return tucker_to_matrix(cores[0], cores[1:], len(self.out_modes))
+
+    def environments(self, cores: Sequence[Tensor]) -> list[Environment]:
+        """For the core the Gram matrices of all factors; for a factor that of all the rest."""
+        core, *factors = cores
+        grams = [factor.T @ factor for factor in factors]
+        found: list[Environment] = [list(enumerate(grams))]
+        for k in range(len(factors)):
+            weighted = core
+            for j, gram in enumerate(grams):
+                if j != k:
+                    weighted = mode_product(weighted, gram, j)
+            found.append([(1, unfold(core, k) @ unfold(weighted, k).T)])
+        return found
+
+    def absorb(
+        self, cores: Sequence[Tensor], rows: Sequence[Tensor], columns: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Each factor takes the matrix of its mode."""
+        core, *factors = cores
+        matrices = (*rows, *columns)
+        return [core, *(m @ factor for m, factor in zip(matrices, factors, strict=True))]

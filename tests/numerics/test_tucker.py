@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from autocompress.numerics.shapes import tucker_rank_limits
 from autocompress.numerics.tucker import (
-    decompose_matrix_tucker,
+    TuckerForm,
     decompose_tucker,
     mode_product,
-    tucker_to_matrix,
     unfold,
 )
 from tests.methods.matrices import matrix
@@ -49,14 +48,15 @@ def test_error_is_the_sum_of_the_cuts_and_within_the_bound(
     ("out_modes", "in_modes"), [((4, 5), (3, 6)), ((2, 3, 4), (18,)), ((23,), (17,))]
 )
 def test_full_ranks_are_exact(out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> None:
-    weight = matrix(math.prod(out_modes) - 1, math.prod(in_modes) - 1)
-    modes = out_modes + in_modes
-    core, factors = decompose_matrix_tucker(
-        weight,
-        tucker_rank_limits(modes),
-        out_modes,
-        in_modes,
-        scales=[torch.linspace(0.5, 1.5, n) for n in modes],
-    )
-    dense = tucker_to_matrix(core, factors, len(out_modes))[: weight.shape[0], : weight.shape[1]]
-    torch.testing.assert_close(dense, weight, rtol=0, atol=1e-5)
+    weight = matrix(math.prod(out_modes) - 1, math.prod(in_modes) - 1).double()
+    form = TuckerForm(tucker_rank_limits(out_modes + in_modes), out_modes, in_modes)
+    dense = form.multiply_out(form.decompose(weight))[: weight.shape[0], : weight.shape[1]]
+    torch.testing.assert_close(dense, weight, rtol=0, atol=1e-9)
+
+
+def test_one_mode_a_side_is_the_singular_value_decomposition() -> None:
+    weight = matrix(20, 18).double()
+    form = TuckerForm((5, 5), (20,), (18,))
+    error = float((form.multiply_out(form.decompose(weight)) - weight).square().sum())
+    values = torch.linalg.svdvals(weight)
+    assert error == pytest.approx(float(values[5:].square().sum()), rel=1e-9)
