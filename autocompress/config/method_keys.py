@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from autocompress.config.schema import Strict, one_of
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.svd import MetricKind
+from autocompress.numerics.trellis import TRELLIS_BITS
 from autocompress.search.families.base import Family, Ranks
-from autocompress.search.families.codes import WHOLE_ROW, QuantizeFamily
+from autocompress.search.families.codes import WHOLE_ROW, QuantizeFamily, TrellisFamily
 from autocompress.search.families.low_rank import SvdFamily
 from autocompress.search.families.tensors import Modes, TensorTrainFamily, TuckerFamily
 
@@ -36,6 +37,7 @@ def _group_size(value: object) -> object:
 
 MetricName = Annotated[MetricKind, one_of(*get_args(MetricKind))]
 CodeBits = Annotated[int, one_of(*PACKED_BITS)]
+TrellisBits = Annotated[int, one_of(*TRELLIS_BITS)]
 FactorBits = Annotated[int, one_of(8, 4, none=0)]
 GroupSize = Annotated[int, BeforeValidator(_group_size)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
@@ -52,6 +54,17 @@ class QuantizeKeys(Strict):
     def family(self) -> Family:
         """Frozen form."""
         return QuantizeFamily(tuple(self.bits), tuple(self.group_sizes), tuple(self.symmetric))
+
+
+class TrellisKeys(Strict):
+    """``methods.trellis``."""
+
+    bits: list[TrellisBits] = Field(min_length=1)
+    group_sizes: list[GroupSize] = Field(default=[WHOLE_ROW], min_length=1)
+
+    def family(self) -> Family:
+        """Frozen form."""
+        return TrellisFamily(tuple(self.bits), tuple(self.group_sizes))
 
 
 class _RankKeys(Strict):
@@ -137,6 +150,7 @@ class MethodsKeys(Strict):
 
     keep: bool = True
     quantize: QuantizeKeys | None = None
+    trellis: TrellisKeys | None = None
     svd: SvdKeys | None = None
     tensor_train: TensorTrainKeys | None = None
     tucker: TuckerKeys | None = None

@@ -11,10 +11,11 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.trellis import Trellis
 from autocompress.methods.tucker import Tucker
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Keep, Quantize, Svd, TensorTrain, Tucker)
+    method.name: method for method in (Keep, Quantize, Trellis, Svd, TensorTrain, Tucker)
 }
 
 

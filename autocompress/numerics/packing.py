@@ -1,4 +1,4 @@
-"""Integer codes of 2, 3, 4 or 8 bits, packed into bytes without a gap.
+"""Integer codes of 1, 2, 3, 4 or 8 bits, packed into bytes without a gap.
 
 A row of ``n`` codes is cut into equal segments, and the codes at the same place of all segments
 share bytes. Packing and unpacking are then a handful of byte-wise operations on long contiguous
@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PACKED_BITS = (2, 3, 4, 8)
+PACKED_BITS = (2, 3, 4, 8)  # of codes that stand for themselves; 1 bit serves trellis codes
 # Width of the bit planes that a code is cut into, lowest bits first: a code of 3 bits is one of 2
 # and one of 1.
 _PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}
-_SEGMENTS = {2: 4, 3: 8, 4: 2, 8: 1}
+_SEGMENTS = {1: 8, 2: 4, 3: 8, 4: 2, 8: 1}
 
 
 def packed_length(count: int, bits: int) -> int:
@@ -31,7 +31,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
     Args:
         codes: uint8 ``[..., n]``, each below ``2**bits``; higher bits are cut off.
-        bits: 2, 3, 4 or 8.
+        bits: 1, 2, 3, 4 or 8.
 
     Returns:
         uint8 ``[..., packed_length(n, bits)]``.

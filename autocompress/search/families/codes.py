@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from autocompress.methods.base import Method
 from autocompress.methods.quantize import Quantize
+from autocompress.methods.trellis import Trellis
 from autocompress.records import LayerSpec
 from autocompress.search.families.base import Family
 
@@ -34,3 +35,22 @@ class QuantizeFamily(Family):
         """Yield every combination; a group as long as the row *is* the row."""
         for bits, size, symmetric in itertools.product(self.bits, self.group_sizes, self.symmetric):
             yield Quantize(bits, WHOLE_ROW if size == spec.in_features else size, symmetric)
+
+
+@dataclass(frozen=True)
+class TrellisFamily(Family):
+    """Joint rounding to few bits.
+
+    Attributes:
+        bits: bits of one code.
+        group_sizes: weights that share a scale; 0 is a whole row.
+    """
+
+    bits: tuple[int, ...]
+    group_sizes: tuple[int, ...] = (WHOLE_ROW,)
+    name: ClassVar[str] = Trellis.name
+
+    def candidates(self, spec: LayerSpec) -> Iterator[Method]:
+        """Yield every combination; a group as long as the row *is* the row."""
+        for bits, size in itertools.product(self.bits, self.group_sizes):
+            yield Trellis(bits, WHOLE_ROW if size == spec.in_features else size)
