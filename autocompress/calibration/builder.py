@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from autocompress.records import LayerSpec
 from autocompress.surgery.workbench import Workbench
 
 # Raise it when a fit changes, so that layers of an earlier version are not taken for new ones.
-FIT_VERSION = 1
+FIT_VERSION = 2
 
 
 class LayerBuilder:
@@ -68,6 +69,14 @@ class LayerBuilder:
     def key(self, name: str, method: Method) -> str:
         """Address of a built layer in the cache."""
         return content_key(self.content_of(name), method.to_dict())
+
+    def prepare(self, name: str, methods: Sequence[Method]) -> None:
+        """Compute together what several methods are about to be fitted for."""
+        kinds: dict[type[Method], list[Method]] = {}
+        for method in methods:
+            kinds.setdefault(type(method), []).append(method)
+        for kind, chosen in kinds.items():
+            kind.prepare(self.problem(name), chosen)
 
     def fit(self, name: str, method: Method) -> CompressedMatrix:
         """Build a layer afresh, keeping nothing."""

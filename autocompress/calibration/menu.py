@@ -127,6 +127,8 @@ def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method
     known = builder.cache.record("fits", builder.content_of(spec.name)) or {}
     fresh: dict[Method, CompressedMatrix] = {}
     options = []
+    unknown = [m for m in methods if builder.key(spec.name, m) not in known]
+    builder.prepare(spec.name, unknown)
     for method in methods:
         address = builder.key(spec.name, method)
         if address not in known:

@@ -103,9 +103,9 @@ class Use:
             # A model without a loss: every output counts the same.
             gradients = torch.full((self.gradients.size,), self.inputs.vectors / tokens)
         return (
-            Curvature(rows=inputs, columns=gradients)
+            Curvature(rows=inputs, columns=gradients, tokens=self.inputs.vectors)
             if self.lookup
-            else Curvature(rows=gradients, columns=inputs)
+            else Curvature(rows=gradients, columns=inputs, tokens=self.inputs.vectors)
         )
 
 
@@ -223,12 +223,12 @@ def _accumulate(model: nn.Module, ids: Tensor, generator: torch.Generator) -> No
 
 
 def to_tensors(metrics: dict[str, Metric]) -> dict[str, Tensor]:
-    """Flatten metrics for the cache: ``<layer>|<term>|rows`` and ``...|columns``."""
+    """Flatten metrics for the cache: ``<layer>|<term>|rows``, ``...|columns``, ``...|tokens``."""
     return {
-        f"{name}|{index}|{side}": getattr(term, side)
+        f"{name}|{index}|{part}": torch.as_tensor(getattr(term, part))
         for name, metric in metrics.items()
         for index, term in enumerate(metric.terms)
-        for side in ("rows", "columns")
+        for part in ("rows", "columns", "tokens")
     }
 
 
@@ -236,9 +236,13 @@ def from_tensors(tensors: dict[str, Tensor]) -> dict[str, Metric]:
     """Read what ``to_tensors`` wrote."""
     terms: dict[str, dict[int, dict[str, Tensor]]] = {}
     for key, tensor in tensors.items():
-        name, index, side = key.rsplit("|", 2)
-        terms.setdefault(name, {}).setdefault(int(index), {})[side] = tensor
+        name, index, part = key.rsplit("|", 2)
+        terms.setdefault(name, {}).setdefault(int(index), {})[part] = tensor
     return {
-        name: Metric(tuple(Curvature(**sides[i]) for i in sorted(sides)))
-        for name, sides in terms.items()
+        name: Metric(tuple(_curvature(parts[i]) for i in sorted(parts)))
+        for name, parts in terms.items()
     }
+
+
+def _curvature(parts: dict[str, Tensor]) -> Curvature:
+    return Curvature(parts["rows"], parts["columns"], int(parts["tokens"]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from autocompress.layers.base import CompressedMatrix
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 
+T = TypeVar("T")
 FACTOR_BITS = (0, 8, 4)  # bits of a stored factor or core; 0 keeps it in the type of the matrix
 
 
@@ -40,6 +42,42 @@ class MatrixProblem:
         self.spec, self.weight, self.bias = spec, weight, bias
         self.metric = metric or Metric.identity(*spec.shape)
         self.memo: dict[Any, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what ``compute`` returns; computed at the first call with this key."""
+        if key not in self.memo:
+            self.memo[key] = compute()
+        found: T = self.memo[key]
+        return found
+
+    def check(self) -> None:
+        """Refuse what no fit can work with; looked at once per problem.
+
+        Raises:
+            MethodError: the matrix, or a Gram matrix of its metric, has another shape than the spec
+                says, or holds NaN or infinity.
+        """
+        self.once("checked", self._check_tensors)
+
+    def _check_tensors(self) -> None:
+        self._check_tensor("weights", self.weight, self.spec.shape, hint="Check the checkpoint.")
+        hint = "Check the calibration text, or load the model in a wider type."
+        for term in self.metric.terms:
+            grams = zip(
+                ("rows", "columns"), (term.rows, term.columns), self.spec.shape, strict=True
+            )
+            for side, gram, size in grams:
+                shape = (size,) if gram.ndim == 1 else (size, size)
+                self._check_tensor(f"Gram matrix of the {side}", gram, shape, hint=hint)
+
+    def _check_tensor(
+        self, name: str, tensor: Tensor, shape: tuple[int, ...], *, hint: str
+    ) -> None:
+        what, got = f"layer {self.spec}: {name}", list(tensor.shape)
+        if tuple(tensor.shape) != shape:
+            raise MethodError(f"{what}, shape", got=got, wanted=f"{list(shape)}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise MethodError(what, got="NaN or infinity", wanted="finite numbers", hint=hint)
 
     @cached_property
     def weight32(self) -> Tensor:
@@ -80,6 +118,13 @@ class Method(ABC):
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Compute the stored tensors but the bias, named as in the skeleton's ``state_dict()``."""
 
+    @classmethod  # noqa: B027 - optional
+    def prepare(cls, problem: MatrixProblem, methods: Sequence[Self]) -> None:
+        """Compute together what these methods are about to be fitted for, into ``problem.memo``.
+
+        Optional: a fit finds there what it needs, or computes it.
+        """
+
     def cost(self, spec: LayerSpec) -> int:
         """Exact bytes of what is stored: codes, scales, zero points, factors, padding, the bias."""
         return sum(size for _, size in stored_tensors(self, spec))
@@ -88,7 +133,8 @@ class Method(ABC):
         """Fit the matrix and return the layer that holds it.
 
         Raises:
-            MethodError: the settings do not fit the matrix, or the matrix holds NaN or infinity.
+            MethodError: the settings do not fit the matrix, or the matrix or its metric has the
+                wrong shape, or holds NaN or infinity.
         """
         self.check(problem.spec)
         if problem.spec.bias != (problem.bias is not None):
@@ -98,13 +144,7 @@ class Method(ABC):
                 got="none" if wanted == "one" else "one",
                 wanted=wanted,
             )
-        if not bool(torch.isfinite(problem.weight).all()):
-            raise MethodError(
-                f"layer {problem.spec}",
-                got="NaN or infinite weights",
-                wanted="finite numbers",
-                hint="Check the checkpoint.",
-            )
+        problem.check()
         with torch.device("meta"):
             layer = self.skeleton(problem.spec)
         tensors = self.fit(problem)
@@ -212,6 +252,16 @@ def whole_number(
         right = value in allowed
     if not right or (least is not None and isinstance(value, int) and value < least):
         raise MethodError(f"method {method}, {setting}", got=repr(value), wanted=wanted)
+
+
+def one_of(method: str, setting: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Check a setting that is one of a few words.
+
+    Raises:
+        MethodError: it is not.
+    """
+    if value not in allowed:
+        raise MethodError(f"method {method}, {setting}", got=repr(value), wanted=", ".join(allowed))
 
 
 def whole_numbers(method: str, setting: str, values: object, *, empty: bool = False) -> None:

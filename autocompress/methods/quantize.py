@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self, get_args
 
 from torch import Tensor
 
 from autocompress.errors import MethodError
 from autocompress.layers.quantized import QuantizedMatrix
-from autocompress.methods.base import MatrixProblem, Method, torch_dtype, whole_number
-from autocompress.numerics.feedback import round_with_feedback
+from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
+from autocompress.methods.shared_work import gram_label, grid_of, round_on
 from autocompress.numerics.packing import PACKED_BITS
-from autocompress.numerics.refinement import refine_codes, row_terms
-from autocompress.numerics.rounding import find_grid, group_length, pack_grid
+from autocompress.numerics.rounding import Grid, group_length, pack_grid
+from autocompress.numerics.shrinkage import GramKind
 from autocompress.records import LayerSpec
+
+MOST_STACKED = 2**22  # elements rounded at a time: beyond it memory, not the steps, takes the time
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class Quantize(Method):
         bits: bits of a code: 8, 4, 3 or 2.
         group_size: neighbours in a row that share a scale; 0 for the whole row.
         symmetric: whether to do without zero points.
+        gram: how far to trust the calibrated Gram matrices.
     """
 
     bits: int
     group_size: int = 64
     symmetric: bool = False
+    gram: GramKind = "full"
     name: ClassVar[str] = "quantize"
 
     def __post_init__(self) -> None:
@@ -39,6 +44,7 @@ class Quantize(Method):
             raise MethodError(
                 "method quantize, symmetric", got=repr(self.symmetric), wanted="true or false"
             )
+        one_of(self.name, "gram", self.gram, get_args(GramKind))
 
     def check(self, spec: LayerSpec) -> None:
         """The group size must divide the row.
@@ -62,26 +68,39 @@ class Quantize(Method):
             dtype=torch_dtype(spec),
         )
 
+    @classmethod
+    def prepare(cls, problem: MatrixProblem, methods: Sequence[Self]) -> None:
+        """Round a small matrix on many grids at a time; a large one gains nothing by that."""
+        at_once = max(1, MOST_STACKED // problem.weight.numel())
+        by_gram: dict[GramKind, list[Self]] = {}
+        for method in methods:
+            by_gram.setdefault(method.gram, []).append(method)
+        for chosen in by_gram.values():
+            for start in range(0, len(chosen), at_once) if at_once > 1 else ():
+                some = chosen[start : start + at_once]
+                grids = [method.grid(problem) for method in some]
+                codes = round_on(problem, problem.weight32, grids, some[0].gram)
+                problem.memo.update(zip(some, zip(grids, codes, strict=True), strict=True))
+
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Round with error feedback where the inputs' Gram matrix is full, else to the nearest."""
-        return self.round(problem, nearest=problem.metric.columns.ndim == 1)
+        if self in problem.memo:
+            grid, codes = problem.memo.pop(self)
+        else:
+            grid = self.grid(problem)
+            (codes,) = round_on(problem, problem.weight32, [grid], self.gram)
+        return {f"table.{name}": tensor for name, tensor in pack_grid(grid, codes).items()}
 
-    def round(self, problem: MatrixProblem, *, nearest: bool) -> dict[str, Tensor]:
-        """Round to the grid's nearest values, or with error feedback and refined codes."""
-        weight, gram = problem.weight32, problem.metric.columns.to(problem.weight.device).float()
-        grid = find_grid(
-            weight,
+    def grid(self, problem: MatrixProblem) -> Grid:
+        """Scales and zero points for the problem's matrix."""
+        return grid_of(
+            problem,
+            problem.weight32,
+            self.gram,
             bits=self.bits,
             group_size=self.group_size,
             symmetric=self.symmetric,
-            importance=gram if gram.ndim == 1 else gram.diagonal(),
         )
-        if nearest:
-            codes = grid.round(weight)
-        else:
-            codes = round_with_feedback(weight, gram, grid)
-            codes = refine_codes(weight, grid, codes, row_terms(problem.metric, weight.device))
-        return {f"table.{name}": tensor for name, tensor in pack_grid(grid, codes).items()}
 
     @property
     def form(self) -> str:
@@ -90,4 +109,8 @@ class Quantize(Method):
 
     def __str__(self) -> str:
         group = f"g{self.group_size}" if self.group_size else "row"
-        return f"quantize {self.bits} bit {group}" + (" symmetric" if self.symmetric else "")
+        return (
+            f"quantize {self.bits} bit {group}"
+            + (" symmetric" if self.symmetric else "")
+            + gram_label(self.gram)
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,6 +15,77 @@ DAMPING = (
     0.01  # share of the mean diagonal that is added; the value of Frantar et al. 2022, section 4
 )
 MOST_DAMPING = 1.0
+
+
+@dataclass(frozen=True)
+class ColumnGrid:
+    """Grids laid out for work on one column at a time, those of several matrices side by side.
+
+    Rows do not interact in error feedback and refinement, so one matrix on ``k`` grids is ``k``
+    matrices above each other, and ``k`` options cost little more steps than one.
+
+    Attributes:
+        scale: ``[in, rows]`` in fp32.
+        per_step: its reciprocal, 0 where the scale is 0.
+        centre: code that stands for zero, ``[in, rows]`` in fp32.
+        last: largest code, ``[rows]`` in fp32.
+    """
+
+    scale: Tensor
+    per_step: Tensor
+    centre: Tensor
+    last: Tensor
+
+    @classmethod
+    def of(cls, grids: Sequence[Grid], columns: int) -> ColumnGrid:
+        """Lay out grids of ``[out, groups]`` each, whose rows have ``columns`` elements."""
+        parts = [cls.along(grid, columns) for grid in grids]
+        scale = torch.cat([part.scale.T for part in parts], 1)
+        centre = torch.cat([part.centre.T for part in parts], 1)
+        last = [
+            scale.new_full((part.scale.shape[0],), 2**grid.bits - 1)
+            for part, grid in zip(parts, grids, strict=True)
+        ]
+        return cls(scale, _reciprocal(scale), centre, torch.cat(last))
+
+    @classmethod
+    def along(cls, grid: Grid, length: int) -> ColumnGrid:
+        """Take the rows of a grid ``[n, groups]``, of ``length`` elements each, for the columns."""
+        scale = grid.scale.float().repeat_interleave(length // grid.scale.shape[1], 1)
+        centre = torch.as_tensor(grid.centre).to(scale)
+        if centre.ndim:
+            centre = centre.repeat_interleave(length // centre.shape[1], 1)
+        last = scale.new_full((length,), 2**grid.bits - 1)
+        return cls(scale, _reciprocal(scale), centre.expand(scale.shape), last)
+
+    def __getitem__(self, order: Tensor) -> ColumnGrid:
+        """The same with the columns in another order."""
+        return ColumnGrid(self.scale[order], self.per_step[order], self.centre[order], self.last)
+
+
+def _reciprocal(scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, 1 / scale, 0.0)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What error feedback in one Gram matrix needs; it serves every grid.
+
+    Attributes:
+        order: ``[n]``, the columns by falling diagonal of the Gram matrix.
+        factor: ``[n, n]`` in fp32 and in that order: row ``i`` right of the diagonal turns the
+            error of column ``i`` into what the later columns must make up for.
+    """
+
+    order: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, gram: Tensor) -> Feedback | None:
+        """Factorise a Gram matrix ``[n, n]``; ``None`` when it cannot be inverted."""
+        order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+        factor = inverse_factor(gram[order][:, order])
+        return None if factor is None else cls(order, (factor / factor.diagonal()[:, None]).float())
 
 
 def inverse_factor(gram: Tensor, damping: float = DAMPING) -> Tensor | None:
@@ -36,90 +110,38 @@ def inverse_factor(gram: Tensor, damping: float = DAMPING) -> Tensor | None:
     return None
 
 
-def round_with_feedback(weight: Tensor, gram: Tensor, grid: Grid) -> Tensor:
+def round_with_feedback(weight: Tensor, feedback: Feedback, grid: ColumnGrid) -> Tensor:
     """Round ``weight`` on a given grid so that ``tr(D gram D^T)`` of the change ``D`` stays small.
 
     Algorithm 1 of Frantar et al. 2022 (GPTQ, arXiv 2210.17323) with columns taken in the order of
     falling diagonal (their "act order"), on scales that are fixed beforehand, and the matrix
-    transposed so that a column is contiguous. Falls back to the nearest values when the Gram matrix
-    cannot be inverted.
+    transposed so that a column is contiguous.
 
     Args:
-        weight: ``[out, in]`` in fp32.
-        gram: ``[in, in]``.
-        grid: scales and zero points; ``[out, groups]``, a group being neighbours in a row.
+        weight: ``[rows, in]`` in fp32; for several grids a copy per grid, one above the other.
+        feedback: the Gram matrix ``[in, in]``, factorised.
+        grid: of the same rows.
 
     Returns:
-        Codes, uint8 ``[out, in]``.
+        Codes, uint8 ``[rows, in]``.
     """
-    groups = grid.scale.shape[1]
-    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
-    scale = grid.scale.float().T.contiguous()
-    centre = grid.centre.T.contiguous() if isinstance(grid.centre, Tensor) else grid.centre
-    group_of = torch.arange(weight.shape[1], device=weight.device) // (weight.shape[1] // groups)
-    column_scale = scale.expand(groups, -1) if groups == 1 else scale
-    codes = feedback_codes(
-        weight.T[order],
-        gram[order][:, order],
-        [column_scale[g] for g in group_of[order].tolist()],
-        [centre[g] if isinstance(centre, Tensor) else centre for g in group_of[order].tolist()],
-        last_code=2**grid.bits - 1,
-    )
-    if codes is None:
-        return grid.round(weight)
-    unsorted = torch.empty_like(codes)
-    unsorted[order] = codes
-    return unsorted.T.contiguous()
-
-
-def feedback_codes(
-    columns: Tensor,
-    gram: Tensor,
-    scales: list[Tensor],
-    centres: list[Tensor | float],
-    *,
-    last_code: int,
-) -> Tensor | None:
-    """Round columns one after the other, each with its own scales.
-
-    Args:
-        columns: ``[n, out]``, the columns of a matrix ``[out, n]`` in the order in which they are
-            to be rounded; fp32.
-        gram: ``[n, n]`` in the same order.
-        scales: ``n`` tensors ``[out]``.
-        centres: ``n`` zero points, tensors ``[out]`` or numbers.
-        last_code: largest code.
-
-    Returns:
-        Codes, uint8 ``[n, out]``, or ``None`` when the Gram matrix cannot be inverted.
-    """
-    factor = inverse_factor(gram)
-    if factor is None:
-        return None
-    factor = factor.to(columns.dtype)
-    # The rows of the factor divided by its diagonal turn a column's error into what the later
-    # columns must make up for.
-    factor = factor / factor.diagonal()[:, None]
-    rest = columns.clone()
-    codes = torch.empty(columns.shape, dtype=torch.uint8, device=columns.device)
-    count = columns.shape[0]
+    order, factor = feedback.order, feedback.factor
+    grid, rest = grid[order], weight.T[order]
+    codes = torch.empty_like(rest, dtype=torch.uint8)
+    count = rest.shape[0]
     for start in range(0, count, BLOCK_COLUMNS):
         end = min(start + BLOCK_COLUMNS, count)
-        errors = torch.empty(
-            end - start, columns.shape[1], dtype=columns.dtype, device=columns.device
-        )
+        errors = torch.empty_like(rest[start:end])
         for i in range(start, end):
-            column, scale = rest[i], scales[i]
-            code = (
-                torch.where(scale > 0, column / scale, 0.0)
-                .add_(centres[i])
-                .round_()
-                .clamp_(0, last_code)
-            )
+            code = torch.addcmul(grid.centre[i], rest[i], grid.per_step[i]).round_().clamp_min_(0)
+            torch.minimum(code, grid.last, out=code)
             codes[i] = code
-            error = torch.sub(column, (code - centres[i]).mul_(scale), out=errors[i - start])
+            value = code.sub_(grid.centre[i]).mul_(grid.scale[i])
+            error = torch.sub(rest[i], value, out=errors[i - start])
             if i + 1 < end:
                 rest[i + 1 : end].addr_(factor[i, i + 1 : end], error, alpha=-1)
         if end < count:
             rest[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-    return codes
+    unsorted = torch.empty_like(codes)
+    unsorted[order] = codes
+    return unsorted.T.contiguous()

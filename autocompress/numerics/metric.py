@@ -22,10 +22,12 @@ class Curvature:
     Attributes:
         rows: Gram matrix ``[out, out]`` of the output gradients, or its diagonal ``[out]``.
         columns: Gram matrix ``[in, in]`` of the inputs, or its diagonal ``[in]``.
+        tokens: that both are means over; 0 when that is not known.
     """
 
     rows: Tensor
     columns: Tensor
+    tokens: int = 0
 
 
 def apply_gram(gram: Tensor, matrix: Tensor) -> Tensor:
@@ -51,7 +53,9 @@ def root_and_inverse(gram: Tensor, *, shrinkage: float) -> tuple[Tensor, Tensor]
     mean = trace(gram) / size
     if mean <= 0:
         gram, mean = (
-            torch.ones_like(gram) if gram.ndim == 1 else torch.eye(size, dtype=gram.dtype),
+            torch.ones_like(gram)
+            if gram.ndim == 1
+            else torch.eye(size, dtype=gram.dtype, device=gram.device),
             1.0,
         )
     if gram.ndim == 1:

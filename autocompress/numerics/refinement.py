@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autocompress.numerics.feedback import BLOCK_COLUMNS, DAMPING
+from autocompress.numerics.feedback import BLOCK_COLUMNS, DAMPING, ColumnGrid
 from autocompress.numerics.metric import Metric
-from autocompress.numerics.rounding import Grid
 
 SWEEPS = 2  # on trained matrices two bring three quarters of what many do
 
@@ -44,7 +43,12 @@ def row_terms(metric: Metric, device: torch.device) -> list[RowTerm]:
 
 
 def refine_codes(
-    weight: Tensor, grid: Grid, codes: Tensor, terms: Sequence[RowTerm], *, sweeps: int = SWEEPS
+    weight: Tensor,
+    grid: ColumnGrid,
+    codes: Tensor,
+    terms: Sequence[RowTerm],
+    *,
+    sweeps: int = SWEEPS,
 ) -> Tensor:
     """Move each code to where it serves best, given all others; the damage never rises.
 
@@ -53,54 +57,62 @@ def refine_codes(
     uses of the matrix weighted row by row, which one Gram matrix for all rows cannot do.
 
     Args:
-        weight: ``[out, in]`` in fp32.
-        grid: scales and zero points.
-        codes: uint8 ``[out, in]`` to start from.
-        terms: what a change of a row costs.
+        weight: ``[rows, in]`` in fp32; for several grids a copy per grid, one above the other.
+        grid: scales and zero points of the same rows.
+        codes: uint8 ``[rows, in]`` to start from.
+        terms: what a change of a row costs; their weights are repeated for each copy.
         sweeps: how often each column is visited.
 
     Returns:
-        Codes, uint8 ``[out, in]``.
+        Codes, uint8 ``[rows, in]``.
     """
-    length = weight.shape[1] // grid.scale.shape[1]
-    scale = grid.scale.float().T.repeat_interleave(length, 0)
-    centre = (
-        grid.centre.T.repeat_interleave(length, 0)
-        if isinstance(grid.centre, Tensor)
-        else grid.centre
-    )
-    current = codes.T.contiguous().float()
-    columns = weight.T.contiguous()
-    change = (current - centre).mul_(scale).sub_(columns)
-    diagonal = sum(
-        (term.gram.diagonal()[:, None] * term.weights for term in terms), torch.zeros_like(change)
-    )
-    # Multiplied instead of divided by; where a row or column costs nothing or has no scale its
-    # codes stay.
-    per_cost = torch.where(diagonal > 0, 1 / diagonal, 0.0)
-    per_step = torch.where(scale > 0, 1 / scale, 0.0)
-    shift = centre if isinstance(centre, Tensor) else torch.full_like(scale, centre)
-    order = torch.argsort(diagonal.mean(1), descending=True, stable=True)
+    copies = weight.shape[0] // terms[0].weights.shape[0]
+    cost = sum(term.gram.diagonal() * term.weights.mean() for term in terms)
+    order = torch.argsort(torch.as_tensor(cost), descending=True, stable=True)
+    terms = [RowTerm(term.gram[order][:, order], term.weights.repeat(copies)) for term in terms]
+    grid, columns, current = grid[order], weight.T[order], codes.T[order].float()
+    change = (current - grid.centre).mul_(grid.scale).sub_(columns)
     for _ in range(sweeps):
-        for block in torch.split(order, BLOCK_COLUMNS):
-            slope = _slope(terms, block, change)
-            coupling = [term.gram[block][:, block] for term in terms]
-            for i, j in enumerate(block.tolist()):
-                best = torch.addcmul(columns[j] + change[j], slope[i], per_cost[j], value=-1)
-                code = best.mul_(per_step[j]).add_(shift[j]).round_().clamp_(0, 2**grid.bits - 1)
-                code = torch.where(per_step[j] > 0, code, current[j])
-                step = (code - current[j]).mul_(scale[j])
-                current[j] = code
-                change[j] += step
-                for term, gram in zip(terms, coupling, strict=True):
-                    slope[i + 1 :].addr_(gram[i + 1 :, i], term.weights * step)
-    return current.T.to(torch.uint8).contiguous()
+        for start in range(0, len(order), BLOCK_COLUMNS):
+            _refine_block(
+                slice(start, start + BLOCK_COLUMNS), grid, columns, current, change, terms
+            )
+    refined = torch.empty_like(codes.T)
+    refined[order] = current.to(torch.uint8)
+    return refined.T.contiguous()
 
 
-def _slope(terms: Sequence[RowTerm], block: Tensor, change: Tensor) -> Tensor:
-    """Half the derivative of the damage by the elements of some columns, ``[columns, out]``."""
-    first, *others = terms
-    slope = (first.gram[block] @ change).mul_(first.weights)
-    for term in others:
-        slope.addcmul_(term.gram[block] @ change, term.weights)
-    return slope
+def _refine_block(
+    block: slice,
+    grid: ColumnGrid,
+    columns: Tensor,
+    current: Tensor,
+    change: Tensor,
+    terms: Sequence[RowTerm],
+) -> None:
+    """Visit neighbouring columns once; ``current`` codes and ``change`` are updated."""
+    slope, diagonal = _slope(terms, block, change)
+    # Multiplied instead of divided by; where a row or column costs nothing its codes stay.
+    per_cost = torch.where(diagonal > 0, 1 / diagonal, 0.0)
+    coupling = [term.gram[block, block] for term in terms]
+    for i, j in enumerate(range(len(change))[block]):
+        best = torch.addcmul(columns[j] + change[j], slope[i], per_cost[i], value=-1)
+        code = torch.addcmul(grid.centre[j], best, grid.per_step[j]).round_().clamp_min_(0)
+        torch.minimum(code, grid.last, out=code)
+        step = (code - current[j]).mul_(grid.scale[j])
+        current[j] = code
+        change[j] += step
+        for term, gram in zip(terms, coupling, strict=True):
+            slope[i + 1 :].addr_(gram[i + 1 :, i], term.weights * step)
+
+
+def _slope(terms: Sequence[RowTerm], block: slice, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Halves of the first and second derivative of the damage by the elements of some columns.
+
+    Each is ``[columns, rows]``.
+    """
+    slope = diagonal = torch.zeros(())
+    for term in terms:
+        slope = slope + (term.gram[block] @ change).mul_(term.weights)
+        diagonal = diagonal + term.gram.diagonal()[block, None] * term.weights
+    return slope, diagonal

@@ -108,7 +108,7 @@ def test_labels_are_short(method: Any, label: str) -> None:
 def test_weights_that_are_not_finite_are_refused() -> None:
     problem = problem_of(spec_of(8, 8))
     problem.weight[2, 3] = float("nan")
-    with pytest.raises(MethodError, match="NaN or infinite"):
+    with pytest.raises(MethodError, match="weights: got NaN or infinity"):
         Quantize(4, 8).build(problem)
 
 
@@ -131,7 +131,7 @@ def test_ranks_share_one_decomposition() -> None:
     problem = problem_of(spec, metric=linear_metric(32, 24))
     wide, thin = Svd(12).build(problem).state_dict(), Svd(4).build(problem).state_dict()
     assert torch.equal(wide["left.weight"][:4], thin["left.weight"])
-    assert len(problem.memo) == 1
+    assert Svd(12).spectrum(problem) is Svd(4).spectrum(problem)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])

@@ -9,12 +9,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autocompress.errors import MethodError
-from autocompress.numerics.feedback import inverse_factor, round_with_feedback
+from autocompress.numerics.feedback import (
+    ColumnGrid,
+    Feedback,
+    inverse_factor,
+    round_with_feedback,
+)
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.refinement import refine_codes, row_terms
 from autocompress.numerics.rounding import Grid, find_grid, largest_group, pack_grid, unpack_zeros
 from tests.methods.matrices import embedding_metric, gram, linear_metric, matrix
+
+
+def with_feedback(weight: Tensor, columns: Tensor, grid: Grid) -> Tensor:
+    feedback = Feedback.of(columns)
+    assert feedback is not None
+    return round_with_feedback(weight, feedback, ColumnGrid.of([grid], weight.shape[1]))
 
 
 def assert_within_half_a_step(weight: Tensor, grid: Grid) -> None:
@@ -97,14 +108,14 @@ def test_error_feedback_lowers_the_damage(bits: int, group_size: int) -> None:
         weight, bits=bits, group_size=group_size, symmetric=False, importance=columns.diagonal()
     )
     nearest = metric.damage(grid.dequantize(grid.round(weight)) - weight)
-    feedback = metric.damage(grid.dequantize(round_with_feedback(weight, columns, grid)) - weight)
+    feedback = metric.damage(grid.dequantize(with_feedback(weight, columns, grid)) - weight)
     assert feedback < 0.8 * nearest
 
 
 def test_error_feedback_is_nearest_for_independent_inputs() -> None:
     weight = matrix(20, 40)
     grid = find_grid(weight, bits=3, group_size=8, symmetric=False)
-    codes = round_with_feedback(weight, torch.diag(torch.linspace(0.1, 1.0, 40)), grid)
+    codes = with_feedback(weight, torch.diag(torch.linspace(0.1, 1.0, 40)), grid)
     assert torch.equal(codes, grid.round(weight))
 
 
@@ -125,18 +136,16 @@ def test_error_feedback_follows_the_published_recursion() -> None:
         error = rest[:, j] - (expected[:, j] - zero[:, j]) * scale[:, j]
         rest -= torch.outer(error / inverse[j, j], inverse[j])
         inverse = inverse - torch.outer(inverse[:, j], inverse[j]) / inverse[j, j]
-    assert torch.equal(round_with_feedback(weight, columns, grid).double(), expected)
+    assert torch.equal(with_feedback(weight, columns, grid).double(), expected)
 
 
-def test_singular_and_broken_grams_fall_back() -> None:
-    weight = matrix(6, 12)
-    grid = find_grid(weight, bits=3, group_size=0, symmetric=False)
+def test_singular_grams_are_damped_and_broken_ones_found_out() -> None:
     assert inverse_factor(torch.zeros(12, 12)) is None
     assert inverse_factor(-torch.eye(12)) is None
     assert inverse_factor(torch.full((12, 12), float("nan"))) is None
     assert inverse_factor(torch.ones(12, 12)) is not None
     for columns in (torch.zeros(12, 12), torch.full((12, 12), float("nan"))):
-        assert torch.equal(round_with_feedback(weight, columns, grid), grid.round(weight))
+        assert Feedback.of(columns) is None
 
 
 def test_largest_group_divides_or_is_the_row() -> None:
@@ -159,7 +168,7 @@ def test_refinement_never_raises_the_damage(metric: Metric, symmetric: bool) -> 
     codes = grid.round(weight)
     damages = [judge.damage(grid.dequantize(codes) - weight)]
     for _ in range(4):
-        codes = refine_codes(weight, grid, codes, terms, sweeps=1)
+        codes = refine_codes(weight, ColumnGrid.of([grid], weight.shape[1]), codes, terms, sweeps=1)
         damages.append(judge.damage(grid.dequantize(codes) - weight))
     assert all(after <= before * (1 + 1e-5) for before, after in pairwise(damages))
     assert damages[-1] < 0.8 * damages[0]
@@ -170,7 +179,7 @@ def test_refined_codes_cannot_be_bettered_one_at_a_time() -> None:
     terms = row_terms(metric, weight.device)
     judge = Metric(tuple(Curvature(term.weights, term.gram) for term in terms))
     grid = find_grid(weight, bits=2, group_size=4, symmetric=False)
-    codes = refine_codes(weight, grid, grid.round(weight), terms, sweeps=20)
+    codes = refine_codes(weight, ColumnGrid.of([grid], 8), grid.round(weight), terms, sweeps=20)
     least = judge.damage(grid.dequantize(codes) - weight)
     for row in range(3):
         for column in range(8):
@@ -185,6 +194,26 @@ def test_refinement_leaves_rows_that_cost_nothing() -> None:
     grid = find_grid(weight, bits=3, group_size=0, symmetric=False)
     codes = grid.round(weight)
     metric = Metric((Curvature(torch.tensor([0.0, 1.0, 0.0, 1.0]), gram(16, 2)),))
-    refined = refine_codes(weight, grid, codes, row_terms(metric, weight.device))
+    refined = refine_codes(
+        weight, ColumnGrid.of([grid], weight.shape[1]), codes, row_terms(metric, weight.device)
+    )
     assert torch.equal(refined[[0, 2]], codes[[0, 2]])
     assert not torch.equal(refined, codes)
+
+
+def test_grids_side_by_side_are_those_one_by_one() -> None:
+    weight, metric = matrix(20, 48), embedding_metric(20, 48)
+    feedback, terms = Feedback.of(metric.columns), row_terms(metric, weight.device)
+    assert feedback is not None
+    grids = [
+        find_grid(weight, bits=bits, group_size=size, symmetric=symmetric)
+        for bits, size, symmetric in ((4, 0, False), (2, 8, True), (3, 16, False))
+    ]
+    together = ColumnGrid.of(grids, 48)
+    stacked = weight.repeat(3, 1)
+    codes = round_with_feedback(stacked, feedback, together)
+    refined = refine_codes(stacked, together, codes, terms)
+    for grid, rounded, moved in zip(grids, codes.split(20), refined.split(20), strict=True):
+        alone = ColumnGrid.of([grid], 48)
+        assert torch.equal(rounded, round_with_feedback(weight, feedback, alone))
+        assert torch.equal(moved, refine_codes(weight, alone, rounded, terms))

@@ -1,0 +1,81 @@
+"""What many options of one matrix need, computed once for all of them through its problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from autocompress.methods.base import MatrixProblem
+from autocompress.numerics.feedback import ColumnGrid, Feedback, round_with_feedback
+from autocompress.numerics.metric import Metric
+from autocompress.numerics.refinement import RowTerm, refine_codes, row_terms
+from autocompress.numerics.rounding import Grid, find_grid
+from autocompress.numerics.shrinkage import GramKind, with_grams
+
+
+def metric_of(problem: MatrixProblem, gram: GramKind) -> Metric:
+    """The problem's metric with Gram matrices of a kind."""
+    return problem.once(("metric", gram), lambda: with_grams(problem.metric, gram))
+
+
+def columns_of(problem: MatrixProblem, gram: GramKind) -> Tensor:
+    """Gram matrix ``[in, in]`` of the columns in fp32 where the matrix is, or its diagonal."""
+    return metric_of(problem, gram).columns.to(problem.weight.device).float()
+
+
+def feedback_of(problem: MatrixProblem, gram: GramKind) -> Feedback | None:
+    """Error feedback in the Gram matrix of the columns.
+
+    ``None`` where columns do not interact, or the Gram matrix cannot be inverted.
+    """
+
+    def compute() -> Feedback | None:
+        columns = columns_of(problem, gram)
+        return None if columns.ndim == 1 else Feedback.of(columns)
+
+    return problem.once(("feedback", gram), compute)
+
+
+def terms_of(problem: MatrixProblem, gram: GramKind) -> list[RowTerm]:
+    """What a change of each row costs."""
+    metric = metric_of(problem, gram)
+    return problem.once(("row terms", gram), lambda: row_terms(metric, problem.weight.device))
+
+
+def grid_of(
+    problem: MatrixProblem,
+    weight: Tensor,
+    gram: GramKind,
+    *,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+) -> Grid:
+    """Scales for ``weight [out, in]``, errors weighted by the energy of the inputs."""
+    columns = columns_of(problem, gram)
+    importance = columns if columns.ndim == 1 else columns.diagonal()
+    return find_grid(
+        weight, bits=bits, group_size=group_size, symmetric=symmetric, importance=importance
+    )
+
+
+def round_on(
+    problem: MatrixProblem, weight: Tensor, grids: Sequence[Grid], gram: GramKind
+) -> list[Tensor]:
+    """Codes uint8 ``[out, in]`` of ``weight`` on each grid, by error feedback, and refined.
+
+    To the nearest values where columns do not interact or the Gram matrix cannot be inverted.
+    """
+    feedback = feedback_of(problem, gram)
+    if feedback is None:
+        return [grid.round(weight) for grid in grids]
+    stacked, grid = weight.repeat(len(grids), 1), ColumnGrid.of(grids, weight.shape[1])
+    codes = round_with_feedback(stacked, feedback, grid)
+    codes = refine_codes(stacked, grid, codes, terms_of(problem, gram))
+    return list(codes.reshape(len(grids), *weight.shape))
+
+
+def gram_label(gram: GramKind) -> str:
+    """What a short label of a method says about its Gram matrices: nothing when they are full."""
+    return "" if gram == "full" else f" {gram}"
