@@ -1,20 +1,18 @@
-"""``autocompress.export`` and ``compress``: a trial or recipe as a folder that loads elsewhere."""
+"""``autocompress.export``: a trial, or any plan, as a folder that loads elsewhere."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from autocompress.api.searching import Destination, SearchSettings
-from autocompress.api.session import Session, TextSettings, open_session
-from autocompress.config.document import read_document
-from autocompress.config.recipe_file import check_recipe, read_recipe
-from autocompress.errors import StudyError
-from autocompress.evaluation.latency import describe_device
-from autocompress.evaluation.scoring import score
+from autocompress.api.session import Session, open_session
+from autocompress.errors import StorageError, StudyError
 from autocompress.evaluation.windows import Windows
-from autocompress.export.checkpoint import ExportReport, export_checkpoint
+from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, export_checkpoint
 from autocompress.export.folder import check_free
 from autocompress.export.verify import Verification, verify_checkpoint
 from autocompress.methods.plan import Plan
@@ -106,85 +104,35 @@ def export_trial(
             hint="Search again, or bring back the weights of that time.",
         )
     source = f"trial {chosen.number} of study {study.name}"
-    return _export(
-        session, chosen.plan, out, measurement, source, overwrite=overwrite, progress=progress
-    )
+    return write_folder(session, chosen.plan, out, measurement, source, overwrite=overwrite)
 
 
-def compress_by_recipe(
-    model: str | None,
-    recipe: str | Path,
-    out: Path,
-    *,
-    texts: TextSettings | None = None,
-    runs_dir: Path = Path("runs"),
-    device: str = "cpu",
-    dtype: str | None = None,
-    trust_remote_code: bool = False,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: Progress = SILENT,
-) -> Exported:
-    """Compress a model as a recipe says, without a search, and write it as a model folder.
-
-    Modes that do not fit a matrix are corrected to the nearest that do, with a notice.
-
-    Raises:
-        RecipeError: the recipe is malformed or belongs to another model.
-        ModelError: the model cannot be loaded or compressed.
-        DataError: a text that cannot be used.
-        ConfigurationError: ``out`` is in use.
-        StorageError: it cannot be written, or does not load as what was measured.
-    """
-    check_free(out, overwrite)
-    document = read_document(Path(recipe).expanduser())
-    wanted = read_recipe(document).plan
-    session = open_session(
-        model,
-        texts or TextSettings(),
-        runs_dir,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-        seed=seed,
-    )
-    checked = check_recipe(wanted, session.workbench.inventory.layers, document=document)
-    for notice in checked.notices:
-        progress.note(notice)
-    measurement = _measure(session, checked.plan, progress)
-    source = f"recipe {recipe}"
-    return _export(
-        session, checked.plan, out, measurement, source, overwrite=overwrite, progress=progress
-    )
-
-
-def _measure(session: Session, plan: Plan, progress: Progress) -> Measurement:
-    text = session.scored_text("report")
-    session.metrics  # noqa: B018  # calibrate before the bar of this task
-    with (
-        progress.task("Measuring the compressed model"),
-        session.workbench.applied(plan, session.build) as model,
-    ):
-        scored = score(model, text.windows, text.teacher)
-    size = session.workbench.inventory.plan_bytes(plan)
-    device = describe_device(session.loaded.model)
-    return Measurement(
-        scored.perplexity, scored.kl, scored.tokens, size, None, None, text.name, device, plan.hash
-    )
-
-
-def _export(
+def write_folder(
     session: Session,
     plan: Plan,
     out: Path,
     measurement: Measurement,
     source: str,
     *,
-    overwrite: bool,
-    progress: Progress,
+    overwrite: bool = False,
 ) -> Exported:
-    with progress.task(f"Writing {out}"):
+    """Write a plan of a session's model as a folder, and load it again in a fresh process.
+
+    What that process saw is added to the folder's measurements: a folder that says so is finished.
+
+    Args:
+        session: the dense model.
+        plan: what to store how.
+        out: the folder.
+        measurement: of the plan, on the text that the fresh process scores as well.
+        source: where the plan is from.
+        overwrite: whether a model in ``out`` may be replaced.
+
+    Raises:
+        ConfigurationError: ``out`` is in use.
+        StorageError: it cannot be written, or does not load as what was measured.
+    """
+    with session.progress.task(f"Writing {out}"):
         report = export_checkpoint(
             session.loaded,
             plan,
@@ -194,7 +142,7 @@ def _export(
             overwrite=overwrite,
         )
     ids = session.report_ids if measurement.text == "report" else session.selection_ids
-    with progress.task("Loading it in a fresh process"):
+    with session.progress.task("Loading it in a fresh process"):
         verification = verify_checkpoint(
             report.folder,
             Windows(ids, session.context),
@@ -202,5 +150,35 @@ def _export(
             weight_bytes=report.weight_bytes,
             device=str(session.loaded.model.device),
         )
+    note_verification(report.folder, verification)
     dense = session.workbench.inventory.dense_bytes
     return Exported(report, plan, verification, measurement.text, source, dense)
+
+
+def note_verification(folder: Path, verification: Verification) -> None:
+    """Add what a fresh process saw of a folder to its measurements.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    path = folder / MEASUREMENTS
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        facts = json.loads(path.read_text("utf-8")) | {"verified": asdict(verification)}
+        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="The model itself is written, and loads as what was measured.",
+        ) from error
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a compressed model that has been loaded again and found right."""
+    try:
+        facts = json.loads((folder / MEASUREMENTS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and "verified" in facts

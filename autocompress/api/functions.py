@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
-from autocompress.api.exporting import Exported, compress_by_recipe, export_trial
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from autocompress.api.compressing import Wish, compress_session
+from autocompress.api.exporting import Exported, export_trial
+from autocompress.api.in_memory import Content, kept_in, own_content, session_in_memory
 from autocompress.api.profiling import Profile, make_profile
+from autocompress.api.report import Compressed
 from autocompress.api.searching import Destination, SearchSettings, resume_search, run_search
-from autocompress.api.session import TextSettings
+from autocompress.api.session import TextSettings, open_session
+from autocompress.api.target import RecipeSource, read_target
 from autocompress.errors import ConfigurationError
+from autocompress.export.folder import check_free
 from autocompress.progress import SILENT, Progress
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import read_study
@@ -206,32 +213,122 @@ def export(
 
 
 def compress(
-    model: str | None,
-    recipe: str | Path,
-    out: str | Path,
+    model: str | PreTrainedModel | None = None,
+    recipe: RecipeSource | None = None,
+    out: str | Path | None = None,
     *,
+    budget: str | None = None,
+    space: str = "default",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    inplace: bool = False,
+    measure: bool = True,
     data: str | None = None,
-    calibration_data: str | None = None,
-    report_data: str | None = None,
+    calibration_data: Content | None = None,
+    report_data: Content | None = None,
+    texts: TextSettings | None = None,
     seed: int = 0,
-    runs_dir: str | Path = "runs",
-    device: str = "cpu",
+    runs_dir: str | Path | None = "runs",
+    device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: Progress = SILENT,
-) -> Exported:
-    """Apply a recipe without a search and write the model; see ``search`` for the words."""
-    return compress_by_recipe(
-        model,
-        recipe,
-        Path(out),
-        texts=TextSettings(data, calibration_data, None, report_data),
-        runs_dir=Path(runs_dir),
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        seed=seed,
-        overwrite=overwrite,
-        progress=progress,
-    )
+) -> Compressed:
+    """Compress a model to a budget, or by a recipe, without a search.
+
+    ``model, report = autocompress.compress(model, budget="4x", tokenizer=tokenizer)``
+
+    Under a budget the plan is one exact allocation, corrected once by what each layer costs inside
+    the compressed model; a search tries many more.
+
+    Args:
+        model: a causal language model in memory, or a folder or hub name of one; the bundled one
+            when left out.
+        recipe: a file, its content as a mapping, or a plan.
+        out: a folder to write as well; it is then loaded again in a fresh process and compared.
+        budget: most bytes of the stored model: ``4x``, ``25%``, ``1.6MB``.
+        space: what may be chosen from under a budget: a search space by name, or a YAML file.
+        tokenizer: of a model in memory; not needed when the data are token ids.
+        inplace: change the given model itself. By default it stays as it is, and what is returned
+            is another model that shares with it the tensors that are not compressed. A model that
+            is loaded by name is nobody else's, and is always changed itself.
+        measure: measure perplexity before and after on the report text; always when ``out`` is
+            given.
+        data: one source of text, cut into three disjoint parts; see ``search``.
+        calibration_data: what to calibrate on: a source of text, a list of texts, or token ids
+            ``[tokens]`` or ``[windows, tokens]``; the bundled text when left out.
+        report_data: what to measure perplexity on, likewise.
+        texts: the sources and how many tokens of each, instead of sources by name.
+        seed: of the calibration's labels.
+        runs_dir: folder of the cache, from which another budget takes seconds; ``None`` keeps
+            nothing.
+        device: where to load a model by name; ``cpu`` when left out.
+        dtype: type to load a model by name in; as stored when left out.
+        trust_remote_code: let code that comes with a hub model run.
+        overwrite: whether a model in ``out`` may be replaced.
+        progress: told how far things are.
+
+    Returns:
+        The compressed model in evaluation mode, and the report: plan, bytes, predicted damage,
+        perplexities, layers. ``print(report)`` sums it up.
+
+    Raises:
+        BudgetUnreachable: no plan can be as small as the budget; the message says what can be
+            reached.
+        RecipeError: the recipe is malformed or belongs to another model.
+        ModelError: the model cannot be loaded, has no weights, or is compressed already.
+        DataError: a text that cannot be used, or texts without a tokenizer.
+        ConfigurationError: recipe and budget both or neither; ``out`` in use.
+        StorageError: ``out`` cannot be written, or does not load as what was measured.
+    """
+    target = read_target(recipe, budget, space)
+    wish = Wish(None if out is None else Path(out), overwrite, measure, inplace)
+    if wish.out is not None:
+        check_free(wish.out, overwrite)
+    named, own = own_content({"calibration": calibration_data, "report": report_data})
+    sources = TextSettings(data, named.get("calibration"), None, named.get("report"))
+    settings = _one_of(texts, sources)
+    with kept_in(runs_dir) as folder:
+        if isinstance(model, PreTrainedModel):
+            _refuse(
+                "the model is loaded already",
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
+            if wish.out is not None and tokenizer is None:
+                raise ConfigurationError(
+                    "a folder is to be written without a tokenizer",
+                    wanted="tokenizer=, which goes into the folder with the model",
+                    hint="Or write the model alone: model.save_pretrained(folder).",
+                )
+            with session_in_memory(
+                model, tokenizer, settings, own, folder, progress=progress, seed=seed
+            ) as session:
+                return compress_session(session, target, wish)
+        if not isinstance(model, str | Path | None):
+            raise ConfigurationError(
+                "this is no model to compress",
+                got=type(model).__name__,
+                wanted="a transformers PreTrainedModel, a folder, or a name on the hub",
+            )
+        _refuse("the tokenizer comes with a model by name", tokenizer=tokenizer)
+        session = open_session(
+            None if model is None else str(model),
+            settings,
+            folder,
+            device=device or "cpu",
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+            seed=seed,
+            own=own,
+        )
+        return compress_session(session, target, replace(wish, inplace=True))
+
+
+def _refuse(reason: str, **given: object) -> None:
+    """Refuse arguments that would have no effect."""
+    named = [name for name, value in given.items() if value]
+    if named:
+        raise ConfigurationError(reason, got=f"{', '.join(named)}=", hint="Leave it out.")

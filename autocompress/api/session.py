@@ -116,7 +116,9 @@ class Session:
         own = dict(self.own.texts)
         if not own:
             return texts
-        texts = replace(texts, **own, names={**texts.names, **dict.fromkeys(own, "given in memory")})
+        texts = replace(
+            texts, **own, names={**texts.names, **dict.fromkeys(own, "given in memory")}
+        )
         check_disjoint({part: getattr(texts, part) for part in PARTS}, texts.names)
         return texts
 
@@ -223,6 +225,7 @@ def open_session(
     trust_remote_code: bool = False,
     progress: Progress = SILENT,
     seed: int = 0,
+    own: OwnContent | None = None,
 ) -> Session:
     """Load a dense model and make everything ready, as lazily as can be.
 
@@ -238,7 +241,7 @@ def open_session(
             wanted="a dense model",
             hint="Name the one it was made from.",
         )
-    return Session(loaded, settings, Cache(runs_dir / "cache"), progress, seed=seed)
+    return Session(loaded, settings, Cache(runs_dir / "cache"), progress, seed=seed, own=own)
 
 
 def read_space(name_or_path: str) -> Space:

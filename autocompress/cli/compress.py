@@ -1,88 +1,200 @@
-"""``autocompress compress``: apply a recipe without a search."""
+"""``autocompress compress``: models to a budget, or by a recipe, without a search."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autocompress.cli.export import show_exported
-from autocompress.cli.output import ConsoleProgress, print_json, quieten_libraries
+from autocompress.cli.options import (
+    RUNS_DIR,
+    CalibrationData,
+    Data,
+    Device,
+    Dtype,
+    Overwrite,
+    ReportData,
+    RunsDir,
+    Seed,
+    Space,
+    TrustRemoteCode,
+)
+from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
+from autocompress.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from autocompress.api.batch import Job, Outcome
 
 
 def compress(
-    model: Annotated[
-        str,
-        typer.Argument(help="Folder or hub name of the dense model; autocompress-demo is bundled."),
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Folders or hub names of dense models; autocompress-demo is bundled.",
+        ),
     ],
-    recipe: Annotated[Path, typer.Option("--recipe", help="The recipe: a YAML file.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    data: Annotated[
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write; with several models, their parent.")
+    ],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="A finished plan: a YAML file.")
+    ] = None,
+    budget: Annotated[
         str | None,
+        typer.Option("--budget", help="Most bytes of each stored model: 4x, 25%, 1.6MB, 2GiB."),
+    ] = None,
+    space: Space = "default",
+    jobs: Annotated[
+        int | None,
         typer.Option(
-            "--data",
-            help="A file or hub/name:config:split, cut into three parts; else the bundled texts.",
+            "--jobs",
+            help="Models at a time, each in its own process.",
+            show_default="models or cores, at most 4; 1 on an accelerator",
         ),
     ] = None,
-    calibration_data: Annotated[
-        str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
-    ] = None,
-    selection_data: Annotated[
-        str | None,
-        typer.Option(
-            "--selection-data", help="Source of the selection text; nothing is selected here."
-        ),
-    ] = None,
-    report_data: Annotated[
-        str | None, typer.Option("--report-data", help="Source of the text to measure on.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="Device, as torch names it.")] = "cpu",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype", help="float32, bfloat16 or float16; the stored type when left out."
-        ),
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Leave out models whose folder is finished already."),
     ] = False,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where the cache is kept.")] = Path(
-        "runs"
-    ),
-    seed: Annotated[
-        int, typer.Option("--seed", help="Of the labels that the calibration draws.")
-    ] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that is already there.")
+    data: Data = None,
+    calibration_data: CalibrationData = None,
+    report_data: ReportData = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+    runs_dir: RunsDir = RUNS_DIR,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; with several models, a list.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    r"""Compress a model as a recipe says and write it as a Hugging Face folder.
+    r"""Compress models to a budget, or by a recipe, without a search, and write them as folders.
 
     \b
+    autocompress compress ./my-model --budget 4x --out my-model-small
     autocompress compress ./my-model --recipe recipe.yaml --out my-model-small
+    autocompress compress ./one ./two org/three --budget 4x --out small --jobs 2
 
-    The recipe of every exported folder is its recipe.yaml.
+    A budget is met by one exact allocation; a search tries many and finds better. The recipe of
+    every exported folder is its recipe.yaml. Each folder is loaded again in a fresh process and
+    compared with what was measured. Of several models one that fails does not stop the others; the
+    exit code is then 1 at the end.
     """
     quieten_libraries()
-    from autocompress.api.exporting import compress_by_recipe
-    from autocompress.api.session import TextSettings
-
-    exported = compress_by_recipe(
-        model,
-        recipe,
-        out,
-        texts=TextSettings(data, calibration_data, selection_data, report_data),
-        runs_dir=runs_dir,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        seed=seed,
-        overwrite=overwrite,
-        progress=ConsoleProgress(),
-    )
-    if as_json:
-        print_json(exported.to_dict())
+    if jobs is not None and jobs < 1:
+        raise ConfigurationError("--jobs is too low", got=jobs, wanted="at least 1")
+    arguments = {
+        "recipe": recipe,
+        "budget": budget,
+        "space": space,
+        "data": data,
+        "calibration_data": calibration_data,
+        "report_data": report_data,
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "runs_dir": runs_dir,
+        "seed": seed,
+        "overwrite": overwrite,
+    }
+    if len(models) > 1:
+        _compress_many(models, out, arguments, jobs, skip_existing=skip_existing, as_json=as_json)
     else:
-        show_exported(exported)
+        _compress_one(models[0], out, arguments, skip_existing=skip_existing, as_json=as_json)
+
+
+def _compress_one(
+    model: str, out: Path, arguments: dict[str, Any], *, skip_existing: bool, as_json: bool
+) -> None:
+    from autocompress.api.batch import Job, Outcome
+    from autocompress.api.exporting import is_finished
+    from autocompress.api.functions import compress as run
+
+    if skip_existing and is_finished(out):
+        outcome = Outcome(Job(model, out), "skipped")
+        print_json(outcome.to_dict()) if as_json else _say(f"{out}: finished already, skipped")
+        return
+    report = run(model, out=out, progress=ConsoleProgress(), **arguments).report
+    if as_json:
+        print_json(report.to_dict())
+        return
+    _say(str(report))
+    _say(
+        "",
+        "Use it:",
+        "  import autocompress",
+        f'  model, tokenizer = autocompress.load("{report.folder}")',
+    )
+
+
+def _compress_many(
+    models: list[str],
+    out: Path,
+    arguments: dict[str, Any],
+    jobs: int | None,
+    *,
+    skip_existing: bool,
+    as_json: bool,
+) -> None:
+    from autocompress.api.batch import Job, Outcome, default_jobs, places_for, run_jobs
+    from autocompress.cli.batch_progress import BatchProgress
+
+    every = [Job(model, place, arguments) for model, place in places_for(models, out).items()]
+    left = _check(every, skip_existing=skip_existing)
+    processes = jobs or default_jobs(len(left), arguments["device"])
+    with BatchProgress(left) as watcher:
+        ended = run_jobs(left, processes, watcher, prepare=quieten_libraries)
+    known = {outcome.job.model: outcome for outcome in ended}
+    outcomes = [known.get(job.model) or Outcome(job, "skipped") for job in every]
+    if as_json:
+        print_json([outcome.to_dict() for outcome in outcomes])
+    else:
+        _show(outcomes)
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    for outcome in failed:
+        log.print(f"Error: {outcome.job.model}: {outcome.error}", markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
+    """Find what is left to do, and what is wrong with all jobs alike, before any is started."""
+    from autocompress.api.exporting import is_finished
+    from autocompress.api.target import read_target
+    from autocompress.export.folder import check_free
+
+    arguments = jobs[0].arguments
+    read_target(arguments["recipe"], arguments["budget"], arguments["space"])
+    finished = [job for job in jobs if is_finished(job.out)]
+    if finished and not (skip_existing or arguments["overwrite"]):
+        raise ConfigurationError(
+            f"{len(finished)} of {len(jobs)} models are compressed already",
+            got=", ".join(str(job.out) for job in finished),
+            hint="Leave them out with --skip-existing, or replace them with --overwrite.",
+        )
+    left = [job for job in jobs if not (skip_existing and job in finished)]
+    for job in left:
+        check_free(job.out, arguments["overwrite"])
+    return left
+
+
+def _show(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        if outcome.state == "done":
+            _say(outcome.summary, "")
+        elif outcome.state == "skipped":
+            _say(f"{outcome.job.model}: {outcome.job.out} is finished already, skipped", "")
+    counts = {
+        state: sum(outcome.state == state for outcome in outcomes)
+        for state in ("done", "skipped", "failed")
+    }
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    _say(f"{len(outcomes)} models: {said}")
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

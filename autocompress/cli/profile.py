@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autocompress.cli.options import (
+    RUNS_DIR,
+    CalibrationData,
+    Data,
+    Device,
+    Dtype,
+    RunsDir,
+    Seed,
+    Space,
+    TrustRemoteCode,
+)
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
-from autocompress.cli.search import DATA_HELP
 
 if TYPE_CHECKING:
     from autocompress.api.profiling import Profile
@@ -19,35 +29,20 @@ def profile(
         str | None,
         typer.Argument(help="Folder or hub name of a causal language model; else the bundled one."),
     ] = None,
-    space: Annotated[
-        str, typer.Option("--space", help="Which options to try: a search space.")
-    ] = "default",
-    data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
-    calibration_data: Annotated[
-        str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Of the labels that the calibration draws.")
-    ] = 0,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder of the cache.")] = Path(
-        "runs"
-    ),
+    space: Space = "default",
+    data: Data = None,
+    calibration_data: CalibrationData = None,
+    seed: Seed = 0,
+    runs_dir: RunsDir = RUNS_DIR,
     html: Annotated[
         Path | None,
         typer.Option(
             "--html", help="Where the plot goes.", show_default="profile.html of the runs"
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Device, as torch names it.")] = "cpu",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype", help="float32, bfloat16 or float16; the stored type when left out."
-        ),
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
-    ] = False,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with every option.")
     ] = False,

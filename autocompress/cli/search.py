@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from autocompress.cli.options import (
+    RUNS_DIR,
+    CalibrationData,
+    Data,
+    Device,
+    Dtype,
+    Json,
+    ReportData,
+    RunsDir,
+    Space,
+    TrustRemoteCode,
+)
 from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
-
-DATA_HELP = "A file or hub/name:config:split, cut into three parts; else the bundled texts."
 
 
 def search(
@@ -29,24 +38,14 @@ def search(
             "--model", help="Folder or hub name of a causal language model; else the bundled one."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
-    calibration_data: Annotated[
-        str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
-    ] = None,
+    data: Data = None,
+    calibration_data: CalibrationData = None,
     selection_data: Annotated[
         str | None,
         typer.Option("--selection-data", help="Source of the text that trials are scored on."),
     ] = None,
-    report_data: Annotated[
-        str | None, typer.Option("--report-data", help="Source of the text for the final figures.")
-    ] = None,
-    space: Annotated[
-        str,
-        typer.Option(
-            "--space",
-            help="default, low_rank_only, quantize_only, attention_conservative, or a YAML file.",
-        ),
-    ] = "default",
+    report_data: ReportData = None,
+    space: Space = "default",
     trials: Annotated[
         int | None,
         typer.Option(
@@ -74,9 +73,7 @@ def search(
             "--resume", help="Go on with this study, by its own settings.", metavar="STUDY"
         ),
     ] = None,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")
-    ] = Path("runs"),
+    runs_dir: RunsDir = RUNS_DIR,
     storage: Annotated[
         str | None,
         typer.Option("--storage", help="URL of Optuna's storage; else SQLite in the run folder."),
@@ -88,17 +85,10 @@ def search(
     track: Annotated[
         bool, typer.Option("--track/--no-track", help="Mirror the study into MLflow.")
     ] = True,
-    device: Annotated[str, typer.Option("--device", help="Device, as torch names it.")] = "cpu",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype", help="float32, bfloat16 or float16; the stored type when left out."
-        ),
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
 ) -> None:
     r"""Search for the best plan under a budget, and for the whole front around it.
 

@@ -1,0 +1,176 @@
+"""What ``autocompress.compress`` returns: the model, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+
+from autocompress.api.exporting import Exported
+from autocompress.methods.plan import Plan
+from autocompress.records import Measurement, Skipped
+from autocompress.units import format_bytes
+
+MOST_NAMED = 3  # layers that the summary names as those that lose most
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How one matrix is stored.
+
+    Attributes:
+        name: the layer.
+        role: what it does.
+        shape: ``[out, in]``.
+        method: how it is stored, in words.
+        settings: the same as in a recipe.
+        dense_bytes: what it took.
+        bytes: what it takes.
+        damage: predicted rise of the loss, nats per token.
+        cosine: cosine between the outputs of the dense and the compressed layer on the calibration
+            text.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, int]
+    method: str
+    settings: dict[str, Any]
+    dense_bytes: int
+    bytes: int
+    damage: float
+    cosine: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON or a data frame."""
+        return {**vars(self), "shape": list(self.shape), "settings": dict(self.settings)}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The model before and after, on the same text.
+
+    Attributes:
+        dense_perplexity: of the dense model.
+        measured: what was measured of the compressed one.
+    """
+
+    dense_perplexity: float
+    measured: Measurement
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What a model was compressed to, at what cost.
+
+    Attributes:
+        model: which model it was.
+        source: what it was compressed to: a budget or a recipe.
+        plan: what is stored how.
+        dense_bytes: bytes of all tensors before.
+        bytes: and after.
+        layers: the matrices one by one, in the order of the model.
+        skipped: modules left as they are, with the reason.
+        quality: perplexities on the report text; ``None`` when they were not measured.
+        exported: the folder that was written, if one was.
+    """
+
+    model: str
+    source: str
+    plan: Plan
+    dense_bytes: int
+    bytes: int
+    layers: tuple[LayerReport, ...]
+    skipped: tuple[Skipped, ...]
+    quality: Quality | None = None
+    exported: Exported | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer bytes the model takes."""
+        return self.dense_bytes / self.bytes
+
+    @property
+    def damage(self) -> float:
+        """Predicted rise of the loss, nats per token: the sum over the layers."""
+        return sum(layer.damage for layer in self.layers)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that was written, if one was."""
+        return None if self.exported is None else self.exported.report.folder
+
+    def table(self) -> list[dict[str, Any]]:
+        """The layers as plain mappings: ``pandas.DataFrame(report.table())``."""
+        return [layer.to_dict() for layer in self.layers]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        facts = {
+            "model": self.model,
+            "from": self.source,
+            "plan": self.plan.hash,
+            "recipe": self.plan.to_recipe(),
+            "dense_bytes": self.dense_bytes,
+            "bytes": self.bytes,
+            "ratio": self.ratio,
+            "predicted_damage": self.damage,
+            "layers": self.table(),
+            "skipped": [vars(skipped) for skipped in self.skipped],
+        }
+        if self.quality is not None:
+            measured = self.quality.measured
+            facts |= {
+                "text": measured.text,
+                "tokens": measured.tokens,
+                "dense_perplexity": self.quality.dense_perplexity,
+                "perplexity": measured.perplexity,
+                "kl": measured.kl,
+            }
+        return facts if self.exported is None else facts | self.exported.to_dict()
+
+    def __str__(self) -> str:
+        """A short summary for people."""
+        lines = [
+            f"{self.model}, {self.source}: {self.plan.summary() or 'all kept'}",
+            f"  weights     {format_bytes(self.dense_bytes)} -> {format_bytes(self.bytes)}, "
+            f"{self.ratio:.3g} times less",
+            f"  loss        {self.damage:+.3g} nats a token predicted{self._worst()}",
+        ]
+        if self.quality is None:
+            lines.append("  perplexity  not measured")
+        else:
+            measured = self.quality.measured
+            lines.append(
+                f"  perplexity  {self.quality.dense_perplexity:.4f} -> {measured.perplexity:.4f} "
+                f"on {measured.tokens:,} tokens of the {measured.text} text, "
+                f"KL {measured.kl:.4f} nats a token"
+            )
+        if self.exported is not None:
+            lines.append(
+                f"  written     {self.folder}, loaded again in a fresh process with the same result"
+            )
+        return "\n".join(lines)
+
+    def _worst(self) -> str:
+        worst = sorted(self.layers, key=lambda layer: -layer.damage)[:MOST_NAMED]
+        named = [f"{layer.name} ({layer.damage:.2g})" for layer in worst if layer.damage > 0]
+        return f", most by {', '.join(named)}" if named else ""
+
+
+class Compressed(NamedTuple):
+    """A compressed model and its report: ``model, report = autocompress.compress(...)``.
+
+    Attributes:
+        model: in evaluation mode; ``generate`` and ``save_pretrained`` work.
+        report: what it was compressed to, at what cost.
+    """
+
+    model: PreTrainedModel
+    report: CompressionReport
+
+    def __str__(self) -> str:
+        """The report."""
+        return str(self.report)

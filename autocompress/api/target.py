@@ -1,0 +1,166 @@
+"""What to compress a model to: a recipe, or what one exact allocation gives at a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from autocompress.api.session import Session, read_space
+from autocompress.calibration.menu import Menu
+from autocompress.config.document import Document, read_document
+from autocompress.config.recipe_file import check_recipe, read_recipe
+from autocompress.errors import ConfigurationError
+from autocompress.evaluation.latency import Latency
+from autocompress.methods.plan import Plan
+from autocompress.search.allocator import allocate, choices_of, in_layer_order
+from autocompress.search.corrections import measure_corrections
+from autocompress.search.evaluator import Evaluator
+from autocompress.search.knobs import Knobs
+from autocompress.search.reach import check_reachable
+from autocompress.search.space import Space
+from autocompress.units import Budget
+
+RecipeSource = str | Path | Mapping[str, Any] | Plan
+_UNTIMED = Latency(math.nan, math.nan)  # nothing here is chosen by latency
+
+
+class Target(Protocol):
+    """What to compress to."""
+
+    @property
+    def label(self) -> str:
+        """Say what it is, for the report."""
+
+    def plan_for(self, session: Session) -> Plan:
+        """Make the plan for a model."""
+
+
+@dataclass(frozen=True)
+class RecipeTarget:
+    """A finished plan.
+
+    Attributes:
+        label: see ``Target``.
+        plan: the plan as it was given.
+        document: the file that it was read from, for messages.
+    """
+
+    label: str
+    plan: Plan
+    document: Document
+
+    def plan_for(self, session: Session) -> Plan:
+        """Fit the plan to a model; modes that miss a matrix become the nearest that fit.
+
+        Raises:
+            RecipeFileError: it belongs to another model.
+        """
+        checked = check_recipe(
+            self.plan, session.workbench.inventory.layers, document=self.document
+        )
+        for notice in checked.notices:
+            session.progress.note(notice)
+        return checked.plan
+
+
+@dataclass(frozen=True)
+class BudgetTarget:
+    """A limit of bytes, met by one exact allocation.
+
+    Attributes:
+        label: see ``Target``.
+        budget: the limit.
+        space: the options to choose from.
+    """
+
+    label: str
+    budget: Budget
+    space: Space
+
+    def plan_for(self, session: Session) -> Plan:
+        """Allocate on predicted damages, then once more on damages corrected by measurement.
+
+        These are the first two trials of a search. Of the two plans the one that diverges less from
+        the dense model on the calibration text is taken.
+
+        Raises:
+            BudgetUnreachable: no plan can be as small; said before anything is computed.
+        """
+        inventory = session.workbench.inventory
+        self.space.check(inventory.layers)
+        limit = self.budget.limits(inventory.dense_bytes, 1.0).memory_bytes
+        check_reachable(self.space, inventory, limit)
+        menu = session.menu(self.space)
+        room = (inventory.dense_bytes if limit is None else limit) - inventory.rest_bytes
+        predicted = self._allocated(session, menu, Knobs(measured=0.0), room)
+        tokens = session.settings.correction_tokens
+        if tokens == 0:
+            return predicted
+        text = session.scored_text("calibration", tokens)
+        evaluator = Evaluator(session.workbench, session.build, _UNTIMED)
+        corrections = measure_corrections(
+            evaluator, menu, predicted, text, session.cache, session.builder.key, session.progress
+        )
+        corrected = self._allocated(session, menu, Knobs(), room, corrections)
+        if corrected == predicted:
+            return predicted
+        with session.progress.task("Comparing two allocations"):
+            return min(
+                (corrected, predicted), key=lambda plan: _rank(evaluator.divergence(plan, text))
+            )
+
+    def _allocated(
+        self,
+        session: Session,
+        menu: Menu,
+        knobs: Knobs,
+        room: int,
+        corrections: Mapping[str, float] | None = None,
+    ) -> Plan:
+        layers = session.workbench.inventory.layers
+        blocks = max((spec.depth for spec in layers if spec.depth is not None), default=-1) + 1
+        groups = [[spec.name for spec in tied] for tied in self.space.tied(layers)]
+        choices = choices_of(menu, knobs.scorer(blocks, corrections), groups)
+        return in_layer_order(allocate(choices, room), [spec.name for spec in layers])
+
+
+def _rank(divergence: float) -> float:
+    return divergence if math.isfinite(divergence) else math.inf
+
+
+def read_target(recipe: RecipeSource | None, budget: str | None, space: str) -> Target:
+    """Read what to compress to, before any work is done.
+
+    Args:
+        recipe: a file, its content as a mapping, or a plan.
+        budget: most bytes of the stored model.
+        space: what may be chosen from under a budget, by name or file.
+
+    Raises:
+        ConfigurationError: both of recipe and budget or neither, or one that cannot be read.
+    """
+    if (recipe is None) == (budget is None):
+        raise ConfigurationError(
+            "what to compress to is not clear",
+            got="neither a recipe nor a budget" if budget is None else "a recipe and a budget",
+            wanted="one of them",
+            hint="Give a recipe (a file, a mapping, a Plan), or a budget such as 4x.",
+        )
+    if budget is not None:
+        return BudgetTarget(f"at most {budget}", Budget.parse(budget), read_space(space))
+    if isinstance(recipe, Plan):
+        return RecipeTarget(f"plan {recipe.hash}", recipe, Document(Path("plan")))
+    if isinstance(recipe, Mapping):
+        document = Document(Path("mapping"), dict(recipe))
+        return RecipeTarget("by a recipe", read_recipe(document).plan, document)
+    if isinstance(recipe, str | Path):
+        document = read_document(Path(recipe).expanduser())
+        return RecipeTarget(f"recipe {recipe}", read_recipe(document).plan, document)
+    raise ConfigurationError(
+        "the recipe is nothing that can be read",
+        got=type(recipe).__name__,
+        wanted="the path of a YAML file, a mapping like its content, or a Plan",
+    )

@@ -1,0 +1,45 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="A file or hub/name:config:split, cut into three parts; else the bundled texts.",
+    ),
+]
+CalibrationData = Annotated[
+    str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
+]
+ReportData = Annotated[
+    str | None, typer.Option("--report-data", help="Source of the text for the final figures.")
+]
+Space = Annotated[
+    str,
+    typer.Option(
+        "--space",
+        help="default, low_rank_only, quantize_only, attention_conservative, or a YAML file.",
+    ),
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")]
+Device = Annotated[str, typer.Option("--device", help="Device, as torch names it.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, bfloat16 or float16; the stored type when left out."),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the labels that the calibration draws.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a model that is already there.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+RUNS_DIR = Path("runs")

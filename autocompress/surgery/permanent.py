@@ -1,0 +1,92 @@
+"""Compresses a model in memory for good: as if it had been exported and loaded again."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.surgery.quantizer import (
+    QUANT_METHOD,
+    AutocompressConfig,
+    AutocompressQuantizer,
+    _forget_ties,
+)
+from autocompress.surgery.workbench import Build, Workbench
+
+
+def compressed_copy(workbench: Workbench, plan: Plan, build: Build) -> PreTrainedModel:
+    """Return the model with a plan applied; the model of the workbench stays dense.
+
+    The modules are copied, the tensors are not: what is not compressed is shared by both models.
+
+    Args:
+        workbench: holds the dense model.
+        plan: layers that it keeps, or does not name, stay as they are.
+        build: makes the compressed matrix of a layer by a method.
+
+    Raises:
+        RecipeError: the plan names a layer that the model lacks.
+    """
+    dense = workbench.model
+    assert isinstance(dense, PreTrainedModel)
+    before = _parameter_names(dense)
+    with workbench.applied(plan, build):
+        tensors = {id(tensor): tensor for tensor in chain(dense.parameters(), dense.buffers())}
+        compressed = copy.deepcopy(dense, tensors)
+    _adopt(compressed, plan, str(dense.dtype), before - _parameter_names(compressed))
+    return compressed
+
+
+def compress_(workbench: Workbench, plan: Plan, build: Build) -> PreTrainedModel:
+    """Put a plan into the model of a workbench itself, and return that model.
+
+    The dense matrices are freed once nothing else refers to them, the workbench included, which is
+    of no use afterwards.
+
+    Args:
+        workbench: see ``compressed_copy``.
+        plan: see ``compressed_copy``.
+        build: see ``compressed_copy``.
+    """
+    model = workbench.model
+    assert isinstance(model, PreTrainedModel)
+    before, dtype = _parameter_names(model), str(model.dtype)
+    _take_over(model, compressed_copy(workbench, plan, build))
+    _adopt(model, plan, dtype, before - _parameter_names(model))
+    return model
+
+
+def _take_over(model: nn.Module, compressed: nn.Module) -> None:
+    """Move the modules that are of another kind in the compressed model to their places."""
+    for name, theirs in list(compressed.named_children()):
+        own = model.get_submodule(name)
+        if type(own) is type(theirs):
+            _take_over(own, theirs)
+        else:
+            model.register_module(name, theirs)
+
+
+def _adopt(model: Any, plan: Plan, dtype: str, gone: set[str]) -> None:
+    """Let a model be what ``from_pretrained`` makes of an exported folder.
+
+    ``save_pretrained`` then writes a folder that loads again. The type is that of the dense model:
+    the first tensor of the compressed one may be a scale of another.
+    """
+    config = AutocompressConfig(plan.to_recipe(), dtype.removeprefix("torch."))
+    quantizer = AutocompressQuantizer(config)
+    quantizer._stored = tuple(name for name, method in plan.items() if method != Keep())
+    model.hf_quantizer = quantizer
+    model.is_quantized = True
+    model.quantization_method = QUANT_METHOD
+    model.config.quantization_config = config
+    _forget_ties(model, gone)
+
+
+def _parameter_names(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_parameters(remove_duplicate=False)}
