@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -16,6 +18,7 @@ from tests.mixed_plans import builder
 from tests.moe_models import make_moe
 
 RANK, WIDTH, LAYERS = 6, 16, 2  # width: two key-value heads of eight
+ANGLES = 8  # four cosines and four sines a token, once for all layers
 
 
 def _low_rank(model, method=None, roles=(Role.KEY, Role.VALUE)):
@@ -52,10 +55,10 @@ def test_decoding_gives_the_same_logits(family, tiny_model, ids):
         cache = LatentCache.for_model(model)
         assert_close(_step_by_step(model, cache, ids), usual, rtol=1e-4, atol=1e-4)
     assert cache.get_seq_length() == 14
-    keys = WIDTH if family != "opt" else RANK
     held = [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
-    heads, width = (1, keys) if family == "opt" else (2, 8)
-    assert held == [((2, heads, 14, width), (2, 1, 14, RANK))] * LAYERS
+    assert held[:LAYERS] == [((2, 1, 14, RANK), (2, 1, 14, RANK))] * LAYERS
+    angles = [] if family == "opt" else [((2, 1, 14, ANGLES // 2),) * 2]
+    assert held[LAYERS:] == angles
 
 
 def test_bfloat16_loses_no_more_than_the_usual_cache(tiny_model, ids):
@@ -86,8 +89,8 @@ def test_a_sliding_window(ids):
         usual = _step_by_step(model, DynamicCache(config=model.config), ids)
         cache = LatentCache.for_model(model)
         assert_close(_step_by_step(model, cache, ids), usual, rtol=1e-4, atol=1e-4)
-    assert [layer.values.shape[-2] for layer in cache.layers] == [15, 28]
-    assert {layer.values.shape[-1] for layer in cache.layers} == {RANK}
+    held = [(layer.keys.shape[2:], layer.values.shape[2:]) for layer in cache.layers]
+    assert held == [((15, RANK),) * 2, ((28, RANK),) * 2, ((28, ANGLES // 2),) * 2]
 
 
 @pytest.mark.parametrize(
@@ -105,18 +108,18 @@ def test_generation(options, tiny_llama, ids):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_are_those_that_the_cache_holds(dtype, tiny_model, ids):
     for family, whole, latent in (
-        ("llama", 2 * WIDTH, WIDTH + RANK),
-        ("opt", 2 * 32, 2 * RANK),
-        ("gpt2", 2 * 32, 2 * 32),
+        ("llama", 4 * WIDTH, 4 * RANK + ANGLES),
+        ("opt", 4 * 32, 4 * RANK),
+        ("gpt2", 4 * 32, 4 * 32),
     ):
         model = tiny_model(family, dtype)
-        assert cache_bytes_per_token(model) == LAYERS * whole * dtype.itemsize
+        assert cache_bytes_per_token(model) == whole * dtype.itemsize
         with _low_rank(model):
             cache = LatentCache.for_model(model)
             _step_by_step(model, cache, ids)
             held = sum(each.nbytes for layer in cache.layers for each in (layer.keys, layer.values))
             assert cache_bytes_per_token(model) == held / ids.numel()
-            assert held / ids.numel() == LAYERS * latent * dtype.itemsize
+            assert held / ids.numel() == latent * dtype.itemsize
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,15 @@ def test_one_layer_alone(tiny_model, ids):
     assert [layer.values.shape[1:] for layer in cache.layers] == [(2, 14, 8), (1, 14, RANK)]
 
 
+def test_angles_that_take_more_than_keys_save_leave_the_keys_whole(tiny_llama):
+    name, whole = "model.layers.1.self_attn.k_proj", cache_bytes_per_token(tiny_llama)
+    workbench = Workbench(tiny_llama)
+    for rank, saved in ((WIDTH - ANGLES, 0), (WIDTH - ANGLES - 1, 1)):
+        with workbench.applied(Plan.of({name: Svd(rank)}), builder(workbench)):
+            assert cache_bytes_per_token(tiny_llama) == whole - 4 * saved
+            assert (LatentCache.if_smaller(tiny_llama) is not None) is bool(saved)
+
+
 def test_normalised_keys_and_low_rank_matrices_elsewhere_stay_out_of_it():
     model = make_moe("qwen3_moe")
     with _low_rank(model, roles=(Role.KEY, Role.QUERY, Role.OUTPUT, Role.DOWN)):
@@ -163,10 +175,31 @@ def test_models_that_cache_nothing(tiny_model):
     assert LatentCache.if_smaller(torch.nn.Linear(2, 2)) is None
 
 
-def test_looking_leaves_no_hooks(tiny_llama):
+def test_a_copied_cache_goes_its_own_way(tiny_llama, ids):
+    """As prompts that are read once and continued in several ways."""
     with _low_rank(tiny_llama):
-        LatentCache.for_model(tiny_llama)
-        assert not any(module._forward_hooks for module in tiny_llama.modules())
+        usual = _step_by_step(tiny_llama, DynamicCache(), ids)
+        cache = LatentCache.for_model(tiny_llama)
+        _step_by_step(tiny_llama, cache, ids[:, :8])
+        twin = copy.deepcopy(cache)
+        _step_by_step(tiny_llama, cache, ids[:, 8:].flip(1), prompt=1)
+        with torch.no_grad():
+            again = tiny_llama(input_ids=ids[:, 8:], past_key_values=twin).logits
+    assert_close(again, usual[:, 8:], rtol=1e-4, atol=1e-4)
+    assert (twin.get_seq_length(), cache.get_seq_length()) == (14, 14)
+
+
+def test_the_model_is_listened_to_as_long_as_the_cache_lives(tiny_llama):
+    def hooks():
+        return sum(len(module._forward_hooks) for module in tiny_llama.modules())
+
+    with _low_rank(tiny_llama):
+        cache_bytes_per_token(tiny_llama)
+        assert hooks() == 0
+        cache = LatentCache.for_model(tiny_llama)
+        assert hooks() == 1
+        del cache
+        assert hooks() == 0
 
 
 def test_a_subspace_keeps_what_lies_in_it_even_if_its_factor_is_ill_conditioned():
