@@ -13,7 +13,7 @@ from autocompress.numerics.trellis import TRELLIS_BITS
 from autocompress.search.families.base import Family, Ranks
 from autocompress.search.families.codes import WHOLE_ROW, QuantizeFamily, TrellisFamily
 from autocompress.search.families.low_rank import SvdFamily
-from autocompress.search.families.tensors import Modes, TensorTrainFamily, TuckerFamily
+from autocompress.search.families.tensors import CpFamily, Modes, TensorTrainFamily, TuckerFamily
 
 SMALLEST_GROUP = 2
 
@@ -145,6 +145,14 @@ class TuckerKeys(_TensorKeys):
         return TuckerFamily(**self.arguments())
 
 
+class CpKeys(_TensorKeys):
+    """``methods.cp``."""
+
+    def family(self) -> Family:
+        """Frozen form."""
+        return CpFamily(**self.arguments())
+
+
 class MethodsKeys(Strict):
     """``methods``."""
 
@@ -154,6 +162,7 @@ class MethodsKeys(Strict):
     svd: SvdKeys | None = None
     tensor_train: TensorTrainKeys | None = None
     tucker: TuckerKeys | None = None
+    cp: CpKeys | None = None
 
     def families(self) -> tuple[Family, ...]:
         """Frozen form."""

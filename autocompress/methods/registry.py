@@ -7,6 +7,7 @@ from typing import Any
 
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
+from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
@@ -15,7 +16,7 @@ from autocompress.methods.trellis import Trellis
 from autocompress.methods.tucker import Tucker
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Keep, Quantize, Trellis, Svd, TensorTrain, Tucker)
+    method.name: method for method in (Keep, Quantize, Trellis, Svd, TensorTrain, Tucker, Cp)
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor
@@ -147,7 +147,7 @@ def refine(
 
     L-BFGS over all cores at once (Nocedal 1980). The damage and its slope by the matrix, ``S D G``,
     take two products of the matrix's size, and the chain rule does the rest. Each core is
-    transformed by the inverse roots of its environment at the start, so that every direction
+    transformed by the inverse factors of its environment at the start, so that every direction
     changes the whitened matrix alike; alternating least squares does the same exactly, core after
     core, but got less far in as many products on trained matrices.
 
@@ -197,7 +197,7 @@ def _minimise(
     least: float | None = None
     best: list[Tensor] | None = None
 
-    @torch.enable_grad()  # type: ignore[untyped-decorator]
+    @torch.enable_grad()
     def closure() -> float:
         nonlocal least, best
         matrix = matrix_of(points)
@@ -212,26 +212,26 @@ def _minimise(
             least, best = damage, [point.detach().clone() for point in points]
         return damage
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return best
 
 
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Root and inverse root of an environment ``[n, n]``, fp32; weak directions are raised."""
-    values, vectors = torch.linalg.eigh(gram.double())
-    largest = float(values[-1])
-    if not largest > 0:
-        identity = torch.eye(len(gram), dtype=torch.float32, device=gram.device)
-        return identity, identity
-    values = values.clamp_min(0) + LEAST_ENVIRONMENT * largest
-    return (
-        ((vectors * values.sqrt()) @ vectors.T).float(),
-        ((vectors * values.rsqrt()) @ vectors.T).float(),
-    )
+    """Cholesky factor ``L`` of an environment ``[n, n]`` and its inverse; weak directions raised.
+
+    A core times ``L`` changes the matrix by as much as it is long.
+    """
+    identity = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+    floor = LEAST_ENVIRONMENT * float(gram.norm())
+    if not 0 < floor < inf:
+        return identity.float(), identity.float()
+    factor = torch.linalg.cholesky(gram.double() + floor * identity)
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return factor.float(), inverse.float()
 
 
 def _along(core: Tensor, matrices: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """Multiply dimensions of a core by symmetric matrices."""
+    """Multiply dimensions of a core from the right by matrices ``[n, n]``."""
     for dim, matrix in matrices:
         core = torch.tensordot(core, matrix, dims=([dim], [0])).movedim(-1, dim)
     return core

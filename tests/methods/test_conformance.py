@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
 from autocompress.methods.base import MatrixProblem, Method
+from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.registry import METHODS, method_from_dict
@@ -40,8 +41,9 @@ EXAMPLES: dict[str, list[Method | str]] = {
     # The modes depend on the shape: (order, rank, bits).
     "tensor_train": ["2 4 0", "3 5 8", "3 4 4"],
     "tucker": ["2 4 0", "2 3 8", "3 3 4"],
+    "cp": ["2 24 0", "3 40 8", "1 16 4"],
 }
-UNIFORM = {"tensor_train": TensorTrain.uniform, "tucker": Tucker.uniform}
+UNIFORM = {"tensor_train": TensorTrain.uniform, "tucker": Tucker.uniform, "cp": Cp.uniform}
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ def test_constant_matrices_are_stored(case: Case, constant: float) -> None:
     problem = problem_of(case.spec, metric=metric_for(case.spec))
     problem.weight.fill_(constant)
     dense = case.method.build(problem).to_dense()
-    coarse = getattr(case.method, "bits", 0) == 4 and case.method.name in ("tensor_train", "tucker")
+    coarse = getattr(case.method, "bits", 0) == 4 and case.method.name in UNIFORM
     # 4-bit noise in vectors that are not needed adds up over the cores; of a trellis the levels
     # within reach change from element to element.
     share = 8.0 if case.method.name == "trellis" else 0.5 if coarse else 0.05

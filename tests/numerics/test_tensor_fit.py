@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from autocompress.numerics.cp import CpForm
 from autocompress.numerics.kronecker import gram_roots, root_whitening
 from autocompress.numerics.metric import Metric
 from autocompress.numerics.svd import decompose
@@ -22,6 +23,7 @@ FORMS = [
     TrainForm((5, 6), (4, 3, 5), (3, 3, 4)),
     TuckerForm((3, 5, 4, 3), **MODES),
     TuckerForm((12, 3, 4), (60,), (6, 6)),
+    CpForm((40,), **MODES),
 ]
 METRICS = {"linear": linear_metric(*SHAPE), "tied embedding": embedding_metric(*SHAPE)}
 

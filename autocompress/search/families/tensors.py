@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from autocompress.methods.base import Method
+from autocompress.methods.cp import Cp
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
+from autocompress.numerics.cp import cp_rank_limit
 from autocompress.numerics.shapes import (
     balanced_modes,
     matrix_train_limits,
@@ -50,11 +52,11 @@ class Modes:
 
 @dataclass(frozen=True)
 class _TensorFamily(Family):
-    """What tensor trains and Tucker share.
+    """What tensor trains, Tucker and CP share.
 
     Attributes:
         ranks: fractions are of the largest rank of each bond (tensor train) or of each mode
-            (Tucker).
+            (Tucker), or of the rank that takes as many numbers as the matrix (CP).
         orders: numbers of modes of rows and of columns, split automatically.
         modes: explicit splits, corrected to the nearest fit.
         bits: of the stored cores; 0 keeps them in the matrix's dtype.
@@ -104,3 +106,17 @@ class TuckerFamily(_TensorFamily):
         for modes in self.splits(spec):
             for ranks, bits in itertools.product(self.ranks.within(modes.sides), self.bits):
                 yield Tucker(ranks, modes.rows, modes.columns, bits)
+
+
+class CpFamily(_TensorFamily):
+    """A sum of outer products."""
+
+    name: ClassVar[str] = Cp.name
+
+    def candidates(self, spec: LayerSpec) -> Iterator[Method]:
+        """Yield every combination."""
+        for modes in self.splits(spec):
+            sizes = modes.rows + modes.columns
+            largest = min(cp_rank_limit(sizes), spec.parameters // sum(sizes))
+            for (rank,), bits in itertools.product(self.ranks.within((largest,)), self.bits):
+                yield Cp(rank, modes.rows, modes.columns, bits)
