@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
-import torch
 from torch import Tensor
 
 from autocompress.errors import MethodError
 from autocompress.layers.trellis import TrellisMatrix
-from autocompress.methods.base import MatrixProblem, Method, torch_dtype, whole_number
-from autocompress.numerics.feedback import inverse_factor
+from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
+from autocompress.methods.shared_work import columns_of, feedback_of, gram_label
 from autocompress.numerics.packing import pack
 from autocompress.numerics.rounding import group_length
+from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.trellis import TRELLIS_BITS, encode, find_scales
 from autocompress.records import LayerSpec
 
@@ -28,15 +28,18 @@ class Trellis(Method):
     Attributes:
         bits: bits of a code: 4, 3, 2 or 1.
         group_size: neighbours in a row that share a scale; 0 for the whole row.
+        gram: how far to trust the calibrated Gram matrix of the inputs.
     """
 
     bits: int
     group_size: int = 0
+    gram: GramKind = "full"
     name: ClassVar[str] = "trellis"
 
     def __post_init__(self) -> None:
         whole_number(self.name, "bits", self.bits, allowed=TRELLIS_BITS)
         whole_number(self.name, "group_size", self.group_size, least=0)
+        one_of(self.name, "gram", self.gram, get_args(GramKind))
 
     def check(self, spec: LayerSpec) -> None:
         """The group size must divide the row.
@@ -61,18 +64,17 @@ class Trellis(Method):
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Code the columns one by one, each jointly, with error feedback between them."""
-        weight, columns = problem.weight32.cpu(), problem.metric.columns.cpu().float()
-        diagonal = columns if columns.ndim == 1 else columns.diagonal()
+        weight, columns = problem.weight32.cpu(), columns_of(problem, self.gram).cpu()
+        importance = columns if columns.ndim == 1 else columns.diagonal()
         groups = weight.shape[1] // group_length(weight.shape[1], self.group_size)
-        scale = find_scales(weight, groups, diagonal)
-        order = torch.argsort(diagonal, descending=True, stable=True)
+        scale = find_scales(weight, groups, importance)
+        feedback = feedback_of(problem, self.gram)
         codes = encode(
             weight,
             scale,
             self.bits,
             rows=problem.metric.rows.cpu(),
-            order=order,
-            factor=_feedback(columns, order),
+            feedback=None if feedback is None else feedback.to("cpu"),
         )
         device = problem.weight.device
         return {
@@ -86,11 +88,5 @@ class Trellis(Method):
         return f"{self.bits} bit trellis"
 
     def __str__(self) -> str:
-        return f"trellis {self.bits} bit " + (f"g{self.group_size}" if self.group_size else "row")
-
-
-def _feedback(columns: Tensor, order: Tensor) -> Tensor | None:
-    if columns.ndim == 1:
-        return None
-    factor = inverse_factor(columns[order][:, order])
-    return None if factor is None else (factor / factor.diagonal()[:, None]).float()
+        group = f"g{self.group_size}" if self.group_size else "row"
+        return f"trellis {self.bits} bit {group}{gram_label(self.gram)}"

@@ -19,6 +19,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from autocompress.numerics.feedback import Feedback
 from autocompress.numerics.metric import trace
 from autocompress.numerics.rounding import in_groups
 
@@ -120,22 +121,22 @@ class Encoder:
         self.codes = torch.zeros(self.columns.shape, dtype=torch.uint8)
         self.values = torch.zeros_like(self.columns)
 
-    def round_with_feedback(self, factor: Tensor | None, order: Tensor) -> None:
+    def round_each(self) -> None:
+        """Code every column as if they did not interact."""
+        for column, targets in enumerate(self.columns):
+            self._code(column, targets)
+
+    def round_with_feedback(self, feedback: Feedback) -> None:
         """Code one column after the other; those not yet coded make up for the error of each.
 
-        As in ``numerics.feedback``, with a column's codes chosen jointly.
-
-        Args:
-            factor: upper Cholesky factor ``[in, in]`` of the inverse Gram matrix in this order, its
-                rows divided by the diagonal; ``None`` for columns that do not interact.
-            order: column indices ``[in]``.
+        As ``numerics.feedback.round_with_feedback``, with a column's codes chosen jointly.
         """
-        rest = self.columns[order]
-        for place, column in enumerate(order.tolist()):
+        rest = self.columns[feedback.order]
+        for place, column in enumerate(feedback.order.tolist()):
             self._code(column, rest[place])
-            if factor is not None and place + 1 < len(order):
+            if place + 1 < len(rest):
                 error = rest[place] - self.values[column]
-                rest[place + 1 :].addr_(factor[place, place + 1 :], error, alpha=-1)
+                rest[place + 1 :].addr_(feedback.factor[place, place + 1 :], error, alpha=-1)
 
     def _code(self, column: int, targets: Tensor) -> None:
         """Choose the codes of a column for its targets ``[out]``."""
@@ -167,8 +168,7 @@ def encode(
     bits: int,
     *,
     rows: Tensor,
-    order: Tensor,
-    factor: Tensor | None,
+    feedback: Feedback | None = None,
 ) -> Tensor:
     """Choose codes for a matrix with given scales.
 
@@ -177,8 +177,7 @@ def encode(
         scale: fp16 ``[out, groups]``.
         bits: bits of a code.
         rows: Gram matrix ``[out, out]`` of the output gradients, or its diagonal ``[out]``.
-        order: column indices ``[in]``, the dearest first.
-        factor: see ``Encoder.round_with_feedback``.
+        feedback: in the Gram matrix of the columns; ``None`` for columns that do not interact.
 
     Returns:
         uint8 ``[out, in]``.
@@ -187,5 +186,8 @@ def encode(
     if not trace(rows) > 0:
         weights = torch.ones_like(weights)
     encoder = Encoder(weight, scale, bits, weights)
-    encoder.round_with_feedback(factor, order)
+    if feedback is None:
+        encoder.round_each()
+    else:
+        encoder.round_with_feedback(feedback)
     return encoder.codes.T.contiguous()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autocompress.numerics.feedback import inverse_factor
+from autocompress.numerics.feedback import Feedback
 from autocompress.numerics.rounding import find_grid
 from autocompress.numerics.trellis import (
     CHAIN_ROWS,
@@ -33,14 +33,8 @@ def encoded(weight: Tensor, bits: int, groups: int = 1, gram: Tensor | None = No
     count = weight.shape[1]
     importance = torch.ones(count) if gram is None else gram.diagonal()
     scale = find_scales(weight, groups, importance)
-    order = torch.argsort(importance, descending=True, stable=True)
-    factor = None
-    if gram is not None:
-        upper = inverse_factor(gram[order][:, order])
-        assert upper is not None
-        factor = (upper / upper.diagonal()[:, None]).float()
-    rows = torch.ones(weight.shape[0])
-    codes = encode(weight, scale, bits, rows=rows, order=order, factor=factor)
+    feedback = None if gram is None else Feedback.of(gram)
+    codes = encode(weight, scale, bits, rows=torch.ones(weight.shape[0]), feedback=feedback)
     assert codes.dtype == torch.uint8
     assert int(codes.max()) < 2**bits
     return dequantize(codes, scale, bits)
@@ -103,7 +97,7 @@ def test_rows_that_matter_are_coded_better() -> None:
     rows = torch.ones(256)
     rows[::2] = 50
     scale = find_scales(weight, 1, torch.ones(8))
-    codes = encode(weight, scale, 2, rows=rows, order=torch.arange(8), factor=None)
+    codes = encode(weight, scale, 2, rows=rows)
     error = (dequantize(codes, scale, 2) - weight).square().mean(1)
     assert error[::2].mean() < 0.7 * error[1::2].mean()
 
