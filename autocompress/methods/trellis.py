@@ -64,23 +64,18 @@ class Trellis(Method):
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Code the columns one by one, each jointly, with error feedback between them."""
-        weight, columns = problem.weight32.cpu(), columns_of(problem, self.gram).cpu()
+        weight, columns = problem.weight32, columns_of(problem, self.gram)
         importance = columns if columns.ndim == 1 else columns.diagonal()
         groups = weight.shape[1] // group_length(weight.shape[1], self.group_size)
         scale = find_scales(weight, groups, importance)
-        feedback = feedback_of(problem, self.gram)
         codes = encode(
             weight,
             scale,
             self.bits,
-            rows=problem.metric.rows.cpu(),
-            feedback=None if feedback is None else feedback.to("cpu"),
+            rows=problem.metric.rows,
+            feedback=feedback_of(problem, self.gram),
         )
-        device = problem.weight.device
-        return {
-            "table.codes": pack(codes, self.bits).to(device),
-            "table.scales": scale.to(device),
-        }
+        return {"table.codes": pack(codes, self.bits), "table.scales": scale}
 
     @property
     def form(self) -> str:

@@ -131,12 +131,13 @@ class Encoder:
 
         As ``numerics.feedback.round_with_feedback``, with a column's codes chosen jointly.
         """
-        rest = self.columns[feedback.order]
-        for place, column in enumerate(feedback.order.tolist()):
+        order, factor = feedback.order.cpu(), feedback.factor.cpu()
+        rest = self.columns[order]
+        for place, column in enumerate(order.tolist()):
             self._code(column, rest[place])
             if place + 1 < len(rest):
                 error = rest[place] - self.values[column]
-                rest[place + 1 :].addr_(feedback.factor[place, place + 1 :], error, alpha=-1)
+                rest[place + 1 :].addr_(factor[place, place + 1 :], error, alpha=-1)
 
     def _code(self, column: int, targets: Tensor) -> None:
         """Choose the codes of a column for its targets ``[out]``."""
@@ -173,7 +174,7 @@ def encode(
     """Choose codes for a matrix with given scales.
 
     Args:
-        weight: ``[out, in]`` in fp32, on the CPU.
+        weight: ``[out, in]`` in fp32; the codes are found on the CPU, wherever it is.
         scale: fp16 ``[out, groups]``.
         bits: bits of a code.
         rows: Gram matrix ``[out, out]`` of the output gradients, or its diagonal ``[out]``.
@@ -185,9 +186,9 @@ def encode(
     weights = rows.float() if rows.ndim == 1 else rows.float().diagonal()
     if not trace(rows) > 0:
         weights = torch.ones_like(weights)
-    encoder = Encoder(weight, scale, bits, weights)
+    encoder = Encoder(weight.cpu(), scale.cpu(), bits, weights.cpu())
     if feedback is None:
         encoder.round_each()
     else:
         encoder.round_with_feedback(feedback)
-    return encoder.codes.T.contiguous()
+    return encoder.codes.T.contiguous().to(weight.device)
