@@ -32,7 +32,7 @@ from autocompress.search.space import Space
 from autocompress.surgery.loading import LoadedModel, is_exported, load_model
 from autocompress.surgery.workbench import Workbench
 
-STATISTICS_VERSION = 4  # raise it when what is collected changes
+STATISTICS_VERSION = 5  # raise it when what is collected changes
 
 
 @dataclass(frozen=True)

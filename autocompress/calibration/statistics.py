@@ -48,6 +48,19 @@ class GramSum:
         self.total = part if self.total is None else self.total.add_(part)
         self.vectors += ids.numel()
 
+    def frequencies(self) -> Tensor:
+        """How often each index is to be expected, ``[n]``, after ``add_counts``.
+
+        The chance that the next one is new is the share of those seen once (Good 1953); it is
+        spread over all, since most of a vocabulary does not occur in a calibration text and later
+        does.
+        """
+        counts = self.mean(1)
+        if not self.vectors:
+            return counts
+        new = float((counts == 1).sum()) / self.vectors
+        return (1 - new) * counts / self.vectors + new / self.size
+
     def borrow(self, others: list[GramSum]) -> None:
         """Take the mean over the vectors of others for one vector of its own."""
         totals = [other.total for other in others if other.total is not None]
@@ -97,7 +110,7 @@ class Use:
         Gradients are divided by all tokens, so that a matrix used twice a token counts twice, and
         one of an expert by the share of the tokens that are routed to it.
         """
-        inputs = self.inputs.mean(self.inputs.vectors)
+        inputs = self.inputs.frequencies() if self.lookup else self.inputs.mean(self.inputs.vectors)
         gradients = self.gradients.mean(tokens)
         if self.gradients.vectors == 0 and self.inputs.vectors:
             # A model without a loss: every output counts the same.
