@@ -39,17 +39,23 @@ class Latency:
 class DecodeTimer:
     """Times greedy decoding with whatever weights the model holds at that moment.
 
-    It decodes with the cache that is the smallest for them (``LatentCache``).
-
     Args:
         model: causal language model in eval mode.
         prompt_ids: ``[n]`` int64, read before the timed tokens; ``prompt_of`` makes one.
         tokens: timed tokens of one round.
+        make_cache: makes an empty cache for the model, or ``None`` for its usual one; the smallest
+            that the weights allow when left out.
     """
 
-    def __init__(self, model: Any, prompt_ids: Tensor, tokens: int = ROUND_TOKENS) -> None:
-        self.model = model
-        self.tokens = tokens
+    def __init__(
+        self,
+        model: Any,
+        prompt_ids: Tensor,
+        tokens: int = ROUND_TOKENS,
+        *,
+        make_cache: Callable[[Any], Any] = LatentCache.if_smaller,
+    ) -> None:
+        self.model, self.tokens, self.make_cache = model, tokens, make_cache
         self.device = next(model.parameters()).device
         self.prompt_ids = prompt_ids.to(self.device)[None]
 
@@ -60,7 +66,7 @@ class DecodeTimer:
             ModelError: the model gives no cache to decode with.
         """
         with torch.inference_mode():
-            cache = LatentCache.if_smaller(self.model)
+            cache = self.make_cache(self.model)
             state = self.model(input_ids=self.prompt_ids, past_key_values=cache, use_cache=True)
             if getattr(state, "past_key_values", None) is None:
                 raise ModelError(

@@ -23,7 +23,7 @@ from transformers.cache_utils import DynamicLayer
 
 from autocompress.layers.low_rank import LowRankMatrix
 from autocompress.surgery.cache_layout import CachedStates, CacheLayout, cache_layout
-from autocompress.surgery.rotary import Rotation
+from autocompress.surgery.rotary import Rotation, back
 
 Turning = tuple[Tensor, Tensor] | None  # cosines and sines [batch, 1, tokens, angles] of some keys
 
@@ -49,14 +49,17 @@ class Subspace:
         self.rotation = rotation
 
     def coordinates(self, states: Tensor, turning: Turning = None) -> Tensor:
-        """Take ``states [batch, heads, tokens, head]`` to ``[batch, 1, tokens, r]``."""
-        dtype = states.dtype
+        """Take ``states [batch, heads, tokens, head]`` to ``[batch, 1, tokens, r]``.
+
+        ``turning`` turns them back.
+        """
+        wide = states.float()
         if self.rotation is not None and turning is not None:
-            states = self.rotation.undo(states, *turning)
-        vectors = states.transpose(1, 2).flatten(2).float()
+            wide = self.rotation.turn(wide, *turning)
+        vectors = wide.transpose(1, 2).flatten(2)
         if self._shift is not None:
-            vectors = vectors - self._shift.float()
-        return (vectors @ self._wide.T).to(dtype).unsqueeze(1)
+            vectors = vectors - self._shift
+        return (vectors @ self._wide.T).to(states.dtype).unsqueeze(1)
 
     def states(self, coordinates: Tensor, heads: int, turning: Turning = None) -> Tensor:
         """Take ``coordinates [batch, 1, tokens, r]`` to ``[batch, heads, tokens, head]``."""
@@ -91,6 +94,7 @@ class LatentCache(DynamicCache):  # type: ignore[misc,no-any-unimported,unused-i
         # The angles are layers of their own, so that what is done to all layers (reordering beams,
         # cropping) is done to them. The first layer that uses them adds those of new tokens.
         self._angles: dict[Rotation, int] = {}
+        self._back: dict[Rotation, Turning] = {}  # what turns the newest keys back
         self._first: dict[int, Rotation] = {}
         for index, (keys, _) in self._subspaces.items():
             rotation = keys.rotation if keys is not None else None
@@ -135,20 +139,15 @@ class LatentCache(DynamicCache):  # type: ignore[misc,no-any-unimported,unused-i
 
     def _add_angles(self, rotation: Rotation, batch: int) -> None:
         cos, sin = (each.expand(batch, -1, -1, -1) for each in rotation.newest())
+        self._back[rotation] = back(cos, sin)
         held: Any = self.layers[self._angles[rotation]]
         held.update(cos, sin)
-
-    def _turning(self, subspace: Subspace, start: int, stop: int | None) -> Turning:
-        """The angles of some tokens, counted from the newest."""
-        if subspace.rotation is None:
-            return None
-        held: Any = self.layers[self._angles[subspace.rotation]]
-        return held.keys[..., start:stop, :], held.values[..., start:stop, :]
 
     def _reduced(self, states: Tensor, subspace: Subspace | None) -> Tensor:
         if subspace is None:
             return states
-        return subspace.coordinates(states, self._turning(subspace, -states.shape[-2], None))
+        rotation = subspace.rotation
+        return subspace.coordinates(states, self._back[rotation] if rotation else None)
 
     def _rebuilt(self, kept: Tensor, subspace: Subspace | None, new: Tensor) -> Tensor:
         """All states, from the coordinates of all and the states of the newest, at hand already."""
@@ -157,9 +156,12 @@ class LatentCache(DynamicCache):  # type: ignore[misc,no-any-unimported,unused-i
             return kept
         if tokens == newest:
             return new
-        turning = self._turning(subspace, -tokens, -newest)
-        past = subspace.states(kept[..., : tokens - newest, :], new.shape[1], turning)
-        return torch.cat([past, new], dim=-2)
+        past, turning = slice(-tokens, -newest), None
+        if subspace.rotation is not None:
+            held: Any = self.layers[self._angles[subspace.rotation]]
+            turning = held.keys[..., past, :], held.values[..., past, :]
+        states = subspace.states(kept[..., past, :], new.shape[1], turning)
+        return torch.cat([states, new], dim=-2)
 
 
 def cache_bytes_per_token(model: nn.Module) -> int | None:

@@ -61,8 +61,8 @@ def turn_halves(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         sin: like ``cos``.
     """
     size = cos.shape[-1]
-    a, b, rest = states.split([size, size, states.shape[-1] - 2 * size], dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
+    a, b = states[..., :size], states[..., size : 2 * size]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, states[..., 2 * size :]], dim=-1)
 
 
 def turn_neighbours(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -117,14 +117,15 @@ class Rotation:
         cos, sin = (self.distinct(table).unsqueeze(1) for table in self.source.latest)
         return cos, sin
 
-    def undo(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate ``states [batch, heads, tokens, head]`` back, in fp32.
 
-        The angles' cosines and sines may be scaled by a common factor (YaRN), which is undone too.
-        """
-        cos, sin = cos.float(), sin.float()
-        norm = cos.square() + sin.square()
-        return self.turn(states.float(), cos / norm, -sin / norm)
+def back(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, in fp32, that undo a turn by the given ones ``[..., angles]``.
+
+    They may be scaled by a common factor (YaRN), which is undone too.
+    """
+    cos, sin = cos.float(), sin.float()
+    norm = cos.square() + sin.square()
+    return cos / norm, -sin / norm
 
 
 def find_rotation(before: Tensor, after: Tensor, sources: Iterable[Angles]) -> Rotation | None:

@@ -93,8 +93,10 @@ def test_low_rank_values_are_decoded_with_a_latent_cache(tiny_llama: Any) -> Non
     plan = Plan.of({"model.layers.0.self_attn.v_proj": Svd(4)})
     with workbench.applied(plan, builder(workbench)):
         timer.times()
-    assert isinstance(caches[-1], LatentCache)
-    assert caches[-1].get_seq_length() == 8 + WARM_UP_TOKENS + 2
+        assert isinstance(caches[-1], LatentCache)
+        assert caches[-1].get_seq_length() == 8 + WARM_UP_TOKENS + 2
+        DecodeTimer(tiny_llama, prompt_of(tiny_llama, 8), 2, make_cache=lambda _: None).times()
+    assert not isinstance(caches[-1], LatentCache)
 
 
 def test_a_slower_model_is_seen_to_be_slower(tiny_model: Callable[..., Any]) -> None:
