@@ -19,7 +19,8 @@ from autocompress.methods.base import (
     whole_number,
     whole_numbers,
 )
-from autocompress.methods.folding import Part, check_modes, check_ranks, folded_label, store_fitted
+from autocompress.methods.core_fitting import Part, store_fitted
+from autocompress.methods.folding import check_modes, check_ranks, folded_label
 from autocompress.numerics.shapes import balanced_modes, tucker_rank_limits
 from autocompress.numerics.tucker import TuckerForm
 from autocompress.records import LayerSpec
