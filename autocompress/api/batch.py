@@ -133,7 +133,7 @@ def run_jobs(
     processes: int,
     watcher: Watcher,
     *,
-    prepare: Callable[[], None] = lambda: None,
+    prepare: Callable[[], None] | None = None,
 ) -> list[Outcome]:
     """Compress models, so many at a time, and give the outcomes in the order of the jobs.
 
@@ -191,7 +191,7 @@ class _Worker:
     said: list[Outcome]
 
     @classmethod
-    def start(cls, job: Job, threads: int, prepare: Callable[[], None]) -> _Worker:
+    def start(cls, job: Job, threads: int, prepare: Callable[[], None] | None) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(job, threads, prepare, theirs), daemon=True)
@@ -204,7 +204,7 @@ class _Worker:
         seconds = time.monotonic() - self.started
         try:
             kind, *content = self.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the second when it is killed in the middle of a message
             self.process.join()
             return self.said[0] if self.said else self._broken(seconds)
         if kind == "done":
@@ -231,12 +231,15 @@ class _Worker:
         return Outcome(self.job, "failed", seconds, error=f"{how} before it was done. {hint}")
 
 
-def _work(job: Job, threads: int, prepare: Callable[[], None], connection: Connection) -> None:
+def _work(
+    job: Job, threads: int, prepare: Callable[[], None] | None, connection: Connection
+) -> None:
     """The process of one job."""
     # Ctrl-C reaches every process of a terminal; the one that started this ends it in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    prepare()
+    if prepare is not None:
+        prepare()
     import torch
 
     from autocompress.api.functions import compress

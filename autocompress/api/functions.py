@@ -256,7 +256,8 @@ def compress(
             given.
         data: one source of text, cut into three disjoint parts; see ``search``.
         calibration_data: what to calibrate on: a source of text, a list of texts, or token ids
-            ``[tokens]`` or ``[windows, tokens]``; the bundled text when left out.
+            ``[tokens]`` or ``[windows, tokens]``, read as one sequence; the bundled text when left
+            out.
         report_data: what to measure perplexity on, likewise.
         texts: the sources and how many tokens of each, instead of sources by name.
         seed: of the calibration's labels.

@@ -1,0 +1,17 @@
+"""Scores an exported folder in this process, where what a fresh one costs is not to be tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autocompress.evaluation.scoring import score
+from autocompress.evaluation.windows import Windows
+from autocompress.export.verify import Verification
+from autocompress.surgery.inventory import stored_bytes
+from autocompress.surgery.loading import load_model
+
+
+def score_here(folder: Path, windows: Windows, *, device: str = "cpu") -> Verification:
+    model = load_model(str(folder), device=device).model
+    scored = score(model, windows)
+    return Verification(scored.perplexity, scored.tokens, stored_bytes(model))
