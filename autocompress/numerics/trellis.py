@@ -1,13 +1,14 @@
 """Trellis-coded rounding: each code is read together with those before it.
 
-A code of ``b`` bits shifts into a register of ``STATE_BITS`` bits, and the register's content names
-the value, so that few bits an element choose among ``2**STATE_BITS`` values. It comes within 0.7 dB
-(2 bits) of what rate-distortion theory allows for independent normal numbers, where rounding each
-to its own grid stays 2.8 dB away (Marcellin and Fischer 1990; bit-shift trellises for weights:
-QTIP, Tseng et al. 2024, arXiv 2406.11235). Deviations from QTIP: the registers run down the columns
-of the matrix instead of over tiles, so that error feedback works on single columns and no Hadamard
-rotation is stored or computed; chains start in state 0 instead of biting their tails; the values
-are normal quantiles in a scrambled order instead of a hash of the state.
+A code of ``b`` bits shifts into a register of ``STATE_BITS`` bits, newest codes highest, and the
+register's content names the value, so that few bits an element choose among ``2**STATE_BITS``
+values. It comes within 0.7 dB (2 bits) of what rate-distortion theory allows for independent normal
+numbers, where rounding each to its own grid stays 2.8 dB away (Marcellin and Fischer 1990;
+bit-shift trellises for weights: QTIP, Tseng et al. 2024, arXiv 2406.11235). Deviations from QTIP:
+the registers run down the columns of the matrix instead of over tiles, so that error feedback works
+on single columns and no Hadamard rotation is stored or computed; chains start in state 0 instead of
+biting their tails; the values are normal quantiles in a scrambled order instead of a hash of the
+state.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def states_of(codes: Sequence[Tensor], bits: int) -> Tensor:
     """
     state = torch.zeros_like(codes[0], dtype=torch.int32)
     for age, code in enumerate(codes):
-        state |= code.int() << (age * bits)
-    return state.bitwise_and_(2**STATE_BITS - 1)
+        shift = STATE_BITS - bits * (age + 1)
+        state |= code.int() << shift if shift >= 0 else code.int() >> -shift
+    return state
 
 
 def dequantize(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -141,8 +143,9 @@ class Encoder:
 
     def _code(self, column: int, targets: Tensor) -> None:
         """Choose the codes of a column for its targets ``[out]``."""
-        from autocompress.numerics.viterbi import cheapest_path  # numba takes a while to import
+        from autocompress.numerics.viterbi import path_search  # numba takes a while to import
 
+        search = path_search(self.bits, STATE_BITS)
         scale, table = self.scale[column], levels().numpy()
         weights = self.row_weights * scale.square()
         weights = weights / weights.mean().clamp_min(torch.finfo(torch.float32).tiny)
@@ -152,7 +155,7 @@ class Encoder:
 
         def code(chain: tuple[Tensor, ...]) -> None:
             aim, cost, codes, values = (part.numpy() for part in chain)
-            cheapest_path(aim, cost, table, self.bits, codes, values)
+            search(aim, cost, table, codes, values)
 
         if min(len(chains), torch.get_num_threads()) == 1:
             for chain in chains:

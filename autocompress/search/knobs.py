@@ -35,6 +35,8 @@ class Knobs:
             the inverse.
         factorised: multiplies damages of the forms that cut ranks.
         two_bit: multiplies damages of codes of 2 bits and fewer.
+        distrust: divides damages of forms fitted in shrunk or diagonal Gram matrices. Predicted by
+            the full ones they are never the better, whatever they are on other text.
     """
 
     measured: float = 1.0
@@ -45,6 +47,7 @@ class Knobs:
     slope: float = 0.0
     factorised: float = 1.0
     two_bit: float = 1.0
+    distrust: float = 1.0
 
     @classmethod
     def suggest(cls, trial: Suggests) -> Knobs:
@@ -58,6 +61,7 @@ class Knobs:
             slope=trial.suggest_float("slope", -0.5, 0.5),
             factorised=trial.suggest_float("factorised", 1.0, 16.0, log=True),
             two_bit=trial.suggest_float("two_bit", 0.5, 2.0, log=True),
+            distrust=trial.suggest_float("distrust", 1.0, 4.0, log=True),
         )
 
     def scorer(self, blocks: int, corrections: Mapping[str, float] | None = None) -> Scorer:
@@ -94,4 +98,6 @@ class Scorer:
     def _form(self, option: Option) -> float:
         weight = self.knobs.factorised if option.method.factorised else 1.0
         few_bits = not option.method.factorised and (option.method.code_bits or 16) <= 2
-        return weight * self.knobs.two_bit if few_bits else weight
+        weight *= self.knobs.two_bit if few_bits else 1.0
+        cautious = getattr(option.method, "gram", "full") != "full"
+        return weight / self.knobs.distrust if cautious else weight

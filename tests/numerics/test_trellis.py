@@ -17,7 +17,7 @@ from autocompress.numerics.trellis import (
     find_scales,
     levels,
 )
-from autocompress.numerics.viterbi import cheapest_path
+from autocompress.numerics.viterbi import path_search
 
 # Mean squared error of normal numbers: 4 ** -bits is the rate-distortion bound, and the least that
 # levels chosen one by one reach is that of Lloyd and Max (Max 1960, table I).
@@ -60,7 +60,7 @@ def test_a_path_is_the_best_of_all(bits: int) -> None:
     targets = np.random.default_rng(bits).standard_normal(count).astype(np.float32)
     weights = np.linspace(0.5, 2, count, dtype=np.float32)
     codes, values = np.zeros(count, np.uint8), np.zeros(count, np.float32)
-    cheapest_path(targets, weights, levels().numpy(), bits, codes, values)
+    path_search(bits, STATE_BITS)(targets, weights, levels().numpy(), codes, values)
     every = torch.cartesian_prod(*[torch.arange(2**bits)] * count).T.to(torch.uint8)
     read = dequantize(every, torch.ones(count, 1, dtype=torch.float16), bits)
     costs = torch.from_numpy(weights)[:, None] * (torch.from_numpy(targets)[:, None] - read) ** 2
@@ -76,7 +76,7 @@ def test_a_code_reaches_no_further_than_its_chain_and_memory(bits: int) -> None:
     base = dequantize(codes, scale, bits)
     for row in (3, CHAIN_ROWS - 1):
         changed = codes.clone()
-        changed[row] = 1
+        changed[row] = 2**bits - 1
         differs = (dequantize(changed, scale, bits) != base).flatten().nonzero().flatten().tolist()
         last = min(row + chain_memory(bits), CHAIN_ROWS - 1 if row < CHAIN_ROWS else len(codes))
         assert differs == list(range(row, last + 1))

@@ -56,8 +56,10 @@ def test_the_exponent_bends_damages():
 
 
 def test_forms_have_their_own_factors():
-    knobs = Knobs(factorised=8.0, two_bit=2.0)
+    knobs = Knobs(factorised=8.0, two_bit=2.0, distrust=4.0)
     assert score(knobs, method=Quantize(2)) == 0.5
+    assert score(knobs, method=Quantize(4, gram="shrunk")) == 0.0625
+    assert score(knobs, method=Svd(8, gram="diagonal")) == 0.5
     assert score(knobs, method=Quantize(3)) == 0.25
     assert score(knobs, method=Keep()) == 0.25
     assert score(knobs, method=Svd(8)) == 2.0
@@ -113,6 +115,7 @@ RANGES = {
     "slope": (-0.5, 0.5),
     "factorised": (1.0, 16.0),
     "two_bit": (0.5, 2.0),
+    "distrust": (1.0, 4.0),
 }
 
 
