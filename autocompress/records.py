@@ -48,7 +48,8 @@ class LayerSpec:
     """One compressible matrix ``[out, in]``.
 
     Attributes:
-        name: path of the module that owns the matrix, as in ``model.named_modules()``.
+        name: path of the module that owns the matrix, as in ``model.named_modules()``; for experts
+            in one tensor its name and the number of the expert.
         role: what it does.
         kind: which module holds it.
         out_features: rows of the matrix; for an embedding the vocabulary.

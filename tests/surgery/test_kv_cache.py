@@ -105,6 +105,19 @@ def test_generation(options, tiny_llama, ids):
         assert torch.equal(latent, tiny_llama.generate(ids[:1], **options))
 
 
+def test_generation_for_a_padded_batch(tiny_llama, ids):
+    """Positions, and so the angles of the keys, differ between the texts of a batch."""
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": mask}
+    with _low_rank(tiny_llama):
+        cache = LatentCache.for_model(tiny_llama)
+        latent = tiny_llama.generate(ids, past_key_values=cache, **options)
+        assert torch.equal(latent, tiny_llama.generate(ids, **options))
+    cosines = cache.layers[LAYERS].keys
+    assert not torch.equal(cosines[0], cosines[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_are_those_that_the_cache_holds(dtype, tiny_model, ids):
     for family, whole, latent in (
