@@ -7,12 +7,14 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from autocompress.config.schema import Strict, one_of
+from autocompress.methods.sparse import Pattern
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.svd import MetricKind
 from autocompress.numerics.trellis import TRELLIS_BITS
 from autocompress.search.families.base import Family, Ranks
 from autocompress.search.families.codes import WHOLE_ROW, QuantizeFamily, TrellisFamily
 from autocompress.search.families.low_rank import SvdFamily
+from autocompress.search.families.sparse import SparseFamily
 from autocompress.search.families.tensors import CpFamily, Modes, TensorTrainFamily, TuckerFamily
 
 SMALLEST_GROUP = 2
@@ -24,6 +26,18 @@ def _fraction(value: object) -> object:
             "a share with a decimal point, more than 0.0 and at most 1.0 "
             "(whole ranks go under `ranks`)"
         )
+    return value
+
+
+def _share(value: object) -> object:
+    if not isinstance(value, float) or not 0 < value < 1:
+        raise ValueError("a share with a decimal point, between 0.0 and 1.0")
+    return value
+
+
+def _pattern(value: object) -> object:
+    if value not in get_args(Pattern):  # without quotes 2:4 is 2 minutes and 4 seconds in YAML
+        raise ValueError('"2:4" (with its quotes) or unstructured')
     return value
 
 
@@ -39,8 +53,10 @@ MetricName = Annotated[MetricKind, one_of(*get_args(MetricKind))]
 CodeBits = Annotated[int, one_of(*PACKED_BITS)]
 TrellisBits = Annotated[int, one_of(*TRELLIS_BITS)]
 FactorBits = Annotated[int, one_of(8, 4, none=0)]
+SparsePattern = Annotated[Pattern, BeforeValidator(_pattern)]
 GroupSize = Annotated[int, BeforeValidator(_group_size)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
+Share = Annotated[float, BeforeValidator(_share)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -65,6 +81,24 @@ class TrellisKeys(Strict):
     def family(self) -> Family:
         """Frozen form."""
         return TrellisFamily(tuple(self.bits), tuple(self.group_sizes))
+
+
+class SparseKeys(Strict):
+    """``methods.sparse``."""
+
+    patterns: list[SparsePattern] = Field(min_length=1)
+    densities: list[Share] = Field(default=[], min_length=1)
+    bits: list[FactorBits] = Field(default=[0], min_length=1)
+
+    @model_validator(mode="after")
+    def _density_where_it_is_free(self) -> Self:
+        if ("unstructured" in self.patterns) != bool(self.densities):
+            raise ValueError("`densities` with the unstructured pattern, and only with it")
+        return self
+
+    def family(self) -> Family:
+        """Frozen form."""
+        return SparseFamily(tuple(self.patterns), tuple(self.densities), tuple(self.bits))
 
 
 class _RankKeys(Strict):
@@ -159,6 +193,7 @@ class MethodsKeys(Strict):
     keep: bool = True
     quantize: QuantizeKeys | None = None
     trellis: TrellisKeys | None = None
+    sparse: SparseKeys | None = None
     svd: SvdKeys | None = None
     tensor_train: TensorTrainKeys | None = None
     tucker: TuckerKeys | None = None

@@ -10,13 +10,15 @@ from autocompress.methods.base import Method
 from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
+from autocompress.methods.sparse import Sparse
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
 from autocompress.methods.tucker import Tucker
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Keep, Quantize, Trellis, Svd, TensorTrain, Tucker, Cp)
+    method.name: method
+    for method in (Keep, Quantize, Trellis, Sparse, Svd, TensorTrain, Tucker, Cp)
 }
 
 
