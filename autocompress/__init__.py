@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it, imported on first use (PEP 562).
 _PUBLIC = {
-    "compress": "autocompress.api.functions",
+    "compress": "autocompress.api.compressing",
     "evaluate": "autocompress.api.evaluating",
     "front": "autocompress.api.functions",
     "load": "autocompress.surgery.loading",

@@ -71,3 +71,13 @@ def test_the_words_of_the_command_line_are_those_of_the_function():
 
     words = set(inspect.signature(search).parameters) - {"texts", "progress"}
     assert words == set(inspect.signature(command).parameters) - {"as_json"}
+
+
+def test_what_compress_takes_beyond_the_command_line_is_for_models_in_memory():
+    from autocompress.api.compressing import compress
+    from autocompress.cli.compress import compress as command
+
+    in_memory = {"model", "tokenizer", "inplace", "measure", "texts", "progress"}
+    several = {"models", "jobs", "skip_existing", "as_json"}
+    words = set(inspect.signature(compress).parameters) - in_memory
+    assert words == set(inspect.signature(command).parameters) - several

@@ -242,7 +242,7 @@ def _work(
         prepare()
     import torch
 
-    from autocompress.api.functions import compress
+    from autocompress.api.compressing import compress
 
     torch.set_num_threads(threads)
     try:

@@ -1,21 +1,32 @@
-"""``autocompress.compress``: a session and a target become a compressed model and a report."""
+"""``autocompress.compress``: a model and a target become a compressed model and a report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from autocompress.api.exporting import write_folder
-from autocompress.api.in_memory import MissingTokenizer
+from autocompress.api.in_memory import (
+    Content,
+    MissingTokenizer,
+    kept_in,
+    own_content,
+    session_in_memory,
+)
 from autocompress.api.report import Compressed, CompressionReport, LayerReport, Quality
-from autocompress.api.session import Session
-from autocompress.api.target import Target
+from autocompress.api.session import Session, TextSettings, one_of, open_session
+from autocompress.api.target import RecipeSource, Target, read_target
 from autocompress.calibration.menu import judge
+from autocompress.errors import ConfigurationError
 from autocompress.evaluation.latency import describe_device
 from autocompress.evaluation.scoring import check_scorable, score
 from autocompress.evaluation.windows import Windows
+from autocompress.export.folder import check_free
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Measurement
 from autocompress.surgery.permanent import compress_, compressed_copy
 
@@ -35,6 +46,129 @@ class Wish:
     overwrite: bool = False
     measure: bool = True
     inplace: bool = False
+
+
+def compress(
+    model: str | PreTrainedModel | None = None,
+    recipe: RecipeSource | None = None,
+    out: str | Path | None = None,
+    *,
+    budget: str | None = None,
+    space: str = "default",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    inplace: bool = False,
+    measure: bool = True,
+    data: str | None = None,
+    calibration_data: Content | None = None,
+    report_data: Content | None = None,
+    texts: TextSettings | None = None,
+    seed: int = 0,
+    runs_dir: str | Path | None = "runs",
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> Compressed:
+    """Compress a model to a budget, or by a recipe, without a search.
+
+    ``model, report = autocompress.compress(model, budget="4x", tokenizer=tokenizer)``
+
+    Under a budget the plan is one exact allocation, corrected once by what each layer costs inside
+    the compressed model; a search tries many more.
+
+    Args:
+        model: a causal language model in memory, or a folder or hub name of one; the bundled one
+            when left out.
+        recipe: a file, its content as a mapping, or a plan.
+        out: a folder to write as well; it is then loaded again in a fresh process and compared.
+        budget: most bytes of the stored model: ``4x``, ``25%``, ``1.6MB``.
+        space: what may be chosen from under a budget: a search space by name, or a YAML file.
+        tokenizer: of a model in memory; not needed when the data are token ids.
+        inplace: change the given model itself. By default it stays as it is, and what is returned
+            is another model that shares with it the tensors that are not compressed. A model that
+            is loaded by name is nobody else's, and is always changed itself.
+        measure: measure perplexity before and after on the report text; always when ``out`` is
+            given.
+        data: one source of text, cut into three disjoint parts; see ``search``.
+        calibration_data: what to calibrate on: a source of text, a list of texts, or token ids
+            ``[tokens]`` or ``[windows, tokens]``, read as one sequence; the bundled text when left
+            out.
+        report_data: what to measure perplexity on, likewise.
+        texts: the sources and how many tokens of each, instead of sources by name.
+        seed: of the calibration's labels.
+        runs_dir: folder of the cache, from which another budget takes seconds; ``None`` keeps
+            nothing.
+        device: where to load a model by name; ``cpu`` when left out.
+        dtype: type to load a model by name in; as stored when left out.
+        trust_remote_code: let code that comes with a hub model run.
+        overwrite: whether a model in ``out`` may be replaced.
+        progress: told how far things are.
+
+    Returns:
+        The compressed model in evaluation mode, and the report: plan, bytes, predicted damage,
+        perplexities, layers. ``print(report)`` sums it up.
+
+    Raises:
+        BudgetUnreachable: no plan can be as small as the budget; the message says what can be
+            reached.
+        RecipeError: the recipe is malformed or belongs to another model.
+        ModelError: the model cannot be loaded, has no weights, or is compressed already.
+        DataError: a text that cannot be used, or texts without a tokenizer.
+        ConfigurationError: recipe and budget both or neither; ``out`` in use.
+        StorageError: ``out`` cannot be written, or does not load as what was measured.
+    """
+    target = read_target(recipe, budget, space)
+    wish = Wish(None if out is None else Path(out), overwrite, measure, inplace)
+    if wish.out is not None:
+        check_free(wish.out, overwrite)
+    named, own = own_content({"calibration": calibration_data, "report": report_data})
+    sources = TextSettings(data, named.get("calibration"), None, named.get("report"))
+    settings = one_of(texts, sources)
+    with kept_in(runs_dir) as folder:
+        if isinstance(model, PreTrainedModel):
+            _refuse(
+                "the model is loaded already",
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
+            if wish.out is not None and tokenizer is None:
+                raise ConfigurationError(
+                    "a folder is to be written without a tokenizer",
+                    wanted="tokenizer=, which goes into the folder with the model",
+                    hint="Or write the model alone: model.save_pretrained(folder).",
+                )
+            with session_in_memory(
+                model, tokenizer, settings, own, folder, progress=progress, seed=seed
+            ) as session:
+                return compress_session(session, target, wish)
+        if not isinstance(model, str | Path | None):
+            raise ConfigurationError(
+                "this is no model to compress",
+                got=type(model).__name__,
+                wanted="a transformers PreTrainedModel, a folder, or a name on the hub",
+            )
+        _refuse("the tokenizer comes with a model by name", tokenizer=tokenizer)
+        session = open_session(
+            None if model is None else str(model),
+            settings,
+            folder,
+            device=device or "cpu",
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+            seed=seed,
+            own=own,
+        )
+        return compress_session(session, target, replace(wish, inplace=True))
+
+
+def _refuse(reason: str, **given: object) -> None:
+    """Refuse arguments that would have no effect."""
+    named = [name for name, value in given.items() if value]
+    if named:
+        raise ConfigurationError(reason, got=f"{', '.join(named)}=", hint="Leave it out.")
 
 
 def compress_session(session: Session, target: Target, wish: Wish) -> Compressed:

@@ -6,7 +6,7 @@ Search, profile, compress and export start from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from autocompress.calibration.cache import Cache, content_key, tensor_key
 from autocompress.calibration.menu import Menu, build_menu
 from autocompress.calibration.statistics import collect_statistics, from_tensors, to_tensors
 from autocompress.config.space_file import load_space
-from autocompress.errors import ModelError
+from autocompress.errors import ConfigurationError, ModelError
 from autocompress.evaluation.corpus import PARTS, Texts, check_disjoint, load_texts, token_ids
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows, context_length
@@ -60,6 +60,26 @@ class TextSettings:
     report_tokens: int = 24_576
     correction_tokens: int = 4_096
     context: int = 2_048
+
+
+def one_of(texts: TextSettings | None, sources: TextSettings) -> TextSettings:
+    """The settings of the texts, where not both they and sources are given.
+
+    Raises:
+        ConfigurationError: both are.
+    """
+    if texts is None:
+        return sources
+    names = [field.name for field in fields(sources)]
+    named = [name for name in names if name.endswith("data") and getattr(sources, name) is not None]
+    if named:
+        raise ConfigurationError(
+            "the texts are named twice",
+            got=f"texts and {', '.join(named)}",
+            wanted="one of them",
+            hint=f"Put the sources into texts: TextSettings({named[0]}=...).",
+        )
+    return texts
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def compress(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="Folders or hub names of dense models; autocompress-demo is bundled.",
         ),
     ],
@@ -51,7 +51,7 @@ def compress(
         typer.Option(
             "--jobs",
             help="Models at a time, each in its own process.",
-            show_default="models or cores, at most 4; 1 on an accelerator",
+            show_default="1 for each model, as far as cores go, at most 4; 1 on an accelerator",
         ),
     ] = None,
     skip_existing: Annotated[
@@ -110,8 +110,8 @@ def _compress_one(
     model: str, out: Path, arguments: dict[str, Any], *, skip_existing: bool, as_json: bool
 ) -> None:
     from autocompress.api.batch import Job, Outcome
+    from autocompress.api.compressing import compress as run
     from autocompress.api.exporting import is_finished
-    from autocompress.api.functions import compress as run
 
     if skip_existing and is_finished(out):
         outcome = Outcome(Job(model, out), "skipped")

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from autocompress.api import batch, functions
+from autocompress.api import batch, compressing
 from autocompress.cli.main import main
 from autocompress.export import verify
 from tests.api.verifying import score_here
@@ -68,7 +68,7 @@ def no_work(monkeypatch):
         raise AssertionError("this should have been refused before")
 
     monkeypatch.setattr(batch, "run_jobs", refuse)
-    monkeypatch.setattr(functions, "open_session", refuse)
+    monkeypatch.setattr(compressing, "open_session", refuse)
 
 
 @pytest.mark.parametrize("models", [["dense"], ["dense", "org/other"]])
