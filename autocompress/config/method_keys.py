@@ -7,13 +7,15 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from autocompress.config.schema import Strict, one_of
+from autocompress.methods.quantize_plus_low_rank import CORRECTOR_BITS
 from autocompress.methods.sparse import Pattern
 from autocompress.numerics.packing import PACKED_BITS
+from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.svd import MetricKind
 from autocompress.numerics.trellis import TRELLIS_BITS
 from autocompress.search.families.base import Family, Ranks
 from autocompress.search.families.codes import WHOLE_ROW, QuantizeFamily, TrellisFamily
-from autocompress.search.families.low_rank import SvdFamily
+from autocompress.search.families.low_rank import QuantizePlusLowRankFamily, SvdFamily
 from autocompress.search.families.sparse import SparseFamily
 from autocompress.search.families.tensors import CpFamily, Modes, TensorTrainFamily, TuckerFamily
 
@@ -52,6 +54,8 @@ def _group_size(value: object) -> object:
 MetricName = Annotated[MetricKind, one_of(*get_args(MetricKind))]
 CodeBits = Annotated[int, one_of(*PACKED_BITS)]
 TrellisBits = Annotated[int, one_of(*TRELLIS_BITS)]
+CorrectorBits = Annotated[int, one_of(*CORRECTOR_BITS)]
+GramName = Annotated[GramKind, one_of(*get_args(GramKind))]
 FactorBits = Annotated[int, one_of(8, 4, none=0)]
 SparsePattern = Annotated[Pattern, BeforeValidator(_pattern)]
 GroupSize = Annotated[int, BeforeValidator(_group_size)]
@@ -66,10 +70,13 @@ class QuantizeKeys(Strict):
     bits: list[CodeBits] = Field(min_length=1)
     group_sizes: list[GroupSize] = Field(min_length=1)
     symmetric: list[bool] = Field(default=[False], min_length=1)
+    grams: list[GramName] = Field(default=["full"], min_length=1)
 
     def family(self) -> Family:
         """Frozen form."""
-        return QuantizeFamily(tuple(self.bits), tuple(self.group_sizes), tuple(self.symmetric))
+        return QuantizeFamily(
+            tuple(self.bits), tuple(self.group_sizes), tuple(self.symmetric), tuple(self.grams)
+        )
 
 
 class TrellisKeys(Strict):
@@ -122,10 +129,34 @@ class SvdKeys(_RankKeys):
     """``methods.svd``."""
 
     metrics: list[MetricName] = Field(default=["two_sided"], min_length=1)
+    grams: list[GramName] = Field(default=["full"], min_length=1)
 
     def family(self) -> Family:
         """Frozen form."""
-        return SvdFamily(self.typed_ranks(), tuple(self.metrics), tuple(self.bits))
+        return SvdFamily(
+            self.typed_ranks(), tuple(self.metrics), tuple(self.bits), tuple(self.grams)
+        )
+
+
+class QuantizePlusLowRankKeys(_RankKeys):
+    """``methods.quantize_plus_low_rank``."""
+
+    bits: list[CodeBits] = Field(min_length=1)
+    group_sizes: list[GroupSize] = Field(min_length=1)
+    factor_bits: list[CorrectorBits] = Field(default=[8], min_length=1)
+    symmetric: list[bool] = Field(default=[False], min_length=1)
+    grams: list[GramName] = Field(default=["full"], min_length=1)
+
+    def family(self) -> Family:
+        """Frozen form."""
+        return QuantizePlusLowRankFamily(
+            tuple(self.bits),
+            tuple(self.group_sizes),
+            self.typed_ranks(),
+            tuple(self.factor_bits),
+            tuple(self.symmetric),
+            tuple(self.grams),
+        )
 
 
 class ModesKeys(Strict):
@@ -193,6 +224,7 @@ class MethodsKeys(Strict):
     keep: bool = True
     quantize: QuantizeKeys | None = None
     trellis: TrellisKeys | None = None
+    quantize_plus_low_rank: QuantizePlusLowRankKeys | None = None
     sparse: SparseKeys | None = None
     svd: SvdKeys | None = None
     tensor_train: TensorTrainKeys | None = None

@@ -134,7 +134,7 @@ class Method(ABC):
 
         Raises:
             MethodError: the settings do not fit the matrix, or the matrix or its metric has the
-                wrong shape, or holds NaN or infinity.
+                wrong shape, holds NaN or infinity, or cannot be fitted in.
         """
         self.check(problem.spec)
         if problem.spec.bias != (problem.bias is not None):
@@ -147,7 +147,10 @@ class Method(ABC):
         problem.check()
         with torch.device("meta"):
             layer = self.skeleton(problem.spec)
-        tensors = self.fit(problem)
+        try:
+            tensors = self.fit(problem)
+        except MethodError as error:
+            raise error.within(f"layer {problem.spec}, {self}") from error
         if layer.bias is not None and problem.bias is not None:
             tensors = tensors | {"bias": problem.bias.detach().to(layer.bias.dtype)}
         layer.load_state_dict(

@@ -10,6 +10,7 @@ from autocompress.methods.base import Method
 from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
+from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.sparse import Sparse
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
@@ -18,7 +19,17 @@ from autocompress.methods.tucker import Tucker
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (Keep, Quantize, Trellis, Sparse, Svd, TensorTrain, Tucker, Cp)
+    for method in (
+        Keep,
+        Quantize,
+        Trellis,
+        QuantizePlusLowRank,
+        Sparse,
+        Svd,
+        TensorTrain,
+        Tucker,
+        Cp,
+    )
 }
 
 

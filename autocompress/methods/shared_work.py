@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from autocompress.methods.base import MatrixProblem
+from autocompress.numerics.factor_rounding import Rounded
 from autocompress.numerics.feedback import ColumnGrid, Feedback, round_with_feedback
 from autocompress.numerics.metric import Metric
 from autocompress.numerics.refinement import RowTerm, refine_codes, row_terms
 from autocompress.numerics.rounding import Grid, find_grid
 from autocompress.numerics.shrinkage import GramKind, with_grams
+from autocompress.numerics.svd import Whitening
 
 
 def metric_of(problem: MatrixProblem, gram: GramKind) -> Metric:
@@ -58,6 +60,30 @@ def grid_of(
     return find_grid(
         weight, bits=bits, group_size=group_size, symmetric=symmetric, importance=importance
     )
+
+
+def whitening_of(problem: MatrixProblem, gram: GramKind) -> Whitening:
+    """Both Gram matrices, ready for decompositions."""
+    metric, device = metric_of(problem, gram), problem.weight.device
+    return problem.once(
+        ("whitening", gram),
+        lambda: Whitening.of(metric.rows.to(device), metric.columns.to(device)),
+    )
+
+
+def round_grid(
+    problem: MatrixProblem,
+    weight: Tensor,
+    gram: GramKind,
+    *,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+) -> Rounded:
+    """Choose scales for ``weight [out, in]``, and round it on them."""
+    grid = grid_of(problem, weight, gram, bits=bits, group_size=group_size, symmetric=symmetric)
+    (codes,) = round_on(problem, weight, [grid], gram)
+    return grid, codes
 
 
 def round_on(

@@ -8,13 +8,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from autocompress.numerics.metric import Metric, apply_gram, root_and_inverse
+from autocompress.errors import MethodError
+from autocompress.numerics.metric import Metric
+from autocompress.numerics.randomised import randomised_svd
 
 MetricKind = Literal["plain", "input", "two_sided"]
 # Share of the mean diagonal of a Gram matrix that is added to it before its root is taken:
 # directions that the calibration text never excited must still cost something, or the fit would be
 # free to blow them up.
 SHRINKAGE = 1e-3
+# Measured on one core: random projections are faster from this side on, up to this share of it.
+RANDOMISED_SIDE = 256
+RANDOMISED_SHARE = 0.125
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,34 @@ def grams_of(metric: Metric, kind: MetricKind, weight: Tensor) -> tuple[Tensor, 
     return rows, columns
 
 
+@dataclass(frozen=True)
+class Whitening:
+    """Gram matrices in the form that decomposing needs; made once for all changes of a matrix.
+
+    Attributes:
+        rows: factor ``L [out, out]`` with ``rows = L L^T``, or the root ``[out]`` of a diagonal.
+        columns: factor ``K [in, in]`` of the columns, or the root of a diagonal.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, columns: Tensor, *, shrinkage: float = SHRINKAGE) -> Whitening:
+        """Factorise two Gram matrices, or diagonals, after shrinking them; fp64.
+
+        Raises:
+            MethodError: one has negative eigenvalues that are no matter of rounding.
+        """
+        return cls(_factor(shrunk(rows, shrinkage)), _factor(shrunk(columns, shrinkage)))
+
+
 def decompose(
     weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float = SHRINKAGE
 ) -> Spectrum:
     """Decompose ``weight`` so that truncation minimises the damage at every rank.
 
-    Truncation minimises ``tr(rows D columns D^T)`` of the change ``D``. With ``R`` and ``C`` the
-    roots of the two Gram matrices, ``R W C = U S V^T`` truncated and transformed back is the
-    optimum (Eckart and Young 1936, in the metric of the roots; the input side alone is SVD-LLM,
-    Wang et al. 2024, arXiv 2403.07378). Only the thinner side is decomposed: for ``out >= in`` the
-    eigenvectors ``V`` of ``C W^T rows W C`` suffice, since ``W C V_r V_r^T C^-1`` is the same
-    approximation, and tall embeddings cost little. Values below 1e-8 of the largest are lost to
-    rounding. Everything is computed in fp64.
+    See ``decompose_whitened``; both Gram matrices may be diagonals.
 
     Args:
         weight: ``[out, in]``.
@@ -62,15 +83,41 @@ def decompose(
         columns: ``[in, in]``, or its diagonal ``[in]``.
         shrinkage: share of the mean diagonal that is added to both Gram matrices.
     """
+    return decompose_whitened(weight, Whitening.of(rows, columns, shrinkage=shrinkage))
+
+
+def decompose_whitened(
+    weight: Tensor, whitening: Whitening, *, most_rank: int | None = None
+) -> Spectrum:
+    """Decompose ``weight`` so that truncation minimises the damage at every rank.
+
+    Truncation minimises ``tr(rows D columns D^T)`` of the change ``D``. With factors ``rows = L
+    L^T`` and ``columns = K K^T``, ``L^T W K = U S V^T`` truncated and transformed back is the
+    optimum (Eckart and Young 1936, in the metric of the factors; the input side alone is SVD-LLM,
+    Wang et al. 2024, arXiv 2403.07378). Only the thinner side is decomposed: for ``out >= in`` the
+    right vectors ``V`` suffice, since ``W K V_r V_r^T K^-1`` is the same approximation, and tall
+    embeddings cost little. They are eigenvectors, so values below 1e-8 of the largest are lost to
+    rounding, or random projections where few are wanted of many. Everything is in fp64.
+
+    Args:
+        weight: ``[out, in]``.
+        whitening: the metric.
+        most_rank: the largest rank wanted; all when left out.
+    """
     if weight.shape[0] < weight.shape[1]:
-        other = decompose(weight.T, columns, rows, shrinkage=shrinkage)
+        flipped = Whitening(whitening.columns, whitening.rows)
+        other = decompose_whitened(weight.T, flipped, most_rank=most_rank)
         return Spectrum(other.right, other.left, other.values)
-    matrix = weight.double()
-    root, inverse = root_and_inverse(columns, shrinkage=shrinkage)
-    whitened = apply_gram(root, matrix.T).T
-    squares, vectors = torch.linalg.eigh(whitened.T @ apply_gram(shrunk(rows, shrinkage), whitened))
-    values, vectors = squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
-    left, right = (whitened @ vectors).T, apply_gram(inverse, vectors).T
+    half = _times(weight.double(), whitening.columns)
+    whitened = _times(half.T, whitening.rows).T
+    if most_rank is not None and randomised_wins(weight.shape, most_rank):
+        _, values, transposed = randomised_svd(whitened, most_rank)
+        vectors = transposed.T
+    else:
+        squares, vectors = torch.linalg.eigh(whitened.T @ whitened)
+        values = squares.flip(0).clamp_min(0).sqrt()[:most_rank]
+        vectors = vectors.flip(1)[:, :most_rank]
+    left, right = (half @ vectors).T, _solve(vectors.T, whitening.columns)
     balance = (
         right.norm(dim=1) / left.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
     ).sqrt()
@@ -78,6 +125,35 @@ def decompose(
     return Spectrum(
         (left * balance).float().contiguous(), (right / balance).float().contiguous(), values
     )
+
+
+def randomised_wins(shape: tuple[int, ...], rank: int) -> bool:
+    """Whether few singular values of so large a matrix are found faster by random projections."""
+    return min(shape) >= RANDOMISED_SIDE and rank <= RANDOMISED_SHARE * min(shape)
+
+
+def _factor(gram: Tensor) -> Tensor:
+    if gram.ndim == 1:
+        return gram.clamp_min(0).sqrt()
+    lower: Tensor
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if int(failed):
+        raise MethodError(
+            "Gram matrix", got="negative eigenvalues", wanted="a positive semi-definite matrix"
+        )
+    return lower
+
+
+def _times(matrix: Tensor, factor: Tensor) -> Tensor:
+    return matrix * factor if factor.ndim == 1 else matrix @ factor
+
+
+def _solve(matrix: Tensor, factor: Tensor) -> Tensor:
+    """``matrix [n, m]`` times the inverse of a factor."""
+    if factor.ndim == 1:
+        return matrix / factor
+    solution: Tensor = torch.linalg.solve_triangular(factor, matrix, upper=False, left=False)
+    return solution
 
 
 def shrunk(gram: Tensor, shrinkage: float) -> Tensor:

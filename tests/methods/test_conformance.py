@@ -15,6 +15,7 @@ from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
+from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.registry import METHODS, method_from_dict
 from autocompress.methods.sparse import Sparse
 from autocompress.methods.svd import Svd
@@ -38,6 +39,10 @@ EXAMPLES: dict[str, list[Method | str]] = {
         Quantize(2, 0),
     ],
     "trellis": [Trellis(4), Trellis(3, 24), Trellis(2), Trellis(1, 8)],
+    "quantize_plus_low_rank": [
+        QuantizePlusLowRank(2, 8, 4),
+        QuantizePlusLowRank(3, 0, 8, 4, symmetric=True),
+    ],
     "sparse": [
         Sparse("2:4"),
         Sparse("2:4", bits=4),
