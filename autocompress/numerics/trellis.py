@@ -72,18 +72,32 @@ def states_of(codes: Sequence[Tensor], bits: int) -> Tensor:
 
 def dequantize(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Values fp32 of all codes of a matrix, uint8 ``[out, in]``, with scales ``[out, groups]``."""
+    if codes.device.type == "cpu":
+        from autocompress.numerics.trellis_loops import read_codes  # numba imports slowly
+
+        values = torch.empty(codes.shape)
+        read_codes(codes.numpy(), levels().numpy(), bits, CHAIN_ROWS, values.numpy())
+        return _scaled(values, scale)
+    return scaled_levels(states_of(codes_above(codes, bits), bits), scale)
+
+
+def codes_above(codes: Tensor, bits: int) -> list[Tensor]:
+    """The codes of a matrix and those one, two, ... rows above, as far as registers reach."""
     aged = [codes]
     first = torch.arange(codes.shape[0], device=codes.device) % CHAIN_ROWS
     for age in range(1, chain_memory(bits) + 1):
         above = codes.roll(age, 0)
         above[first < age] = 0
         aged.append(above)
-    return scaled_levels(states_of(aged, bits), scale)
+    return aged
 
 
 def scaled_levels(states: Tensor, scale: Tensor) -> Tensor:
     """Values fp32 of states ``[n, in]`` with scales fp16 ``[n, groups]``."""
-    values = levels().to(states.device)[states]
+    return _scaled(levels().to(states.device)[states], scale)
+
+
+def _scaled(values: Tensor, scale: Tensor) -> Tensor:
     return in_groups(values, scale.shape[1]).mul_(scale.float()[..., None]).flatten(-2)
 
 
@@ -143,7 +157,7 @@ class Encoder:
 
     def _code(self, column: int, targets: Tensor) -> None:
         """Choose the codes of a column for its targets ``[out]``."""
-        from autocompress.numerics.viterbi import path_search  # numba takes a while to import
+        from autocompress.numerics.trellis_loops import path_search  # numba imports slowly
 
         search = path_search(self.bits, STATE_BITS)
         scale, table = self.scale[column], levels().numpy()

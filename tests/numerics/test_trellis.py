@@ -12,12 +12,15 @@ from autocompress.numerics.trellis import (
     STATE_BITS,
     TRELLIS_BITS,
     chain_memory,
+    codes_above,
     dequantize,
     encode,
     find_scales,
     levels,
+    scaled_levels,
+    states_of,
 )
-from autocompress.numerics.viterbi import path_search
+from autocompress.numerics.trellis_loops import path_search
 
 # Mean squared error of normal numbers: 4 ** -bits is the rate-distortion bound, and the least that
 # levels chosen one by one reach is that of Lloyd and Max (Max 1960, table I).
@@ -80,6 +83,15 @@ def test_a_code_reaches_no_further_than_its_chain_and_memory(bits: int) -> None:
         differs = (dequantize(changed, scale, bits) != base).flatten().nonzero().flatten().tolist()
         last = min(row + chain_memory(bits), CHAIN_ROWS - 1 if row < CHAIN_ROWS else len(codes))
         assert differs == list(range(row, last + 1))
+
+
+@pytest.mark.parametrize("bits", TRELLIS_BITS)
+def test_the_compiled_loop_reads_what_tensors_read(bits: int) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    codes = torch.randint(2**bits, (CHAIN_ROWS + 30, 6), generator=generator, dtype=torch.uint8)
+    scale = torch.rand(len(codes), 2, generator=generator).half()
+    by_tensors = scaled_levels(states_of(codes_above(codes, bits), bits), scale)
+    torch.testing.assert_close(dequantize(codes, scale, bits), by_tensors, rtol=0, atol=0)
 
 
 def test_feedback_lowers_the_error_in_the_metric() -> None:

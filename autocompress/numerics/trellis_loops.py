@@ -1,4 +1,4 @@
-"""The cheapest path through a bit-shift trellis, compiled for the processor by numba."""
+"""The two loops of trellis codes, compiled for the processor by numba: finding and reading them."""
 
 from __future__ import annotations
 
@@ -76,3 +76,31 @@ def path_search(bits: int, state_bits: int) -> Search:
             state = group * branches + origins[step, group]
 
     return search
+
+
+@njit(cache=True, nogil=True)
+def read_codes(
+    codes: NDArray[np.uint8],
+    levels: NDArray[np.float32],
+    bits: int,
+    chain: int,
+    values: NDArray[np.float32],
+) -> None:
+    """Look up the level of every state that the codes lead to.
+
+    Args:
+        codes: uint8 ``[rows, columns]``; a register runs down each column.
+        levels: fp32 ``[states]``.
+        bits: bits of a code.
+        chain: rows after which the registers start from 0 again.
+        values: fp32 ``[rows, columns]``, written.
+    """
+    rows, columns = codes.shape
+    groups = len(levels) >> bits
+    state = np.zeros(columns, np.int32)
+    for row in range(rows):
+        if row % chain == 0:
+            state[:] = 0
+        for column in range(columns):
+            state[column] = (state[column] >> bits) + codes[row, column] * groups
+            values[row, column] = levels[state[column]]
