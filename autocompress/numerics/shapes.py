@@ -58,6 +58,22 @@ def _most_even(total: int, order: int, least: int = 1) -> tuple[int, ...]:
     return best
 
 
+SMALL_MODE = 2  # of a skewed factorisation
+
+
+def skewed_modes(size: int, order: int) -> tuple[int, ...]:
+    """Fold a side of ``size`` into ``order`` modes, one large and the others of ``SMALL_MODE``.
+
+    Rising; what their product exceeds the size by is padding. With the large mode of the rows first
+    and that of the columns last, a tensor train lies between balanced modes and two thin factors,
+    the train of modes ``(out, 1)`` by ``(1, in)``. Sides too small for that are balanced.
+    """
+    small = SMALL_MODE ** (order - 1)
+    if size < small * SMALL_MODE:
+        return balanced_modes(size, order)
+    return (SMALL_MODE,) * (order - 1) + (-(-size // small),)
+
+
 def nearest_modes(size: int, wanted: tuple[int, ...]) -> tuple[int, ...]:
     """Correct modes whose product misses ``size``: as many, close to those wanted, little padding.
 

@@ -10,6 +10,7 @@ from autocompress.numerics.shapes import (
     balanced_modes,
     fits,
     nearest_modes,
+    skewed_modes,
     train_rank_limits,
     tucker_rank_limits,
 )
@@ -86,3 +87,14 @@ def test_fits(size: int, modes: tuple[int, ...], covers: bool) -> None:
 def test_rank_limits() -> None:
     assert train_rank_limits((4, 6, 5)) == (4, 5)
     assert tucker_rank_limits((2, 3, 50)) == (2, 3, 6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 31, 97, 256, 704, 4099, 50257])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_skewed_modes_fit_every_size(size: int, order: int) -> None:
+    modes = skewed_modes(size, order)
+    assert len(modes) == order
+    assert fits(size, modes)
+    if size >= 2 ** (order + 1):
+        assert modes[:-1] == (2,) * (order - 1)
+        assert math.prod(modes) - size < 2 ** (order - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from autocompress.methods.base import Method
 from autocompress.methods.cp import Cp
@@ -16,10 +16,13 @@ from autocompress.numerics.shapes import (
     balanced_modes,
     matrix_train_limits,
     nearest_modes,
+    skewed_modes,
     tucker_rank_limits,
 )
 from autocompress.records import LayerSpec
 from autocompress.search.families.base import Family, Ranks
+
+Split = Literal["balanced", "skewed"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,13 @@ class Modes:
             nearest_modes(spec.out_features, self.rows),
             nearest_modes(spec.in_features, self.columns),
         )
+
+    @classmethod
+    def of(cls, spec: LayerSpec, order: int, split: Split) -> Modes:
+        """Split a matrix automatically: evenly, or with one large mode a side at opposite ends."""
+        fold = skewed_modes if split == "skewed" else balanced_modes
+        rows, columns = fold(spec.out_features, order), fold(spec.in_features, order)
+        return cls(rows[::-1] if split == "skewed" else rows, columns)
 
     @property
     def bonds(self) -> tuple[int, ...]:
@@ -60,19 +70,19 @@ class _TensorFamily(Family):
         orders: numbers of modes of rows and of columns, split automatically.
         modes: explicit splits, corrected to the nearest fit.
         bits: of the stored cores; 0 keeps them in the matrix's dtype.
+        splits: how ``orders`` split: evenly, or skewed, which is nearer to two thin factors.
     """
 
     ranks: Ranks
     orders: tuple[int, ...] = ()
     modes: tuple[Modes, ...] = ()
     bits: tuple[int, ...] = (0,)
+    splits: tuple[Split, ...] = ("balanced",)
 
-    def splits(self, spec: LayerSpec) -> Iterator[Modes]:
+    def foldings(self, spec: LayerSpec) -> Iterator[Modes]:
         """Yield the ways to split one matrix."""
-        for order in self.orders:
-            yield Modes(
-                balanced_modes(spec.out_features, order), balanced_modes(spec.in_features, order)
-            )
+        for order, split in itertools.product(self.orders, self.splits):
+            yield Modes.of(spec, order, split)
         for modes in self.modes:
             yield modes.fitted(spec)
 
@@ -91,7 +101,7 @@ class TensorTrainFamily(_TensorFamily):
 
     def candidates(self, spec: LayerSpec) -> Iterator[Method]:
         """Yield every combination."""
-        for modes in self.splits(spec):
+        for modes in self.foldings(spec):
             for ranks, bits in itertools.product(self.ranks.within(modes.bonds), self.bits):
                 yield TensorTrain(ranks, modes.rows, modes.columns, bits)
 
@@ -103,7 +113,7 @@ class TuckerFamily(_TensorFamily):
 
     def candidates(self, spec: LayerSpec) -> Iterator[Method]:
         """Yield every combination."""
-        for modes in self.splits(spec):
+        for modes in self.foldings(spec):
             for ranks, bits in itertools.product(self.ranks.within(modes.sides), self.bits):
                 yield Tucker(ranks, modes.rows, modes.columns, bits)
 
@@ -115,7 +125,7 @@ class CpFamily(_TensorFamily):
 
     def candidates(self, spec: LayerSpec) -> Iterator[Method]:
         """Yield every combination."""
-        for modes in self.splits(spec):
+        for modes in self.foldings(spec):
             sizes = modes.rows + modes.columns
             largest = min(cp_rank_limit(sizes), spec.parameters // sum(sizes))
             for (rank,), bits in itertools.product(self.ranks.within((largest,)), self.bits):
