@@ -69,6 +69,18 @@ class Whitening:
         """
         return cls(_factor(shrunk(rows, shrinkage)), _factor(shrunk(columns, shrinkage)))
 
+    def apply(self, weight: Tensor) -> Tensor:
+        """Whiten ``weight [out, in]``: ``L^T W K``, whose squared norm is the damage, in fp64."""
+        return self.apply_rows(self.apply_columns(weight))
+
+    def apply_columns(self, weight: Tensor) -> Tensor:
+        """``W K``."""
+        return _times(weight.double(), self.columns)
+
+    def apply_rows(self, weight: Tensor) -> Tensor:
+        """``L^T W``."""
+        return _times(weight.double().T, self.rows).T
+
 
 def decompose(
     weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float = SHRINKAGE
@@ -108,8 +120,8 @@ def decompose_whitened(
         flipped = Whitening(whitening.columns, whitening.rows)
         other = decompose_whitened(weight.T, flipped, most_rank=most_rank)
         return Spectrum(other.right, other.left, other.values)
-    half = _times(weight.double(), whitening.columns)
-    whitened = _times(half.T, whitening.rows).T
+    half = whitening.apply_columns(weight)
+    whitened = whitening.apply_rows(half)
     if most_rank is not None and randomised_wins(weight.shape, most_rank):
         _, values, transposed = randomised_svd(whitened, most_rank)
         vectors = transposed.T
