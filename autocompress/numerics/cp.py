@@ -10,6 +10,7 @@ from operator import mul
 import torch
 from torch import Tensor
 
+from autocompress.numerics.kronecker import multiply_mode
 from autocompress.numerics.tensor_fit import Environment, Form, pad_to
 
 SWEEPS = 3  # of alternating least squares before all factors are improved together
@@ -112,4 +113,6 @@ class CpForm(Form):
         self, cores: Sequence[Tensor], rows: Sequence[Tensor], columns: Sequence[Tensor]
     ) -> list[Tensor]:
         """Each factor takes the matrix of its mode."""
-        return [m @ factor for m, factor in zip((*rows, *columns), cores, strict=True)]
+        return [
+            multiply_mode(factor, m, 0) for m, factor in zip((*rows, *columns), cores, strict=True)
+        ]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from autocompress.numerics.metric import Metric, root_and_inverse
-from autocompress.numerics.svd import SHRINKAGE
+from autocompress.numerics.metric import Metric
+from autocompress.numerics.svd import SHRINKAGE, shrunk
 
 SWEEPS = 8  # of the power method for the nearest Kronecker product; the fit is flat after a few
 # Share of the mean diagonal that is added to each factor of the nearest Kronecker product of two
@@ -20,12 +20,12 @@ FACTOR_SHRINKAGE = 1e-2
 
 
 @dataclass(frozen=True)
-class Whitening:
+class KroneckerWhitening:
     """Coordinates ``(R_1 x .. x R_d) W (C_1 x .. x C_e)`` in which a metric is nearly the identity.
 
     Attributes:
-        rows: symmetric matrices ``R_k [o_k, o_k]`` in fp32.
-        columns: symmetric matrices ``C_k [i_k, i_k]``.
+        rows: symmetric matrices ``R_k [o_k, o_k]`` in fp32, or diagonals ``[o_k]``.
+        columns: symmetric matrices ``C_k [i_k, i_k]``, or diagonals ``[i_k]``.
         rows_inverse: their inverses.
         columns_inverse: their inverses.
     """
@@ -37,12 +37,19 @@ class Whitening:
 
 
 def gram_roots(metric: Metric) -> tuple[Tensor, Tensor]:
-    """Roots of both Gram matrices of a metric, ``[n, n]`` or diagonal ``[n]``, in fp32."""
-    rows, columns = (
-        root_and_inverse(gram, shrinkage=SHRINKAGE)[0].float()
-        for gram in (metric.rows, metric.columns)
-    )
-    return rows, columns
+    """Roots of both Gram matrices of a metric, ``[n, n]`` or diagonal ``[n]``.
+
+    In fp32 throughout: they serve to choose coordinates, in which any fit is exact.
+    """
+    return _root(metric.rows), _root(metric.columns)
+
+
+def _root(gram: Tensor) -> Tensor:
+    gram = shrunk(gram, SHRINKAGE).float()
+    if gram.ndim == 1:
+        return gram.sqrt()
+    values, vectors = torch.linalg.eigh(gram)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 def root_whitening(
@@ -50,7 +57,7 @@ def root_whitening(
     out_modes: Sequence[int],
     in_modes: Sequence[int],
     device: torch.device,
-) -> Whitening:
+) -> KroneckerWhitening:
     """The coordinates of the Kronecker products nearest to the roots of two Gram matrices.
 
     The nearest to the root serves better than the root of the nearest: its squares are not governed
@@ -58,18 +65,20 @@ def root_whitening(
     """
     sides = []
     for root, modes in zip(roots, (out_modes, in_modes), strict=True):
-        pairs = [
-            root_and_inverse(factor @ factor.T, shrinkage=FACTOR_SHRINKAGE)
-            for factor in nearest_product(root.to(device), modes)
-        ]
-        sides.append(
-            (
-                tuple(root.float() for root, _ in pairs),
-                tuple(inverse.float() for _, inverse in pairs),
-            )
-        )
+        pairs = [_well_conditioned(factor) for factor in nearest_product(root.to(device), modes)]
+        sides.append((tuple(root for root, _ in pairs), tuple(inverse for _, inverse in pairs)))
     (rows, rows_inverse), (columns, columns_inverse) = sides
-    return Whitening(rows, columns, rows_inverse, columns_inverse)
+    return KroneckerWhitening(rows, columns, rows_inverse, columns_inverse)
+
+
+def _well_conditioned(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """A positive factor ``[n, n]`` or ``[n]``, its least directions raised, and its inverse."""
+    values, vectors = (factor, None) if factor.ndim == 1 else torch.linalg.eigh(factor)
+    raised = values.square() + FACTOR_SHRINKAGE * values.square().mean()
+    values = torch.where(raised > 0, raised, 1.0).sqrt()
+    if vectors is None:
+        return values, 1 / values
+    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
 def nearest_product(matrix: Tensor, modes: Sequence[int]) -> list[Tensor]:
@@ -80,14 +89,14 @@ def nearest_product(matrix: Tensor, modes: Sequence[int]) -> list[Tensor]:
     norm. The nearest product of a positive matrix has positive factors.
 
     Args:
-        matrix: ``[n, n]``, or its diagonal ``[n]``, for which the factors are diagonal too; padded
-            with zeros.
+        matrix: ``[n, n]``, or its diagonal ``[n]``, for which the factors are diagonals ``[n_k]``
+            too; padded with zeros.
         modes: product at least ``n``.
     """
     missing = math.prod(modes) - matrix.shape[0]
     if matrix.ndim == 1:
         tensor = pad(matrix, (0, missing)).reshape(*modes)
-        return [torch.diag(vector.abs()) for vector in _rank_one(tensor)]
+        return [vector.abs() for vector in _rank_one(tensor)]
     order = len(modes)
     tensor = pad(matrix, (0, missing, 0, missing)).reshape(*modes, *modes)
     paired = tensor.permute([k + side * order for k in range(order) for side in (0, 1)])
@@ -119,10 +128,18 @@ def _rank_one(tensor: Tensor) -> list[Tensor]:
 def apply_product(factors: Sequence[Tensor], matrix: Tensor) -> Tensor:
     """Multiply ``matrix [prod n_k, m]`` from the left by the Kronecker product of ``[m_k, n_k]``.
 
-    The product itself is never built.
+    The product itself is never built. Diagonal factors may be given as diagonals ``[n_k]``.
     """
     result, before = matrix, 1
     for factor in factors:
-        result = factor @ result.reshape(before, factor.shape[1], -1)
+        result = multiply_mode(result.reshape(before, factor.shape[-1], -1), factor, 1)
         before *= factor.shape[0]
     return result.reshape(before, matrix.shape[1])
+
+
+def multiply_mode(tensor: Tensor, factor: Tensor, dim: int) -> Tensor:
+    """Multiply a dimension of size ``n`` by ``factor [m, n]``, or by a diagonal ``[n]``."""
+    if factor.ndim == 1:
+        return tensor * factor.reshape([-1 if j == dim else 1 for j in range(tensor.ndim)])
+    product: Tensor = torch.tensordot(factor, tensor, dims=([1], [dim]))
+    return product.movedim(0, dim)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from autocompress.numerics.kronecker import Whitening, apply_product
+from autocompress.numerics.kronecker import KroneckerWhitening, apply_product
 from autocompress.numerics.metric import Metric, apply_gram
 from autocompress.numerics.svd import shrunk
 
@@ -62,7 +62,8 @@ class Form(ABC):
     ) -> list[Tensor]:
         """Cores of the matrix multiplied by Kronecker products of symmetric matrices.
 
-        ``rows``, one per out mode, from the left; ``columns``, one per in mode, from the right.
+        ``rows``, one per out mode, from the left; ``columns``, one per in mode, from the right;
+        diagonal ones may be given as diagonals.
         """
 
 
@@ -80,7 +81,7 @@ class Target:
         self,
         weight: Tensor,
         metric: Metric,
-        whitening: Whitening,
+        whitening: KroneckerWhitening,
         *,
         shrinkage: float = FIT_SHRINKAGE,
     ) -> None:
@@ -124,11 +125,8 @@ def _whitened(gram: Tensor, inverses: Sequence[Tensor], shrinkage: float) -> Ten
     missing = prod(len(inverse) for inverse in inverses) - len(gram)
     if gram.ndim == 1:
         padded = pad(gram, (0, missing))
-        if all(torch.equal(inverse, inverse.diagonal().diag()) for inverse in inverses):
-            scale = apply_product(
-                [inverse.diagonal()[:, None] for inverse in inverses], gram.new_ones(1, 1)
-            )
-            return padded * scale[:, 0].square()
+        if all(inverse.ndim == 1 for inverse in inverses):
+            return apply_product([i.square() for i in inverses], padded[:, None])[:, 0]
         padded = torch.diag(padded)
     else:
         padded = pad(gram, (0, missing, 0, missing))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from autocompress.numerics.kronecker import multiply_mode
 from autocompress.numerics.tensor_fit import Environment, Form, pad_to
 
 
@@ -117,6 +118,6 @@ class TrainForm(Form):
     ) -> list[Tensor]:
         """Each core takes the matrices of its two modes."""
         return [
-            torch.einsum("aoib,op,ij->apjb", core, row, column)
+            multiply_mode(multiply_mode(core, row, 1), column, 2)
             for core, row, column in zip(cores, rows, columns, strict=True)
         ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from autocompress.numerics.kronecker import multiply_mode
 from autocompress.numerics.tensor_fit import Environment, Form, pad_to
 from autocompress.numerics.tensor_train import even_norms
 
@@ -21,12 +22,6 @@ def fold(matrix: Tensor, out_modes: Sequence[int], in_modes: Sequence[int]) -> T
 def unfold(tensor: Tensor, mode: int) -> Tensor:
     """Unfolding ``[n_mode, product of the others]``."""
     return tensor.permute(mode, *(k for k in range(tensor.ndim) if k != mode)).flatten(1)
-
-
-def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
-    """Multiply one mode by ``matrix [m, n_mode]``."""
-    product: Tensor = torch.tensordot(matrix, tensor, dims=([1], [mode]))
-    return product.movedim(0, mode)
 
 
 def decompose_tucker(
@@ -49,7 +44,7 @@ def decompose_tucker(
         squares, vectors = torch.linalg.eigh(unfolding @ unfolding.T)
         factors.append(vectors.flip(1)[:, :rank])
         errors.append(float(squares.flip(0)[rank:].clamp_min(0).sum()))
-        core = mode_product(core, factors[-1].T, mode)
+        core = multiply_mode(core, factors[-1].T, mode)
     return core, factors, errors
 
 
@@ -57,7 +52,7 @@ def tucker_to_matrix(core: Tensor, factors: Sequence[Tensor], out_order: int) ->
     """Multiply core and factors ``[n_k, r_k]`` to a matrix with ``out_order`` modes as rows."""
     tensor = core
     for mode, factor in enumerate(factors):
-        tensor = mode_product(tensor, factor, mode)
+        tensor = multiply_mode(tensor, factor, mode)
     return tensor.reshape(math.prod(tensor.shape[:out_order]), -1)
 
 
@@ -82,7 +77,7 @@ class TuckerForm(Form):
             weighted = core
             for j, gram in enumerate(grams):
                 if j != k:
-                    weighted = mode_product(weighted, gram, j)
+                    weighted = multiply_mode(weighted, gram, j)
             found.append([(1, unfold(core, k) @ unfold(weighted, k).T)])
         return found
 
@@ -92,4 +87,7 @@ class TuckerForm(Form):
         """Each factor takes the matrix of its mode."""
         core, *factors = cores
         matrices = (*rows, *columns)
-        return [core, *(m @ factor for m, factor in zip(matrices, factors, strict=True))]
+        return [
+            core,
+            *(multiply_mode(factor, m, 0) for m, factor in zip(matrices, factors, strict=True)),
+        ]

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autocompress.numerics.kronecker import multiply_mode
 from autocompress.numerics.shapes import tucker_rank_limits
 from autocompress.numerics.tucker import (
     TuckerForm,
     decompose_tucker,
-    mode_product,
     unfold,
 )
 from tests.methods.matrices import matrix
@@ -34,7 +34,7 @@ def test_error_is_the_sum_of_the_cuts_and_within_the_bound(
         torch.testing.assert_close(
             factor.T @ factor, torch.eye(factor.shape[1], dtype=torch.float64)
         )
-        dense = mode_product(dense, factor, mode)
+        dense = multiply_mode(dense, factor, mode)
     error = float((dense - tensor).square().sum())
     torch.testing.assert_close(error, sum(errors), rtol=1e-6, atol=1e-9)
     tails = [
