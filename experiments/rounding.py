@@ -1,7 +1,7 @@
 """Print what error feedback, correctors and trellis codes gain over rounding at equal bytes.
 
     python experiments/rounding.py
-    python experiments/rounding.py --bits 2 --ranks 4 8 16
+    python experiments/rounding.py --bits 2 --ranks 8 16 32
     python experiments/rounding.py --model DIR --data FILE
 
 All linear layers of the model are stored in one form; the rest stays dense. The rise is that of the
@@ -32,8 +32,8 @@ FEEDBACK_TARGET = 0.65
 GROUPS = (16, 32, 64, 0)
 
 
-def codes(bits: int, group: int, *, symmetric: bool = False, gram: GramKind = "full") -> MethodOf:
-    return lambda spec: Quantize(bits, group_of(spec, group), symmetric, gram)
+def codes(bits: int, group: int, *, gram: GramKind = "full") -> MethodOf:
+    return lambda spec: Quantize(bits, group_of(spec, group), gram=gram)
 
 
 def corrected(bits: int, group: int, rank: int, factor_bits: int) -> MethodOf:
@@ -92,12 +92,9 @@ def print_feedback(plans: UniformPlans) -> None:
 def print_forms(plans: UniformPlans, bits: list[int], ranks: list[int]) -> None:
     print(f"{'form':<26}{'bits':>10}{'rise':>10}{'ratio':>8}  to uniform codes of equal bytes")
     uniform = {
-        f"{bit} bit {f'g{group}' if group else 'row'}{' symmetric' if symmetric else ''}": (
-            plans.cost(codes(bit, group, symmetric=symmetric))
-        )
+        f"{bit} bit {f'g{group}' if group else 'row'}": plans.cost(codes(bit, group))
         for bit in (2, 3, 4)
         for group in GROUPS
-        for symmetric in (False, True)
     }
     front = undominated(list(uniform.values()))
     for label, cost in uniform.items():
@@ -115,7 +112,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bits", nargs="+", type=int, default=[2, 3], help="of the codes")
-    parser.add_argument("--ranks", nargs="+", type=int, default=[2, 4, 8], help="of the correctors")
+    parser.add_argument("--ranks", nargs="+", type=int, default=[4, 8], help="of the correctors")
     add_arguments(parser)
     args = parser.parse_args()
     plans = UniformPlans(session_of(args))
