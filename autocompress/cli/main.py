@@ -24,7 +24,8 @@ from autocompress.errors import AutocompressError
 DEBUG = "--debug"
 INTERRUPTED_TEXT = (
     "Interrupted. What had finished is on disk; "
-    "`autocompress search --resume STUDY` goes on with a search."
+    "`autocompress search --resume STUDY` goes on with a search; "
+    "anything else is quicker the second time."
 )
 INTERRUPTED = 128 + 2  # as shells number a program ended by SIGINT
 BROKEN_PIPE = 1  # as typer has it
@@ -39,6 +40,8 @@ autocompress search --budget 10x           search on the bundled model
 autocompress search --model ID --budget 4x search on one of yours
 autocompress front                         what the latest study found
 autocompress export --trial best --out DIR write the best trial as a model
+autocompress compress ID --budget 4x --out DIR
+                                           one plan for the budget, without a search
 
 Exit codes: 0 done, 2 usage or configuration, 3 no plan meets the budget, 1 anything else.
 """

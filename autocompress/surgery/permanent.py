@@ -15,7 +15,7 @@ from autocompress.surgery.quantizer import (
     QUANT_METHOD,
     AutocompressConfig,
     AutocompressQuantizer,
-    _forget_ties,
+    forget_ties,
 )
 from autocompress.surgery.workbench import Build, Workbench
 
@@ -80,12 +80,12 @@ def _adopt(model: Any, plan: Plan, dtype: str, gone: set[str]) -> None:
     """
     config = AutocompressConfig(plan.to_recipe(), dtype.removeprefix("torch."))
     quantizer = AutocompressQuantizer(config)
-    quantizer._stored = tuple(name for name, method in plan.items() if method != Keep())
+    quantizer.stored = tuple(name for name, method in plan.items() if method != Keep())
     model.hf_quantizer = quantizer
     model.is_quantized = True
     model.quantization_method = QUANT_METHOD
     model.config.quantization_config = config
-    _forget_ties(model, gone)
+    forget_ties(model, gone)
 
 
 def _parameter_names(model: nn.Module) -> set[str]:

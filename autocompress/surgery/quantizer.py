@@ -105,14 +105,14 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
 
         if hasattr(model.config, "transformers_weights"):
             del model.config.transformers_weights
-        self._stored = _place_skeletons(model, Plan.from_recipe(self.quantization_config.recipe))
-        guards = _guards(model, (*self._stored, *self.quantization_config.recipe["layers"]))
+        self.stored = _place_skeletons(model, Plan.from_recipe(self.quantization_config.recipe))
+        guards = _guards(model, (*self.stored, *self.quantization_config.recipe["layers"]))
         model._keys_to_ignore_on_load_unexpected |= {rf"^{re.escape(name)}$" for name in guards}
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
         """Leave tensors of compressed layers in their stored types; others become ``dtype``."""
         path = converter.target_patterns[0].rpartition(".")[0]
-        if any(path == stored or path.startswith(f"{stored}.") for stored in self._stored):
+        if any(path == stored or path.startswith(f"{stored}.") for stored in self.stored):
             return None
         return super().get_new_dtype(converter, param, dtype)
 
@@ -129,7 +129,7 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
             for conversion in getattr(model, "_weight_conversions", None) or []
             if not isinstance(conversion, WeightConverter)
         ]
-        guards = dict.fromkeys(_guards(model, self._stored), torch.empty(0))
+        guards = dict.fromkeys(_guards(model, self.stored), torch.empty(0))
         return model.state_dict() | guards, {}
 
     def is_serializable(self) -> bool:
@@ -162,7 +162,7 @@ def _place_skeletons(model: Any, plan: Any) -> tuple[str, ...]:
             place(model, spec, method.skeleton(spec).requires_grad_(False))
         stored.append(path)
         gone |= {f"{each}.weight" for each in (path, *spec.tied)}
-    _forget_ties(model, gone)
+    forget_ties(model, gone)
     return tuple(stored)
 
 
@@ -203,7 +203,7 @@ def _tie(model: Any) -> None:
         setattr(model.get_submodule(parent), name, model.get_parameter(source))
 
 
-def _forget_ties(model: nn.Module, gone: set[str]) -> None:
+def forget_ties(model: nn.Module, gone: set[str]) -> None:
     """Take weights that no longer exist out of the tables by which transformers ties weights."""
     for prefix, module in model.named_modules():
         for table in ("_tied_weights_keys", "all_tied_weights_keys"):
