@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
+
+from autocompress.layers.packed import PackedTable
 
 
 class CompressedMatrix(nn.Module):
@@ -29,6 +34,8 @@ class CompressedMatrix(nn.Module):
             if bias
             else None
         )
+        self._dense_dtype: torch.dtype | None = None
+        self._dense: Tensor | None = None
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``."""
@@ -42,10 +49,42 @@ class CompressedMatrix(nn.Module):
         """Return W ``[out, in]`` in fp32."""
         raise NotImplementedError
 
+    def cache_dense_(self, dtype: torch.dtype | None) -> Self:
+        """Multiply by a dense copy of W from now on, or with ``None`` by the stored form again.
+
+        The copy is made at the next product of inputs of this type, is never stored, and costs the
+        memory of the dense matrix (``cached_bytes``). It does not follow later changes of the
+        stored tensors, but for loading, casting and moving.
+        """
+        self._dense_dtype, self._dense = dtype, None
+        return self
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory beyond the stored tensors: the dense copy, and layouts that kernels read."""
+        tables = [part.kernel_bytes for part in self.modules() if isinstance(part, PackedTable)]
+        return sum(tables) + (0 if self._dense is None else self._dense.nbytes)
+
+    def product(self, x: Tensor) -> Tensor:
+        """``multiply``, or the product with the dense copy where ``cache_dense_`` asked for one."""
+        if x.dtype != self._dense_dtype:
+            return self.multiply(x)
+        if self._dense is None:
+            self._dense = self.to_dense().detach().to(x.dtype)
+        return x @ self._dense.T
+
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T + bias`` for ``x [..., in]``: ``[..., out]``."""
-        y = self.multiply(x)
+        y = self.product(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._dense = None
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._dense = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         """Shape, as ``nn.Linear`` prints it."""
@@ -106,5 +145,5 @@ class TiedHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T + bias`` for ``x [..., hidden]``: ``[..., vocabulary]``."""
-        y = self.matrix.multiply(x)
+        y = self.matrix.product(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)

@@ -39,7 +39,7 @@ class LowRankMatrix(CompressedMatrix):
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ right.T @ left``, ``[..., out]`` in the dtype of ``x [..., in]``."""
-        return (x @ self.right.read(x.dtype).T) @ self.left.read(x.dtype)
+        return self.left.combine(self.right.multiply(x))
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of the dense matrix."""

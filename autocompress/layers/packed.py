@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autocompress.layers.kernels import Kernel, KernelCache, kernel_of, kernels_take
 from autocompress.numerics.factor_rounding import FACTOR_GROUPS
 from autocompress.numerics.packing import packed_length, unpack
 from autocompress.numerics.rounding import (
     Grid,
     group_length,
     largest_group,
+    symmetric_centre,
     unpack_zeros,
     zeros_shape,
 )
@@ -22,6 +24,10 @@ from autocompress.numerics.rounding import (
 LEAST_ROW = (
     32  # elements of a core that share a scale at least: fewer, and the scales outweigh the codes
 )
+# Elements unpacked at a time, so that they stay in the processor's cache between unpacking and use
+# (experiments/layer_speed.py: several times faster than all at once).
+BLOCK_ELEMENTS = 2**19
+KERNEL_BITS = (8, 4)  # whose layout for a kernel is no larger than the codes
 
 
 class PackedTable(nn.Module):
@@ -32,6 +38,10 @@ class PackedTable(nn.Module):
         scales: parameter, fp16 ``[rows, groups]``. It stays as it is when the model is cast to
             another type, since the codes belong to these very scales.
         zeros: buffer, uint8 ``[groups, bytes]``; ``None`` when symmetric.
+        use_kernels: whether products of few inputs may run on the kernels that PyTorch ships. They
+            read a layout of their own, made at the first such product and kept in memory beside the
+            codes, never stored (``kernel_bytes``). With 2 and 3 bits it has 4 an element, and is
+            not made unless this is set.
     """
 
     codes: Tensor
@@ -53,20 +63,79 @@ class PackedTable(nn.Module):
             None if symmetric else torch.zeros(zeros_shape(rows, groups, bits), dtype=torch.uint8)
         )
         self.register_buffer("zeros", zeros)
+        self.use_kernels = bits in KERNEL_BITS
+        self._by_rows, self._by_columns = KernelCache(), KernelCache()
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix ``[rows, columns]`` in ``dtype``."""
-        return self._grid().dequantize(unpack(self.codes, self.bits, self.shape[1]), dtype)
+        return torch.cat(list(self._blocks(dtype)))
 
     def read_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows ``ids [n]``, as ``[n, columns]`` in ``dtype``; no other row is unpacked."""
-        return self._grid(ids).dequantize(unpack(self.codes[ids], self.bits, self.shape[1]), dtype)
+        return self._dequantize(ids, self._zeros(), dtype)
 
-    def _grid(self, ids: Tensor | None = None) -> Grid:
-        zeros = None if self.zeros is None else unpack_zeros(self.zeros, self.bits, self.shape[0])
-        if ids is None:
-            return Grid(self.scales, zeros, self.bits)
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ table.T``, ``[..., rows]`` in the dtype of ``x [..., columns]``.
+
+        By a kernel where one fits, else the rows are unpacked a few at a time.
+        """
+        kernel = self._kernel(x, self._by_rows, self._lay_out_rows)
+        if kernel is not None:
+            return kernel.multiply(x)
+        return torch.cat([x @ block.T for block in self._blocks(x.dtype)], -1)
+
+    def combine(self, h: Tensor) -> Tensor:
+        """Return ``h @ table``, ``[..., columns]`` in the dtype of ``h [..., rows]``.
+
+        The kernels take it where a row has one scale, which then multiplies ``h``.
+        """
+        if self.scales.shape[1] == 1 and self.zeros is None:
+            kernel = self._kernel(h, self._by_columns, self._lay_out_columns)
+            if kernel is not None:
+                return kernel.multiply(h * self.scales[:, 0].to(h.dtype))
+        return h @ self.read(h.dtype)
+
+    @property
+    def kernel_bytes(self) -> int:
+        """Memory that layouts of kernels take, beside what is stored."""
+        kernels = self._by_rows.kernel, self._by_columns.kernel
+        return sum(kernel.memory_bytes for kernel in kernels if kernel is not None)
+
+    def _kernel(
+        self, x: Tensor, cache: KernelCache, lay_out: Callable[[], Kernel | None]
+    ) -> Kernel | None:
+        trained = torch.is_grad_enabled() and (x.requires_grad or self.scales.requires_grad)
+        if trained or not self.use_kernels or not kernels_take(x):
+            return None
+        sources = (self.codes, self.scales, self.zeros)
+        kernel = cache.get(tuple(t for t in sources if t is not None), lay_out)
+        return kernel if kernel is not None and x.numel() <= kernel.batch * x.shape[-1] else None
+
+    def _lay_out_rows(self) -> Kernel | None:
+        codes = unpack(self.codes, self.bits, self.shape[1])
+        return kernel_of(
+            codes, self.scales, self._grid(slice(None), self._zeros()).centre, self.bits
+        )
+
+    def _lay_out_columns(self) -> Kernel | None:
+        codes = unpack(self.codes, self.bits, self.shape[1]).T.contiguous()
+        ones = torch.ones(self.shape[1], 1, device=codes.device)
+        return kernel_of(codes, ones, symmetric_centre(self.bits), self.bits)
+
+    def _blocks(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        zeros, rows = self._zeros(), max(1, BLOCK_ELEMENTS // self.shape[1])
+        for first in range(0, self.shape[0], rows):
+            yield self._dequantize(slice(first, first + rows), zeros, dtype)
+
+    def _dequantize(self, ids: Tensor | slice, zeros: Tensor | None, dtype: torch.dtype) -> Tensor:
+        codes = unpack(self.codes[ids], self.bits, self.shape[1])
+        return self._grid(ids, zeros).dequantize(codes, dtype)
+
+    def _grid(self, ids: Tensor | slice, zeros: Tensor | None) -> Grid:
         return Grid(self.scales[ids], None if zeros is None else zeros[ids], self.bits)
+
+    def _zeros(self) -> Tensor | None:
+        return None if self.zeros is None else unpack_zeros(self.zeros, self.bits, self.shape[0])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         scales = self.scales.data
@@ -110,6 +179,14 @@ class Factor(nn.Module):
             return self.packed.read(dtype)
         assert self.weight is not None
         return self.weight.to(dtype)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ factor.T``, ``[..., rows]`` in the dtype of ``x [..., columns]``."""
+        return self.packed.multiply(x) if self.packed is not None else x @ self.read(x.dtype).T
+
+    def combine(self, h: Tensor) -> Tensor:
+        """Return ``h @ factor``, ``[..., columns]`` in the dtype of ``h [..., rows]``."""
+        return self.packed.combine(h) if self.packed is not None else h @ self.read(h.dtype)
 
 
 class Core(Factor):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
+from string import ascii_letters
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.contraction import contract
 from autocompress.layers.packed import Cores
 from autocompress.numerics.tensor_train import train_to_matrix
-
-WORK_ELEMENTS = 2**22  # largest intermediate of a product; more inputs than fit are taken in turns
 
 
 class TensorTrainMatrix(CompressedMatrix):
@@ -54,35 +56,29 @@ class TensorTrainMatrix(CompressedMatrix):
         ]
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Return ``x @ W.T``, ``[..., out]`` in the dtype of ``x [..., in]``, core by core."""
+        """Return ``x @ W.T``, ``[..., out]`` in the dtype of ``x [..., in]``, from the cores.
+
+        In the order that costs least for so many inputs: ``layers.contraction``.
+        """
         flat = pad(
             x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features)
         )
-        cores = self.cores.read(x.dtype)
-        parts = [
-            self._contract(part, cores)
-            for part in torch.split(flat, max(1, WORK_ELEMENTS // self._widest()))
-        ]
-        return torch.cat(parts)[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
+        folded = flat.reshape(-1, *self.in_modes)
+        first, *rest = self.cores.read(x.dtype)
+        # Ranks of 1 at the ends are left out, as they are of no concern to the order.
+        cores = [first[:, :, 0], *rest[:-1], rest[-1][:, 0]] if rest else [first[:, 0, 0]]
+        y = contract(self._equation, folded, *cores).flatten(1)
+        return y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
 
-    def _contract(self, x: Tensor, cores: list[Tensor]) -> Tensor:
-        count, batch, rest = x.shape[0], x.shape[0], x.shape[1]
-        for core in cores:
-            out, after, before, columns = core.shape
-            matrix = core.reshape(out * after, before * columns)
-            rest //= columns
-            x = x.reshape(batch, before * columns, rest)
-            x = (x[:, :, 0] @ matrix.T) if rest == 1 else matrix @ x
-            batch *= out
-        return x.reshape(count, math.prod(self.out_modes))
-
-    def _widest(self) -> int:
-        """Elements per input of the largest intermediate."""
-        widths, rows, rest = [], 1, math.prod(self.in_modes)
-        for out, after, _, columns in self.core_shapes():
-            rows, rest = rows * out, rest // columns
-            widths.append(rows * after * rest)
-        return max(widths)
+    @cached_property
+    def _equation(self) -> str:
+        """Inputs ``z i_1 .. i_d``, cores ``o_k r_k r_{k-1} i_k`` without the outer ranks of 1."""
+        order = len(self.out_modes)
+        letters = iter(ascii_letters.replace("z", ""))
+        outs, ins, ranks = ("".join(islice(letters, n)) for n in (order, order, order - 1))
+        bounds = ["", *ranks, ""]
+        cores = [outs[k] + bounds[k + 1] + bounds[k] + ins[k] for k in range(order)]
+        return f"z{ins},{','.join(cores)}->z{outs}"
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` from slices of the cores."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autocompress.layers import tensor_train as train_layer
+from autocompress.layers import contraction
 from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.packed import Factor, PackedTable, table_shape
 from autocompress.layers.tensor_train import TensorTrainMatrix
@@ -53,7 +53,7 @@ def test_large_batches_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> No
     layer = TensorTrain.uniform((60, 40), order=2, rank=5).build(problem_of(spec_of(60, 40)))
     x = torch.randn(37, 40)
     whole = layer(x)
-    monkeypatch.setattr(train_layer, "WORK_ELEMENTS", 1)
+    monkeypatch.setattr(contraction, "WORK_ELEMENTS", 1)
     torch.testing.assert_close(layer(x), whole)
     assert layer(x[:0]).shape == (0, 60)
 
