@@ -17,7 +17,13 @@ from autocompress.search.families.base import Family, Ranks
 from autocompress.search.families.codes import WHOLE_ROW, QuantizeFamily, TrellisFamily
 from autocompress.search.families.low_rank import QuantizePlusLowRankFamily, SvdFamily
 from autocompress.search.families.sparse import SparseFamily
-from autocompress.search.families.tensors import CpFamily, Modes, TensorTrainFamily, TuckerFamily
+from autocompress.search.families.tensors import (
+    CpFamily,
+    Modes,
+    Split,
+    TensorTrainFamily,
+    TuckerFamily,
+)
 
 SMALLEST_GROUP = 2
 
@@ -58,6 +64,7 @@ CorrectorBits = Annotated[int, one_of(*CORRECTOR_BITS)]
 GramName = Annotated[GramKind, one_of(*get_args(GramKind))]
 FactorBits = Annotated[int, one_of(8, 4, none=0)]
 SparsePattern = Annotated[Pattern, BeforeValidator(_pattern)]
+SplitName = Annotated[Split, one_of(*get_args(Split))]
 GroupSize = Annotated[int, BeforeValidator(_group_size)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
 Share = Annotated[float, BeforeValidator(_share)]
@@ -165,17 +172,12 @@ class ModesKeys(Strict):
     rows: list[Count] = Field(min_length=1)
     columns: list[Count] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _as_many(self) -> Self:
-        if len(self.rows) != len(self.columns):
-            raise ValueError("as many rows as columns")
-        return self
-
 
 class _TensorKeys(_RankKeys):
     """Keys of the tensor decompositions."""
 
     orders: list[Annotated[int, Field(ge=2, le=8)]] = Field(default=[], min_length=1)
+    splits: list[SplitName] = Field(default=["balanced"], min_length=1)
     modes: list[ModesKeys] = Field(default=[], min_length=1)
 
     @model_validator(mode="after")
@@ -189,6 +191,7 @@ class _TensorKeys(_RankKeys):
         return {
             "ranks": self.typed_ranks(),
             "orders": tuple(self.orders),
+            "splits": tuple(self.splits),
             "modes": modes,
             "bits": tuple(self.bits),
         }
@@ -196,6 +199,12 @@ class _TensorKeys(_RankKeys):
 
 class TensorTrainKeys(_TensorKeys):
     """``methods.tensor_train``."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if any(len(entry.rows) != len(entry.columns) for entry in self.modes):
+            raise ValueError("`modes` with as many rows as columns")
+        return self
 
     def family(self) -> Family:
         """Frozen form."""

@@ -49,7 +49,8 @@ def _root(gram: Tensor) -> Tensor:
     if gram.ndim == 1:
         return gram.sqrt()
     values, vectors = torch.linalg.eigh(gram)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root
 
 
 def root_whitening(

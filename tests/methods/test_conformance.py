@@ -53,7 +53,7 @@ EXAMPLES: dict[str, list[Method | str]] = {
     # The modes depend on the shape: (order, rank, bits).
     "tensor_train": ["2 4 0", "3 5 8", "3 4 4"],
     "tucker": ["2 4 0", "2 3 8", "3 3 4"],
-    "cp": ["2 24 0", "3 40 8", "1 16 4"],
+    "cp": ["2 24 0", "3 40 8", "2 30 4"],
 }
 UNIFORM = {"tensor_train": TensorTrain.uniform, "tucker": Tucker.uniform, "cp": Cp.uniform}
 
