@@ -17,9 +17,11 @@ MetricKind = Literal["plain", "input", "two_sided"]
 # directions that the calibration text never excited must still cost something, or the fit would be
 # free to blow them up.
 SHRINKAGE = 1e-3
-# Measured on one core: random projections are faster from this side on, up to this share of it.
+# Measured on one core: random projections are faster for a thinner side from this on, ranks up to
+# this share of it, and a wider side of at most so many times it.
 RANDOMISED_SIDE = 256
 RANDOMISED_SHARE = 0.125
+RANDOMISED_ASPECT = 8
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ def decompose_whitened(
 
 def randomised_wins(shape: tuple[int, ...], rank: int) -> bool:
     """Whether few singular values of so large a matrix are found faster by random projections."""
-    return min(shape) >= RANDOMISED_SIDE and rank <= RANDOMISED_SHARE * min(shape)
+    thin, wide = sorted(shape)
+    large = thin >= RANDOMISED_SIDE and wide <= RANDOMISED_ASPECT * thin
+    return large and rank <= RANDOMISED_SHARE * thin
 
 
 def _factor(gram: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ def test_few_ranks_of_a_large_matrix_are_projected_for() -> None:
     whitening = Whitening.of(rows, columns)
     assert randomised_wins(weight.shape, 8)
     assert not randomised_wins(weight.shape, 100)
+    assert not randomised_wins((256, 32_000), 8)
     few, all_ = (
         decompose_whitened(weight, whitening, most_rank=8),
         decompose_whitened(weight, whitening),
