@@ -83,7 +83,7 @@ class Int8Kernel(Kernel):
         )
 
     def _multiply(self, x: Tensor) -> Tensor:
-        y = torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scales)
+        y: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scales)
         return y if self.shift is None else y.addcmul_(x.sum(-1, keepdim=True), self.shift)
 
 
@@ -128,9 +128,10 @@ class Int4Kernel(Kernel):
     def _multiply(self, x: Tensor) -> Tensor:
         if self.halves:
             x = torch.cat([x, x], 1)
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             x, self.codes, self.group_size, self.scales
         )
+        return y
 
 
 def _int4_layout(codes: Tensor) -> Tensor:

@@ -68,7 +68,12 @@ class PackedTable(nn.Module):
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix ``[rows, columns]`` in ``dtype``."""
-        return torch.cat(list(self._blocks(dtype)))
+        whole = torch.empty(self.shape, dtype=dtype, device=self.codes.device)
+        first = 0
+        for block in self._blocks(dtype):
+            whole[first : first + len(block)] = block
+            first += len(block)
+        return whole
 
     def read_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows ``ids [n]``, as ``[n, columns]`` in ``dtype``; no other row is unpacked."""
