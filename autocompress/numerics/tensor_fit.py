@@ -15,8 +15,8 @@ from autocompress.numerics.kronecker import KroneckerWhitening, apply_product
 from autocompress.numerics.metric import Metric, apply_gram
 from autocompress.numerics.svd import shrunk
 
-# Evaluations of the damage and its slope per fit. On trained matrices 8, 16 and 40 take the damage of
-# a plain tensor train to 37, 29 and 23 %: what later ones bring is not worth their time in a menu.
+# Evaluations of the damage and its slope per fit. On trained matrices 8, 16 and 40 take the damage
+# of a plain tensor train to 37, 29 and 23 %: later ones are not worth their time in a menu.
 EVALUATIONS = 16
 HISTORY = 10  # steps that L-BFGS remembers
 # Share of the mean diagonal added to the Gram matrices while cores are improved. The better
