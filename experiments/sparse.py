@@ -132,7 +132,8 @@ def print_by_bytes(sparse: Sequence[Figure], rounded: Sequence[Figure]) -> None:
     """Print the table of all forms."""
     print(f"\n{'form':<22}{'bytes':>9}{'rise':>9}{'rounded':>9}")
     for figure in sorted((*sparse, *rounded), key=lambda each: -each.share):
-        at_equal_bytes = f"{rise_at(figure.share, rounded):9.4f}" if figure in sparse else ""
+        other = rise_at(figure.share, rounded) if figure in sparse else math.inf
+        at_equal_bytes = f"{other:9.4f}" if math.isfinite(other) else ""
         print(f"{figure.label:<22}{figure.share:9.3f}{figure.rise:9.4f}{at_equal_bytes}")
 
 
