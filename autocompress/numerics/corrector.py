@@ -11,7 +11,7 @@ from autocompress.numerics.feedback import Feedback
 from autocompress.numerics.svd import Whitening, decompose_whitened
 
 # How often codes and factors are fitted to what the other leaves. On trained matrices at 2 bits and
-# rank 16 the first brings a fifth, the second 6 % more, each further one 4 %, and falling.
+# rank 16 one, two and three leave 0.67, 0.63 and 0.61 of the damage of the codes alone.
 ALTERNATIONS = 2
 
 RoundCodes = Callable[[Tensor], Rounded]
