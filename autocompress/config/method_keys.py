@@ -91,10 +91,11 @@ class TrellisKeys(Strict):
 
     bits: list[TrellisBits] = Field(min_length=1)
     group_sizes: list[GroupSize] = Field(default=[WHOLE_ROW], min_length=1)
+    grams: list[GramName] = Field(default=["full"], min_length=1)
 
     def family(self) -> Family:
         """Frozen form."""
-        return TrellisFamily(tuple(self.bits), tuple(self.group_sizes))
+        return TrellisFamily(tuple(self.bits), tuple(self.group_sizes), tuple(self.grams))
 
 
 class SparseKeys(Strict):

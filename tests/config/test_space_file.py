@@ -10,6 +10,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.registry import METHODS
 from autocompress.methods.svd import Svd
+from autocompress.methods.trellis import Trellis
 from autocompress.records import Role
 from autocompress.search.families.base import Ranks
 from autocompress.search.families.codes import QuantizeFamily
@@ -62,14 +63,14 @@ def test_presets_keep_their_word():
     only = {
         name: {m.name for s in SPECS for m in load_space(name).options(s)} for name in space_names()
     }
-    assert only["quantize_only"] == {"keep", "quantize"}
+    assert only["quantize_only"] == {"keep", "quantize", "trellis"}
     assert "quantize" not in only["low_rank_only"]
     gentle = load_space("attention_conservative")
     attention = {
         m for spec in SPECS if spec.role.block == "attention" for m in gentle.options(spec)
     }
-    assert {m.bits for m in attention if isinstance(m, Quantize)} == {8, 4}
-    assert {type(m) for m in attention} == {Keep, Quantize}
+    assert {m.bits for m in attention if isinstance(m, Quantize | Trellis)} == {8, 4}
+    assert {type(m) for m in attention} == {Keep, Quantize, Trellis}
 
 
 def test_every_method_can_be_named():

@@ -49,13 +49,15 @@ class TrellisFamily(Family):
     Attributes:
         bits: bits of one code.
         group_sizes: weights that share a scale; 0 is a whole row.
+        grams: ``full``, ``shrunk`` or ``diagonal``.
     """
 
     bits: tuple[int, ...]
     group_sizes: tuple[int, ...] = (WHOLE_ROW,)
+    grams: tuple[GramKind, ...] = ("full",)
     name: ClassVar[str] = Trellis.name
 
     def candidates(self, spec: LayerSpec) -> Iterator[Method]:
         """Yield every combination; a group as long as the row *is* the row."""
-        for bits, size in itertools.product(self.bits, self.group_sizes):
-            yield Trellis(bits, WHOLE_ROW if size == spec.in_features else size)
+        for bits, size, gram in itertools.product(self.bits, self.group_sizes, self.grams):
+            yield Trellis(bits, WHOLE_ROW if size == spec.in_features else size, gram)
