@@ -11,9 +11,10 @@ from torch import Tensor
 from autocompress.errors import MethodError
 from autocompress.layers.quantized import QuantizedMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
+from autocompress.methods.grouping import check_group, group_label
 from autocompress.methods.shared_work import gram_label, grid_of, round_on
 from autocompress.numerics.packing import PACKED_BITS
-from autocompress.numerics.rounding import Grid, group_length, pack_grid
+from autocompress.numerics.rounding import Grid, pack_grid
 from autocompress.numerics.shrinkage import GramKind
 from autocompress.records import LayerSpec
 
@@ -52,10 +53,7 @@ class Quantize(Method):
         Raises:
             MethodError: it does not; the message names those that do.
         """
-        try:
-            group_length(spec.in_features, self.group_size)
-        except MethodError as error:
-            raise error.within(f"layer {spec}, {self}") from error
+        check_group(self, spec, self.group_size)
 
     def skeleton(self, spec: LayerSpec) -> QuantizedMatrix:
         """A quantized layer without content."""
@@ -108,7 +106,7 @@ class Quantize(Method):
         return f"{self.bits} bit"
 
     def __str__(self) -> str:
-        group = f"g{self.group_size}" if self.group_size else "row"
+        group = group_label(self.group_size)
         return (
             f"quantize {self.bits} bit {group}"
             + (" symmetric" if self.symmetric else "")

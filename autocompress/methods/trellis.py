@@ -7,9 +7,9 @@ from typing import ClassVar, get_args
 
 from torch import Tensor
 
-from autocompress.errors import MethodError
 from autocompress.layers.trellis import TrellisMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
+from autocompress.methods.grouping import check_group, group_label
 from autocompress.methods.shared_work import columns_of, feedback_of, gram_label
 from autocompress.numerics.packing import pack
 from autocompress.numerics.rounding import group_length
@@ -47,10 +47,7 @@ class Trellis(Method):
         Raises:
             MethodError: it does not; the message names those that do.
         """
-        try:
-            group_length(spec.in_features, self.group_size)
-        except MethodError as error:
-            raise error.within(f"layer {spec}, {self}") from error
+        check_group(self, spec, self.group_size)
 
     def skeleton(self, spec: LayerSpec) -> TrellisMatrix:
         """A trellis-coded layer without content."""
@@ -83,5 +80,5 @@ class Trellis(Method):
         return f"{self.bits} bit trellis"
 
     def __str__(self) -> str:
-        group = f"g{self.group_size}" if self.group_size else "row"
+        group = group_label(self.group_size)
         return f"trellis {self.bits} bit {group}{gram_label(self.gram)}"
