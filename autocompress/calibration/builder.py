@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -23,6 +24,8 @@ FIT_VERSION = 2
 class LayerBuilder:
     """Compressed layers of one model in one set of metrics, by layer name and method.
 
+    Several threads may fit and keep layers at a time.
+
     Args:
         workbench: holds the dense model.
         metrics: metric by layer name.
@@ -42,14 +45,16 @@ class LayerBuilder:
         self.memory_bytes = memory_bytes
         self._built: OrderedDict[tuple[str, Method], CompressedMatrix] = OrderedDict()
         self._held_bytes = 0
-        self._problem: MatrixProblem | None = None
+        self._lock = threading.Lock()
+        self._of_thread = threading.local()  # the problem that each thread works on
         self._content: dict[str, str] = {}
 
     def problem(self, name: str) -> MatrixProblem:
         """The matrix with its metric; the last one is remembered with what was factorised of it."""
-        if self._problem is None or self._problem.spec.name != name:
-            self._problem = self.workbench.problem(name, self.metrics.get(name))
-        return self._problem
+        last: MatrixProblem | None = getattr(self._of_thread, "problem", None)
+        if last is None or last.spec.name != name:
+            last = self._of_thread.problem = self.workbench.problem(name, self.metrics.get(name))
+        return last
 
     def content_of(self, name: str) -> str:
         """Hash of all that a fit of this layer depends on: weight, bias and metric."""
@@ -117,13 +122,14 @@ class LayerBuilder:
         return layer.requires_grad_(False)
 
     def _remember(self, key: tuple[str, Method], layer: CompressedMatrix) -> None:
-        if key in self._built or isinstance(key[1], Keep):
-            return
-        self._built[key] = layer
-        self._held_bytes += _size(layer)
-        while self._held_bytes > self.memory_bytes and len(self._built) > 1:
-            _, oldest = self._built.popitem(last=False)
-            self._held_bytes -= _size(oldest)
+        with self._lock:
+            if key in self._built or isinstance(key[1], Keep):
+                return
+            self._built[key] = layer
+            self._held_bytes += _size(layer)
+            while self._held_bytes > self.memory_bytes and len(self._built) > 1:
+                _, oldest = self._built.popitem(last=False)
+                self._held_bytes -= _size(oldest)
 
 
 def _size(layer: CompressedMatrix) -> int:

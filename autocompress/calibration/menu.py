@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
 import torch
@@ -16,7 +16,7 @@ from autocompress.methods.keep import Keep
 from autocompress.numerics.metric import apply_gram
 from autocompress.records import Kind, LayerSpec
 
-LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads fit it faster
+LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads share it
 HEADER_ENTRY_BYTES = 100  # a tensor's type, shape and offsets as JSON, beside its name
 
 
@@ -94,8 +94,8 @@ def build_menu(
 ) -> Menu:
     """Fit every option of every layer, keeping the layers worth keeping and the figures of all.
 
-    One layer is worked on at a time: memory is the model plus one layer's options. What the cache
-    already knows is not fitted again.
+    Large layers are worked on one at a time by all threads, small ones by a thread each: memory is
+    the model plus the options of these. What the cache already knows is not fitted again.
 
     Args:
         builder: builds and keeps layers.
@@ -103,24 +103,26 @@ def build_menu(
         specs: the layers.
         advance: called with a layer's name when it is done.
     """
-    layers = []
-    for spec in specs:
-        with threads_for(spec):
-            layers.append(_layer_menu(builder, spec, options_of(spec)))
-        advance(spec.name)
-    return Menu(tuple(layers))
-
-
-@contextmanager
-def threads_for(spec: LayerSpec) -> Iterator[None]:
-    """Fit small matrices on one thread: their many short steps cost more to share than to do."""
+    wanted = list(specs)
+    layers: dict[str, LayerMenu] = {}
+    small = [spec for spec in wanted if spec.parameters < LEAST_PARAMETERS_TO_SHARE]
+    # The steps of a small matrix are short: sharing one among threads costs more than it saves.
     threads = torch.get_num_threads()
-    if spec.parameters < LEAST_PARAMETERS_TO_SHARE:
-        torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield
+        running = [pool.submit(_layer_menu, builder, spec, options_of(spec)) for spec in small]
+        for done in as_completed(running):
+            menu = done.result()
+            layers[menu.spec.name] = menu
+            advance(menu.spec.name)
     finally:
-        torch.set_num_threads(threads)
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # what a thread of the pool set holds for those to come
+    for spec in wanted:
+        if spec.name not in layers:
+            layers[spec.name] = _layer_menu(builder, spec, options_of(spec))
+            advance(spec.name)
+    return Menu(tuple(layers[spec.name] for spec in wanted))
 
 
 def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method]) -> LayerMenu:

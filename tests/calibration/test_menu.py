@@ -219,3 +219,30 @@ def test_the_bytes_of_a_plan_bound_the_file(
     bound = inventory.rest_bytes + sum(file_bytes(chosen[s.name], s) for s in inventory.layers)
     assert export.report.weight_bytes == inventory.plan_bytes(chosen)
     assert export.report.weight_bytes < export.report.file_bytes <= bound
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_threads_side_by_side_make_the_same_menu(make_builder, two_threads):
+    side_by_side = menu_with(make_builder())
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert side_by_side == menu_with(make_builder(folder="other"))
+
+
+def test_a_fit_that_fails_in_a_thread_is_heard_of(make_builder, two_threads):
+    builder = make_builder()
+
+    def fail(_name, _method):
+        raise RuntimeError("no such fit")
+
+    builder.fit = fail
+    with pytest.raises(RuntimeError, match="no such fit"):
+        menu_with(builder)
+    assert torch.get_num_threads() == 2
