@@ -12,10 +12,12 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.trellis import Trellis
 from autocompress.numerics.shapes import balanced_modes
 from autocompress.records import LayerSpec
 
 UNIFORM_BITS = (8, 4, 3, 2)
+UNIFORM_TRELLIS_BITS = (4, 3, 2)
 USUAL_GROUP = 64
 WHOLE_ROW = 0
 UNIFORM_SHARE = 0.5  # of the parameters, for the factorised plans of a search without a budget
@@ -25,7 +27,7 @@ RANK_STEP = 8
 def hand_written_plans(
     specs: Sequence[LayerSpec], budget_share: float | None = None
 ) -> list[tuple[str, Plan]]:
-    """Make the labelled uniform plans: every bit width, SVD and tensor train.
+    """Make the labelled uniform plans: every bit width, plain and by trellis, SVD, tensor train.
 
     Bit widths come with the usual and with the cheapest grouping. Factorised plans are as large as
     the budget (a share of the dense bytes) allows, as a person would set their ranks.
@@ -39,6 +41,9 @@ def hand_written_plans(
         plans.append((f"uniform {bits} bit, groups of {USUAL_GROUP}", grouped))
         whole_rows = Plan.of({spec.name: Quantize(bits, WHOLE_ROW) for spec in specs})
         plans.append((f"uniform {bits} bit, whole rows", whole_rows))
+    for bits in UNIFORM_TRELLIS_BITS:
+        coded = Plan.of({spec.name: Trellis(bits, WHOLE_ROW) for spec in specs})
+        plans.append((f"uniform {bits} bit trellis", coded))
     share = UNIFORM_SHARE if budget_share is None else budget_share
     ranks = _uniform(specs, partial(_svd, share=share))
     plans.append((f"uniform SVD, {share:.0%} of the parameters", ranks))

@@ -11,6 +11,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.trellis import Trellis
 from autocompress.records import Kind, LayerSpec, Role
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.reach import check_reachable, smallest_model_bytes
@@ -49,7 +50,9 @@ def test_each_bit_width_svd_and_tensor_train_are_there():
     for bits in (8, 4, 3, 2):
         assert set(plans[f"uniform {bits} bit, groups of 64"].values()) == {Quantize(bits, 64)}
         assert set(plans[f"uniform {bits} bit, whole rows"].values()) == {Quantize(bits, 0)}
-    assert len(plans) == 2 * 4 + 2
+    for bits in (4, 3, 2):
+        assert set(plans[f"uniform {bits} bit trellis"].values()) == {Trellis(bits, 0)}
+    assert len(plans) == 2 * 4 + 3 + 2
     for kind, method in (("SVD", Svd), ("tensor train", TensorTrain)):
         plan = plans[f"uniform {kind}, 10% of the parameters"]
         assert all(isinstance(each, method) for each in plan.values())
