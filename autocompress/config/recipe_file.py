@@ -18,9 +18,11 @@ from autocompress.config.problems import Problem, RecipeFileError, nearest_name,
 from autocompress.config.schema import Strict, check, one_of
 from autocompress.errors import MethodError, StorageError
 from autocompress.methods.base import Method
+from autocompress.methods.cp import Cp
 from autocompress.methods.plan import RECIPE_VERSION, Plan
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
+from autocompress.numerics.cp import cp_rank_limit
 from autocompress.records import LayerSpec
 from autocompress.search.families.tensors import Modes
 
@@ -124,7 +126,7 @@ def check_recipe(
             method.check(specs[name])
         except MethodError as error:
             got = f"{method} for {specs[name]}"
-            problems.append(document.problem(("layers", name), got, error.wanted or error.what))
+            problems.append(document.problem(("layers", name), got, _allowed(error)))
         methods[name] = method
     if problems:
         raise RecipeFileError(f"recipe {document.path} does not fit this model; it", problems)
@@ -179,17 +181,27 @@ def _write_whole(path: Path, text: str) -> None:
         ) from error
 
 
+def _allowed(error: MethodError) -> str:
+    """What an error about a layer wants, and of what: ``at most 64 (rank)``."""
+    about = error.what.rpartition(": ")[2]
+    return f"{error.wanted} ({about})" if error.wanted else error.what
+
+
 def _with_fitting_modes(method: Method, spec: LayerSpec) -> Method:
     """The method, its modes corrected to the nearest that fit, if it has modes."""
-    if not isinstance(method, TensorTrain | Tucker):
+    if not isinstance(method, TensorTrain | Tucker | Cp):
         return method
     wanted = Modes(method.out_modes, method.in_modes)
     fitted = wanted.fitted(spec)
     if fitted == wanted:
         return method
+    modes: dict[str, Any] = {"out_modes": fitted.rows, "in_modes": fitted.columns}
+    if isinstance(method, Cp):
+        limit = cp_rank_limit(fitted.rows + fitted.columns)
+        return replace(method, rank=min(method.rank, limit), **modes)
     limits = fitted.bonds if isinstance(method, TensorTrain) else fitted.sides
     ranks = tuple(min(rank, limit) for rank, limit in zip(method.ranks, limits, strict=True))
-    return replace(method, ranks=ranks, out_modes=fitted.rows, in_modes=fitted.columns)
+    return replace(method, ranks=ranks, **modes)
 
 
 def _unknown_layer(name: str, layers: Sequence[LayerSpec], document: Document) -> Problem:

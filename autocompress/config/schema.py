@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -76,12 +77,14 @@ def _problems(
         elif kind == "missing":
             yield document.problem(path, "nothing", _PLAIN_NAMES[kind])
         elif kind == "literal_error":
-            allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+            names = re.split(", | or ", str(context["expected"]))
+            # Words with a colon keep their quotes: YAML reads 2:4 without them as a number.
+            names = [name if ":" in name else name.strip("'") for name in names]
             yield document.problem(
                 path,
                 shown(error["input"]),
-                allowed,
-                nearest_name(error["input"], allowed.split(", ")),
+                ", ".join(names),
+                nearest_name(error["input"], names),
             )
         else:
             yield document.problem(

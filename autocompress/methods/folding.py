@@ -39,7 +39,9 @@ def check_ranks(
         MethodError: one does; the message names the limits.
     """
     if any(rank > limit for rank, limit in zip(ranks, limits, strict=True)):
-        raise MethodError(f"layer {spec}, {method}: ranks", got=ranks, wanted=f"at most {limits}")
+        got, most = (", ".join(map(str, numbers)) for numbers in (ranks, limits))
+        what = "rank" if len(ranks) == 1 else "ranks"
+        raise MethodError(f"layer {spec}, {method}: {what}", got=got, wanted=f"at most {most}")
 
 
 def folded_label(name: str, out_modes: tuple[int, ...], ranks: tuple[int, ...], bits: int) -> str:

@@ -8,6 +8,7 @@ from autocompress.config.problems import RecipeFileError
 from autocompress.config.recipe_file import check_recipe, load_recipe, read_recipe, save_recipe
 from autocompress.config.space_file import load_space
 from autocompress.errors import RecipeError, StorageError
+from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
@@ -93,6 +94,19 @@ def test_all_errors_at_once(tmp_path):
     assert isinstance(caught.value, RecipeError)
 
 
+def test_a_pattern_without_its_quotes_is_told_to_have_them(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("version: 1\nlayers:\n  a: {method: sparse, pattern: 2:4}\n")
+    with pytest.raises(RecipeFileError, match="allowed: '2:4', unstructured"):
+        load_recipe(path)
+
+
+def test_a_refused_rank_says_that_it_is_the_rank():
+    plan = Plan.of({"model.layers.1.mlp.down_proj": Svd(300)})
+    with pytest.raises(RecipeFileError, match=r"at most 256 \(rank\)"):
+        check_recipe(plan, SPECS)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "layers: {}\n", "version: 3\nlayers: {a: {method: keep}}\n", "version: 1\nlayers: [a]\n"],
@@ -124,9 +138,14 @@ def test_recipe_for_another_model_names_every_stranger():
     assert "at most 256" in caught.value.problems[4].allowed
 
 
-def test_modes_that_miss_are_corrected_with_a_notice():
+@pytest.mark.parametrize(
+    "method",
+    [TensorTrain((200,), (26, 26), (16, 16)), Cp(4200, (26, 26), (16, 16))],
+    ids=lambda method: method.name,
+)
+def test_modes_that_miss_are_corrected_with_a_notice(method):
     name = "model.layers.0.mlp.gate_proj"
-    checked = check_recipe(Plan.of({name: TensorTrain((200,), (26, 26), (16, 16))}), SPECS)
+    checked = check_recipe(Plan.of({name: method}), SPECS)
     spec = next(spec for spec in SPECS if spec.name == name)
     checked.plan[name].check(spec)
     (notice,) = checked.notices

@@ -102,7 +102,7 @@ def test_metrics_that_are_not_finite_are_refused(form: Any, rank: int) -> None:
 
 
 def test_a_cp_rank_above_every_tensors_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"ranks: got \(257,\), wanted at most \(256,\)"):
+    with pytest.raises(MethodError, match="rank: got 257, wanted at most 256"):
         Cp(257, (8, 8), (4, 9)).check(spec_of(64, 36))
     with pytest.raises(MethodError, match=r"in_modes do not fit the side of 36: .*\[4, 9\]"):
         Cp(25, (8, 8), (4, 8)).check(spec_of(64, 36))
