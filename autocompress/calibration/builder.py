@@ -76,12 +76,21 @@ class LayerBuilder:
         return content_key(self.content_of(name), method.to_dict())
 
     def prepare(self, name: str, methods: Sequence[Method]) -> None:
-        """Compute together what several methods are about to be fitted for."""
+        """Compute together what several methods are about to be fitted for.
+
+        Raises:
+            MethodError: the matrix or its metric has the wrong shape, or holds NaN or infinity.
+        """
         kinds: dict[type[Method], list[Method]] = {}
         for method in methods:
             kinds.setdefault(type(method), []).append(method)
         for kind, chosen in kinds.items():
+            self.problem(name).check()
             kind.prepare(self.problem(name), chosen)
+
+    def forget_problem(self) -> None:
+        """Drop what was factorised of the last matrix: for a large one that is gigabytes."""
+        self._of_thread.problem = None
 
     def fit(self, name: str, method: Method) -> CompressedMatrix:
         """Build a layer afresh, keeping nothing."""

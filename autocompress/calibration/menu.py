@@ -122,6 +122,7 @@ def build_menu(
         if spec.name not in layers:
             layers[spec.name] = _layer_menu(builder, spec, options_of(spec))
             advance(spec.name)
+    builder.forget_problem()
     return Menu(tuple(layers[spec.name] for spec in wanted))
 
 

@@ -11,6 +11,7 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache
 from autocompress.calibration.menu import build_menu, file_bytes, judge, output_cosine
 from autocompress.calibration.statistics import collect_statistics
+from autocompress.errors import MethodError
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
@@ -246,3 +247,20 @@ def test_a_fit_that_fails_in_a_thread_is_heard_of(make_builder, two_threads):
     with pytest.raises(RuntimeError, match="no such fit"):
         menu_with(builder)
     assert torch.get_num_threads() == 2
+
+
+def test_what_was_factorised_is_dropped_when_the_menu_is_done(make_builder):
+    builder = make_builder()
+    last = builder.workbench.inventory.layers[-1].name
+    before = builder.problem(last)
+    menu_with(builder)
+    assert builder.problem(last) is not before
+
+
+def test_metrics_that_are_not_finite_are_refused_before_fits_are_prepared(make_builder):
+    metrics = dict(make_builder.metrics)
+    name, metric = next((n, m) for n, m in metrics.items() if m.columns.ndim == 2)
+    broken = torch.full_like(metric.columns, math.nan)
+    metrics[name] = Metric((Curvature(metric.rows, broken),))
+    with pytest.raises(MethodError, match=f"{name}.*Gram matrix of the columns"):
+        make_builder(metrics, "broken").prepare(name, [Svd(4, bits=8)])
