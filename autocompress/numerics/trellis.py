@@ -42,7 +42,7 @@ ROW_DAMPING = 0.5
 def levels() -> Tensor:
     """The value of each state, fp32 ``[2**STATE_BITS]``: normal quantiles in a fixed order."""
     count = 2**STATE_BITS
-    scrambled = (torch.arange(count) * SCRAMBLE + 12_345) % 2**32
+    scrambled = (torch.arange(count, device="cpu") * SCRAMBLE + 12_345) % 2**32
     ranks = torch.argsort(torch.argsort(scrambled))
     quantiles: Tensor = torch.special.ndtri((ranks.double() + 0.5) / count)
     return quantiles.float()
@@ -75,7 +75,7 @@ def dequantize(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
     if codes.device.type == "cpu":
         from autocompress.numerics.trellis_loops import read_codes  # numba imports slowly
 
-        values = torch.empty(codes.shape)
+        values = torch.empty(codes.shape, dtype=torch.float32, device="cpu")
         read_codes(codes.numpy(), levels().numpy(), bits, CHAIN_ROWS, values.numpy())
         return _scaled(values, scale)
     return scaled_levels(states_of(codes_above(codes, bits), bits), scale)

@@ -130,3 +130,16 @@ def test_threads_do_not_change_the_codes() -> None:
         torch.testing.assert_close(encoded(weight, 2), alone, rtol=0, atol=0)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_codes_are_read_alike_whatever_the_default_type() -> None:
+    weight = normal(32, 16)
+    scale = find_scales(weight, 1, torch.ones(16))
+    codes = encode(weight, scale, 2, rows=torch.ones(32))
+    values = dequantize(codes, scale, 2)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        again = dequantize(codes, scale, 2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again, values)
