@@ -145,6 +145,7 @@ class PackedTable(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         scales = self.scales.data
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._by_rows, self._by_columns = KernelCache(), KernelCache()  # else what moved away stays
         if self.scales.dtype != scales.dtype:
             self.scales.data = scales.to(self.scales.device)
         return self

@@ -105,6 +105,15 @@ def test_layouts_are_neither_stored_nor_copied() -> None:
 
 
 @ON_KERNELS
+def test_layouts_are_dropped_when_the_layer_is_moved() -> None:
+    made = table(64, 64, 8)
+    assert_kernel_product(made)
+    assert made.kernel_bytes
+    assert made.cpu().kernel_bytes == 0
+    assert_kernel_product(made)
+
+
+@ON_KERNELS
 def test_packed_factors_run_on_kernels() -> None:
     layer = LowRankMatrix(70, 96, rank=24, bits=8, bias=False, dtype=torch.bfloat16)
     for buffer in layer.buffers():
