@@ -13,7 +13,7 @@ state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -126,10 +126,18 @@ class Encoder:
         scale: fp16 ``[out, groups]``.
         bits: bits of a code.
         row_weights: ``[out]``, what an error in each row costs.
+        each: applies a function to the chains of a column, as ``map`` does.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, bits: int, row_weights: Tensor) -> None:
-        self.bits = bits
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bits: int,
+        row_weights: Tensor,
+        each: Callable[..., Iterable[None]] = map,
+    ) -> None:
+        self.bits, self.each = bits, each
         self.columns = weight.T.contiguous()
         self.scale = scale.float().T.repeat_interleave(weight.shape[1] // scale.shape[1], 0)
         self.inverse = torch.where(self.scale > 0, 1 / self.scale, 0.0)
@@ -171,12 +179,7 @@ class Encoder:
             aim, cost, codes, values = (part.numpy() for part in chain)
             search(aim, cost, table, codes, values)
 
-        if min(len(chains), torch.get_num_threads()) == 1:
-            for chain in chains:
-                code(chain)
-        else:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                list(pool.map(code, chains))
+        list(self.each(code, chains))
         self.values[column] *= scale
 
 
@@ -203,9 +206,12 @@ def encode(
     weights = rows.float() if rows.ndim == 1 else rows.float().diagonal()
     if not trace(rows) > 0:
         weights = torch.ones_like(weights)
-    encoder = Encoder(weight.cpu(), scale.cpu(), bits, weights.cpu())
-    if feedback is None:
-        encoder.round_each()
-    else:
-        encoder.round_with_feedback(feedback)
+    arguments = (weight.cpu(), scale.cpu(), bits, weights.cpu())
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        alone = torch.get_num_threads() == 1 or len(weight) <= CHAIN_ROWS
+        encoder = Encoder(*arguments, each=map if alone else pool.map)
+        if feedback is None:
+            encoder.round_each()
+        else:
+            encoder.round_with_feedback(feedback)
     return encoder.codes.T.contiguous().to(weight.device)
