@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autocompress.api.session import Session, read_space
-from autocompress.calibration.menu import Menu
 from autocompress.config.document import Document, read_document
 from autocompress.config.recipe_file import check_recipe, read_recipe
 from autocompress.errors import ConfigurationError
 from autocompress.evaluation.latency import Latency
 from autocompress.methods.plan import Plan
-from autocompress.search.allocator import allocate, choices_of, in_layer_order
+from autocompress.search.allocation import allocated_plan, bent_choices
 from autocompress.search.corrections import measure_corrections
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.knobs import Knobs
@@ -95,7 +94,8 @@ class BudgetTarget:
         check_reachable(self.space, inventory, limit)
         menu = session.menu(self.space)
         room = (inventory.dense_bytes if limit is None else limit) - inventory.rest_bytes
-        predicted = self._allocated(session, menu, Knobs(measured=0.0), room)
+        groups = [[spec.name for spec in tied] for tied in self.space.tied(inventory.layers)]
+        predicted = allocated_plan(menu, bent_choices(menu, Knobs(measured=0.0), groups), room)
         tokens = session.settings.correction_tokens
         if tokens == 0:
             return predicted
@@ -104,27 +104,13 @@ class BudgetTarget:
         corrections = measure_corrections(
             evaluator, menu, predicted, text, session.cache, session.builder.key, session.progress
         )
-        corrected = self._allocated(session, menu, Knobs(), room, corrections)
+        corrected = allocated_plan(menu, bent_choices(menu, Knobs(), groups, corrections), room)
         if corrected == predicted:
             return predicted
         with session.progress.task("Comparing two allocations"):
             return min(
                 (corrected, predicted), key=lambda plan: _rank(evaluator.divergence(plan, text))
             )
-
-    def _allocated(
-        self,
-        session: Session,
-        menu: Menu,
-        knobs: Knobs,
-        room: int,
-        corrections: Mapping[str, float] | None = None,
-    ) -> Plan:
-        layers = session.workbench.inventory.layers
-        blocks = max((spec.depth for spec in layers if spec.depth is not None), default=-1) + 1
-        groups = [[spec.name for spec in tied] for tied in self.space.tied(layers)]
-        choices = choices_of(menu, knobs.scorer(blocks, corrections), groups)
-        return in_layer_order(allocate(choices, room), [spec.name for spec in layers])
 
 
 def _rank(divergence: float) -> float:

@@ -67,27 +67,6 @@ def round_left(
     return grid, codes.T.contiguous()
 
 
-def round_factors(
-    weight: Tensor, right: Tensor, columns: Tensor, *, bits: int, groups: tuple[int, int]
-) -> tuple[Rounded, Rounded]:
-    """Round the right factor, refit the left one to what the right has become, and round it too.
-
-    Args:
-        weight: ``[out, in]`` in fp32.
-        right: ``[rank, in]`` in fp32.
-        columns: Gram matrix ``[in, in]`` of the inputs, or its diagonal ``[in]``.
-        bits: 4 or 8.
-        groups: group sizes of the left and the right factor.
-
-    Returns:
-        Grid and codes of left ``[rank, out]`` and of right ``[rank, in]``.
-    """
-    feedback = None if columns.ndim == 1 else Feedback.of(columns)
-    grid, codes = round_right(right, columns, feedback, bits=bits, group_size=groups[1])
-    rounded = grid.dequantize(codes)
-    return round_left(weight, rounded, columns, bits=bits, group_size=groups[0]), (grid, codes)
-
-
 def refit_left(weight: Tensor, right: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Left factor ``[rank, out]`` that fits a given right one best, and its Gram matrix.
 

@@ -40,32 +40,6 @@ def trace(gram: Tensor) -> float:
     return float(gram.sum() if gram.ndim == 1 else gram.trace())
 
 
-def root_and_inverse(gram: Tensor, *, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Symmetric square root of a Gram matrix and the inverse of that root, both in fp64.
-
-    Args:
-        gram: ``[n, n]``, or its diagonal ``[n]`` (the results are then diagonals too).
-        shrinkage: share of the mean diagonal that is added to the diagonal, against singular
-            matrices and few tokens. A Gram matrix that is zero everywhere counts as the identity.
-    """
-    gram = gram.double()
-    size = gram.shape[0]
-    mean = trace(gram) / size
-    if mean <= 0:
-        gram, mean = (
-            torch.ones_like(gram)
-            if gram.ndim == 1
-            else torch.eye(size, dtype=gram.dtype, device=gram.device),
-            1.0,
-        )
-    if gram.ndim == 1:
-        root = (gram + shrinkage * mean).sqrt()
-        return root, 1 / root
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp_min(0) + shrinkage * mean
-    return (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
-
-
 @dataclass(frozen=True)
 class Metric:
     """All uses of a matrix ``[out, in]``: two terms for a tied embedding and head, else one."""

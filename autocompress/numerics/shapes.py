@@ -11,11 +11,6 @@ MOST_TRIED = 48  # values tried per mode when wanted modes are corrected
 PADDING_WEIGHT = 4.0  # how much one e-fold of padding weighs against one e-fold of change of a mode
 
 
-def padded_size(modes: tuple[int, ...]) -> int:
-    """Product of the modes: the size of the side with its padding."""
-    return math.prod(modes)
-
-
 def fits(size: int, modes: tuple[int, ...]) -> bool:
     """Whether modes cover a side of ``size`` without waste.
 

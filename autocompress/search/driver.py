@@ -22,13 +22,8 @@ from autocompress.errors import AutocompressError, StorageError
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
-from autocompress.search.allocator import (
-    Choice,
-    allocate,
-    choices_of,
-    in_layer_order,
-    smallest_bytes,
-)
+from autocompress.search.allocation import allocated_plan, bent_choices
+from autocompress.search.allocator import Choice, smallest_bytes
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.front import finalists
 from autocompress.search.hand_written import hand_written_plans
@@ -107,8 +102,6 @@ class Search:
         self.inventory = evaluator.workbench.inventory
         self.header = to_record(study, folder)
         self.corrections: Mapping[str, float] | None = None  # until they are measured
-        depths = [spec.depth for spec in self.inventory.layers if spec.depth is not None]
-        self.blocks = max(depths, default=-1) + 1
         self.targets = self._targets()
 
     @property
@@ -207,13 +200,11 @@ class Search:
         return Proposal("knobs", "searched", self._allocated(knobs, target), knobs)
 
     def _choices(self, knobs: Knobs) -> list[Choice]:
-        return choices_of(self.menu, knobs.scorer(self.blocks, self.corrections or {}), self.groups)
+        return bent_choices(self.menu, knobs, self.groups, self.corrections)
 
     def _allocated(self, knobs: Knobs, target_bytes: float) -> Plan:
         room = int(target_bytes) - self.inventory.rest_bytes
-        return in_layer_order(
-            allocate(self._choices(knobs), room), [spec.name for spec in self.inventory.layers]
-        )
+        return allocated_plan(self.menu, self._choices(knobs), room)
 
     def _run_trial(self, proposal: Proposal) -> TrialRecord:
         """Make a trial of a proposal, measure it unless its bytes rule it out, and store it."""

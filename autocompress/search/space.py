@@ -291,9 +291,8 @@ def _nearest(match: Match, specs: Sequence[LayerSpec]) -> tuple[str, ...]:
     """Names, roles, blocks or depths that a model has, nearest to those that a rule asked for."""
     if match.names:
         names = [name for spec in specs for name in (spec.name, *spec.tied)]
-        return tuple(difflib.get_close_matches(match.names[0], names, n=3, cutoff=0.4)) or tuple(
-            names[:3]
-        )
+        near = difflib.get_close_matches(match.names[0], names, n=3, cutoff=0.4)
+        return tuple(near or names[:3])
     if match.roles:
         return tuple(dict.fromkeys(spec.role.value for spec in specs))
     if match.blocks:

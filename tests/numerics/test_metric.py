@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autocompress.numerics.metric import Curvature, Metric, root_and_inverse
+from autocompress.numerics.metric import Curvature, Metric
 from tests.methods.matrices import embedding_metric, gram, linear_metric, matrix
 
 
@@ -49,17 +49,6 @@ def test_combined_grams_have_the_partial_traces_of_the_sum() -> None:
         torch.testing.assert_close(
             got / got.trace(), expected / expected.trace(), rtol=1e-4, atol=1e-7
         )
-
-
-def test_root_and_inverse() -> None:
-    columns = gram(12, 1).double()
-    root, inverse = root_and_inverse(columns, shrinkage=0.0)
-    torch.testing.assert_close(root @ root, columns)
-    torch.testing.assert_close(
-        root @ inverse, torch.eye(12, dtype=torch.float64), rtol=1e-6, atol=1e-6
-    )
-    zero, _ = root_and_inverse(torch.zeros(3, 3), shrinkage=0.0)
-    torch.testing.assert_close(zero, torch.eye(3, dtype=torch.float64))
 
 
 def test_damage_predicts_a_loss_to_second_order() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from autocompress.methods.svd import Svd
-from autocompress.numerics.factor_rounding import refit_left, round_factors
-from autocompress.numerics.metric import Curvature, Metric, apply_gram, root_and_inverse
+from autocompress.numerics.factor_rounding import refit_left, round_left, round_right
+from autocompress.numerics.feedback import Feedback
+from autocompress.numerics.metric import Curvature, Metric, apply_gram
 from autocompress.numerics.svd import decompose, grams_of, shrunk
 from tests.methods.matrices import (
     embedding_metric,
@@ -44,9 +45,8 @@ def test_squared_error_is_the_sum_of_the_discarded_squares(
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_are_those_of_the_whitened_matrix(shape: tuple[int, int]) -> None:
     weight, rows, columns = matrix(*shape), gram(shape[0], 1), gram(shape[1], 2)
-    left, _ = root_and_inverse(rows, shrinkage=1e-3)
-    right, _ = root_and_inverse(columns, shrinkage=1e-3)
-    oracle = torch.linalg.svdvals(left @ weight.double() @ right)
+    left, right = (torch.linalg.cholesky(shrunk(g, 1e-3)) for g in (rows, columns))
+    oracle = torch.linalg.svdvals(left.T @ weight.double() @ right)
     torch.testing.assert_close(
         decompose(weight, rows, columns).values, oracle, rtol=1e-6, atol=1e-7 * float(oracle[0])
     )
@@ -121,10 +121,12 @@ def test_rounding_factors_together_beats_rounding_them_apart(bits: int) -> None:
     metric = Metric((Curvature(torch.ones(64), columns),))
     spectrum = decompose(weight, torch.ones(64), columns)
     left, right = spectrum.left[:12], spectrum.right[:12]
-    (left_grid, left_codes), (right_grid, right_codes) = round_factors(
-        weight, right, columns, bits=bits, groups=(0, 0)
+    right_grid, right_codes = round_right(
+        right, columns, Feedback.of(columns), bits=bits, group_size=0
     )
-    together = left_grid.dequantize(left_codes).T @ right_grid.dequantize(right_codes)
+    rounded = right_grid.dequantize(right_codes)
+    left_grid, left_codes = round_left(weight, rounded, columns, bits=bits, group_size=0)
+    together = left_grid.dequantize(left_codes).T @ rounded
     apart = left_grid.dequantize(left_grid.round(left)).T @ right_grid.dequantize(
         right_grid.round(right)
     )
