@@ -10,6 +10,7 @@ import pytest
 import autocompress
 from autocompress.search.study import StudyRecord
 from tests.api.searches import TRIALS, write_inputs
+from tests.api.tiny_compression import FEW, SPACE, token_ids
 
 
 @pytest.fixture(scope="package")
@@ -40,3 +41,21 @@ def search(workplace) -> Callable[..., StudyRecord]:
 def record(search) -> StudyRecord:
     """A finished search."""
     return search(study="first")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Compress with few tokens and options, keeping the cache of the test."""
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+
+    def compress(model, *arguments, **options):
+        defaults = {
+            "calibration_data": token_ids(1),
+            "report_data": token_ids(2),
+            "texts": FEW,
+            "space": str(tmp_path / "tiny.yaml"),
+            "runs_dir": tmp_path / "runs",
+        }
+        return autocompress.compress(model, *arguments, **defaults | options)
+
+    return compress
