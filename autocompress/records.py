@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -86,6 +87,21 @@ class LayerSpec:
 
 
 @dataclass(frozen=True)
+class WindowScores:
+    """The same scores window by window, to compare plans in pairs on common tokens.
+
+    Attributes:
+        tokens: predicted tokens of each window.
+        nll: mean negative log-likelihood of each, nats per token.
+        kl: mean KL divergence from the dense model of each, nats per token.
+    """
+
+    tokens: tuple[int, ...]
+    nll: tuple[float, ...]
+    kl: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What one model, dense or compressed, was seen to cost and to lose on one text.
 
@@ -101,6 +117,8 @@ class Measurement:
         plan_hash: hash of the plan that was applied while measuring.
         cache_bytes_per_token: bytes by which the smallest exact cache of keys and values grows with
             each token; ``None`` when not measured, or when there is no such cache.
+        prefill_ms: median time of reading a prompt; ``None`` when not measured.
+        windows: the scores of each window; ``None`` in records that were made without.
     """
 
     perplexity: float
@@ -113,10 +131,19 @@ class Measurement:
     device: str
     plan_hash: str
     cache_bytes_per_token: int | None = None
+    prefill_ms: float | None = None
+    windows: WindowScores | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
+        """Read what ``to_dict`` gave, through JSON or not."""
+        windows = values.get("windows")
+        scores = windows and WindowScores(**{name: tuple(each) for name, each in windows.items()})
+        return cls(**{**values, "windows": scores})
 
 
 @dataclass(frozen=True)

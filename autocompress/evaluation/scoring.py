@@ -19,6 +19,7 @@ from autocompress.errors import DataError, ModelError
 from autocompress.evaluation.divergence import TOP_K, ExactRows, Rows, TopRows
 from autocompress.evaluation.windows import LOGIT_BYTES, LOGIT_BYTES_ACCELERATOR, Windows
 from autocompress.progress import Advance
+from autocompress.records import WindowScores
 
 EXACT_VOCABULARY = 8192  # up to this size the teacher keeps every probability
 BLOCK_ELEMENTS = 2**19  # of logits at a time: 2 MB of fp32
@@ -37,15 +38,42 @@ class Score:
         nll: mean negative log-likelihood, nats per predicted token.
         kl: mean divergence ``KL(dense || model)``, nats per predicted token; NaN without a teacher.
         tokens: number of predicted tokens.
-        window_nll: fp64 ``[windows]``, the sum of each window's negative log-likelihoods, for
-            paired comparisons.
+        windows: the scores window by window, for paired comparisons.
     """
 
     perplexity: float
     nll: float
     kl: float
     tokens: int
-    window_nll: Tensor = field(repr=False, compare=False)
+    windows: WindowScores = field(repr=False, compare=False)
+
+
+class _WindowSums:
+    """Sums over the tokens of each window, in fp64 on the device until all is scored."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.nll: list[Tensor] = []
+        self.kl: list[Tensor] = []
+
+    def add(self, nll: list[Tensor], divergence: list[Tensor] | None = None) -> None:
+        """Add a window by blocks ``[m]``, in nats; without divergences they are NaN."""
+        losses = torch.cat(nll).double()
+        self.tokens.append(len(losses))
+        self.nll.append(losses.sum())
+        self.kl.append(
+            torch.cat(divergence).double().sum() if divergence else losses.new_tensor(math.nan)
+        )
+
+    def score(self) -> Score:
+        """Turn the sums into means, over all tokens and by window."""
+        sums = torch.stack([torch.stack(self.nll), torch.stack(self.kl)]).cpu()
+        tokens = torch.tensor(self.tokens)
+        nll, kl = (sums.sum(1) / tokens.sum()).tolist()
+        kl = 0.0 if kl < 0 else kl  # rounding of a divergence that is zero
+        by_window = WindowScores(tuple(self.tokens), *map(tuple, (sums / tokens).tolist()))
+        perplexity = math.exp(nll) if not nll > 700 else math.inf
+        return Score(perplexity, nll, kl, int(tokens.sum()), by_window)
 
 
 class Teacher:
@@ -84,7 +112,7 @@ class Teacher:
         """
         check_scorable(model, windows)
         rows: Rows | None = None
-        sums: list[Tensor] = []
+        sums = _WindowSums()
         with torch.inference_mode():
             for targets, logits in _window_logits(model, windows, advance):
                 vocabulary = logits.shape[-1]
@@ -96,9 +124,9 @@ class Teacher:
                 for span, logs in _log_softmax_blocks(logits):
                     rows.add(logs)
                     nll.append(_negative_log_likelihood(logs, targets[span]))
-                sums.append(torch.cat(nll).double().sum())
+                sums.add(nll)
         assert rows is not None, "windows always hold at least one"
-        return cls(windows, rows, _score(sums, math.nan, windows.tokens))
+        return cls(windows, rows, sums.score())
 
     def covers(self, windows: Windows) -> bool:
         """Whether ``windows`` are these windows or their first ones."""
@@ -136,20 +164,18 @@ def score(
         check_scorable(model, windows)
     elif not teacher.covers(windows):
         raise ValueError("the teacher was made on other windows")
-    sums: list[Tensor] = []
-    divergence: list[Tensor] = []
+    sums = _WindowSums()
     row = 0
     with torch.inference_mode():
         for targets, logits in _window_logits(model, windows, advance):
-            nll = []
+            nll, divergence = [], []
             for span, logs in _log_softmax_blocks(logits):
                 nll.append(_negative_log_likelihood(logs, targets[span]))
                 if teacher is not None:
                     divergence.append(teacher.divergence(row + span.start, logs))
             row += len(targets)
-            sums.append(torch.cat(nll).double().sum())
-    kl = torch.cat(divergence).double().mean().item() if divergence else math.nan
-    return _score(sums, kl, windows.tokens)
+            sums.add(nll, divergence)
+    return sums.score()
 
 
 def _window_logits(
@@ -176,14 +202,6 @@ def _log_softmax_blocks(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def _negative_log_likelihood(logs: Tensor, targets: Tensor) -> Tensor:
     return -logs.gather(-1, targets[:, None]).squeeze(-1)
-
-
-def _score(sums: list[Tensor], kl: float, tokens: int) -> Score:
-    window_nll = torch.stack(sums).cpu()
-    nll = window_nll.sum().item() / tokens
-    perplexity = math.exp(nll) if not nll > 700 else math.inf
-    kl = 0.0 if kl < 0 else kl  # rounding of a divergence that is zero
-    return Score(perplexity, nll, kl, tokens, window_nll)
 
 
 def _device(model: Any) -> torch.device:

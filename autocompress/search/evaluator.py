@@ -72,6 +72,7 @@ class Evaluator:
             self.device,
             DENSE.hash,
             cache_bytes_per_token(self.workbench.model),
+            windows=scored.windows,
         )
 
     def divergence(self, plan: Plan, text: ScoredText) -> float:
@@ -108,4 +109,5 @@ class Evaluator:
             self.device,
             plan.hash,
             cache_bytes,
+            windows=scored.windows,
         )

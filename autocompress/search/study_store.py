@@ -228,7 +228,7 @@ def to_record(study: optuna.Study, folder: Path) -> StudyRecord:
     """Turn an Optuna study into a record."""
     attributes = study.user_attrs
     reports = {
-        key.removeprefix(REPORT): Measurement(**value)
+        key.removeprefix(REPORT): Measurement.from_dict(value)
         for key, value in attributes.items()
         if key.startswith(REPORT)
     }
@@ -243,7 +243,7 @@ def to_trial_record(trial: FrozenTrial, reports: dict[str, Measurement]) -> Tria
     proposal, result = trial.user_attrs.get("proposal"), trial.user_attrs.get("result", {})
     if proposal is None:
         return None
-    selection = Measurement(**result["selection"]) if "selection" in result else None
+    selection = Measurement.from_dict(result["selection"]) if "selection" in result else None
     plan = Plan.from_recipe(proposal["recipe"])
     return TrialRecord(
         number=trial.number,
@@ -307,7 +307,7 @@ def _header_from_dict(name: str, folder: Path, data: dict[str, Any]) -> StudyRec
         skipped=tuple(Skipped(**skipped) for skipped in data["skipped"]),
         dense_bytes=data["dense_bytes"],
         dense_bf16_bytes=data["dense_bf16_bytes"],
-        dense_selection=Measurement(**data["dense_selection"]),
-        dense_report=Measurement(**data["dense_report"]),
+        dense_selection=Measurement.from_dict(data["dense_selection"]),
+        dense_report=Measurement.from_dict(data["dense_report"]),
         trials=(),
     )

@@ -45,8 +45,11 @@ def test_every_token_weighs_the_same_also_in_a_short_last_window(count: int) -> 
     assert result.nll == pytest.approx(nll, rel=1e-6)
     assert result.kl == pytest.approx(kl, rel=1e-3)
     assert result.tokens == windows.tokens
-    assert result.window_nll.shape == (len(windows),)
-    assert result.window_nll.sum().item() == pytest.approx(nll * windows.tokens, rel=1e-6)
+    each = result.windows
+    assert sum(each.tokens) == windows.tokens
+    assert len(each.tokens) == len(each.nll) == len(windows)
+    sums = (n * mean for n, mean in zip(each.tokens, each.nll, strict=True))
+    assert sum(sums) == pytest.approx(nll * windows.tokens, rel=1e-6)
 
 
 def test_blocks_smaller_than_a_window_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Engines that run the jobs of a search: here, in worker processes, on Ray."""
