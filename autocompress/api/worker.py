@@ -1,0 +1,122 @@
+"""What does the jobs of a search in another process: the model, its texts, and the shared cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.errors import AutocompressError, ModelError, StorageError
+from autocompress.evaluation.latency import Latency
+from autocompress.search.engines.base import Job, Measure, Outcome
+from autocompress.search.evaluator import Evaluator, ScoredText
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker needs to measure plans as the search itself would. Picklable, and small.
+
+    Attributes:
+        model: see ``SearchSettings``.
+        texts: see ``SearchSettings``.
+        runs_dir: folder with the cache, which the driver has filled; on a cluster every node must
+            see it under this path.
+        device: as torch names it; see ``spread`` for several workers.
+        dtype: see ``SearchSettings``.
+        trust_remote_code: see ``SearchSettings``.
+        seed: see ``SearchSettings``.
+        dense_latency: of the dense model when the study began: what measured times refer to.
+        fingerprint: of the model that the search loaded; not compared when left out.
+        threads: of torch in the worker; as torch would have it when left out.
+    """
+
+    model: str | None
+    texts: TextSettings
+    runs_dir: Path
+    device: str = "cpu"
+    dtype: str | None = None
+    trust_remote_code: bool = False
+    seed: int = 0
+    dense_latency: Latency | None = field(default=None)
+    fingerprint: str | None = None
+    threads: int | None = None
+
+    def shared_among(self, workers: int) -> WorkerSettings:
+        """The settings of each of several workers on one machine: a share of torch's threads.
+
+        One worker alone gets as many as this process has, so that it measures the same.
+        """
+        return replace(self, threads=max(1, torch.get_num_threads() // workers))
+
+    def spread(self, workers: int) -> Sequence[WorkerSettings]:
+        """The settings of each of several workers on one machine, one after the other.
+
+        With ``device="cuda"`` and several GPUs, worker ``i`` takes ``cuda:i``, counted round.
+        """
+        shared = self.shared_among(workers)
+        gpus = torch.cuda.device_count() if self.device == "cuda" else 0
+        if gpus < 2:
+            return [shared] * workers
+        return [replace(shared, device=f"cuda:{index % gpus}") for index in range(workers)]
+
+    def open(self) -> Measure:
+        """Load the model and everything else, in this process.
+
+        Raises:
+            AutocompressError: something is missing, or is not what the search itself has.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        _check_cache(self.runs_dir)
+        session = open_session(
+            self.model,
+            self.texts,
+            self.runs_dir,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            seed=self.seed,
+        )
+        _check_model(session, self.fingerprint)
+        evaluator = Evaluator(session.workbench, session.build, self.dense_latency)
+        text = session.scored_text("selection")
+
+        def measure(job: Job) -> Outcome:
+            return run(evaluator, job, text)
+
+        return measure
+
+
+def run(evaluator: Evaluator, job: Job, text: ScoredText) -> Outcome:
+    """Do a job; an expected error is its outcome."""
+    started = time.monotonic()
+    try:
+        measurement = evaluator.measure(job.plan, text, latency=job.latency)
+    except (AutocompressError, RuntimeError, MemoryError) as error:
+        return Outcome(job.number, error=str(error), seconds=time.monotonic() - started)
+    return Outcome(job.number, measurement, seconds=time.monotonic() - started)
+
+
+def _check_cache(runs_dir: Path) -> None:
+    """See that statistics are there: to collect them again in each worker would take long."""
+    if not any((runs_dir / "cache" / "statistics").glob("*.safetensors")):
+        raise StorageError(
+            f"the worker finds no statistics in {(runs_dir / 'cache').absolute()}",
+            wanted="the cache that the search filled",
+            hint="On several machines, --runs-dir must be a folder that all of them share.",
+        )
+
+
+def _check_model(session: Session, fingerprint: str | None) -> None:
+    found = session.loaded.fingerprint
+    if fingerprint not in (None, found):
+        raise ModelError(
+            f"the worker loads other weights for {session.loaded.source} than the search",
+            got=found,
+            wanted=fingerprint,
+            hint="Every machine must have the same copy of the model.",
+        )

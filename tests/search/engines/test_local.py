@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autocompress.errors import AutocompressError, ConfigurationError
+from autocompress.search.engines import answering, local
+from autocompress.search.engines.base import Here
+from autocompress.search.engines.local import LocalProcesses
+from tests.search.engines.fake_ask_tell import (
+    FakeAskTell,
+    answer_by_formula,
+    attempts,
+    ends_at_start,
+    formula,
+    refuses,
+    troubled,
+    wait_for,
+)
+
+
+def test_one_worker_gives_what_this_process_would():
+    here, elsewhere = FakeAskTell(5), FakeAskTell(5)
+    Here(answer_by_formula).drive(here)
+    LocalProcesses([formula]).drive(elsewhere)
+    assert (elsewhere.asked, elsewhere.told) == (here.asked, here.told)
+    assert len({job.plan for job in here.asked}) > 1
+
+
+def test_a_lost_worker_costs_nothing_but_another_try(tmp_path):
+    search = FakeAskTell(8, most_at_a_time=2)
+    worker = troubled(tmp_path, {1: ("killed", 1), 6: ("bug", 1)})
+    LocalProcesses([worker, worker]).drive(search)
+    assert search.numbers == list(range(8))
+    assert search.most_running == 2
+    assert [attempts(tmp_path, number) for number in range(8)] == [1, 2, 1, 1, 1, 1, 1, 1]
+    jobs = {job.number: job for job in search.asked}
+    for outcome in search.told:
+        if outcome.number == 6:
+            assert outcome.error == "ZeroDivisionError: oh"
+        else:
+            assert outcome == answer_by_formula(jobs[outcome.number])
+
+
+def test_a_job_that_loses_every_worker_fails_and_the_search_goes_on(tmp_path, monkeypatch):
+    for module in (local, answering):
+        monkeypatch.setattr(module, "RETRIES", 1)
+    search = FakeAskTell(2)
+    LocalProcesses([troubled(tmp_path, {0: ("killed", 100)})]).drive(search)
+    first, second = search.told
+    assert attempts(tmp_path, 0) == 2
+    assert first.measurement is None
+    assert "SIGKILL" in first.error
+    assert second == answer_by_formula(search.asked[1])
+
+
+def test_a_worker_that_refuses_to_start_says_why():
+    search = FakeAskTell(2)
+    with pytest.raises(ConfigurationError, match=r"cannot start.*cuda:9.*Name another"):
+        LocalProcesses([refuses]).drive(search)
+    assert search.asked == []
+
+
+def test_a_worker_that_ends_at_its_start_says_how(monkeypatch):
+    monkeypatch.setattr(local, "MOST_FAILED_STARTS", 2)
+    search = FakeAskTell(2)
+    with pytest.raises(AutocompressError, match=r"no worker can start.*exit code 7.*__main__"):
+        LocalProcesses([ends_at_start]).drive(search)
+    assert search.asked == []
+
+
+DRIVE = """
+import sys
+from pathlib import Path
+from autocompress.search.engines.local import LocalProcesses
+from tests.search.engines.fake_ask_tell import FakeAskTell, troubled
+
+if __name__ == "__main__":
+    worker = troubled(Path(sys.argv[1]), {0: ("long", 9)})
+    LocalProcesses([worker]).drive(FakeAskTell(1))
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_a_worker_ends_with_the_driver(tmp_path, ending):
+    """SIGINT as a terminal sends it: to the driver and to the worker."""
+    script = tmp_path / "drive.py"
+    script.write_text(DRIVE)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    driver = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    name = tmp_path / "pid-0"
+    try:
+        wait_for(lambda: name.exists() and name.read_text() != "")
+        worker = psutil.Process(int(name.read_text()))
+        if ending == signal.SIGINT:
+            os.killpg(driver.pid, ending)
+        else:
+            driver.send_signal(ending)
+        error = driver.communicate(timeout=30)[1]
+    finally:
+        driver.kill()
+    assert psutil.wait_procs([worker], timeout=30)[1] == []
+    # The driver of this test shows its own traceback; the worker shows none.
+    assert error.count("Traceback") == (1 if ending == signal.SIGINT else 0)
