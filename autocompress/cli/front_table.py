@@ -14,18 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.search.against_dense import describe, rise
+from autocompress.search.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
 from autocompress.search.dominance import knee_of, latency
-from autocompress.search.front import HAND_WRITTEN, front_of, gain_over_hand_written
+from autocompress.search.front import HAND_WRITTEN, Gain, front_of, gain_over_hand_written
 from autocompress.search.picking import best_or_none
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 MARKS = "marks"
+SPREAD = "±"  # half the 95 % interval of the rise
 COLUMNS = (
     "trial",
     "plan",
     "perplexity",
     "rise",
+    SPREAD,
     "KL",
     "size",
     "ratio",
@@ -61,7 +64,8 @@ def front_table(
         *(_row(study, trial, marks.get(trial.number, [])) for trial in shown),
     ]
     left_out = {"stored as"} if width < WIDTH_FOR_METHODS else set()
-    left_out |= {"KL"} if width < WIDTH_FOR_DIVERGENCE else set()
+    left_out |= {"KL", SPREAD} if width < WIDTH_FOR_DIVERGENCE else set()
+    left_out |= {SPREAD} if not any(row[SPREAD] for row in rows) else set()
     columns = [name for name in rows[0] if name not in left_out]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=_title(study))
     table.title_justify, table.title_style = "left", "bold"
@@ -92,9 +96,10 @@ def notes(study: StudyRecord) -> list[str]:
         lines.append(f"The best is a plan a person would have written: {gain.best.label}.")
     elif gain is not None and math.isfinite(gain.share):
         lines.append(
-            f"The best loses {gain.best_rise:.4f} nats per token, {gain.share:.0%} of what "
-            "the best hand-written plan in the same bytes loses "
+            f"The best loses {gain.best_rise:.4f} nats per token{_in_brackets(gain.interval)}, "
+            f"{gain.share:.0%} of what the best hand-written plan in the same bytes loses "
             f"({gain.hand_written.label}: {gain.hand_written_rise:.4f}, {gain.text} text)."
+            + _about_difference(gain)
         )
     if best is not None:
         lines.append(
@@ -107,7 +112,40 @@ def notes(study: StudyRecord) -> list[str]:
         )
     if any(trial.report is None for trial in front):
         lines.append("* measured on the selection text only")
-    return lines
+    return [*lines, *_about_intervals(study, front)]
+
+
+def _in_brackets(interval: Interval | None) -> str:
+    return "" if interval is None else f" ({LEVEL * 100:g} % interval {_from_to(interval)})"
+
+
+def _from_to(interval: Interval) -> str:
+    return f"{interval.low:.4f} to {interval.high:.4f}"
+
+
+def _about_difference(gain: Gain) -> str:
+    interval = gain.difference_interval
+    if interval is None:
+        return ""
+    chance = ": it may be chance" if interval.low <= 0 <= interval.high else ""
+    return f" The difference, {gain.difference:.4f}, lies within {_from_to(interval)}{chance}."
+
+
+def _about_intervals(study: StudyRecord, front: tuple[TrialRecord, ...]) -> list[str]:
+    """What the intervals are made of, or why there are none."""
+    scored = study.dense_report.windows
+    if scored is None or not any(trial.report and trial.report.windows for trial in front):
+        return []
+    count = len(scored.tokens)
+    if count < FEWEST_WINDOWS:
+        return [
+            f"The report text has {count} windows, too few for intervals "
+            f"(at least {FEWEST_WINDOWS}): score more tokens, or a shorter context."
+        ]
+    return [
+        f"{SPREAD}: half the {LEVEL * 100:g} % interval of the rise, from {count} windows of the "
+        "report text drawn again in pairs with the dense model's."
+    ]
 
 
 def next_command(study: StudyRecord, trial: TrialRecord | None, *, options: str = "") -> str:
@@ -146,13 +184,14 @@ def _marks(study: StudyRecord, picked: TrialRecord | None) -> dict[int, list[str
 
 
 def _row(study: StudyRecord, trial: TrialRecord, marks: list[str]) -> dict[str, str]:
-    shown = trial.measurement
+    shown, interval = trial.measurement, rise_interval(study, trial)
     perplexity = "" if shown is None else f"{shown.perplexity:.4g}" + ("" if trial.report else "*")
     return {
         "trial": str(trial.number),
         "plan": trial.label,
         "perplexity": perplexity,
         "rise": f"{rise(study, trial):+.4f}",
+        SPREAD: "" if interval is None else f"{interval.half_width:.4f}",
         "KL": "" if shown is None or not math.isfinite(shown.kl) else f"{shown.kl:.4f}",
         "size": format_bytes(trial.bytes),
         "ratio": f"{study.dense_bytes / trial.bytes:.3g}x",

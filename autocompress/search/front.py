@@ -8,14 +8,9 @@ from typing import Any
 
 from autocompress.records import Measurement
 from autocompress.search.against_dense import dense_on, meets, rise
-from autocompress.search.dominance import (
-    HYPERVOLUME_REFERENCE_RISE,
-    area_below,
-    knee_of,
-    latency,
-    non_dominated,
-    selection_loss,
-)
+from autocompress.search.bootstrap import Interval, loss_interval, rise_interval
+from autocompress.search.dominance import knee_of, latency, non_dominated, selection_loss
+from autocompress.search.hypervolume import hypervolume, hypervolume_series, reference_rise
 from autocompress.search.picking import best_or_none, pick
 from autocompress.search.study import StudyRecord, TrialRecord
 
@@ -62,6 +57,8 @@ class Gain:
         best_rise: rise of log-perplexity of the best, in nats per token.
         hand_written_rise: the same of the hand-written plan, on the same text.
         text: the text both were measured on.
+        interval: of ``best_rise``; ``None`` where ``bootstrap.rise_interval`` has none.
+        difference_interval: of what the hand-written plan loses more, made in pairs.
     """
 
     best: TrialRecord
@@ -69,6 +66,13 @@ class Gain:
     best_rise: float
     hand_written_rise: float
     text: str
+    interval: Interval | None = None
+    difference_interval: Interval | None = None
+
+    @property
+    def difference(self) -> float:
+        """What the hand-written plan loses more than the best, in nats per token."""
+        return self.hand_written_rise - self.best_rise
 
     @property
     def share(self) -> float:
@@ -97,10 +101,9 @@ def gain_over_hand_written(study: StudyRecord) -> Gain | None:
     rival = best and hand_written_rival(study, best)
     if best is None or rival is None:
         return None
-    pair = (best.report, rival.report)
-    if None in pair:
-        pair = (best.selection, rival.selection)
-    ours, theirs = pair
+    final = best.report is not None and rival.report is not None
+    ours = best.report if final else best.selection
+    theirs = rival.report if final else rival.selection
     if ours is None or theirs is None:
         return None
     dense = dense_on(study, ours).perplexity
@@ -110,23 +113,9 @@ def gain_over_hand_written(study: StudyRecord) -> Gain | None:
         math.log(ours.perplexity / dense),
         math.log(theirs.perplexity / dense),
         ours.text,
+        rise_interval(study, best) if final else None,
+        loss_interval(rival, best),
     )
-
-
-def hypervolume(study: StudyRecord, *, until: int | None = None) -> float:
-    """Measure progress: the room that complete trials up to ``until`` cover, on the selection text.
-
-    The plane is log2 of the compression ratio against the rise of log-perplexity; the fixed
-    reference corner is the dense model's size and ``HYPERVOLUME_REFERENCE_RISE``. Comparable
-    between studies of one model and text.
-    """
-    dense = math.log(study.dense_selection.perplexity)
-    points = [
-        (-math.log2(study.dense_bytes / trial.bytes), selection_loss(trial) - dense)
-        for trial in study.complete
-        if (until is None or trial.number <= until) and math.isfinite(selection_loss(trial))
-    ]
-    return area_below(points, (0.0, HYPERVOLUME_REFERENCE_RISE))
 
 
 def front_to_dict(study: StudyRecord) -> dict[str, Any]:
@@ -153,17 +142,28 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
             state: sum(trial.state == state for trial in study.trials) for state in _states(study)
         },
         "hypervolume": hypervolume(study),
-        "gain": None
-        if gain is None
-        else {
-            "best": gain.best.number,
-            "hand_written": gain.hand_written.number,
-            "best_rise": finite(gain.best_rise),
-            "hand_written_rise": finite(gain.hand_written_rise),
-            "share": finite(gain.share),
-            "text": gain.text,
-        },
+        "hypervolume_reference": {"bytes": study.dense_bytes, "rise": reference_rise(study)},
+        "hypervolume_series": [step._asdict() for step in hypervolume_series(study)],
+        "gain": None if gain is None else _gain_to_dict(gain),
     }
+
+
+def _gain_to_dict(gain: Gain) -> dict[str, Any]:
+    return {
+        "best": gain.best.number,
+        "hand_written": gain.hand_written.number,
+        "best_rise": finite(gain.best_rise),
+        "best_rise_interval": _ends(gain.interval),
+        "hand_written_rise": finite(gain.hand_written_rise),
+        "difference": finite(gain.difference),
+        "difference_interval": _ends(gain.difference_interval),
+        "share": finite(gain.share),
+        "text": gain.text,
+    }
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def _states(study: StudyRecord) -> list[str]:
@@ -189,7 +189,10 @@ def _first_latency(*measurements: Measurement) -> float | None:
 
 
 def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
-    """One measured trial as a plain mapping, its recipe included."""
+    """One measured trial as a plain mapping, its recipe included.
+
+    ``rise_interval`` is the 95 % interval of the rise on the report text, or ``null``.
+    """
     shown = trial.measurement
     return {
         "trial": trial.number,
@@ -198,6 +201,7 @@ def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "hand_written": trial.phase == HAND_WRITTEN,
         "perplexity": None if shown is None else finite(shown.perplexity),
         "rise": finite(rise(study, trial)),
+        "rise_interval": _ends(rise_interval(study, trial)),
         "kl": None if shown is None else finite(shown.kl),
         "text": None if shown is None else shown.text,
         "tokens": None if shown is None else shown.tokens,

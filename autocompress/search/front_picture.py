@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 from autocompress.search.against_dense import quality, rise, shown_perplexity
+from autocompress.search.bootstrap import LEVEL, rise_interval
 from autocompress.search.dominance import knee_of, latency
 from autocompress.search.front import HAND_WRITTEN, front_of, gain_over_hand_written
 from autocompress.search.picking import best_or_none
@@ -32,6 +33,7 @@ class Dot:
         trial: the trial.
         bytes: horizontal position.
         height: vertical position: its rise, or the floor when it lies below.
+        span: vertical positions of the ends of its rise's interval; ``None`` without an interval.
         perplexity: as the ticks count it.
         latency_ms: colour.
         group: ``front``, ``hand-written`` or ``other``.
@@ -41,6 +43,7 @@ class Dot:
     trial: TrialRecord
     bytes: int
     height: float
+    span: tuple[float, float] | None
     perplexity: float
     latency_ms: float | None
     group: str
@@ -152,16 +155,18 @@ def _floor(heights: list[float]) -> float:
 
 def _dot(study: StudyRecord, trial: TrialRecord, on_front: bool, floor: float) -> Dot:
     group = HAND_WRITTEN if trial.phase == HAND_WRITTEN else "front" if on_front else "other"
-    height, time = rise(study, trial), latency(trial)
+    height, time, interval = rise(study, trial), latency(trial), rise_interval(study, trial)
+    spread = "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"
     lines = (
         f"trial {trial.number}: {trial.label}" + (", on the front" if on_front else ""),
         f"{format_bytes(trial.bytes)}, {study.dense_bytes / trial.bytes:.3g}x of the checkpoint",
-        f"{quality(trial)}, rise {height:+.4f} nats",
+        f"{quality(trial)}, rise {height:+.4f}{spread} nats",
         *([f"{time:.3g} ms a token"] if time is not None else []),
         *recipe_lines(study.specs, trial.plan),
     )
     perplexity = shown_perplexity(study, trial)
-    return Dot(trial, trial.bytes, max(height, floor), perplexity, time, group, lines)
+    span = interval and (max(interval.low, floor), max(interval.high, floor))
+    return Dot(trial, trial.bytes, max(height, floor), span, perplexity, time, group, lines)
 
 
 def _marks(study: StudyRecord, dots: dict[int, Dot], front: tuple[Dot, ...]) -> tuple[Mark, ...]:
@@ -200,12 +205,12 @@ def _subtitle(study: StudyRecord) -> str:
 
 
 def _footnote(front: tuple[Dot, ...], dots: dict[int, Dot]) -> str:
+    bars = f" Bars: {LEVEL:.0%} intervals." if any(dot.span for dot in dots.values()) else ""
     if all(dot.trial.report for dot in dots.values()) and dots:
-        return "All plans are measured on the report text."
+        return "All plans are measured on the report text." + bars
     if front and all(dot.trial.report for dot in front):
-        return (
-            "Filled: measured on the report text. Hollow: placed by the rise on the selection text."
-        )
+        filled = "Filled: measured on the report text."
+        return f"{filled}{bars} Hollow: placed by the rise on the selection text."
     return "Plans are placed by their rise on the selection text."
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from autocompress.errors import StorageError
 from autocompress.search.front_picture import X_TITLE, Y_TITLE, Dot, FrontPicture, picture_of
+from autocompress.search.hypervolume_plot import HEIGHT, hypervolume_figure
 from autocompress.search.study import StudyRecord
 
 # Okabe and Ito's palette, told apart by colour-blind readers; latency runs over viridis, which is
@@ -70,13 +71,20 @@ def front_figure(study: StudyRecord) -> Any:
 def write_front_html(study: StudyRecord, path: Path) -> Path:
     """Write the interactive picture, with plotly.js inside so that it opens without a network.
 
+    Under it, how the hypervolume grew with the trials.
+
     Raises:
         StorageError: the file cannot be written.
     """
-    text = front_figure(study).to_html(
-        include_plotlyjs=True, config={"displaylogo": False}, default_height="100vh"
-    )
-    head = f"<head><title>{html.escape(study.name)}</title><style>body{{margin:0}}</style>"
+    config = {"displaylogo": False}
+    text = front_figure(study).to_html(include_plotlyjs=True, config=config, default_height="88vh")
+    if len(study.complete) > 1:
+        curve = hypervolume_figure(study).to_html(
+            full_html=False, include_plotlyjs=False, config=config, default_height=f"{HEIGHT}px"
+        )
+        text = text.replace("</body>", f"{curve}</body>", 1)
+    style = "<style>body{margin:0;overflow-x:hidden}</style>"
+    head = f"<head><title>{html.escape(study.name)}</title>{style}"
     text = text.replace("<head>", head, 1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,9 +103,23 @@ def _scatter(go: Any, dots: tuple[Dot, ...], legend: str, marker: dict[str, Any]
         mode="markers",
         name=legend,
         marker=marker,
+        error_y=_bars(dots),
         text=[_hover(dot) for dot in dots],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _bars(dots: tuple[Dot, ...]) -> dict[str, Any] | None:
+    if not any(dot.span for dot in dots):
+        return None
+    spans = [dot.span or (dot.height, dot.height) for dot in dots]
+    return {
+        "array": [high - dot.height for (_, high), dot in zip(spans, dots, strict=True)],
+        "arrayminus": [dot.height - low for (low, _), dot in zip(spans, dots, strict=True)],
+        "color": LINE,
+        "thickness": 1.3,
+        "width": 4,
+    }
 
 
 def _hover(dot: Dot) -> str:

@@ -70,6 +70,7 @@ def _draw(picture: FrontPicture) -> Any:
     drawn = None
     for group, legend, marker, area, opacity, outline, layer in GROUPS:
         dots = picture.group(group)
+        _bars(axes, dots)
         if dots:
             paint = colours | {"c": [_time(dot) for dot in dots]} if span else {"c": PLAIN}
             style = {
@@ -120,6 +121,17 @@ def _draw(picture: FrontPicture) -> Any:
 
 def _positions(dots: tuple[Dot, ...]) -> tuple[list[int], list[float]]:
     return [dot.bytes for dot in dots], [dot.height for dot in dots]
+
+
+def _bars(axes: Any, dots: tuple[Dot, ...]) -> None:
+    """Draw the intervals of the rises, under the dots."""
+    ends = [(dot.bytes, *dot.span) for dot in dots if dot.span]
+    if ends:
+        axes.vlines(*zip(*ends, strict=True), color=LINE, linewidth=1.1, zorder=1.9)
+        caps = [(size, height) for size, *span in ends for height in span]
+        axes.scatter(
+            *zip(*caps, strict=True), marker="_", s=28, color=LINE, linewidths=1.1, zorder=1.9
+        )
 
 
 def _time(dot: Dot) -> float:

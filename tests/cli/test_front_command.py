@@ -14,7 +14,7 @@ from autocompress.cli.front_table import next_command, print_front
 from autocompress.errors import BudgetUnreachable, ConfigurationError
 from autocompress.search import study_store
 from autocompress.search.picking import pick
-from tests.search.study_fixtures import realistic_study, study_of, trial
+from tests.search.study_fixtures import realistic_study, study_of, trial, with_windows
 
 
 @pytest.fixture
@@ -104,6 +104,22 @@ def test_no_number_is_cut_at_any_width(width):
 def test_numbers_of_the_selection_text_are_marked():
     assert "* measured on the selection text only" in printed(realistic_study(finished=False))
     assert "*" not in printed(realistic_study())
+
+
+def test_intervals_are_said_where_they_are_known():
+    text = " ".join(printed(with_windows(realistic_study())).split())
+    assert "±: half the 95 % interval of the rise, from 24 windows" in text
+    assert "nats per token (95 % interval 0.0" in text
+    assert "The difference, 0.0333, lies within 0.0" in text
+    assert "chance" not in text
+    assert "±" not in printed(realistic_study())
+    assert "±" not in printed(with_windows(realistic_study()), 80).partition("The best")[0]
+
+
+def test_too_few_windows_are_said():
+    text = printed(with_windows(realistic_study(), windows=3))
+    assert "3 windows, too few for intervals" in text
+    assert "±" not in text
 
 
 def test_a_picked_trial_is_shown_even_off_the_front():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
-from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
+from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped, WindowScores
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.units import Limits
 
@@ -202,3 +203,28 @@ def with_reports(study: StudyRecord) -> StudyRecord:
             each = replace(each, report=report)
         trials.append(each)
     return replace(study, trials=tuple(trials))
+
+
+def with_windows(study: StudyRecord, windows: int = 24) -> StudyRecord:
+    """The study with scores window by window on the report text; what is hard is hard for all."""
+    from dataclasses import replace
+
+    draw = random.Random(0)
+    hardness = [draw.gauss(0, 0.3) for _ in range(windows)]
+
+    def scored(measured: Measurement) -> Measurement:
+        rise = math.log(measured.perplexity / REPORT_PERPLEXITY)
+        noise = [draw.gauss(0, 0.2) * rise for _ in range(windows)]
+        shift = (
+            math.log(measured.perplexity)
+            - sum(map(sum, zip(hardness, noise, strict=True))) / windows
+        )
+        nll = tuple(shift + sum(pair) for pair in zip(hardness, noise, strict=True))
+        return replace(
+            measured, windows=WindowScores((256,) * windows, nll, (measured.kl,) * windows)
+        )
+
+    trials = [
+        replace(each, report=scored(each.report)) if each.report else each for each in study.trials
+    ]
+    return replace(study, dense_report=scored(study.dense_report), trials=tuple(trials))

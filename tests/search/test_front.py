@@ -22,7 +22,7 @@ from autocompress.search.front import (
     pick,
 )
 from autocompress.units import Limits
-from tests.search.study_fixtures import DENSE_BYTES, realistic_study, study_of, trial
+from tests.search.study_fixtures import DENSE_BYTES, realistic_study, study_of, trial, with_windows
 
 RISES = st.sampled_from([0.01, 0.05, 0.1, 0.5, 1.0])
 SIZES = st.sampled_from([1_000_000, 1_500_000, 2_000_000, 4_000_000])
@@ -228,6 +228,31 @@ def test_front_as_json():
         assert keys | {"meets_budget", "hand_written", "text"} <= point.keys()
         assert point["text"] == "report"
         assert point["ratio"] == pytest.approx(DENSE_BYTES / point["bytes"])
+
+
+def test_intervals_are_in_the_json_and_around_their_figures():
+    data = json.loads(json.dumps(front_to_dict(with_windows(realistic_study()))))
+    for point in data["front"]:
+        low, high = point["rise_interval"]
+        assert low < point["rise"] < high
+    gain = data["gain"]
+    low, high = gain["difference_interval"]
+    assert low < gain["difference"] < high
+    assert gain["difference"] == pytest.approx(gain["hand_written_rise"] - gain["best_rise"])
+    assert data["best"]["rise_interval"] == gain["best_rise_interval"]
+    bare = front_to_dict(realistic_study())
+    assert {point["rise_interval"] for point in bare["front"]} == {None}
+    assert bare["gain"]["difference_interval"] is None
+
+
+def test_growth_of_the_hypervolume_is_in_the_json():
+    study = realistic_study()
+    data = front_to_dict(study)
+    assert [step["trial"] for step in data["hypervolume_series"]] == [
+        each.number for each in study.complete
+    ]
+    assert data["hypervolume_series"][-1]["hypervolume"] == data["hypervolume"]
+    assert data["hypervolume_reference"] == {"bytes": DENSE_BYTES, "rise": 1.0}
 
 
 def test_front_as_json_before_anything_was_measured_or_reported():

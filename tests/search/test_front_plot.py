@@ -10,9 +10,10 @@ from autocompress.errors import StorageError
 from autocompress.search.front_picture import picture_of
 from autocompress.search.front_plot import front_figure, write_front_html
 from autocompress.search.front_png import write_front_png
+from autocompress.search.hypervolume_plot import hypervolume_figure
 from autocompress.search.recipe_summary import bits_per_weight, methods_by_role, recipe_lines
 from autocompress.units import Limits
-from tests.search.study_fixtures import SPECS, realistic_study, study_of, trial
+from tests.search.study_fixtures import SPECS, realistic_study, study_of, trial, with_windows
 
 EXTERNAL = re.compile(
     r"<(?:script|link|img)[^>]*(?:src|href)\s*=\s*[\"']?(?:https?:)?//", re.IGNORECASE
@@ -35,6 +36,7 @@ def test_html_is_whole_and_opens_offline(tmp_path):
         "budget 1.6 MB (10x)",
         "dense model",
         "embedding: ",
+        "Hypervolume against trials",
     ):
         assert words in text
 
@@ -76,6 +78,30 @@ def test_every_measured_plan_is_in_the_picture_once():
     heights = [dot.height for dot in picture.front_line]
     assert heights == sorted(heights, reverse=True)
     assert {mark.text.split(":")[0] for mark in picture.marks} == {"best", "knee"}
+
+
+def test_bars_are_where_intervals_are_known_and_clipped_at_the_floor():
+    study = with_windows(realistic_study())
+    picture = picture_of(study)
+    spans = {dot.trial.number: dot.span for dot in picture.dots}
+    assert {n for n, span in spans.items() if span} == {
+        t.number for t in study.complete if t.report
+    }
+    for dot in picture.dots:
+        if dot.span:
+            assert picture.floor <= dot.span[0] <= dot.height <= dot.span[1]
+    assert "Bars: 95% intervals" in picture.footnote
+    bars = [trace.error_y for trace in front_figure(study).data if trace.name == "front"]
+    assert all(low >= 0 < high for low, high in zip(bars[0].arrayminus, bars[0].array, strict=True))
+    assert "Bars" not in picture_of(realistic_study()).footnote
+
+
+def test_curve_of_the_hypervolume_has_a_dot_for_each_measured_trial():
+    study = realistic_study()
+    line, *dots = hypervolume_figure(study).data
+    assert list(line.y) == sorted(line.y)
+    assert sorted(x for trace in dots for x in trace.x) == [t.number for t in study.complete]
+    assert {trace.name for trace in dots} == {"hand-written", "allocation", "knobs"}
 
 
 def test_names_are_escaped(tmp_path):
