@@ -49,6 +49,15 @@ class CompressedMatrix(nn.Module):
         """Return W ``[out, in]`` in fp32."""
         raise NotImplementedError
 
+    def randomise_(self) -> Self:
+        """Fill the stored tensors with numbers at random that they may hold, to time the layer."""
+        for tensor in self.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.normal_(std=0.02)
+            else:
+                tensor.random_(0, 256)
+        return self
+
     def cache_dense_(self, dtype: torch.dtype | None) -> Self:
         """Multiply by a dense copy of W from now on, or with ``None`` by the stored form again.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -65,6 +67,14 @@ class SparseMatrix(CompressedMatrix):
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
         return torch.cat([self._dense_rows(ids, torch.float32) for ids in self._few_rows()])
+
+    def randomise_(self) -> Self:
+        """Fill the stored tensors at random, each row with as many elements as it keeps."""
+        super().randomise_()
+        if self.kept is not None:
+            order = torch.rand(self.out_features, self.in_features).argsort(1)
+            self.positions.copy_(pack_positions(order < self.kept, self.kept))
+        return self
 
     def _few_rows(self) -> tuple[Tensor, ...]:
         return torch.split(

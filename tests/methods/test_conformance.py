@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
-from autocompress.methods.base import MatrixProblem, Method
+from autocompress.methods.base import MatrixProblem, Method, stored_tensors
 from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
@@ -134,6 +134,14 @@ def inputs(spec: LayerSpec, *leading: int) -> Tensor:
 def test_every_method_has_an_example() -> None:
     assert set(EXAMPLES) == set(METHODS)
     assert all(EXAMPLES.values())
+
+
+def test_a_layer_filled_at_random_computes_without_a_fit(case: Case) -> None:
+    layer = case.method.skeleton(case.spec).randomise_().requires_grad_(False)
+    sizes = {name: t.numel() * t.element_size() for name, t in layer.state_dict().items()}
+    assert sizes == dict(stored_tensors(case.method, case.spec))
+    assert layer.to_dense().any()
+    assert_same_map(layer, inputs(case.spec, 1, 1), layer.bias, 2 * DTYPES[case.spec.dtype])
 
 
 def test_layer_is_the_map_of_its_dense_form(

@@ -1,0 +1,266 @@
+"""What each way of storing each matrix takes of one decoded token, measured once per machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.calibration.cache import Cache, content_key
+from autocompress.calibration.layer_timing import Run, relative_times
+from autocompress.calibration.menu import Menu
+from autocompress.layers.base import CompressedEmbedding
+from autocompress.methods.base import Method, torch_dtype
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT, Advance, Progress
+from autocompress.records import LayerSpec
+from autocompress.surgery.experts import slot_of
+from autocompress.surgery.workbench import Workbench
+
+TIMING_VERSION = 1  # raise it when what is timed changes, or layers become faster
+BYTES_AT_ONCE = 256 * 2**20  # of layers in memory at a time, one more than that at most
+
+
+class Use(StrEnum):
+    """What a module does with its matrix."""
+
+    PRODUCT = "product"
+    LOOKUP = "lookup"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a latency depends on beside the layer.
+
+    Attributes:
+        device: ``cpu`` or the name of the accelerator.
+        processor: of the machine.
+        threads: of torch.
+        torch_version: of the library that computes.
+        batch: sequences decoded at a time.
+    """
+
+    device: str
+    processor: str
+    threads: int
+    torch_version: str
+    batch: int
+
+    @classmethod
+    def here(cls, device: torch.device, batch: int) -> Place:
+        """This process on a device."""
+        on_cpu = device.type == "cpu"
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        processor = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+        threads = torch.get_num_threads() if on_cpu else 0
+        return cls(name, processor, threads, torch.__version__, batch)
+
+    def __str__(self) -> str:
+        if self.device != "cpu":
+            return f"{self.device}, batch {self.batch}"
+        unit = "thread" if self.threads == 1 else "threads"
+        return f"cpu ({self.threads} {unit}), batch {self.batch}"
+
+
+class LatencyTable:
+    """Milliseconds of one decoded token that each matrix takes, by layer name and method.
+
+    Matrices of the same shape, type and use share their times. A time is the median of some calls,
+    taken in turn with the dense layer and kept as a multiple of that layer's: a machine that has
+    become slower since does not make the options timed later look worse. What is timed is the
+    module as a plan would place it (kept matrices as PyTorch's own layer), its tensors filled at
+    random: how long it takes depends on their shapes alone, and nothing needs to be fitted for it.
+
+    A table of embeddings that a head is tied to counts the lookup and the product. An expert counts
+    with the share of tokens that it sees if all experts are used alike.
+
+    Args:
+        workbench: the dense model, to which no plan is applied at the moment.
+        cache: where times are kept between processes, by the machine they were taken on.
+        batch: sequences decoded at a time.
+    """
+
+    def __init__(self, workbench: Workbench, cache: Cache, *, batch: int = 1) -> None:
+        model, self.specs = workbench.model, workbench.inventory.layers
+        self.device = next(model.parameters()).device
+        self.place = Place.here(self.device, batch)
+        self._cache = cache
+        self._by_name = {spec.name: spec for spec in self.specs}
+        self._uses = {spec.name: uses_of(model, spec) for spec in self.specs}
+        self._records: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        workbench: Workbench,
+        menu: Menu,
+        cache: Cache,
+        *,
+        batch: int = 1,
+        progress: Progress = SILENT,
+    ) -> LatencyTable:
+        """Make the table and time every option of a menu that the cache lacks."""
+        table = cls(workbench, cache, batch=batch)
+        table.measure(
+            {layer.spec.name: [option.method for option in layer.options] for layer in menu.layers},
+            progress,
+        )
+        return table
+
+    def __getitem__(self, layer_and_method: tuple[str, Method]) -> float:
+        """Milliseconds a token of one layer by one method, timed now if it has not been yet."""
+        name, method = layer_and_method
+        spec = self._by_name[name]
+        return sum(
+            count * self._milliseconds(spec, use, method) for use, count in self._uses[name].items()
+        )
+
+    def _milliseconds(self, spec: LayerSpec, use: Use, method: Method) -> float:
+        ratios = self._record(spec, use).get("ratios")
+        if ratios is None or (method != Keep() and _key(method) not in ratios):
+            self._time(spec, use, [] if method == Keep() else [method])
+        record = self._record(spec, use)
+        ratio = 1.0 if method == Keep() else record["ratios"][_key(method)]
+        return float(ratio * record["dense_ms"])
+
+    def total(self, plan: Plan) -> float:
+        """Milliseconds a token of all matrices under a plan; those that it does not name are kept.
+
+        Raises:
+            MethodError: a method does not fit its layer.
+        """
+        return sum(self[spec.name, plan.get(spec.name, Keep())] for spec in self.specs)
+
+    @property
+    def dense_ms(self) -> float:
+        """Milliseconds a token of all matrices in the dense model."""
+        return self.total(Plan(()))
+
+    def measure(self, methods: dict[str, Sequence[Method]], progress: Progress = SILENT) -> None:
+        """Time the methods of some layers that have no time yet, each once for equal layers."""
+        wanted: dict[str, tuple[LayerSpec, Use, dict[Method, None]]] = {}
+        for name, chosen in methods.items():
+            for use in self._uses[name]:
+                spec = self._by_name[name]
+                known = self._record(spec, use).get("ratios", {})
+                _, _, missing = wanted.setdefault(self._address(spec, use), (spec, use, {}))
+                missing |= {m: None for m in chosen if m != Keep() and _key(m) not in known}
+        total = sum(len(missing) for *_, missing in wanted.values())
+        if total == 0:
+            return
+        with progress.task(f"Timing layers on {self.place} (options)", total) as advance:
+            for spec, use, missing in wanted.values():
+                if missing:
+                    self._time(spec, use, list(missing), advance)
+
+    def _time(
+        self,
+        spec: LayerSpec,
+        use: Use,
+        methods: Sequence[Method],
+        advance: Advance = lambda _options: None,
+    ) -> None:
+        record = self._record(spec, use) or {"place": str(self.place), "ratios": {}}
+        for some in _few_at_a_time(methods, spec):
+            layers = {_key(method): self._layer(spec, use, method) for method in some}
+            ids_or_x = self._input(spec, use)
+            with torch.inference_mode():
+                dense, *runs = (
+                    self._run(layer, ids_or_x)
+                    for layer in (self._layer(spec, use, Keep()), *layers.values())
+                )
+                dense_ms, ratios = relative_times(dense, dict(zip(layers, runs, strict=True)))
+            record.setdefault("dense_ms", dense_ms)
+            record["ratios"] |= ratios
+            advance(len(some))
+        address = self._address(spec, use)
+        self._records[address] = record
+        self._cache.keep_record("latencies", address, record)
+
+    def _run(self, layer: nn.Module, x: torch.Tensor) -> Run:
+        if self.device.type == "cpu":
+            return lambda: layer(x)
+
+        def run() -> None:
+            layer(x)
+            torch.accelerator.synchronize(self.device)
+
+        return run
+
+    def _layer(self, spec: LayerSpec, use: Use, method: Method) -> nn.Module:
+        dtype = torch_dtype(spec)
+        if method == Keep():
+            if use is Use.LOOKUP:
+                return nn.Embedding(*spec.shape, device=self.device, dtype=dtype)
+            rows, columns = spec.shape
+            return nn.Linear(columns, rows, spec.bias, device=self.device, dtype=dtype)
+        with torch.device(self.device):
+            matrix = method.skeleton(spec).randomise_().requires_grad_(False)
+        return CompressedEmbedding(matrix, dtype=dtype) if use is Use.LOOKUP else matrix
+
+    def _input(self, spec: LayerSpec, use: Use) -> torch.Tensor:
+        shape = (self.place.batch, 1)
+        if use is Use.LOOKUP:
+            return torch.randint(spec.out_features, shape, device=self.device)
+        return torch.randn(*shape, spec.in_features, device=self.device).to(torch_dtype(spec))
+
+    def _record(self, spec: LayerSpec, use: Use) -> dict[str, Any]:
+        address = self._address(spec, use)
+        if address not in self._records:
+            self._records[address] = self._cache.record("latencies", address) or {}
+        return self._records[address]
+
+    def _address(self, spec: LayerSpec, use: Use) -> str:
+        layer = [list(spec.shape), spec.dtype, spec.bias, use.value]
+        return content_key(TIMING_VERSION, vars(self.place), layer)
+
+
+def uses_of(model: nn.Module, spec: LayerSpec) -> dict[Use, float]:
+    """How often one decoded token uses a matrix of the dense model, and for what."""
+    slot = slot_of(model, spec.name)
+    if slot is not None:
+        experts = len(model.get_parameter(slot.stack_path))
+        config: Any = model.config
+        active = getattr(config.get_text_config(), "num_experts_per_tok", None) or experts
+        return {Use.PRODUCT: active / experts}
+    uses: dict[Use, float] = {}
+    for path in (spec.name, *spec.tied):
+        lookup = isinstance(model.get_submodule(path), nn.Embedding)
+        use = Use.LOOKUP if lookup else Use.PRODUCT
+        uses[use] = uses.get(use, 0.0) + 1.0
+    return uses
+
+
+def _few_at_a_time(methods: Iterable[Method], spec: LayerSpec) -> Iterator[list[Method]]:
+    """Lists of methods whose layers fit into ``BYTES_AT_ONCE``; an empty one if there are none."""
+    some: list[Method] = []
+    size = 0
+    for method in methods:
+        if some and size + method.cost(spec) > BYTES_AT_ONCE:
+            yield some
+            some, size = [], 0
+        some.append(method)
+        size += method.cost(spec)
+    yield some
+
+
+def _key(method: Method) -> str:
+    return json.dumps(method.to_dict(), sort_keys=True)
+
+
+def _processor() -> str:
+    """Name of the processor: two machines that share a folder may have different ones."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
