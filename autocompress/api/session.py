@@ -16,8 +16,9 @@ from torch import Tensor
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache, content_key, tensor_key
+from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.menu import Menu, build_menu
-from autocompress.calibration.statistics import collect_statistics, from_tensors, to_tensors
+from autocompress.calibration.statistics import stream_statistics
 from autocompress.config.space_file import load_space
 from autocompress.errors import ConfigurationError, ModelError
 from autocompress.evaluation.corpus import PARTS, Texts, check_disjoint, load_texts, token_ids
@@ -32,7 +33,7 @@ from autocompress.search.space import Space
 from autocompress.surgery.loading import LoadedModel, is_exported, load_model
 from autocompress.surgery.workbench import Workbench
 
-STATISTICS_VERSION = 5  # raise it when what is collected changes
+STATISTICS_VERSION = 6  # raise it when what is collected changes
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,12 @@ class Session:
         return token_ids(getattr(self.texts, part), self.loaded.tokenizer, limit=limit, name=label)
 
     @cached_property
-    def metrics(self) -> dict[str, Metric]:
-        """Metric of every matrix, from the cache or by one pass over the calibration text."""
+    def metrics(self) -> KeptMetrics:
+        """Metric of every matrix, read from the cache one at a time.
+
+        What is not there is collected on the calibration text, and kept block by block, so that a
+        calibration that was cut off goes on where it was.
+        """
         parts = (
             self.loaded.fingerprint,
             tensor_key(self.calibration_ids),
@@ -175,20 +180,28 @@ class Session:
             STATISTICS_VERSION,
         )
         key = content_key(*parts, str(next(self.loaded.model.parameters()).dtype))
-        kept = self.cache.tensors("statistics", key)
-        if kept is not None:
-            return from_tensors(kept)
+        specs = {spec.name: spec for spec in self.workbench.inventory.layers}
+        metrics = KeptMetrics(self.cache, key, tuple(specs))
+        missing = metrics.missing()
+        if not missing:
+            return metrics
+
+        def keep(done: Mapping[str, Metric]) -> None:
+            _check_finite(done)
+            metrics.keep(done)
+
         batches = (window[None] for window in Windows(self.calibration_ids, self.context))
         with self.progress.task("Calibrating (tokens)", len(self.calibration_ids)) as advance:
-            metrics = collect_statistics(
+            stream_statistics(
                 self.loaded.model,
-                self.workbench.inventory.layers,
+                [specs[name] for name in missing],
                 batches,
+                keep,
                 seed=self.seed,
                 advance=advance,
+                note=self.progress.note,
+                folder=self.cache.root,
             )
-        _check_finite(metrics)
-        self.cache.keep_tensors("statistics", key, to_tensors(metrics))
         return metrics
 
     @cached_property
@@ -269,7 +282,7 @@ def read_space(name_or_path: str) -> Space:
     return load_space(name_or_path)
 
 
-def _check_finite(metrics: dict[str, Metric]) -> None:
+def _check_finite(metrics: Mapping[str, Metric]) -> None:
     for name, metric in metrics.items():
         for term in metric.terms:
             if not (torch.isfinite(term.rows).all() and torch.isfinite(term.columns).all()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class LayerBuilder:
     def __init__(
         self,
         workbench: Workbench,
-        metrics: dict[str, Metric],
+        metrics: Mapping[str, Metric],
         cache: Cache,
         *,
         memory_bytes: int = 2 * 10**9,

@@ -7,17 +7,12 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from autocompress.calibration import statistics
-from autocompress.calibration.statistics import (
-    GramSum,
-    collect_statistics,
-    from_tensors,
-    to_tensors,
-)
+from autocompress.calibration import gram_sums
+from autocompress.calibration.gram_sums import GramSum
+from autocompress.calibration.statistics import collect_statistics
 from autocompress.evaluation.corpus import bundled_text, token_ids
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows
-from autocompress.numerics.metric import Metric
 from autocompress.records import Kind
 from autocompress.surgery.inventory import take_inventory
 from autocompress.surgery.loading import load_model
@@ -166,19 +161,23 @@ def test_the_hooks_are_gone_after_an_error_too(tiny_llama):
 def test_the_seed_draws_the_labels(tiny_llama):
     specs = take_inventory(tiny_llama).layers
     first, again, other = (
-        to_tensors(collect_statistics(tiny_llama, specs, windows(), seed=seed))
-        for seed in (0, 0, 1)
+        collect_statistics(tiny_llama, specs, windows(), seed=seed) for seed in (0, 0, 1)
     )
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    key = f"{specs[-1].name}|0|rows"
-    assert not torch.equal(first[key], other[key])
+    for name, metric in first.items():
+        for term, same in zip(metric.terms, again[name].terms, strict=True):
+            assert torch.equal(term.rows, same.rows)
+            assert torch.equal(term.columns, same.columns)
+    last = specs[-1].name
+    assert not torch.equal(first[last].terms[0].rows, other[last].terms[0].rows)
 
 
 def test_progress_counts_tokens(tiny_llama):
     told = []
     specs = take_inventory(tiny_llama).layers[:1]
     collect_statistics(tiny_llama, specs, windows(3), advance=told.append)
-    assert told == [LENGTH] * 3
+    assert sum(told) == 3 * LENGTH
+    assert len(told) > 3  # and not only at the end
+    assert all(tokens > 0 for tokens in told)
 
 
 def test_a_model_without_logits_counts_every_output_alike(tiny_model):
@@ -194,7 +193,7 @@ def test_a_large_matrix_keeps_only_the_diagonal(monkeypatch, tiny_model):
     model = tiny_model("llama_untied")
     specs = take_inventory(model).layers
     full = collect_statistics(model, specs, windows())
-    monkeypatch.setattr(statistics, "FULL_GRAM_LIMIT", 40)
+    monkeypatch.setattr(gram_sums, "FULL_GRAM_LIMIT", 40)
     cut = collect_statistics(model, specs, windows())
     down = next(spec.name for spec in specs if spec.name.endswith("down_proj"))  # [32, 48]
     assert cut[down].terms[0].rows.shape == (32, 32)
@@ -206,18 +205,6 @@ def test_sums_are_in_fp32_whatever_the_activations_are():
     for _ in range(1000):
         total.add(torch.ones(1, 1, dtype=torch.bfloat16))
     assert float(total.mean(1)) == 1000.0  # bfloat16 would have stopped at 256
-
-
-def test_statistics_survive_the_cache(tiny_llama):
-    metrics = collect_statistics(tiny_llama, take_inventory(tiny_llama).layers, windows())
-    read = from_tensors(to_tensors(metrics))
-    assert read.keys() == metrics.keys()
-    for name, metric in metrics.items():
-        assert isinstance(read[name], Metric)
-        assert len(read[name].terms) == len(metric.terms)
-        for ours, theirs in zip(read[name].terms, metric.terms, strict=True):
-            assert torch.equal(ours.rows, theirs.rows)
-            assert torch.equal(ours.columns, theirs.columns)
 
 
 FACTOR = 4  # of the prediction against the measurement, either way

@@ -1,0 +1,173 @@
+"""Sums Gram matrices while a model runs on the calibration text, and hands them on when done."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.calibration.blocks import Blocks
+from autocompress.calibration.gram_sums import Use, uses_of, watching
+from autocompress.numerics.metric import Metric
+from autocompress.records import LayerSpec
+
+# mlp.experts.gate_up_proj.3, mlp.experts.3.up_proj: the same matrix of experts that are siblings
+_EXPERT = re.compile(r"(?P<layer>.*\bexperts)(?P<matrix>\..*)")
+_INDEX = re.compile(r"\.\d+")
+
+
+class Collection:
+    """The sums of one calibration, each handed over and dropped as soon as it is complete.
+
+    Args:
+        model: no parameter of it gathers gradients, and the embeddings are leaves.
+        specs: the matrices to watch.
+        work: token ids ``[batch, length]``.
+        keep: given metrics by name.
+        seed: of the labels that are drawn.
+        advance: called with a number of tokens done.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        specs: Sequence[LayerSpec],
+        work: Sequence[Tensor],
+        keep: Callable[[Mapping[str, Metric]], None],
+        *,
+        seed: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.model, self.work, self.keep = model, work, keep
+        self.uses = {spec.name: uses_of(model, spec) for spec in specs}
+        self.tokens = sum(ids.numel() for ids in work)
+        self._labels = torch.Generator().manual_seed(seed)
+        self._advance, self._worked, self._told = advance, 0, 0
+
+    def as_a_whole(self) -> None:
+        """Collect all from one pass with gradients through the whole model."""
+        with watching(use for places in self.uses.values() for use in places):
+            for ids in self.work:
+                self._backward(self.model(input_ids=ids))
+                self._count(ids, stages=1)
+        self._hand_over(list(self.uses))
+
+    def block_by_block(self, blocks: Blocks) -> None:
+        """Collect one segment of the model after the other, from the last to the first.
+
+        Raises:
+            NotBlockwise: the model does not allow it. Nothing has been summed then.
+        """
+        stages = blocks.count + 3  # forward; back through the tail, the blocks, what is before them
+        segments = self._record(blocks, stages)
+        gradients: list[Tensor] = [torch.empty(0)] * len(self.work)
+        for segment in reversed(range(blocks.count + 2)):
+            if not self.uses:
+                break
+            with watching(self._in_segment(segments, segment)):
+                for batch, ids in enumerate(self.work):
+                    gradients[batch] = self._step(blocks, segment, batch, gradients[batch])
+                    self._count(ids, stages)
+            self._hand_over([name for name in self.uses if min(segments[name]) == segment])
+        self._tell(self.tokens)
+
+    def _record(self, blocks: Blocks, stages: int) -> dict[str, list[int]]:
+        """Keep what enters each block; the segments in which each matrix is used, per use."""
+        modules = [use.module for places in self.uses.values() for use in places]
+        with blocks.noting(modules) as segment_of:
+            for batch, ids in enumerate(self.work):
+                logits = blocks.record(batch, ids)
+                if batch == 0:
+                    blocks.check(ids, logits)
+                self._count(ids, stages)
+        return {
+            name: [segment_of[use.module] for use in places] for name, places in self.uses.items()
+        }
+
+    def _in_segment(self, segments: dict[str, list[int]], segment: int) -> Iterator[Use]:
+        for name, places in self.uses.items():
+            for use, its in zip(places, segments[name], strict=True):
+                if its == segment:
+                    yield use
+
+    def _step(self, blocks: Blocks, segment: int, batch: int, gradient: Tensor) -> Tensor:
+        """Go back through a segment on one batch: from the gradient after it to that before it."""
+        ids = self.work[batch]
+        if segment == 0:
+            hidden = blocks.entry(ids)
+            if hidden.requires_grad:
+                hidden.backward(gradient)  # type: ignore[no-untyped-call]
+            return gradient
+        if segment <= blocks.count:
+            leaf, hidden = blocks.block(segment - 1, batch, ids)
+            hidden.backward(gradient)  # type: ignore[no-untyped-call]
+        else:
+            leaf, output = blocks.tail(batch, ids)
+            self._backward(output)
+        return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+    def _backward(self, output: Any) -> None:
+        """Send back the gradients of the loss on labels drawn from the model's own predictions."""
+        logits = getattr(output, "logits", None)
+        if logits is None or not logits.requires_grad:
+            return
+        flat = logits.float().reshape(-1, logits.shape[-1])
+        with torch.no_grad():
+            labels = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=self._labels)[:, 0].to(
+                flat.device
+            )
+        loss = nn.functional.cross_entropy(flat, labels, reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def _hand_over(self, names: Sequence[str]) -> None:
+        together: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            together[entry_of(name)].append(name)
+        for group in together.values():
+            done = {name: self.uses.pop(name) for name in group}
+            _lend_to_idle_experts(done)
+            self.keep(
+                {
+                    name: Metric(tuple(use.curvature(self.tokens) for use in places))
+                    for name, places in done.items()
+                }
+            )
+
+    def _count(self, ids: Tensor, stages: int) -> None:
+        self._worked += ids.numel()
+        self._tell(self._worked // stages)
+
+    def _tell(self, tokens: int) -> None:
+        if tokens > self._told:
+            self._advance(tokens - self._told)
+            self._told = tokens
+
+
+def entry_of(name: str) -> str:
+    """What a matrix's metric is kept under: its own name, but one for the experts of a layer.
+
+    An expert may borrow from its siblings, so theirs are only done together.
+    """
+    expert = _EXPERT.match(name)
+    return expert["layer"] if expert else name
+
+
+def _lend_to_idle_experts(uses: Mapping[str, list[Use]]) -> None:
+    """Let an expert that no token reached count as if one had, an average one of its siblings'.
+
+    Without it, every change of that expert would be predicted to do no harm at all.
+    """
+    siblings: dict[str, list[Use]] = defaultdict(list)
+    for name, places in uses.items():
+        if expert := _EXPERT.match(name):
+            siblings[_INDEX.sub("", expert["matrix"])].append(places[0])
+    for group in siblings.values():
+        seen = [use for use in group if use.inputs.vectors]
+        for use in group:
+            if seen and not use.inputs.vectors:
+                use.inputs.borrow([other.inputs for other in seen])
+                use.gradients.borrow([other.gradients for other in seen])

@@ -1,0 +1,92 @@
+"""The metrics of a model's matrices in the cache, read one at a time when they are asked for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autocompress.calibration.cache import Cache, content_key
+from autocompress.calibration.collection import entry_of
+from autocompress.errors import StorageError
+from autocompress.numerics.metric import Curvature, Metric
+
+
+class KeptMetrics(Mapping[str, Metric]):
+    """Metrics by layer name. Each is memory-mapped from its entry in the cache, and held by nobody.
+
+    Args:
+        cache: holds them.
+        key: of the calibration that they are from.
+        names: the layers.
+    """
+
+    def __init__(self, cache: Cache, key: str, names: Sequence[str]) -> None:
+        self.cache, self.names = cache, tuple(names)
+        self._kind = f"statistics/{key}"
+
+    def __getitem__(self, name: str) -> Metric:
+        """Read the metric of a layer.
+
+        Raises:
+            KeyError: the model has no such layer.
+            StorageError: it has been removed from the cache since.
+        """
+        if name not in self.names:
+            raise KeyError(name)
+        metric = from_tensors(self._entry(entry_of(name)), name)
+        if metric is None:
+            raise StorageError(
+                f"layer {name}: its statistics are gone from the cache folder {self.cache.root}",
+                hint="Start again; they are collected anew.",
+            )
+        return metric
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def missing(self) -> list[str]:
+        """The layers whose metrics are not there, or cannot be read."""
+        entries: dict[str, list[str]] = defaultdict(list)
+        for name in self.names:
+            entries[entry_of(name)].append(name)
+        there = {
+            entry: all(from_tensors(tensors, name) is not None for name in names)
+            for entry, names in entries.items()
+            for tensors in [self._entry(entry)]
+        }
+        return [name for name in self.names if not there[entry_of(name)]]
+
+    def keep(self, metrics: Mapping[str, Metric]) -> None:
+        """Write metrics, those of the experts of one layer together."""
+        entries: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, metric in metrics.items():
+            entries[entry_of(name)].update(to_tensors(metric, name))
+        for entry, tensors in entries.items():
+            self.cache.keep_tensors(self._kind, content_key(entry), tensors)
+
+    def _entry(self, entry: str) -> dict[str, Tensor]:
+        return self.cache.tensors(self._kind, content_key(entry)) or {}
+
+
+def to_tensors(metric: Metric, name: str) -> dict[str, Tensor]:
+    """Flatten a metric for the cache: ``<layer>|<term>|rows``, ``...|columns``, ``...|tokens``."""
+    return {
+        f"{name}|{index}|{part}": torch.as_tensor(getattr(term, part))
+        for index, term in enumerate(metric.terms)
+        for part in ("rows", "columns", "tokens")
+    }
+
+
+def from_tensors(tensors: Mapping[str, Tensor], name: str) -> Metric | None:
+    """Read what ``to_tensors`` wrote; ``None`` when it is not there."""
+    terms: list[Curvature] = []
+    while (place := f"{name}|{len(terms)}|") + "rows" in tensors:
+        rows, columns, tokens = (tensors[place + part] for part in ("rows", "columns", "tokens"))
+        terms.append(Curvature(rows, columns, int(tokens)))
+    return Metric(tuple(terms)) if terms else None
