@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from autocompress.errors import StorageError
-from autocompress.tracking.mlflow_store import EXPERIMENT, _beside_database, load_mlflow
+from autocompress.tracking.mlflow_client import load_mlflow, open_experiment
 
 TABLE_FILE = "tasks.json"
 
@@ -57,12 +57,7 @@ def _write(
     table: Mapping[str, list[Any]] | None,
 ) -> str:
     client = mlflow.MlflowClient(tracking_uri=place)
-    found = client.get_experiment_by_name(EXPERIMENT)
-    experiment = (
-        client.create_experiment(EXPERIMENT, artifact_location=_beside_database(place))
-        if found is None
-        else found.experiment_id
-    )
+    experiment = open_experiment(client, place)
     tags = {
         "mlflow.source.name": "autocompress evaluate",
         "mlflow.source.type": "LOCAL",

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import getpass
 import json
-import logging
-import os
+import math
 import tempfile
 import time
 import uuid
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from autocompress.search.front import front_of, front_to_dict, hypervolume
+from autocompress.search.front import front_of, front_to_dict
 from autocompress.search.front_plot import write_front_html
 from autocompress.search.front_png import write_front_png
+from autocompress.search.hypervolume import hypervolume, hypervolume_series
 from autocompress.search.picking import best_or_none
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.tracking.environment import describe_environment, git_revision
+from autocompress.tracking.mlflow_client import load_mlflow, open_experiment
 from autocompress.tracking.run_data import (
     TAG,
     RunData,
@@ -35,33 +35,10 @@ from autocompress.tracking.run_data import (
     trial_data,
 )
 
-EXPERIMENT = "autocompress"
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # else the pages are those for chat agents
 IDENTITY = "mlflow.json"  # in the run folder: which study this is, whatever its name
-MOST_PARAMETERS = 100  # of one batch
+HYPERVOLUME = "hypervolume"  # metric of the parent run, by the numbers of trials
+MOST_PARAMETERS, MOST_METRICS = 100, 1000  # of one batch
 PAGE = 1000
-# Seconds and attempts that the user has not set: a search does not wait for minutes on a server
-# that is gone.
-IMPATIENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-
-
-def load_mlflow() -> Any:
-    """Import MLflow, quiet and without telemetry, unless the user's environment says otherwise."""
-    for variable, value in IMPATIENT.items():
-        os.environ.setdefault(variable, value)
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    import mlflow
-
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    return mlflow
 
 
 class MlflowStore:
@@ -77,7 +54,7 @@ class MlflowStore:
         self.uri: str = uri or mlflow.get_tracking_uri()
         self._client = mlflow.MlflowClient(tracking_uri=self.uri)
         self._children: dict[int, Any] = {}
-        self._experiment = self._open_experiment()
+        self._experiment = open_experiment(self._client, self.uri)
         self._parent = self._open_parent(study)
 
     @property
@@ -119,6 +96,7 @@ class MlflowStore:
             run = self._children.get(trial.number)
             if run is not None:
                 self._complete_child(study, trial, run, places[trial.number])
+        self._complete_curve(study)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             _write_json(folder / "front.json", front_to_dict(study))
@@ -150,17 +128,6 @@ class MlflowStore:
     def end(self, status: str) -> None:
         """Mark the parent run ``FINISHED``, or ``KILLED`` when the search was cut off."""
         self._client.set_terminated(self._parent, status)
-
-    def _open_experiment(self) -> str:
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        location = _beside_database(self.uri)
-        return str(
-            self._client.create_experiment(
-                EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS
-            )
-        )
 
     def _open_parent(self, study: StudyRecord) -> str:
         identity = _identity(study.folder)
@@ -219,6 +186,28 @@ class MlflowStore:
                 at=int(time.time() * 1000),
             )
 
+    def _complete_curve(self, study: StudyRecord) -> None:
+        """Log the steps of the hypervolume that are missing, or that other trials have overtaken.
+
+        A process that was killed leaves gaps; of trials that run side by side a later one may end
+        first.
+        """
+        from mlflow.entities import Metric
+
+        history = self._client.get_metric_history(self._parent, HYPERVOLUME)
+        known: dict[int, float] = {}
+        for metric in history:  # more trials never make it less, so the largest is the latest
+            known[metric.step] = max(metric.value, known.get(metric.step, 0.0))
+        now = int(time.time() * 1000)
+        missing = [
+            Metric(HYPERVOLUME, step.hypervolume, now, step.trial)
+            for step in hypervolume_series(study)
+            if not math.isclose(known.get(step.trial, math.nan), step.hypervolume)
+        ]
+        for start in range(0, len(missing), MOST_METRICS):
+            batch = missing[start : start + MOST_METRICS]
+            self._client.log_batch(self._parent, batch, synchronous=True)
+
     def _log(self, run_id: str, data: RunData, *, step: int, at: int) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
@@ -246,7 +235,7 @@ class MlflowStore:
 
 def _progress(study: StudyRecord, trial: TrialRecord) -> dict[str, float]:
     """How far the search has come, for the curves of the parent run."""
-    so_far = {"hypervolume": hypervolume(study, until=trial.number)}
+    so_far = {HYPERVOLUME: hypervolume(study, until=trial.number)}
     best = best_or_none(study)
     if best is not None and best.selection is not None:
         so_far |= {"best_perplexity": best.selection.perplexity, "best_bytes": float(best.bytes)}
@@ -265,17 +254,6 @@ def _identity(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(path, {"identity": identity})
     return identity
-
-
-def _beside_database(uri: str) -> str | None:
-    """Where artifacts of a SQLite store lie: beside the database, wherever the command was started.
-
-    ``None`` for other stores, which decide themselves.
-    """
-    if not uri.startswith("sqlite:///"):
-        return None
-    database = Path(unquote(uri.removeprefix("sqlite:///").split("?")[0])).absolute()
-    return (database.parent / "mlruns" / EXPERIMENT).as_uri()
 
 
 def _source_tags() -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.search.against_dense import dense_on, meets, rise
+from autocompress.search.bootstrap import rise_interval
 from autocompress.search.dominance import latency
 from autocompress.search.front import front_of, front_to_dict, gain_over_hand_written
 from autocompress.search.picking import best_or_none
@@ -21,8 +22,8 @@ from autocompress.units import format_bytes
 LONGEST_PARAMETER = 500
 TAG = "autocompress."
 TABLE_COLUMNS = (
-    "trial", "label", "phase", "perplexity", "rise", "kl", "bytes", "ratio", "ratio_bf16",
-    "latency_ms", "meets_budget", "text", "methods",
+    "trial", "label", "phase", "perplexity", "rise", "rise_interval", "kl", "bytes", "ratio",
+    "ratio_bf16", "latency_ms", "meets_budget", "text", "methods",
 )  # fmt: skip
 
 
@@ -110,11 +111,14 @@ def measurement_metrics(
 
 
 def report_metrics(study: StudyRecord, trial: TrialRecord) -> dict[str, float]:
-    """What the final measurement adds to a child run."""
-    return (
-        {}
-        if trial.report is None
-        else _numbers(measurement_metrics(study, trial.report, "report_"))
+    """What the final measurement adds to a child run, the interval of its rise included."""
+    if trial.report is None:
+        return {}
+    interval = rise_interval(study, trial)
+    ends = {} if interval is None else interval._asdict()
+    return _numbers(
+        measurement_metrics(study, trial.report, "report_")
+        | {f"report_rise_{end}": value for end, value in ends.items()}
     )
 
 

@@ -13,11 +13,12 @@ import pytest
 
 from autocompress.methods.plan import Plan
 from autocompress.search.front import front_of
+from autocompress.search.hypervolume import hypervolume_series
 from autocompress.tracking import mlflow_store
 from autocompress.tracking.environment import describe_environment, git_revision
+from autocompress.tracking.mlflow_client import EXPERIMENT, load_mlflow
 from autocompress.tracking.mlflow_mirror import MlflowMirror, sync
-from autocompress.tracking.mlflow_store import EXPERIMENT, load_mlflow
-from tests.search.study_fixtures import realistic_study
+from tests.search.study_fixtures import realistic_study, with_windows
 
 PATIENCE = 120.0
 
@@ -44,7 +45,7 @@ def runs_of(client, study):
 def mirrored(client, tmp_path_factory):
     """A study mirrored as a search does it: trial by trial, then the front."""
     folder = tmp_path_factory.mktemp("runs") / "llama-10x"
-    running, done = realistic_study(folder, finished=False), realistic_study(folder)
+    running, done = realistic_study(folder, finished=False), with_windows(realistic_study(folder))
     mirror = MlflowMirror(client.tracking_uri)
     mirror.started(replace(running, trials=()))
     for trial in running.trials:
@@ -92,6 +93,8 @@ def test_front_members_carry_the_report_and_a_tag(client, mirrored):
     assert children[10].data.metrics["report_perplexity"] == pytest.approx(
         mirrored.trials[10].report.perplexity
     )
+    metrics = children[10].data.metrics
+    assert metrics["report_rise_low"] < metrics["report_rise"] < metrics["report_rise_high"]
 
 
 def test_parent_says_what_a_person_needs(client, mirrored, tmp_path, monkeypatch):
@@ -165,6 +168,28 @@ def test_resume_sends_what_was_missed_and_replaces_half_written_runs(client, tmp
     assert resumed.info.run_id == parent.info.run_id
     assert resumed.info.status == "FINISHED"
     assert [run.data.tags["autocompress.trial"] for run in children] == ["0", "1", "2", "3", "4"]
+
+
+def test_the_curve_is_made_whole_where_it_has_gaps_or_was_overtaken(client, tmp_path):
+    study = realistic_study(tmp_path / "gaps", finished=False)
+    one, two, three, *_ = study.trials
+    mirror = MlflowMirror(client.tracking_uri)
+    mirror.started(replace(study, trials=(one,)))
+    mirror.trial_finished(study.name, three)  # a worker that was quicker than that of trial two
+    mirror.trial_finished(study.name, two)
+    assert mirror.close(PATIENCE) == []
+    study = replace(study, trials=(one, two, three))
+    for _ in range(2):
+        assert sync(study, client.tracking_uri, timeout=PATIENCE) == []
+    (parent,), _ = runs_of(client, study)
+    history = client.get_metric_history(parent.info.run_id, "hypervolume")
+    shown: dict[int, float] = {}
+    for metric in history:
+        shown[metric.step] = max(metric.value, shown.get(metric.step, 0.0))
+    assert shown == pytest.approx(
+        {step.trial: step.hypervolume for step in hypervolume_series(study)}
+    )
+    assert len(history) == 4  # trial three before and after it was known that two had ended
 
 
 def test_the_same_name_in_a_new_folder_is_another_study(client, mirrored, tmp_path):
