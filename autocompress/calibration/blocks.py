@@ -191,7 +191,7 @@ class Blocks:
         def answer(at: int, forward: Answer, *args: Any, **kwargs: Any) -> Any:
             if at < index:
                 return self._as_returned(at, _hidden_of(args, kwargs))
-            if _also_need_gradients(args, kwargs):
+            if any(tensor.requires_grad for tensor in _others(args, kwargs)):
                 raise NotBlockwise("its blocks are given more than hidden states to learn from")
             hidden = leaf.clone()  # a block may change its input in place
             more = {"hidden_states": hidden} if not args else {}
@@ -264,10 +264,10 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _also_need_gradients(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    hidden = _hidden_of(args, kwargs)
-    others = (tensor for tensor in _tensors((args, kwargs)) if tensor is not hidden)
-    return any(tensor.requires_grad for tensor in others)
+def _others(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """What a block is given beside its hidden states."""
+    yield from _tensors(args[1:])
+    yield from _tensors({k: v for k, v in kwargs.items() if args or k != "hidden_states"})
 
 
 def _near(one: Tensor, other: Tensor) -> bool:
