@@ -43,6 +43,9 @@ def front(
         Path | None,
         typer.Option(help="Where the picture goes.", show_default="front.png of the run"),
     ] = None,
+    methods: Annotated[
+        bool, typer.Option("--methods", help="Say what each method is good for, and what beats it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     r"""Print the front of a study, pick a point of it, and write the plot as HTML and PNG.
@@ -51,6 +54,7 @@ def front(
     autocompress front
     autocompress front my-study --max-size 2MB
     autocompress front my-study --pick knee --html front.html --json
+    autocompress front my-study --methods
 
     A limit given here takes the place of the study's own. Exits with 3 when no trial is within the
     limits.
@@ -62,9 +66,12 @@ def front(
     picked = _pick(record, pick, max_size, max_perplexity, max_latency)
     if as_json:
         files = write_plots(record, html, png)
-        print_json(_as_dict(record, picked, files))
+        print_json(_as_dict(record, picked, files, methods=methods))
         return
-    _show(record, picked, location_options(runs_dir, storage))
+    if methods:
+        _show_methods(record)
+    else:
+        _show(record, picked, location_options(runs_dir, storage))
     files = write_plots(record, html, png)
     for path in files.values():
         log.print(f"Wrote {path}", markup=False, soft_wrap=True)
@@ -131,6 +138,14 @@ def _show(study: StudyRecord, picked: TrialRecord | None, options: str) -> None:
         )
 
 
+def _show_methods(study: StudyRecord) -> None:
+    from autocompress.cli.method_table import print_methods
+    from autocompress.search.front import front_of
+    from autocompress.search.method_report import report_methods
+
+    print_methods(report_methods(study), len(front_of(study)), console)
+
+
 def location_options(runs_dir: Path, storage: str | None) -> str:
     """What the next command must repeat to find the study."""
     options = "" if runs_dir == Path("runs") else f" --runs-dir {shlex.quote(str(runs_dir))}"
@@ -138,14 +153,17 @@ def location_options(runs_dir: Path, storage: str | None) -> str:
 
 
 def _as_dict(
-    study: StudyRecord, picked: TrialRecord | None, files: dict[str, Path]
+    study: StudyRecord, picked: TrialRecord | None, files: dict[str, Path], *, methods: bool
 ) -> dict[str, Any]:
     from autocompress.search.front import front_to_dict, point_to_dict
+    from autocompress.search.method_report import report_methods
 
     chosen = None if picked is None else point_to_dict(study, picked)
+    reports = report_methods(study) if methods else ()
     return (
         front_to_dict(study)
         | {"picked": chosen}
+        | ({"methods": [report.to_dict() for report in reports]} if methods else {})
         | {name: str(path) for name, path in files.items()}
     )
 

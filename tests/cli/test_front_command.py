@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 
 from autocompress.cli.front import front
 from autocompress.cli.front_table import next_command, print_front
+from autocompress.cli.method_table import print_methods
 from autocompress.errors import BudgetUnreachable, ConfigurationError
 from autocompress.search import study_store
+from autocompress.search.front import front_of
+from autocompress.search.method_report import Offer, report_methods
 from autocompress.search.picking import pick
-from tests.search.study_fixtures import realistic_study, study_of, trial, with_windows
+from tests.search.study_fixtures import SPECS, realistic_study, study_of, trial, with_windows
 
 
 @pytest.fixture
@@ -68,6 +71,33 @@ def test_picks(run, tmp_path, arguments, number):
     assert data["best"]["trial"] == 10
     assert data["html"] == str(html)
     assert html.exists()
+
+
+def test_methods_are_reported_on_the_terminal_and_in_json(run):
+    text = run("--methods").stdout
+    assert "Methods on a front of 16 plans" in text
+    assert "5 uniform svd 10x" in text
+    assert "has no menu on disk" in text
+    data = json.loads(run("--methods", "--json").stdout)
+    assert {"8 bit", "svd", "svd int8", "keep"} <= {each["label"] for each in data["methods"]}
+    assert "methods" not in json.loads(run("--json").stdout)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_method_table_fits_its_width(width):
+    offers = {
+        spec.name: [Offer("2 bit + low rank", 9, 2.0), Offer("tensor train int8", 8, 1e-4)]
+        for spec in SPECS
+    }
+    out = StringIO()
+    console = Console(file=out, width=width, force_terminal=True, color_system=None)
+    study = realistic_study()
+    print_methods(report_methods(study, offers), len(front_of(study)), console)
+    text = out.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for words in ("21 of 21", "tensor train int8 20,000x", "uniform 3 bit"):
+        assert words in " ".join(text.split())
 
 
 def test_wrong_limits_name_their_option(run):
