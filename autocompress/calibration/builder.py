@@ -88,8 +88,12 @@ class LayerBuilder:
             self.problem(name).check()
             kind.prepare(self.problem(name), chosen)
 
+    def forget_work(self, name: str) -> None:
+        """Drop what was factorised of a matrix, keeping the matrix and its metric."""
+        self.problem(name).memo.clear()
+
     def forget_problem(self) -> None:
-        """Drop what was factorised of the last matrix: for a large one that is gigabytes."""
+        """Drop the last matrix with all that was factorised of it: of a large one, gigabytes."""
         self._of_thread.problem = None
 
     def fit(self, name: str, method: Method) -> CompressedMatrix:
@@ -97,9 +101,12 @@ class LayerBuilder:
         return method.build(self.problem(name))
 
     def keep(self, name: str, method: Method, layer: CompressedMatrix) -> None:
-        """Keep a built layer in memory and in the cache."""
+        """Keep a built layer in the cache, not in memory."""
         self.cache.keep_tensors("layers", self.key(name, method), layer.state_dict())
-        self._remember((name, method), layer)
+
+    def drop(self, name: str, method: Method) -> None:
+        """Remove a layer from the cache that is not worth its place."""
+        self.cache.drop_tensors("layers", self.key(name, method))
 
     def build(self, name: str, method: Method) -> CompressedMatrix:
         """Return the layer, from memory, from the cache, or built and kept."""
@@ -107,19 +114,21 @@ class LayerBuilder:
         if known is not None:
             self._built.move_to_end((name, method))
             return known
-        tensors = self.cache.tensors("layers", self.key(name, method))
-        layer = (
-            None
-            if tensors is None
-            else self._from_tensors(self.workbench.inventory[name], method, tensors)
-        )
+        layer = self._kept(name, method)
         if layer is None:
             layer = self.fit(name, method)
-            self.cache.keep_tensors("layers", self.key(name, method), layer.state_dict())
+            self.keep(name, method, layer)
+            layer = self._kept(name, method) or layer  # memory-mapped, so that memory can be freed
         device = self.problem(name).weight.device if layer.state_dict() else torch.device("cpu")
         layer = layer.to(device)
         self._remember((name, method), layer)
         return layer
+
+    def _kept(self, name: str, method: Method) -> CompressedMatrix | None:
+        tensors = self.cache.tensors("layers", self.key(name, method))
+        if tensors is None:
+            return None
+        return self._from_tensors(self.workbench.inventory[name], method, tensors)
 
     @staticmethod
     def _from_tensors(

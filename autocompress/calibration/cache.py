@@ -76,6 +76,10 @@ class Cache:
             self.root / kind / f"{key}.safetensors", lambda path: save_file(contiguous, path)
         )
 
+    def drop_tensors(self, kind: str, key: str) -> None:
+        """Remove the tensors kept under a key, if they are there."""
+        (self.root / kind / f"{key}.safetensors").unlink(missing_ok=True)
+
     def record(self, kind: str, key: str) -> Any:
         """Return the JSON value kept under a key, or ``None``."""
         path = self.root / kind / f"{key}.json"

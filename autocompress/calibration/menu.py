@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
@@ -17,6 +17,9 @@ from autocompress.numerics.metric import apply_gram
 from autocompress.records import Kind, LayerSpec
 
 LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads share it
+MOST_PARAMETERS_REMEMBERED = 1_000_000  # of a matrix whose forms may share all that is factorised
+WORK_BYTES = 60  # per parameter of a matrix while it is fitted: fp64 copies and factors
+LEAST_WORK_BYTES = 2**30  # that threads may use together, even for a smaller model
 HEADER_ENTRY_BYTES = 100  # a tensor's type, shape and offsets as JSON, beside its name
 
 
@@ -51,6 +54,10 @@ class Option:
     file_bytes: int
     damage: float
     cosine: float
+
+    def is_beaten_by(self, other: Option) -> bool:
+        """Whether another takes no more bytes in the file and does no more damage."""
+        return other.file_bytes <= self.file_bytes and other.damage <= self.damage
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,9 @@ def build_menu(
 ) -> Menu:
     """Fit every option of every layer, keeping the layers worth keeping and the figures of all.
 
-    Large layers are worked on one at a time by all threads, small ones by a thread each: memory is
-    the model plus the options of these. What the cache already knows is not fitted again.
+    Large layers are worked on one at a time by all threads, small ones by a thread each, as many as
+    take no more memory together than the model. Of each, one option is held at a time, and of large
+    ones what is factorised for one form. What the cache already knows is not fitted again.
 
     Args:
         builder: builds and keeps layers.
@@ -108,7 +116,8 @@ def build_menu(
     small = [spec for spec in wanted if spec.parameters < LEAST_PARAMETERS_TO_SHARE]
     # The steps of a small matrix are short: sharing one among threads costs more than it saves.
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    workers = min(threads, most_at_once(small, builder.workbench.inventory.dense_bytes))
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         running = [pool.submit(_layer_menu, builder, spec, options_of(spec)) for spec in small]
         for done in as_completed(running):
@@ -126,30 +135,58 @@ def build_menu(
     return Menu(tuple(layers[spec.name] for spec in wanted))
 
 
+def most_at_once(specs: Sequence[LayerSpec], model_bytes: int) -> int:
+    """How many of these layers can be fitted side by side in as much memory as the model takes."""
+    largest = max((spec.parameters for spec in specs), default=1)
+    return max(1, max(model_bytes, LEAST_WORK_BYTES) // (largest * WORK_BYTES))
+
+
 def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method]) -> LayerMenu:
-    known = builder.cache.record("fits", builder.content_of(spec.name)) or {}
-    fresh: dict[Method, CompressedMatrix] = {}
-    options = []
-    unknown = [m for m in methods if builder.key(spec.name, m) not in known]
-    builder.prepare(spec.name, unknown)
-    for method in methods:
-        address = builder.key(spec.name, method)
-        if address not in known:
-            if isinstance(method, Keep):
-                fit = Fit(damage=0.0, cosine=1.0)
-            else:
-                fresh[method] = builder.fit(spec.name, method)
-                fit = judge(builder.problem(spec.name), fresh[method])
-            known[address] = asdict(fit)
-        options.append(
-            Option(method, method.cost(spec), file_bytes(method, spec), **known[address])
-        )
-    menu = LayerMenu(spec, tuple(sorted(options, key=lambda option: (option.bytes, option.damage))))
-    for option in menu.undominated:
-        if option.method in fresh:
-            builder.keep(spec.name, option.method, fresh[option.method])
-    builder.cache.keep_record("fits", builder.content_of(spec.name), known)
+    content = builder.content_of(spec.name)
+    addresses = {method: builder.key(spec.name, method) for method in methods}
+    known = builder.cache.record("fits", content) or {}
+    options = {m: _option(m, spec, known[key]) for m, key in addresses.items() if key in known}
+    fresh = [method for method in methods if method not in options]
+    for form in _forms(fresh):
+        builder.prepare(spec.name, form)
+        for method in form:
+            option = options[method] = _fitted(builder, spec, method, tuple(options.values()))
+            known[addresses[method]] = {"damage": option.damage, "cosine": option.cosine}
+        builder.cache.keep_record("fits", content, known)
+        if spec.parameters > MOST_PARAMETERS_REMEMBERED:
+            builder.forget_work(spec.name)
+    in_order = (options[method] for method in methods)
+    menu = LayerMenu(spec, tuple(sorted(in_order, key=lambda each: (each.bytes, each.damage))))
+    worth_keeping = {option.method for option in menu.undominated}
+    for method in fresh:
+        if method not in worth_keeping:  # it was at its time, but a later one is better
+            builder.drop(spec.name, method)
     return menu
+
+
+def _fitted(
+    builder: LayerBuilder, spec: LayerSpec, method: Method, others: Sequence[Option]
+) -> Option:
+    """Fit and judge one option, and keep the layer unless another option is better."""
+    if isinstance(method, Keep):
+        return _option(method, spec, {"damage": 0.0, "cosine": 1.0})
+    layer = builder.fit(spec.name, method)
+    option = _option(method, spec, asdict(judge(builder.problem(spec.name), layer)))
+    if not any(map(option.is_beaten_by, others)):
+        builder.keep(spec.name, method, layer)
+    return option
+
+
+def _option(method: Method, spec: LayerSpec, fit: Mapping[str, float]) -> Option:
+    return Option(method, method.cost(spec), file_bytes(method, spec), **fit)
+
+
+def _forms(methods: Iterable[Method]) -> Iterable[list[Method]]:
+    """Methods that share most of what they factorise: of one kind, in one kind of Gram matrices."""
+    forms: dict[tuple[type[Method], object], list[Method]] = {}
+    for method in methods:
+        forms.setdefault((type(method), getattr(method, "gram", None)), []).append(method)
+    return forms.values()
 
 
 def judge(problem: MatrixProblem, layer: CompressedMatrix) -> Fit:

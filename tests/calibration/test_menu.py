@@ -1,15 +1,23 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from autocompress.calibration import menu as module
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache
-from autocompress.calibration.menu import build_menu, file_bytes, judge, output_cosine
+from autocompress.calibration.menu import (
+    build_menu,
+    file_bytes,
+    judge,
+    most_at_once,
+    output_cosine,
+)
 from autocompress.calibration.statistics import collect_statistics
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
@@ -18,7 +26,7 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.numerics.metric import Curvature, Metric
-from autocompress.records import Kind
+from autocompress.records import Kind, LayerSpec, Role
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY
 from tests.export.exporting import export_tiny
@@ -118,6 +126,66 @@ def test_what_an_allocation_may_choose_is_there_without_a_fit(make_builder):
     assert builder.fits.total() == 0
 
 
+def test_only_what_an_allocation_may_choose_stays_in_the_cache(make_builder, tmp_path):
+    """Whatever the order of the options: some are beaten at once, some by a later one."""
+    for folder, methods in (("cache", METHODS), ("reversed", METHODS[::-1])):
+        builder = make_builder(folder=folder)
+        menu = build_menu(builder, lambda _spec: methods, builder.workbench.inventory.layers)  # noqa: B023
+        wanted = {
+            builder.key(layer.spec.name, option.method)
+            for layer in menu.layers
+            for option in layer.undominated
+            if option.method != Keep()
+        }
+        assert {path.stem for path in (tmp_path / folder / "layers").iterdir()} == wanted
+        assert len(wanted) < menu.options - len(menu.layers)
+
+
+def test_one_option_is_held_at_a_time(make_builder):
+    builder, alive = make_builder(), []
+    fit, most = builder.fit, 0
+
+    def counted(name, method):
+        nonlocal most
+        layer = fit(name, method)
+        alive.append(weakref.ref(layer))
+        most = max(most, sum(each() is not None for each in alive))
+        return layer
+
+    builder.fit = counted
+    menu_with(builder)
+    assert len(alive) > len(METHODS)
+    assert most == 1
+
+
+def test_what_is_factorised_of_a_large_matrix_is_dropped_after_each_form(make_builder, monkeypatch):
+    monkeypatch.setattr(module, "MOST_PARAMETERS_REMEMBERED", 0)
+    methods = [Keep(), Svd(4), Svd(4, gram="shrunk"), Svd(6), Svd(4, gram="diagonal")]
+    builder, seen = make_builder(), []
+    fit = builder.fit
+
+    def watched(name, method):
+        seen.append({key[2] for key in builder.problem(name).memo if key[0] == "svd"})
+        return fit(name, method)
+
+    builder.fit = watched
+    spec = builder.workbench.inventory.layers[1]
+    small = build_menu(builder, lambda _spec: methods, [spec])
+    assert all(len(grams) <= 1 for grams in seen)
+    assert {"full"} in seen  # a second rank finds the decomposition of the first
+    monkeypatch.undo()
+    assert build_menu(make_builder(folder="other"), lambda _spec: methods, [spec]) == small
+
+
+def test_as_many_matrices_are_fitted_side_by_side_as_fit_in_the_models_memory():
+    specs = [LayerSpec("a", Role.UP, Kind.LINEAR, 1000, 1000)]
+    assert most_at_once(specs, 10**10) == 166
+    assert most_at_once(specs, 1) == 17  # a gibibyte even for a small model
+    huge = [LayerSpec("a", Role.UP, Kind.LINEAR, 100_000, 10_000)]
+    assert most_at_once([*specs, *huge], 10**10) == 1
+    assert most_at_once([], 1) >= 1
+
+
 def test_a_menu_that_was_cut_off_goes_on_where_it_was(make_builder):
     builder = make_builder()
     half = builder.workbench.inventory.layers[:3]
@@ -133,7 +201,9 @@ def test_a_corrupt_layer_is_built_again_with_a_warning(make_builder, tmp_path, c
     name = builder.workbench.inventory.layers[1].name
     built = builder.build(name, Quantize(3, 16))
     (path,) = (tmp_path / "cache" / "layers").iterdir()
-    path.write_bytes(path.read_bytes()[:50])
+    cut = path.read_bytes()[:50]
+    path.unlink()  # the built layer is memory-mapped from it
+    path.write_bytes(cut)
     again = make_builder()
     assert_same_layers(again.build(name, Quantize(3, 16)), built)
     assert again.fits.total() == 1
