@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from autocompress.calibration.menu import Menu
 from autocompress.methods.plan import Plan
-from autocompress.search.allocator import Choice, allocate, choices_of, in_layer_order
+from autocompress.search.allocator import (
+    Choice,
+    Latencies,
+    allocate,
+    choices_of,
+    in_layer_order,
+)
 from autocompress.search.knobs import Knobs
+from autocompress.search.measured_menu import MeasuredMenu
 
 
 def bent_choices(
     menu: Menu,
     knobs: Knobs,
     groups: Iterable[Sequence[str]] = (),
-    corrections: Mapping[str, float] | None = None,
+    measured: MeasuredMenu | None = None,
+    latencies: Latencies | None = None,
 ) -> list[Choice]:
     """What there is to decide, scored under knobs.
 
@@ -22,17 +30,33 @@ def bent_choices(
         menu: the options of all layers.
         knobs: how damages are bent.
         groups: layers that take the same method.
-        corrections: measured ratio of true to predicted damage, by layer name.
+        measured: what options were seen to cost inside a compressed model.
+        latencies: what each option takes of a token; unknown when left out.
     """
     depths = [layer.spec.depth for layer in menu.layers if layer.spec.depth is not None]
     blocks = max(depths, default=-1) + 1
-    return choices_of(menu, knobs.scorer(blocks, corrections), groups)
+    return choices_of(menu, knobs.scorer(blocks, measured), groups, latencies)
 
 
-def allocated_plan(menu: Menu, choices: Sequence[Choice], room: int) -> Plan:
+def allocated_plan(
+    menu: Menu,
+    choices: Sequence[Choice],
+    room: int | None,
+    room_ms: float | None = None,
+    *,
+    price_ms: float = 0.0,
+) -> Plan:
     """The plan of least score whose matrices take at most ``room`` bytes, in the menu's order.
 
+    Args:
+        menu: the options of all layers.
+        choices: what there is to decide.
+        room: bytes for all matrices.
+        room_ms: milliseconds a token for all matrices; needs choices with times.
+        price_ms: added to the score for each millisecond; needs choices with times.
+
     Raises:
-        BudgetUnreachable: even the smallest options take more.
+        BudgetUnreachable: no plan is that small, that fast, or both at once.
     """
-    return in_layer_order(allocate(choices, room), [layer.spec.name for layer in menu.layers])
+    plan = allocate(choices, room, room_ms, price_ms=price_ms)
+    return in_layer_order(plan, [layer.spec.name for layer in menu.layers])
