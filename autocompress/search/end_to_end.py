@@ -1,0 +1,173 @@
+"""How the latency that a table adds up relates to the latency that is measured end to end.
+
+A table knows the matrices alone. A token takes more (attention, norms, the interpreter), and layers
+in a model find other caches than layers that are timed by themselves. So trials, which are measured
+end to end, say what a millisecond of the table is worth, and how far it can be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from autocompress.errors import BudgetUnreachable
+
+PRIOR_TRIALS = 2  # what the first guess weighs: a slope of 1, and the spread below
+PRIOR_SPREAD = 0.03  # of the dense model's latency
+LEAST_SLOPE = 0.1  # below, the table says nothing about the model
+LEAST_TRIALS = 3  # for a correlation
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """One trial's latencies, in milliseconds a token.
+
+    Attributes:
+        table_ms: sum over its matrices in the table.
+        measured_ms: measured end to end.
+        dense_ms: of the dense model, measured next to it.
+    """
+
+    table_ms: float
+    measured_ms: float
+    dense_ms: float
+
+
+@dataclass(frozen=True)
+class Relation:
+    """``end to end = dense_ms + slope * (table - dense_table_ms)``, with its quality.
+
+    Attributes:
+        dense_ms: end to end, of the dense model.
+        dense_table_ms: sum of its matrices in the table.
+        slope: milliseconds end to end for each of the table.
+        spread_ms: standard deviation of what is measured around what is predicted, by the median
+            absolute deviation; with few trials partly a guess.
+        r_squared: share of the measured variance that is predicted; ``None`` with few trials.
+        rank_correlation: Spearman's, of table and end to end; ``None`` with few trials.
+        trials: how many it was learnt from.
+    """
+
+    dense_ms: float
+    dense_table_ms: float
+    slope: float
+    spread_ms: float
+    r_squared: float | None
+    rank_correlation: float | None
+    trials: int
+
+    @property
+    def outside_ms(self) -> float:
+        """What a token is predicted to take beside the matrices."""
+        return self.dense_ms - self.slope * self.dense_table_ms
+
+    def predict(self, table_ms: float) -> float:
+        """Latency end to end of a plan whose matrices take so much in the table."""
+        return self.dense_ms + self.slope * (table_ms - self.dense_table_ms)
+
+    def table_limit(self, limit_ms: float, margin: float = 1.0) -> float:
+        """Most that matrices may take in the table for a limit end to end.
+
+        Args:
+            limit_ms: end to end.
+            margin: spreads that the prediction stays below the limit, so that most plans meet it
+                when they are measured: by 1 about five of six.
+        """
+        room = limit_ms - margin * self.spread_ms - self.dense_ms
+        return self.dense_table_ms + room / self.slope
+
+    def check_reachable(self, fastest_table_ms: float, limit_ms: float) -> None:
+        """Make sure that some plan may meet a limit end to end.
+
+        Args:
+            fastest_table_ms: of the fastest plan there is, in the table.
+            limit_ms: end to end.
+
+        Raises:
+            BudgetUnreachable: the fastest is predicted to miss it by more than the spread; the
+                message says what it may reach.
+        """
+        fastest = self.predict(fastest_table_ms)
+        if fastest - self.spread_ms <= limit_ms:
+            return
+        share = math.ceil(fastest / self.dense_ms * 100) / 100
+        raise BudgetUnreachable(
+            "no plan of the search space is predicted to be as fast as the latency limit",
+            got=f"{limit_ms:.4g} ms a token ({limit_ms / self.dense_ms:.2f}x)",
+            wanted=f"at least {fastest:.4g} ms ({share:.2f}x), {max(self.outside_ms, 0.0):.4g} ms "
+            "of which are spent outside of the matrices",
+            hint=f"Ask for --latency {share:.2f}x or more, or allow faster forms with --space.",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Relation:
+        """Read what ``to_dict`` gave."""
+        return cls(**values)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        quality = ""
+        if self.r_squared is not None and self.rank_correlation is not None:
+            quality = f", R2 {self.r_squared:.2f}, rank correlation {self.rank_correlation:.2f}"
+        return (
+            f"1 ms in the table is {self.slope:.2f} ms end to end, spread {self.spread_ms:.3g} ms"
+            f"{quality} ({self.trials} trials)"
+        )
+
+
+def relate(trials: Sequence[TimedPlan], dense_table_ms: float, dense_ms: float) -> Relation:
+    """Learn the relation from trials, a slope of 1 being the first guess.
+
+    The line goes through the dense model, whose latency is known best. Its slope has the least sum
+    of absolute residuals, so that single trials measured while the machine was busy do not bend it:
+    that is the median of the slopes of the trials, weighted by how far they are from dense.
+
+    Args:
+        trials: in any order. Each is compared with the dense model next to it.
+        dense_table_ms: sum of the dense model's matrices in the table.
+        dense_ms: end to end, of the dense model.
+    """
+    saved = np.array([trial.table_ms - dense_table_ms for trial in trials], dtype=float)
+    measured = np.array([dense_ms * (t.measured_ms / t.dense_ms - 1) for t in trials], dtype=float)
+    slope = max(_slope(saved, measured), LEAST_SLOPE)
+    residuals = measured - slope * saved
+    enough = len(trials) >= LEAST_TRIALS and np.ptp(measured) > 0 and np.ptp(saved) > 0
+    return Relation(
+        dense_ms,
+        dense_table_ms,
+        slope,
+        _spread(residuals, PRIOR_SPREAD * dense_ms),
+        float(1 - np.mean(residuals**2) / np.var(measured)) if enough else None,
+        float(spearmanr(saved, measured).statistic) if enough else None,
+        len(trials),
+    )
+
+
+def _slope(saved: NDArray[np.float64], measured: NDArray[np.float64]) -> float:
+    """Weighted median of the trials' slopes and of the first guess."""
+    useful = saved != 0
+    if not useful.any():
+        return 1.0
+    weights = np.abs(saved[useful])
+    slopes = np.append(measured[useful] / saved[useful], 1.0)
+    weights = np.append(weights, PRIOR_TRIALS * np.median(weights))
+    order = np.argsort(slopes)
+    reached = np.cumsum(weights[order])
+    return float(slopes[order][np.searchsorted(reached, reached[-1] / 2)])
+
+
+def _spread(residuals: NDArray[np.float64], guess: float) -> float:
+    count = len(residuals)
+    deviation = MAD_TO_SIGMA * float(np.median(np.abs(residuals))) if count else 0.0
+    return math.sqrt((count * deviation**2 + PRIOR_TRIALS * guess**2) / (count + PRIOR_TRIALS))
