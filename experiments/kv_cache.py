@@ -66,8 +66,8 @@ def plan_at(session: Session, share: float) -> Plan:
 
 def slowdown(model: Any) -> float:
     """Time of a token decoded with the latent cache, against the usual one."""
-    latent = DecodeTimer(model, prompt_of(model))
-    usual = DecodeTimer(model, prompt_of(model), make_cache=lambda _model: None)
+    latent = DecodeTimer(model, prompt_of(model), make_cache=LatentCache.if_smaller)
+    usual = DecodeTimer(model, prompt_of(model))
     times = interleaved({"usual": usual.times, "latent": latent.times})
     return times["latent"].median_ms / times["usual"].median_ms
 

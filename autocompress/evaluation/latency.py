@@ -1,4 +1,4 @@
-"""Time of one decoded token at batch 1 with a key-value cache, measured in small rounds.
+"""Time of a decoded token with a key-value cache, and of reading a prompt, in small rounds.
 
 A machine's speed drifts, so two models are compared by rounds in turn (``interleaved``), each model
 giving a few tokens at a time; the median over all of its tokens is the figure, half the
@@ -7,6 +7,7 @@ interquartile range its spread.
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import ModelError
-from autocompress.surgery.kv_cache import LatentCache
+from autocompress.evaluation.windows import context_length
 
 PROMPT_TOKENS = 32
+PREFILL_TOKENS = 256
+READS = 2  # timed, of the prompt, in one round
 ROUND_TOKENS = 16
 ROUNDS = 5
 PRIME = 7919  # steps through the vocabulary so that the ids of a prompt do not repeat early
@@ -39,12 +42,15 @@ class Latency:
 class DecodeTimer:
     """Times greedy decoding with whatever weights the model holds at that moment.
 
+    It decodes as ``model.generate`` does. The latent cache of low-rank keys and values, which saves
+    memory and takes longer, is timed only where ``make_cache`` makes one.
+
     Args:
         model: causal language model in eval mode.
         prompt_ids: ``[n]`` int64, read before the timed tokens; ``prompt_of`` makes one.
         tokens: timed tokens of one round.
-        make_cache: makes an empty cache for the model, or ``None`` for its usual one; the smallest
-            that the weights allow when left out.
+        batch: sequences decoded side by side; a time is then that of one token of each.
+        make_cache: makes an empty cache for the model, or ``None`` for its usual one.
     """
 
     def __init__(
@@ -53,11 +59,14 @@ class DecodeTimer:
         prompt_ids: Tensor,
         tokens: int = ROUND_TOKENS,
         *,
-        make_cache: Callable[[Any], Any] = LatentCache.if_smaller,
+        batch: int = 1,
+        make_cache: Callable[[Any], Any] = lambda _model: None,
     ) -> None:
         self.model, self.tokens, self.make_cache = model, tokens, make_cache
         self.device = next(model.parameters()).device
-        self.prompt_ids = prompt_ids.to(self.device)[None]
+        # Turned by a token each, so that the sequences differ.
+        rows = [prompt_ids.roll(number) for number in range(batch)]
+        self.prompt_ids = torch.stack(rows).to(self.device)
 
     def times(self) -> list[float]:
         """Decode one round after the prompt and return the milliseconds of each timed token.
@@ -75,13 +84,13 @@ class DecodeTimer:
                 )
             milliseconds = []
             for _ in range(WARM_UP_TOKENS + self.tokens):
-                self._wait()
+                _wait(self.device)
                 start = time.perf_counter()
                 token = state.logits[:, -1:].argmax(-1)
                 state = self.model(
                     input_ids=token, past_key_values=state.past_key_values, use_cache=True
                 )
-                self._wait()
+                _wait(self.device)
                 milliseconds.append(1000 * (time.perf_counter() - start))
         return milliseconds[WARM_UP_TOKENS:]
 
@@ -89,9 +98,43 @@ class DecodeTimer:
         """Summarise several rounds, after one that is not counted."""
         return interleaved({"model": self.times}, rounds)["model"]
 
-    def _wait(self) -> None:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
+
+class PrefillTimer:
+    """Times reading a prompt, up to the first token after it, with whatever weights there are.
+
+    Args:
+        model: causal language model in eval mode.
+        prompt_ids: ``[n]`` int64; ``PREFILL_TOKENS``, or the context if that is shorter, when left
+            out.
+        reads: timed reads of one round, after one that is not counted.
+    """
+
+    def __init__(self, model: Any, prompt_ids: Tensor | None = None, reads: int = READS) -> None:
+        self.model, self.reads = model, reads
+        self.device = next(model.parameters()).device
+        if prompt_ids is None:
+            prompt_ids = prompt_of(model, context_length(model, PREFILL_TOKENS))
+        self.prompt_ids = prompt_ids.to(self.device)[None]
+        # The logits of all tokens but the last are of no use, and generate does not compute them.
+        named = inspect.signature(model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in named else {}
+
+    def times(self) -> list[float]:
+        """Read the prompt some times and return the milliseconds of each."""
+        milliseconds = []
+        with torch.inference_mode():
+            for _ in range(1 + self.reads):
+                _wait(self.device)
+                start = time.perf_counter()
+                self.model(input_ids=self.prompt_ids, use_cache=True, **self._last_only)
+                _wait(self.device)
+                milliseconds.append(1000 * (time.perf_counter() - start))
+        return milliseconds[1:]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def prompt_of(model: Any, length: int = PROMPT_TOKENS) -> Tensor:

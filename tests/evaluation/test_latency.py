@@ -9,9 +9,11 @@ import torch
 
 from autocompress.errors import ModelError
 from autocompress.evaluation.latency import (
+    READS,
     WARM_UP_TOKENS,
     DecodeTimer,
     Latency,
+    PrefillTimer,
     decode_latency,
     describe_device,
     interleaved,
@@ -81,22 +83,59 @@ def test_decoding_is_greedy_generation(tiny_llama: Any) -> None:
     assert decoded == expected.tolist()
 
 
-def test_low_rank_values_are_decoded_with_a_latent_cache(tiny_llama: Any) -> None:
+def test_a_latent_cache_is_used_where_it_is_asked_for(tiny_llama: Any) -> None:
     workbench, caches = Workbench(tiny_llama), []
     tiny_llama.register_forward_pre_hook(
         lambda _module, _arguments, options: caches.append(options["past_key_values"]),
         with_kwargs=True,
     )
-    timer = DecodeTimer(tiny_llama, prompt_of(tiny_llama, 8), tokens=2)
-    timer.times()
-    assert not any(isinstance(cache, LatentCache) for cache in caches)
+    prompt = prompt_of(tiny_llama, 8)
     plan = Plan.of({"model.layers.0.self_attn.v_proj": Svd(4)})
     with workbench.applied(plan, builder(workbench)):
-        timer.times()
+        DecodeTimer(tiny_llama, prompt, tokens=2).times()
+        assert not any(isinstance(cache, LatentCache) for cache in caches)
+        DecodeTimer(tiny_llama, prompt, tokens=2, make_cache=LatentCache.if_smaller).times()
         assert isinstance(caches[-1], LatentCache)
         assert caches[-1].get_seq_length() == 8 + WARM_UP_TOKENS + 2
-        DecodeTimer(tiny_llama, prompt_of(tiny_llama, 8), 2, make_cache=lambda _: None).times()
-    assert not isinstance(caches[-1], LatentCache)
+
+
+def test_sequences_side_by_side_are_decoded_each_by_itself(tiny_llama: Any) -> None:
+    seen: list[torch.Tensor] = []
+    tiny_llama.register_forward_pre_hook(
+        lambda _module, _arguments, options: seen.append(options["input_ids"]), with_kwargs=True
+    )
+    prompt = prompt_of(tiny_llama, 8)
+    assert len(DecodeTimer(tiny_llama, prompt, tokens=3, batch=3).times()) == 3
+    together = torch.cat(seen, 1)
+    assert together.shape == (3, 8 + WARM_UP_TOKENS + 3)
+    for row, number in zip(together, range(3), strict=True):
+        seen.clear()
+        DecodeTimer(tiny_llama, prompt.roll(number), tokens=3).times()
+        torch.testing.assert_close(row[None], torch.cat(seen, 1))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_prompt_is_read_as_generate_reads_it(family: str, tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model(family)
+    calls: list[Any] = []
+    model.register_forward_pre_hook(
+        lambda _module, _arguments, options: calls.append(options), with_kwargs=True
+    )
+    times = PrefillTimer(model, reads=3).times()
+    assert len(times) == 3
+    assert min(times) > 0
+    context = model.config.get_text_config().max_position_embeddings
+    assert [tuple(call["input_ids"].shape) for call in calls] == [(1, context)] * 4
+    assert all(call["use_cache"] and call["logits_to_keep"] == 1 for call in calls)
+
+
+def test_a_model_that_cannot_leave_out_logits_reads_a_prompt_too() -> None:
+    class Plain(torch.nn.Linear):
+        def forward(self, input_ids: Any, use_cache: bool) -> Any:  # type: ignore[override]
+            assert use_cache
+            return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 5))
+
+    assert len(PrefillTimer(Plain(2, 2), torch.arange(4)).times()) == READS
 
 
 def test_a_slower_model_is_seen_to_be_slower(tiny_model: Callable[..., Any]) -> None:
