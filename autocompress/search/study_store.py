@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,17 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
+from autocompress.search.storage import default_storage as default_storage
+from autocompress.search.storage import file_of, open_storage, storage_errors, storage_url
+from autocompress.search.storage import settle as settle
 from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.trial_owner import fail_unfinished as fail_unfinished
+from autocompress.search.trial_owner import own as own
 from autocompress.units import Limits
 
 HEADER = "autocompress"
@@ -38,58 +40,6 @@ _STATES = {
     TrialState.PRUNED: "infeasible",
     TrialState.FAIL: "failed",
 }
-
-
-def default_storage(folder: Path) -> str:
-    """URL of the SQLite file in a run folder."""
-    return f"sqlite:///{(folder / 'study.db').absolute()}"
-
-
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Connect to a storage.
-
-    Raises:
-        StorageError: it cannot be reached or is no database of Optuna's.
-    """
-    # Optuna announces every new study on stderr, to people who did not ask for Optuna.
-    optuna.logging.set_verbosity(max(optuna.logging.get_verbosity(), optuna.logging.WARNING))
-    try:
-        if not url.startswith("sqlite"):
-            return optuna.storages.RDBStorage(url)
-        options = {"connect_args": {"timeout": 60}}
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
-        event.listen(storage.engine, "connect", _commit_quickly)
-        storage.engine.dispose()  # the connections made so far were opened without it
-        return storage
-    except Exception as error:  # drivers raise their own types; all mean the same to the user
-        raise StorageError(
-            f"the storage {url} cannot be opened: {str(error).splitlines()[0]}",
-            hint="Check the URL (for example sqlite:///study.db or postgresql://host/name). "
-            "A SQLite file that was damaged can be deleted; its search starts over.",
-        ) from error
-
-
-def _commit_quickly(connection: sqlite3.Connection, _record: object) -> None:
-    """Let SQLite append to a log at each commit instead of syncing the whole file.
-
-    A commit then survives the end of the process, also by a kill; a trial makes a dozen.
-    """
-    with suppress(sqlite3.OperationalError):  # a study in a folder that is only read
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA journal_mode=WAL")
-
-
-def settle(study: optuna.Study) -> None:
-    """Merge SQLite's log into its file, so that the run folder can be copied and only read."""
-    engine = getattr(study._storage, "engine", None) or getattr(
-        getattr(study._storage, "_backend", None), "engine", None
-    )
-    if engine is None or engine.dialect.name != "sqlite":
-        return
-    with suppress(SQLAlchemyError), engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA busy_timeout=0")  # whoever else has it open settles it
-        connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
-    engine.dispose()
 
 
 def create_study(header: StudyRecord, url: str) -> optuna.Study:
@@ -117,7 +67,7 @@ def _unwritable(folder: Path, error: Exception) -> StorageError:
 
 def _write_pointer(folder: Path, name: str, url: str) -> None:
     temporary = folder / f"{POINTER}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps({"study": name, "storage": url}, indent=2) + "\n")
+    temporary.write_text(json.dumps({"study": name, "storage": storage_url(url)}, indent=2) + "\n")
     temporary.replace(folder / POINTER)
 
 
@@ -176,7 +126,8 @@ def touch(folder: Path, name: str, url: str) -> None:
 
 def existing_study(name: str, url: str) -> optuna.Study | None:
     """The study of a name in a storage, or ``None``; one cut off while being made is removed."""
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    path = file_of(storage_url(url))
+    if path is not None and not path.exists():
         return None
     storage = open_storage(url)
     if name not in optuna.get_all_study_names(storage):
@@ -195,8 +146,8 @@ def existing_study(name: str, url: str) -> optuna.Study | None:
 
 def load_optuna_study(name: str, url: str) -> optuna.Study:
     """Load a study from its storage."""
-    path = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not path.exists():
+    path = file_of(storage_url(url))
+    if path is not None and not path.exists():
         raise StudyError(f"the storage of study {name!r} is gone: {path} does not exist")
     storage = open_storage(url)
     try:
@@ -217,11 +168,12 @@ def load_optuna_study(name: str, url: str) -> optuna.Study:
 def read_study(name: str | None, runs_dir: Path, storage: str | None = None) -> StudyRecord:
     """Read a study as it stands; ``None`` means the latest."""
     name, url, folder = find_study(name, runs_dir, storage)
-    study = load_optuna_study(name, url)
-    try:
-        return to_record(study, folder)
-    finally:
-        settle(study)
+    with storage_errors(url):
+        study = load_optuna_study(name, url)
+        try:
+            return to_record(study, folder)
+        finally:
+            settle(study)
 
 
 def to_record(study: optuna.Study, folder: Path) -> StudyRecord:
@@ -243,17 +195,21 @@ def to_trial_record(trial: FrozenTrial, reports: dict[str, Measurement]) -> Tria
     proposal, result = trial.user_attrs.get("proposal"), trial.user_attrs.get("result", {})
     if proposal is None:
         return None
-    selection = Measurement.from_dict(result["selection"]) if "selection" in result else None
+    selection, partial = (
+        Measurement.from_dict(result[name]) if name in result else None
+        for name in ("selection", "partial")
+    )
     plan = Plan.from_recipe(proposal["recipe"])
     return TrialRecord(
         number=trial.number,
         phase=proposal["phase"],
         label=proposal["label"],
-        state=_STATES[trial.state],
+        state="stopped" if partial else _STATES[trial.state],
         plan=plan,
         bytes=proposal["bytes"],
         selection=selection,
         report=reports.get(plan.hash) if selection else None,
+        partial=partial,
         seconds=result.get("seconds", 0.0),
         params=dict(trial.params),
         error=result.get("error", ""),
@@ -263,14 +219,6 @@ def to_trial_record(trial: FrozenTrial, reports: dict[str, Measurement]) -> Tria
 def keep_report(study: optuna.Study, measurement: Measurement) -> None:
     """Keep a measurement on the report text, by the plan's hash."""
     study.set_user_attr(REPORT + measurement.plan_hash, measurement.to_dict())
-
-
-def fail_unfinished(study: optuna.Study) -> int:
-    """Mark trials that a killed run left running as failed, and say how many."""
-    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-    for trial in left:
-        study.tell(trial.number, state=TrialState.FAIL)
-    return len(left)
 
 
 def _header_to_dict(header: StudyRecord) -> dict[str, Any]:

@@ -15,20 +15,20 @@ from autocompress.errors import StorageError, StudyError
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
+from autocompress.search import trial_owner
+from autocompress.search.storage import default_storage, open_storage
 from autocompress.search.study_store import (
     DIRECTIONS,
     create_study,
-    default_storage,
     existing_study,
-    fail_unfinished,
     find_study,
     keep_report,
     load_optuna_study,
-    open_storage,
     read_study,
     to_record,
     touch,
 )
+from autocompress.search.trial_owner import fail_unfinished, own
 from autocompress.units import Limits
 from tests.search.study_fixtures import measurement, study_of
 
@@ -42,6 +42,7 @@ def make(runs, name="s"):
 
 def propose(study, plan=PLAN):
     trial = study.ask()
+    own(trial)
     proposal = {"phase": "knobs", "label": "searched", "bytes": 7, "recipe": plan.to_recipe()}
     trial.set_user_attr("proposal", proposal)
     return trial
@@ -73,7 +74,8 @@ def test_trials_and_reports_come_back(tmp_path):
     assert (trial.selection, trial.report) == (seen, report)
 
 
-def test_a_trial_that_was_cut_off_before_it_had_a_plan_is_not_shown(tmp_path):
+def test_a_trial_that_was_cut_off_before_it_had_a_plan_is_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_owner, "UNOWNED_SECONDS", 0.0)
     _, study = make(tmp_path)
     study.ask()
     add_trial(study)

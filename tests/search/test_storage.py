@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+
+import pytest
+from optuna.trial import TrialState
+
+from autocompress.errors import StorageError, StudyError
+from autocompress.search import storage
+from autocompress.search.storage import (
+    default_storage,
+    file_of,
+    open_storage,
+    settle,
+    storage_errors,
+    storage_url,
+)
+from autocompress.search.study_store import (
+    create_study,
+    existing_study,
+    find_study,
+    load_optuna_study,
+    read_study,
+)
+from autocompress.search.trial_owner import fail_unfinished
+from autocompress.units import Limits
+from tests.search.study_fixtures import study_of
+from tests.search.test_study_store import add_trial, propose
+
+
+@pytest.fixture(params=["sqlite", "journal URL", "journal path"])
+def url(request, tmp_path):
+    return {
+        "sqlite": f"sqlite:///{tmp_path / 'elsewhere.db'}",
+        "journal URL": f"journal://{tmp_path / 'elsewhere.log'}",
+        "journal path": str(tmp_path / "elsewhere.journal"),
+    }[request.param]
+
+
+def make(runs, url):
+    header = study_of(limits=Limits(1_600_000, 4.5), folder=runs / "s")
+    return header, create_study(header, url)
+
+
+def test_every_kind_of_storage_keeps_a_study(tmp_path, url):
+    assert existing_study("s", url) is None
+    assert not list(tmp_path.glob("elsewhere*"))
+    header, study = make(tmp_path, url)
+    seen = add_trial(study)
+    propose(study)
+    settle(study)
+
+    assert find_study(None, tmp_path)[1] == storage_url(url)
+    record = read_study(None, tmp_path)
+    assert record.dense_bytes == header.dense_bytes
+    assert [trial.selection for trial in record.trials] == [seen]
+    again = existing_study("s", url)
+    assert again is not None
+    assert fail_unfinished(again) == 0  # it is this very process's
+    running = again.get_trials(states=(TrialState.RUNNING,))
+    assert [trial.number for trial in running] == [1]
+    with pytest.raises(StudyError, match="already has a study 's'"):
+        make(tmp_path, url)
+    with pytest.raises(StudyError, match="'other'"):
+        load_optuna_study("other", url)
+    file_of(storage_url(url)).unlink()
+    with pytest.raises(StudyError, match="does not exist"):
+        read_study("s", tmp_path)
+
+
+def test_a_storage_that_is_deleted_midway_is_written_again_and_said(tmp_path, url):
+    _, study = make(tmp_path / "runs", url)
+    seen = add_trial(study)
+    file_of(storage_url(url)).unlink()
+    with (
+        pytest.raises(StorageError, match=r"was deleted while.*written again"),
+        storage_errors(url),
+    ):
+        add_trial(study)
+    settle(study)
+    record = read_study("s", tmp_path / "runs")
+    assert record.trials[0].selection == seen
+    assert add_trial(load_optuna_study("s", url)) == seen
+
+
+def test_a_run_folder_that_is_deleted_midway_comes_back_with_the_trials(tmp_path):
+    url = default_storage(tmp_path / "s")
+    _, study = make(tmp_path, url)
+    seen = add_trial(study)
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(StorageError, match="written again"):
+        add_trial(study)
+    assert read_study("s", tmp_path, url).trials[0].selection == seen
+
+
+def test_a_file_that_takes_the_place_of_the_storage_is_left_alone(tmp_path, url):
+    _, study = make(tmp_path / "runs", url)
+    path = file_of(storage_url(url))
+    (tmp_path / "new").write_text("precious")
+    (tmp_path / "new").replace(path)
+    with pytest.raises(StorageError, match="replaced by another file"), storage_errors(url):
+        add_trial(study)
+    assert path.read_text() == "precious"
+
+
+def test_a_locked_database_is_a_storage_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "LOCK_SECONDS", 0.1)
+    url = default_storage(tmp_path / "s")
+    _, study = make(tmp_path, url)
+    seen = add_trial(study)
+    with sqlite3.connect(tmp_path / "s" / "study.db") as other:
+        other.execute("begin exclusive")
+        with pytest.raises(StorageError, match=r"study\.db.*locked.*--resume"), storage_errors(url):
+            add_trial(study)
+        other.rollback()
+    assert read_study("s", tmp_path).trials[0].selection == seen
+    assert add_trial(study) == seen
+
+
+def test_a_driver_that_is_not_installed_is_named(monkeypatch):
+    def lacks(*_args, **_options):
+        raise ImportError("Failed to import DB access module for the specified storage URL.")
+
+    monkeypatch.setattr(storage.optuna.storages, "RDBStorage", lacks)
+    with pytest.raises(
+        StorageError, match=r"driver for postgresql.*pip install psycopg2"
+    ) as caught:
+        open_storage("postgresql://me:secret@host/name")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_journal_that_is_no_journal_is_a_storage_error(tmp_path):
+    path = tmp_path / "study.journal"
+    path.write_text("nonsense\n" * 9)
+    with pytest.raises(StorageError, match=r"study\.journal cannot be opened"):
+        open_storage(str(path))
