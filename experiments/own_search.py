@@ -1,0 +1,120 @@
+"""The project's own search, as the baselines are compared with it: what it came to at what cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from search_curves import Point
+
+import autocompress
+from autocompress.api.session import TextSettings
+from autocompress.progress import Advance, Silent
+from autocompress.search.against_dense import rise
+from autocompress.search.study import StudyRecord
+
+
+def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:
+    """The model, the texts, and where things are kept."""
+    parser.add_argument("--model", help="folder or hub name; the bundled model when left out")
+    parser.add_argument(
+        "--data", help="text file or hub/name:config:split; the bundled texts when left out"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=tokens, help="tokens of the selection text (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the searches (%(default)s)")
+    parser.add_argument(
+        "--runs-dir", type=Path, default=Path("runs"), help="where studies and caches are kept"
+    )
+    parser.add_argument(
+        "--study",
+        default="baselines",
+        help="first part of the names of the project's studies; one that is there goes on, "
+        "so name another to search anew (%(default)s)",
+    )
+
+
+def texts_of(args: argparse.Namespace, selection_tokens: int | None = None) -> TextSettings:
+    """The texts that the arguments name; with another number of tokens to select on if given."""
+    return TextSettings(data=args.data, selection_tokens=selection_tokens or args.tokens)
+
+
+class Measurements(Silent):
+    """Counts the measurements inside compressed models that a search says it makes.
+
+    They come before most of its trials. A study that goes on says nothing of those it made when it
+    began, so their number is kept in its folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "measurements.json"
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return int(json.loads(self.file.read_text())) if self.file.exists() else 0
+
+    def task(self, description: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """Keep the number of steps of the tasks that measure."""
+        if description.endswith("inside a compressed model") and total is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.write_text(json.dumps(total))
+        return super().task(description, total)
+
+
+@dataclass(frozen=True)
+class OwnSearch:
+    """The project's own search.
+
+    Attributes:
+        study: what it found.
+        measured_tokens: that it scored inside compressed models, besides its trials.
+    """
+
+    study: StudyRecord
+    measured_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """All that it scored to find what it found; the final measurements are not among them."""
+        scored = (trial.selection for trial in self.study.trials)
+        return self.measured_tokens + sum(each.tokens for each in scored if each)
+
+    @property
+    def points(self) -> list[Point]:
+        """What each trial that was scored came to; one that was stopped early came to nothing."""
+        return [
+            Point(trial.bytes, rise(self.study, trial), trial.selection.kl)
+            if trial.state == "complete" and trial.selection
+            else Point(trial.bytes, math.inf, math.inf)
+            for trial in self.study.trials
+            if trial.state not in ("failed", "infeasible")
+        ]
+
+
+def own_search(
+    args: argparse.Namespace, budget: str | None, trials: int, seed: int | None = None
+) -> OwnSearch:
+    """Run the project's own search on the same model and tokens, through its public function."""
+    model = Path(args.model).name if args.model else "demo"
+    seed = args.seed if seed is None else seed
+    parts = args.study, model, args.tokens, budget or "front", trials, f"s{seed}"
+    name, texts = "-".join(map(str, parts)), texts_of(args)
+    measurements = Measurements(args.runs_dir / name)
+    study = autocompress.search(
+        args.model,
+        budget,
+        trials=trials,
+        seed=seed,
+        texts=texts,
+        study=name,
+        runs_dir=args.runs_dir,
+        track=False,
+        progress=measurements,
+    )
+    return OwnSearch(study, measurements.count * texts.correction_tokens)

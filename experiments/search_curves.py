@@ -1,0 +1,71 @@
+"""What a search has come to after each evaluation, and how that is kept between runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE, area_below
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a plan costs.
+
+    Attributes:
+        bytes: of the stored model.
+        rise: of log-perplexity over the dense model's, nats per token.
+        kl: divergence from the dense model, nats per token.
+    """
+
+    bytes: int
+    rise: float
+    kl: float
+
+
+def hypervolumes(points: Sequence[Point], dense_bytes: int) -> list[float]:
+    """The hypervolume after each evaluation, in the plane in which a study's is measured."""
+    plane = [(-math.log2(dense_bytes / point.bytes), point.rise) for point in points]
+    corner = (0.0, HYPERVOLUME_REFERENCE_RISE)
+    return [area_below(plane[: count + 1], corner) for count in range(len(plane))]
+
+
+def lowest_rises(points: Sequence[Point], limit: int) -> list[float]:
+    """The lowest rise within a limit of bytes after each evaluation; infinite until one fits."""
+    lowest = math.inf
+    return [
+        lowest := min(lowest, point.rise if point.bytes <= limit else math.inf) for point in points
+    ]
+
+
+def kept(path: Path | None, settings: dict[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
+    """Rows that a file holds for the same settings, else made now and written to it.
+
+    Args:
+        path: the JSON file; nothing is kept when left out.
+        settings: what determines the rows.
+        make: makes them, as mappings.
+    """
+    if path is not None and path.exists():
+        found = json.loads(path.read_text())
+        if found["settings"] == settings:
+            print(f"  as kept in {path}", flush=True)
+            rows: list[Any] = found["rows"]
+            return rows
+    rows = make()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"settings": settings, "rows": rows}))
+    return rows
+
+
+def kept_points(
+    path: Path | None, settings: dict[str, Any], make: Callable[[], list[Point]]
+) -> list[Point]:
+    """``kept`` for points."""
+    rows = kept(path, settings, lambda: [asdict(point) for point in make()])
+    return [Point(**row) for row in rows]
