@@ -20,6 +20,7 @@ RAY_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the output that knows no verbosity of 0
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the driver's
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # our adapter says how many; Tune would start one by one
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the study's storage is what a search resumes from
     "TUNE_WARN_THRESHOLD_S": "3600",  # a search may think long about what to measure next
 }
@@ -87,8 +88,6 @@ def make_engine(
         return Here(measure)
     if settings.kind == "local":
         return LocalProcesses(open_workers)
-    # As many jobs are handed to Ray at a time as there are workers.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.workers)
     engine: Engine = load_ray_tune(settings.address).RayTune(
         open_workers[0],
         settings.workers,
