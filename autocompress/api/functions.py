@@ -5,11 +5,18 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import Exported, export_trial
 from autocompress.api.profiling import Profile, make_profile
-from autocompress.api.searching import Destination, SearchSettings, resume_search, run_search
+from autocompress.api.searching import (
+    Destination,
+    SearchSettings,
+    resume_search,
+    run_search,
+)
 from autocompress.api.session import TextSettings, one_of
 from autocompress.progress import SILENT, Progress
+from autocompress.search.engines.choosing import EngineSettings
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import read_study
 from autocompress.tracking.mlflow_mirror import MlflowMirror
@@ -25,6 +32,11 @@ def search(
     space: str = "default",
     trials: int | None = None,
     time: str | float | None = None,
+    patience: int | None = None,
+    engine: str = "local",
+    workers: int = 1,
+    address: str | None = None,
+    gpus_per_trial: float = 0.0,
     sampler: str = "auto",
     seed: int = 0,
     data: str | None = None,
@@ -53,6 +65,12 @@ def search(
         space: a search space by name, or the path of a YAML file.
         trials: trials in all, hand-written plans included.
         time: start no trial after so long: ``10m``, or seconds.
+        patience: end after so many searched trials in a row without the front growing.
+        engine: what runs the trials: ``local`` (this process, or worker processes), or ``ray``.
+        workers: trials at a time.
+        address: of a Ray cluster that this machine is a node of, ``host:port`` or ``auto``; a Ray
+            of its own when left out.
+        gpus_per_trial: that Ray sets aside for each trial.
         sampler: ``auto``, ``tpe``, ``nsga2``, ``gp`` or ``random``.
         seed: of the calibration's labels and the sampler.
         data: one source of text (a file, or ``hub/name:config:split``), cut into three disjoint
@@ -79,13 +97,15 @@ def search(
         ConfigurationError: ``texts`` and one of the four sources.
         AutocompressError: and those below it; the message is one paragraph that says what to do.
     """
+    endurance = Endurance(trials, time, patience)
+    where = EngineSettings(engine, workers, address, gpus_per_trial)
     mirror = MlflowMirror(tracking_uri) if track else None
     observers = [mirror] if mirror else []
     try:
         if resume is not None:
             destination = Destination(resume, Path(runs_dir), storage)
             return resume_search(
-                destination, trials=trials, time=time, observers=observers, progress=progress
+                destination, endurance, where, observers=observers, progress=progress
             )
         settings = SearchSettings(
             model,
@@ -101,7 +121,7 @@ def search(
         )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(
-            settings, destination, trials=trials, time=time, observers=observers, progress=progress
+            settings, destination, endurance, where, observers=observers, progress=progress
         )
     finally:
         for warning in mirror.close() if mirror else []:

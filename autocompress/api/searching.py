@@ -8,17 +8,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.session import Session, TextSettings, open_session, read_space
+from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
+from autocompress.api.session import Session, TextSettings, open_session, read_space, tied_names
+from autocompress.api.worker import WorkerSettings
+from autocompress.calibration.latency_table import LatencyTable
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.evaluation.latency import Latency
-from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
-from autocompress.search.corrections import measure_corrections
 from autocompress.search.driver import Observer, Search
+from autocompress.search.engines.choosing import EngineSettings, make_engine
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.knob_sampler import SAMPLERS
+from autocompress.search.proposer import Proposer
 from autocompress.search.reach import check_reachable
+from autocompress.search.rounds import measure_menu
 from autocompress.search.space import Space
+from autocompress.search.stored_menu import keep_menu
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import (
     create_study,
@@ -30,9 +35,9 @@ from autocompress.search.study_store import (
     to_record,
     touch,
 )
-from autocompress.units import Budget, parse_duration
+from autocompress.units import Budget, Limits
 
-DEFAULT_TRIALS = 32
+THIS_PROCESS = EngineSettings()
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class Destination:
 def run_search(
     settings: SearchSettings,
     destination: Destination,
+    endurance: Endurance = DEFAULT_ENDURANCE,
+    engine: EngineSettings = THIS_PROCESS,
     *,
-    trials: int | None = None,
-    time: str | float | None = None,
     observers: Sequence[Observer] = (),
     progress: Progress = SILENT,
 ) -> StudyRecord:
@@ -91,9 +96,9 @@ def run_search(
         BudgetUnreachable: no plan can be as small as the budget, said before anything is computed.
         ConfigurationError: a setting, text, model, space or study that cannot be used.
     """
-    trials = DEFAULT_TRIALS if trials is None else trials
-    seconds = parse_duration(time) if isinstance(time, str) else time
-    budget = _check(settings, destination, trials, seconds)
+    effort = endurance.effort(settings.sampler, settings.seed)
+    budget = _check(settings, destination)
+    space = read_space(settings.space)
     session = open_session(
         settings.model,
         settings.texts,
@@ -104,26 +109,21 @@ def run_search(
         progress=progress,
         seed=settings.seed,
     )
-    space = read_space(settings.space)
-    space.check(session.workbench.inventory.layers)
+    inventory = session.workbench.inventory
+    space.check(inventory.layers)
     identity = _identity(settings, session, space)
     name, study = _choose_study(settings, destination, identity)
+    folder = destination.runs_dir / name
     if study is None:
-        check_reachable(
-            space,
-            session.workbench.inventory,
-            budget.limits(session.workbench.inventory.dense_bytes, 1.0).memory_bytes,
-        )
+        limit = budget.limits(inventory.dense_bytes, 1.0).memory_bytes
+        check_reachable(space, inventory, limit)
     with progress.task("Measuring the dense model"):
         selection, report = session.scored_text("selection"), session.scored_text("report")
-        known = (
-            None if study is None else _dense_latency(to_record(study, destination.runs_dir / name))
-        )
+        known = None if study is None else _dense_latency(to_record(study, folder))
         evaluator = Evaluator(session.workbench, session.build, known)
         if study is None:
             header = _header(
-                name,
-                destination,
+                folder,
                 session,
                 evaluator,
                 selection,
@@ -131,7 +131,7 @@ def run_search(
                 identity,
                 settings,
                 budget,
-                trials,
+                effort.trials,
             )
             study = create_study(header, destination.url(name))
             progress.note(
@@ -139,54 +139,82 @@ def run_search(
                 "the same command goes on with it."
             )
         else:
-            touch(destination.runs_dir / name, name, destination.url(name))
+            touch(folder, name, destination.url(name))
             progress.note(f"Going on with study {name}.")
-    menu = session.menu(space)
-    groups = tuple(
-        tuple(spec.name for spec in tied) for tied in space.tied(session.workbench.inventory.layers)
-    )
-    folder = destination.runs_dir / name
-    address = session.builder.key
-
-    def correct(plan: Plan) -> dict[str, float]:
-        if session.settings.correction_tokens == 0:
-            return {}
-        text = session.scored_text("calibration", session.settings.correction_tokens)
-        return measure_corrections(evaluator, menu, plan, text, session.cache, address, progress)
-
-    search = Search(
-        study, folder, evaluator, menu, groups, selection, report, observers, progress, correct
-    )
     try:
-        return search.run(trials, seconds, sampler=settings.sampler, seed=settings.seed)
+        proposer = _proposer(session, space, evaluator, to_record(study, folder).limits)
+        keep_menu(folder, proposer)
+        search = Search(
+            study, folder, proposer, effort, len(selection.windows), observers, progress
+        )
+        workers = WorkerSettings(
+            settings.model,
+            settings.texts,
+            destination.runs_dir,
+            settings.device,
+            settings.dtype,
+            settings.trust_remote_code,
+            settings.seed,
+            evaluator.dense_latency,
+            session.loaded.fingerprint,
+        ).spread(engine.workers)
+        chosen = make_engine(
+            engine,
+            lambda job: evaluator.run(job, selection),
+            [worker.open for worker in workers],
+            cpus_per_trial=workers[0].threads or 1,
+        )
+        return search.run(chosen, lambda trial: evaluator.measure(trial.plan, report))
     finally:
         settle(study)
 
 
+def _proposer(session: Session, space: Space, evaluator: Evaluator, limits: Limits) -> Proposer:
+    """What makes plans, with every option fitted, measured and, if latency counts, timed."""
+    menu = session.menu(space)
+    latencies = None
+    if limits.latency_ms is not None:
+        latencies = LatencyTable.of(
+            session.workbench, menu, session.cache, progress=session.progress
+        )
+    proposer = Proposer(
+        menu,
+        session.workbench.inventory,
+        limits,
+        tied_names(space, session.workbench.inventory),
+        latencies,
+    )
+    if session.settings.swap_tokens:
+        text = session.scored_text("calibration", session.settings.swap_tokens)
+        measure_menu(
+            proposer, evaluator, text, session.cache, session.builder.key, session.progress
+        )
+    return proposer
+
+
 def resume_search(
     destination: Destination,
+    endurance: Endurance = DEFAULT_ENDURANCE,
+    engine: EngineSettings = THIS_PROCESS,
     *,
-    trials: int | None = None,
-    time: str | float | None = None,
     observers: Sequence[Observer] = (),
     progress: Progress = SILENT,
 ) -> StudyRecord:
     """Go on with a study (``destination.study``, else the latest) in the settings it began with."""
     name, url, _folder = find_study(destination.study, destination.runs_dir, destination.storage)
     record = read_study(name, destination.runs_dir, url)
+    trials = endurance.trials or record.settings.get("trials")
     return run_search(
         SearchSettings.of_study(record),
         replace(destination, study=name, storage=url),
-        trials=record.settings.get("trials") if trials is None else trials,
-        time=time,
+        replace(endurance, trials=trials),
+        engine,
         observers=observers,
         progress=progress,
     )
 
 
-def _check(
-    settings: SearchSettings, destination: Destination, trials: int, seconds: float | None
-) -> Budget:
+def _check(settings: SearchSettings, destination: Destination) -> Budget:
     budget = Budget.parse(settings.budget, settings.latency)
     named = destination.study
     if named is not None and (not named.strip() or Path(named).name != named or named == ".."):
@@ -196,10 +224,6 @@ def _check(
         raise ConfigurationError(
             "unknown sampler", got=repr(settings.sampler), wanted=", ".join(SAMPLERS)
         )
-    if trials < 1:
-        raise ConfigurationError("--trials is too low", got=trials, wanted="at least 1")
-    if seconds is not None and seconds <= 0:
-        raise ConfigurationError("--time is too short", got=seconds, wanted="more than 0 seconds")
     return budget
 
 
@@ -254,8 +278,7 @@ def _default_name(settings: SearchSettings) -> str:
 
 
 def _header(
-    name: str,
-    destination: Destination,
+    folder: Path,
     session: Session,
     evaluator: Evaluator,
     selection: ScoredText,
@@ -267,8 +290,8 @@ def _header(
 ) -> StudyRecord:
     inventory = session.workbench.inventory
     return StudyRecord(
-        name=name,
-        folder=destination.runs_dir / name,
+        name=folder.name,
+        folder=folder,
         model=session.loaded.source,
         fingerprint=session.loaded.fingerprint,
         settings={"identity": identity, "arguments": asdict(settings), "trials": trials} | identity,

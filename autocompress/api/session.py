@@ -30,6 +30,7 @@ from autocompress.numerics.metric import Metric
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.space import Space
+from autocompress.surgery.inventory import Inventory
 from autocompress.surgery.loading import LoadedModel, is_exported, load_model
 from autocompress.surgery.workbench import Workbench
 
@@ -48,7 +49,8 @@ class TextSettings:
         calibration_tokens: tokens of each, from the start of the text.
         selection_tokens: see ``calibration_tokens``.
         report_tokens: see ``calibration_tokens``.
-        correction_tokens: tokens of the calibration text to correct predictions on.
+        swap_tokens: tokens of the calibration text to measure options on inside a compressed model;
+            0 leaves it at predictions.
         context: longest window, at most the model's context.
     """
 
@@ -59,7 +61,7 @@ class TextSettings:
     calibration_tokens: int = 16_384
     selection_tokens: int = 16_384
     report_tokens: int = 24_576
-    correction_tokens: int = 4_096
+    swap_tokens: int = 2_048
     context: int = 2_048
 
 
@@ -280,6 +282,11 @@ def open_session(
 def read_space(name_or_path: str) -> Space:
     """Load a search space by the name of one that ships, or from a file."""
     return load_space(name_or_path)
+
+
+def tied_names(space: Space, inventory: Inventory) -> tuple[tuple[str, ...], ...]:
+    """Names of the matrices that take the same method, set by set."""
+    return tuple(tuple(spec.name for spec in tied) for tied in space.tied(inventory.layers))
 
 
 def _check_finite(metrics: Mapping[str, Metric]) -> None:

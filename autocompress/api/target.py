@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from autocompress.api.session import Session, read_space
+from autocompress.api.session import Session, read_space, tied_names
 from autocompress.config.document import Document, read_document
 from autocompress.config.recipe_file import check_recipe, read_recipe
 from autocompress.errors import ConfigurationError
 from autocompress.evaluation.latency import Latency
 from autocompress.methods.plan import Plan
-from autocompress.search.allocation import allocated_plan, bent_choices
-from autocompress.search.corrections import measure_corrections
 from autocompress.search.evaluator import Evaluator
-from autocompress.search.knobs import Knobs
+from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.reach import check_reachable
+from autocompress.search.rounds import measure_menu
 from autocompress.search.space import Space
-from autocompress.units import Budget
+from autocompress.units import Budget, Limits
 
 RecipeSource = str | Path | Mapping[str, Any] | Plan
 _UNTIMED = Latency(math.nan, math.nan)  # nothing here is chosen by latency
@@ -80,10 +79,10 @@ class BudgetTarget:
     space: Space
 
     def plan_for(self, session: Session) -> Plan:
-        """Allocate on predicted damages, then once more on damages corrected by measurement.
+        """Allocate on predicted damages, then on measured ones, as a search does at its start.
 
-        These are the first two trials of a search. Of the two plans the one that diverges less from
-        the dense model on the calibration text is taken.
+        Of these plans the one that diverges least from the dense model on the calibration text is
+        taken.
 
         Raises:
             BudgetUnreachable: no plan can be as small; said before anything is computed.
@@ -93,28 +92,15 @@ class BudgetTarget:
         limit = self.budget.limits(inventory.dense_bytes, 1.0).memory_bytes
         check_reachable(self.space, inventory, limit)
         menu = session.menu(self.space)
-        room = (inventory.dense_bytes if limit is None else limit) - inventory.rest_bytes
-        groups = [[spec.name for spec in tied] for tied in self.space.tied(inventory.layers)]
-        predicted = allocated_plan(menu, bent_choices(menu, Knobs(measured=0.0), groups), room)
-        tokens = session.settings.correction_tokens
-        if tokens == 0:
-            return predicted
-        text = session.scored_text("calibration", tokens)
+        limits = Limits(inventory.dense_bytes if limit is None else limit, None)
+        proposer = Proposer(menu, inventory, limits, tied_names(self.space, inventory))
+        if not session.settings.swap_tokens:
+            return proposer.background(PREDICTED)
+        text = session.scored_text("calibration", session.settings.swap_tokens)
         evaluator = Evaluator(session.workbench, session.build, _UNTIMED)
-        corrections = measure_corrections(
-            evaluator, menu, predicted, text, session.cache, session.builder.key, session.progress
+        return measure_menu(
+            proposer, evaluator, text, session.cache, session.builder.key, session.progress
         )
-        corrected = allocated_plan(menu, bent_choices(menu, Knobs(), groups, corrections), room)
-        if corrected == predicted:
-            return predicted
-        with session.progress.task("Comparing two allocations"):
-            return min(
-                (corrected, predicted), key=lambda plan: _rank(evaluator.divergence(plan, text))
-            )
-
-
-def _rank(divergence: float) -> float:
-    return divergence if math.isfinite(divergence) else math.inf
 
 
 def read_target(recipe: RecipeSource | None, budget: str | None, space: str) -> Target:

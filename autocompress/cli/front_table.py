@@ -16,9 +16,9 @@ from rich.text import Text
 from autocompress.search.against_dense import describe, rise
 from autocompress.search.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
 from autocompress.search.dominance import knee_of, latency
-from autocompress.search.front import HAND_WRITTEN, Gain, front_of, gain_over_hand_written
+from autocompress.search.front import Gain, front_of, gain_over_hand_written
 from autocompress.search.picking import best_or_none
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 MARKS = "marks"

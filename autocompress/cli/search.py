@@ -55,6 +55,25 @@ def search(
     time: Annotated[
         str | None, typer.Option("--time", help="Start no trial after so long: 90s, 10m, 1h.")
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience", help="End after so many searched trials without the front growing."
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="What runs the trials: local, or ray.")
+    ] = "local",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Trials at a time, each in a process of its own.")
+    ] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="A running Ray cluster, host:port or auto; else our own."),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float, typer.Option("--gpus-per-trial", help="GPUs that Ray sets aside for each trial.")
+    ] = 0.0,
     sampler: Annotated[
         str, typer.Option("--sampler", help="auto, tpe, nsga2, gp or random.")
     ] = "auto",
@@ -88,6 +107,10 @@ def search(
     device: Device = "cpu",
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would happen and about how long; do nothing."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     r"""Search for the best plan under a budget, and for the whole front around it.
@@ -95,12 +118,34 @@ def search(
     \b
     autocompress search --budget 10x
     autocompress search --model ./my-model --data my-text.txt --budget 25% --latency 0.8x
+    autocompress search --budget 10x --dry-run
     autocompress search --resume demo-10x --trials 100
+    autocompress search --budget 10x --workers 2
+    autocompress search --budget 10x --engine ray --address auto --workers 8 --gpus-per-trial 1
 
     Stop it at any time: the same command, or --resume, goes on with every finished trial kept.
     Exits with 3 when no plan can meet the budget, and says what can be reached.
     """
     quieten_libraries()
+    if dry_run:
+        from autocompress.api.endurance import Endurance
+        from autocompress.api.searching import Destination, SearchSettings
+        from autocompress.api.session import TextSettings
+        from autocompress.cli.dry_run_view import show_dry_run
+
+        texts = TextSettings(data, calibration_data, selection_data, report_data)
+        show_dry_run(
+            SearchSettings(
+                *(model, budget, latency, space, sampler, seed),
+                *(device, dtype, trust_remote_code, texts),
+            ),
+            Destination(resume or study, runs_dir, storage),
+            Endurance(trials, time, patience),
+            workers=workers,
+            resume=resume is not None,
+            as_json=as_json,
+        )
+        return
     from autocompress.api.functions import search as run
     from autocompress.cli.front import location_options, write_plots
     from autocompress.cli.front_table import next_command, print_front
@@ -115,6 +160,11 @@ def search(
         space=space,
         trials=trials,
         time=time,
+        patience=patience,
+        engine=engine,
+        workers=workers,
+        address=address,
+        gpus_per_trial=gpus_per_trial,
         sampler=sampler,
         seed=seed,
         data=data,

@@ -8,8 +8,9 @@ blocks that stay in the processor's cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -160,22 +161,47 @@ def score(
         ModelError: not a causal language model (checked without a teacher; making one checks too).
         ValueError: the teacher was made on other windows.
     """
+    (whole,) = scores(model, windows, teacher, advance=advance)
+    return whole
+
+
+def scores(
+    model: Any,
+    windows: Windows,
+    teacher: Teacher | None = None,
+    stages: Sequence[int] = (),
+    *,
+    advance: Advance | None = None,
+) -> Iterator[Score]:
+    """Score a model on more and more windows: after each stage the score of all so far.
+
+    Args:
+        model: see ``score``.
+        windows: see ``score``.
+        teacher: see ``score``.
+        stages: numbers of first windows to stop after, rising and fewer than there are.
+        advance: see ``score``.
+
+    Yields:
+        A score for each stage, and one of all windows.
+    """
     if teacher is None:
         check_scorable(model, windows)
     elif not teacher.covers(windows):
         raise ValueError("the teacher was made on other windows")
     sums = _WindowSums()
     row = 0
-    with torch.inference_mode():
-        for targets, logits in _window_logits(model, windows, advance):
-            nll, divergence = [], []
-            for span, logs in _log_softmax_blocks(logits):
-                nll.append(_negative_log_likelihood(logs, targets[span]))
-                if teacher is not None:
-                    divergence.append(teacher.divergence(row + span.start, logs))
-            row += len(targets)
-            sums.add(nll, divergence)
-    return sums.score()
+    for start, stop in pairwise((0, *stages, len(windows))):
+        with torch.inference_mode():
+            for targets, logits in _window_logits(model, windows.part(start, stop), advance):
+                nll, divergence = [], []
+                for span, logs in _log_softmax_blocks(logits):
+                    nll.append(_negative_log_likelihood(logs, targets[span]))
+                    if teacher is not None:
+                        divergence.append(teacher.divergence(row + span.start, logs))
+                row += len(targets)
+                sums.add(nll, divergence)
+        yield sums.score()
 
 
 def _window_logits(

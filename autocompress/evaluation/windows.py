@@ -71,7 +71,11 @@ class Windows:
 
     def first(self, count: int) -> Windows:
         """The first ``count`` windows, for a cheaper score; a teacher of all serves these too."""
-        return Windows(self.ids[: max(1, count) * self.context], self.context)
+        return self.part(0, max(1, count))
+
+    def part(self, start: int, stop: int) -> Windows:
+        """The windows from one number up to another."""
+        return Windows(self.ids[start * self.context : stop * self.context], self.context)
 
     def batches(self, vocabulary: int, logit_bytes: int = LOGIT_BYTES) -> Iterator[Tensor]:
         """Batches ``[b, length]`` of equal windows whose fp32 logits fit in ``logit_bytes``."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics as stats
+import time
 from dataclasses import dataclass
 
+from autocompress.errors import AutocompressError
 from autocompress.evaluation.latency import (
     DecodeTimer,
     Latency,
@@ -12,14 +15,17 @@ from autocompress.evaluation.latency import (
     prompt_of,
     summarise,
 )
-from autocompress.evaluation.scoring import Teacher, score
+from autocompress.evaluation.scoring import Score, Teacher, score, scores
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
+from autocompress.search.engines.base import Job, Outcome
+from autocompress.search.stages import clearly_worse
 from autocompress.surgery.kv_cache import cache_bytes_per_token
 from autocompress.surgery.workbench import Build, Workbench
 
 DENSE = Plan(())
+LATENCY_ROUNDS = 2  # of the plan and of the dense model, in turn
 
 
 @dataclass(frozen=True)
@@ -61,50 +67,77 @@ class Evaluator:
     def dense(self, text: ScoredText) -> Measurement:
         """Measure the dense model."""
         scored = score(self.workbench.model, text.windows, text.teacher)
-        return Measurement(
-            scored.perplexity,
-            scored.kl,
-            scored.tokens,
-            self.workbench.inventory.dense_bytes,
-            self.dense_latency.median_ms,
-            self.dense_latency.spread_ms,
-            text.name,
-            self.device,
-            DENSE.hash,
-            cache_bytes_per_token(self.workbench.model),
-            windows=scored.windows,
-        )
+        return self._measurement(DENSE, text, scored, self.dense_latency)
 
-    def divergence(self, plan: Plan, text: ScoredText) -> float:
-        """Apply a plan and measure only its KL divergence from the dense model, nats per token."""
+    def score(self, plan: Plan, text: ScoredText) -> Score:
+        """Apply a plan and score it, without its latency."""
         with self.workbench.applied(plan, self.build) as model:
-            return score(model, text.windows, text.teacher).kl
+            return score(model, text.windows, text.teacher)
 
     def measure(self, plan: Plan, text: ScoredText, *, latency: bool = True) -> Measurement:
-        """Apply a plan, score it, and put the model back.
+        """Apply a plan, score it on all of a text, and put the model back.
 
         Args:
             plan: what to measure.
             text: what to score on.
             latency: also measure the time of a decoded token.
         """
-        dense_now = self.timer.times() if latency else []
-        with self.workbench.applied(plan, self.build) as model:
-            scored = score(model, text.windows, text.teacher)
-            times = self.timer.times() if latency else []
-            cache_bytes = cache_bytes_per_token(model) if latency else None
-        median, spread = None, None
-        if latency:
-            drift = self.dense_latency.median_ms / stats.median(dense_now)
-            summary = summarise([time * drift for time in times])
-            median, spread = summary.median_ms, summary.spread_ms
+        timed = self._latency(plan) if latency else None
+        return self._measurement(plan, text, self.score(plan, text), timed)
+
+    def run(self, job: Job, text: ScoredText) -> Outcome:
+        """Do a job of a search: score its plan in stages, and give it up where it is beaten.
+
+        What goes the whole way is timed as well. Errors that the next plan need not have become the
+        outcome's ``error``.
+        """
+        started = time.monotonic()
+        measurement, stopped_at, error = None, None, ""
+        try:
+            scored = self._in_stages(job, text)
+            unfinished = len(scored.windows.tokens) < len(text.windows)
+            stopped_at = len(scored.windows.tokens) if unfinished else None
+            timed = self._latency(job.plan) if job.latency and not unfinished else None
+            measurement = self._measurement(job.plan, text, scored, timed)
+            if not math.isfinite(measurement.perplexity):
+                measurement, error = None, "the perplexity is not a finite number"
+        except (AutocompressError, RuntimeError, MemoryError) as failure:
+            error = str(failure) or type(failure).__name__
+        return Outcome(job.number, measurement, stopped_at, error, time.monotonic() - started)
+
+    def _in_stages(self, job: Job, text: ScoredText) -> Score:
+        """Score more and more windows, until there are no more or the plan is clearly beaten."""
+        with self.workbench.applied(job.plan, self.build) as model:
+            for scored in scores(model, text.windows, text.teacher, job.stages):
+                if clearly_worse(scored.windows.kl, job.rivals):
+                    break
+        return scored
+
+    def _latency(self, plan: Plan) -> Latency:
+        """Time a plan and the dense model in turn, on the scale of the dense model at the start."""
+        dense_times: list[float] = []
+        times: list[float] = []
+        for _ in range(LATENCY_ROUNDS):
+            dense_times += self.timer.times()
+            with self.workbench.applied(plan, self.build):
+                times += self.timer.times()
+        drift = self.dense_latency.median_ms / stats.median(dense_times)
+        return summarise([time * drift for time in times])
+
+    def _measurement(
+        self, plan: Plan, text: ScoredText, scored: Score, timed: Latency | None
+    ) -> Measurement:
+        cache_bytes = None
+        if timed is not None:
+            with self.workbench.applied(plan, self.build) as model:
+                cache_bytes = cache_bytes_per_token(model)
         return Measurement(
             scored.perplexity,
             scored.kl,
             scored.tokens,
             self.workbench.inventory.plan_bytes(plan),
-            median,
-            spread,
+            None if timed is None else timed.median_ms,
+            None if timed is None else timed.spread_ms,
             text.name,
             self.device,
             plan.hash,

@@ -12,7 +12,7 @@ from autocompress.search.bootstrap import Interval, loss_interval, rise_interval
 from autocompress.search.dominance import knee_of, latency, non_dominated, selection_loss
 from autocompress.search.hypervolume import hypervolume, hypervolume_series, reference_rise
 from autocompress.search.picking import best_or_none, pick
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
 
 __all__ = [
     "Gain",
@@ -23,8 +23,6 @@ __all__ = [
     "hypervolume",
     "pick",
 ]
-
-HAND_WRITTEN = "hand-written"
 
 
 def front_of(study: StudyRecord) -> tuple[TrialRecord, ...]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from autocompress.search.against_dense import quality, rise, shown_perplexity
 from autocompress.search.bootstrap import LEVEL, rise_interval
 from autocompress.search.dominance import knee_of, latency
-from autocompress.search.front import HAND_WRITTEN, front_of, gain_over_hand_written
+from autocompress.search.front import front_of, gain_over_hand_written
 from autocompress.search.picking import best_or_none
 from autocompress.search.recipe_summary import recipe_lines
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 LEAST_FLOOR, MOST_FLOOR = 1e-4, 1e-2

@@ -7,17 +7,19 @@ alone, and what it proposes is recorded in the stored study.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autocompress.search.knobs import Knobs
 
 SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
+MINIMIZE = optuna.study.StudyDirection.MINIMIZE
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
@@ -49,43 +51,52 @@ class _Recorder(BaseSampler):
         return self.values[param_name]
 
 
-def ask_with(study: optuna.Study, knobs: Knobs | None) -> Trial:
+def ask_with(study: optuna.Study, knobs: Knobs | None, *, priced: bool = False) -> Trial:
     """Start a trial of the stored study, with given knobs as its parameters or with none."""
     study.sampler = _Recorder({} if knobs is None else asdict(knobs))
     trial = study.ask()
     if knobs is not None:
-        Knobs.suggest(trial)
+        Knobs.suggest(trial, priced=priced)
     return trial
 
 
 class KnobSampler:
-    """A sampler of knobs that learns from the trials of a stored study.
+    """A sampler of knobs that learns from finished trials.
 
     Args:
-        study: the stored study.
         name: one of ``SAMPLERS``.
-        seed: of the sampler; a resumed search draws on from where the trials stand.
+        seed: of the sampler.
+        priced: whether latency counts: it is then a third objective, and its price a knob.
     """
 
-    def __init__(self, study: optuna.Study, name: str, seed: int) -> None:
-        self.stored = study
-        self._seen: set[int] = set()
-        offset = len(study.get_trials(deepcopy=False))
+    def __init__(self, name: str, seed: int, *, priced: bool = False) -> None:
+        self.priced = priced
         self._memory = optuna.create_study(
-            directions=study.directions, sampler=make_sampler(name, seed + offset)
+            directions=[MINIMIZE] * (3 if priced else 2), sampler=make_sampler(name, seed)
         )
 
-    def propose(self) -> Knobs:
-        """Propose the next knobs, knowing all finished trials."""
-        self._learn()
-        trial = self._memory.ask()
-        knobs = Knobs.suggest(trial)
-        self._memory.tell(trial, state=TrialState.FAIL)  # its outcome arrives with the stored trial
-        return knobs
+    def proposals(self) -> Iterator[Knobs]:
+        """Propose knobs, again and again, knowing all that was learned before the first."""
+        while True:
+            trial = self._memory.ask()
+            knobs = Knobs.suggest(trial, priced=self.priced)
+            # Its outcome arrives with the stored trial.
+            self._memory.tell(trial, state=TrialState.FAIL)
+            yield knobs
 
-    def _learn(self) -> None:
-        finished = (TrialState.COMPLETE,)
-        for trial in self.stored.get_trials(deepcopy=False, states=finished):
-            if trial.params and trial.number not in self._seen:
-                self._memory.add_trial(trial)
-                self._seen.add(trial.number)
+    def learn(self, trial: FrozenTrial, values: Sequence[float]) -> None:
+        """Learn what a trial with knobs came to.
+
+        Args:
+            trial: of the stored study; its parameters and constraints count.
+            values: perplexity, bytes and milliseconds, as measured or estimated.
+        """
+        if trial.params:
+            self._memory.add_trial(
+                create_trial(
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    values=list(values[: len(self._memory.directions)]),
+                    system_attrs=trial.system_attrs,
+                )
+            )

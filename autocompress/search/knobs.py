@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from autocompress.calibration.menu import LayerMenu, Option
+from autocompress.search.measured_menu import MeasuredMenu
+
+BELOW_THE_FLOOR = 100.0  # times the damage: only a budget that nothing else meets still takes it
 
 
 class Suggests(Protocol):
@@ -14,6 +16,9 @@ class Suggests(Protocol):
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """Propose a number."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """Propose a whole number."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Knobs:
     are not additive; the knobs are the corrections that measured trials may ask for.
 
     Attributes:
-        measured: power of the measured corrections of the layers: 0 takes the predictions as they
-            are, 1 the measured ratios.
+        measured: power of the measured ratios of the options: 0 takes the predictions as they are,
+            1 what was measured.
         exponent: damages are raised to it; above 1 spreads the damage evenly, below 1 concentrates
             it.
         attention: multiplies damages in attention; ``mlp`` and ``embedding`` likewise.
@@ -33,10 +38,13 @@ class Knobs:
         embedding: see ``attention``.
         slope: the last block's damages weigh ``4 ** slope`` times the middle's, the first block's
             the inverse.
-        factorised: multiplies damages of the forms that cut ranks.
+        factorised: multiplies damages of the forms that cut ranks; the most lets none of them in.
         two_bit: multiplies damages of codes of 2 bits and fewer.
+        least_bits: codes of fewer bits are let in only where nothing else fits the budget.
         distrust: divides damages of forms fitted in shrunk or diagonal Gram matrices. Predicted by
             the full ones they are never the better, whatever they are on other text.
+        price: what the latency of the whole dense model is worth, as a share of the damage of the
+            plan that the allocation starts from; it spends bytes and damage on faster forms.
     """
 
     measured: float = 1.0
@@ -47,11 +55,13 @@ class Knobs:
     slope: float = 0.0
     factorised: float = 1.0
     two_bit: float = 1.0
+    least_bits: int = 1
     distrust: float = 1.0
+    price: float = 0.0
 
     @classmethod
-    def suggest(cls, trial: Suggests) -> Knobs:
-        """Ask a sampler for all knobs."""
+    def suggest(cls, trial: Suggests, *, priced: bool = False) -> Knobs:
+        """Ask a sampler for all knobs, that of the price only if latencies are known."""
         return cls(
             measured=trial.suggest_float("measured", 0.0, 1.5),
             exponent=trial.suggest_float("exponent", 0.8, 1.4),
@@ -61,12 +71,14 @@ class Knobs:
             slope=trial.suggest_float("slope", -0.5, 0.5),
             factorised=trial.suggest_float("factorised", 1.0, 16.0, log=True),
             two_bit=trial.suggest_float("two_bit", 0.5, 2.0, log=True),
+            least_bits=trial.suggest_int("least_bits", 1, 3),
             distrust=trial.suggest_float("distrust", 1.0, 4.0, log=True),
+            price=trial.suggest_float("price", 0.0, 2.0) if priced else 0.0,
         )
 
-    def scorer(self, blocks: int, corrections: Mapping[str, float] | None = None) -> Scorer:
+    def scorer(self, blocks: int, measured: MeasuredMenu | None = None) -> Scorer:
         """Make the score of an option, for a model of so many transformer blocks."""
-        return Scorer(self, blocks, corrections or {})
+        return Scorer(self, blocks, measured or MeasuredMenu())
 
 
 @dataclass(frozen=True)
@@ -76,20 +88,23 @@ class Scorer:
     Attributes:
         knobs: the corrections.
         blocks: number of transformer blocks.
-        corrections: measured ratio of true to predicted damage, by layer name.
+        measured: what options were seen to cost inside a compressed model.
     """
 
     knobs: Knobs
     blocks: int
-    corrections: Mapping[str, float] = field(default_factory=dict, hash=False)
+    measured: MeasuredMenu = field(default_factory=MeasuredMenu, hash=False)
 
     def __call__(self, layer: LayerMenu, option: Option) -> float:
         """Bend the predicted damage of an option for a layer."""
-        return self._weight(layer) * self._form(option) * float(option.damage**self.knobs.exponent)
+        if option.damage <= 0:
+            return 0.0
+        ratio = self.measured.ratio(layer.spec.name, option.damage)
+        damage = option.damage * ratio**self.knobs.measured
+        return self._weight(layer) * self._form(option) * float(damage**self.knobs.exponent)
 
     def _weight(self, layer: LayerMenu) -> float:
         weight: float = getattr(self.knobs, layer.spec.role.block, 1.0)
-        weight *= self.corrections.get(layer.spec.name, 1.0) ** self.knobs.measured
         if layer.spec.depth is not None and self.blocks > 1:
             position = 2 * layer.spec.depth / (self.blocks - 1) - 1  # -1 first block, 1 last
             weight *= 4.0 ** (self.knobs.slope * position)
@@ -97,7 +112,8 @@ class Scorer:
 
     def _form(self, option: Option) -> float:
         weight = self.knobs.factorised if option.method.factorised else 1.0
-        few_bits = not option.method.factorised and (option.method.code_bits or 16) <= 2
-        weight *= self.knobs.two_bit if few_bits else 1.0
+        bits = 16 if option.method.factorised else option.method.code_bits or 16
+        weight *= self.knobs.two_bit if bits <= 2 else 1.0
+        weight *= BELOW_THE_FLOOR if bits < self.knobs.least_bits else 1.0
         cautious = getattr(option.method, "gram", "full") != "full"
         return weight / self.knobs.distrust if cautious else weight

@@ -18,8 +18,8 @@ from autocompress.calibration.menu import Menu
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.search.dominance import latency, selection_loss
-from autocompress.search.front import HAND_WRITTEN, finite, front_of
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.front import finite, front_of
+from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
 
 
 @dataclass(frozen=True)

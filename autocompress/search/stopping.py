@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autocompress.search.hypervolume import hypervolume
-from autocompress.search.study import StudyRecord
+from autocompress.search.study import PLANNED, StudyRecord
 
 LEAST_GROWTH = 1e-3  # of the hypervolume; a tenth of what is still missing at 99 % of a long run's
-PLANNED_PHASES = ("hand-written", "allocation")  # their trials are made whatever came before
 
 
 def stopped_growing(series: Sequence[float], patience: int) -> bool:
@@ -38,11 +37,11 @@ def searched_series(study: StudyRecord) -> tuple[float, ...]:
     still pays. A trial that was stopped early searched as well; one that failed, or whose bytes
     alone ruled it out, did not.
     """
-    planned = [trial for trial in study.trials if trial.phase in PLANNED_PHASES]
+    planned = [trial for trial in study.trials if trial.phase in PLANNED]
     searched = [
         trial
         for trial in study.trials
-        if trial.phase not in PLANNED_PHASES and trial.state not in ("failed", "infeasible")
+        if trial.phase not in PLANNED and trial.state not in ("failed", "infeasible")
     ]
     return tuple(
         hypervolume(replace(study, trials=(*planned, *searched[:count])))

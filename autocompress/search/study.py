@@ -10,6 +10,9 @@ from autocompress.methods.plan import Plan
 from autocompress.records import LayerSpec, Measurement, Skipped
 from autocompress.units import Limits
 
+HAND_WRITTEN, ALLOCATION, KNOBS, SWAPS = "hand-written", "allocation", "knobs", "swaps"
+PLANNED = (HAND_WRITTEN, ALLOCATION)  # phases whose trials are made whatever came before
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -17,14 +20,15 @@ class TrialRecord:
 
     Attributes:
         number: Optuna's number of the trial.
-        phase: where the plan came from: ``hand-written``, ``allocation`` or ``knobs``.
+        phase: where the plan came from: ``hand-written``, ``allocation``, ``knobs`` or ``swaps``.
         label: what a person calls it: ``uniform 3 bit``, ``allocated 10x``, ``knobs``.
-        state: ``complete``, ``infeasible`` (over the byte limit in closed form, not evaluated) or
-            ``failed``.
+        state: ``complete``, ``infeasible`` (over the byte limit in closed form, not evaluated),
+            ``stopped`` (clearly beaten on the first windows) or ``failed``.
         plan: the plan.
         bytes: stored bytes of the whole model under the plan, in closed form.
         selection: measurement on the selection text, when complete.
         report: measurement on the report text, for the members of the final front.
+        partial: measurement on the first windows of the selection text, when stopped.
         seconds: wall time of the trial.
         params: knobs that the sampler chose.
         error: why it failed, when it did.
@@ -38,6 +42,7 @@ class TrialRecord:
     bytes: int
     selection: Measurement | None = None
     report: Measurement | None = None
+    partial: Measurement | None = None
     seconds: float = 0.0
     params: dict[str, Any] = field(default_factory=dict, hash=False)
     error: str = ""

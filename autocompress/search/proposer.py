@@ -1,0 +1,183 @@
+"""What may be tried: the allocations, the plans written by hand, what knobs give, neighbours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from autocompress.calibration.latency_table import LatencyTable
+from autocompress.calibration.menu import Menu
+from autocompress.errors import BudgetUnreachable
+from autocompress.methods.plan import Plan
+from autocompress.search.allocation import allocated_plan, bent_choices
+from autocompress.search.allocator import Choice, smallest_bytes
+from autocompress.search.end_to_end import Relation, TimedPlan, relate
+from autocompress.search.hand_written import hand_written_plans
+from autocompress.search.knobs import Knobs
+from autocompress.search.measured_menu import MeasuredMenu
+from autocompress.search.study import ALLOCATION, HAND_WRITTEN, KNOBS, SWAPS, TrialRecord
+from autocompress.search.swaps import neighbours
+from autocompress.surgery.inventory import Inventory
+from autocompress.units import Limits
+
+logger = logging.getLogger(__name__)
+
+PREDICTED = Knobs(measured=0.0)
+SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
+SWEEP_WITHOUT_LIMIT = (0.5, 0.35, 0.25, 0.18, 0.125, 0.1, 0.08, 0.06, 0.05)  # of the dense model
+NEAR = (0.6, 0.75, 0.87, 1.0, 1.15, 1.35, 1.6)  # of a target: whose options are worth measuring
+
+PRICE_OF_THE_FASTEST = 1e6  # nats for a millisecond: whatever damage it takes
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan that is to become a trial."""
+
+    phase: str
+    label: str
+    plan: Plan
+    knobs: Knobs | None = None
+
+
+class Proposer:
+    """Makes plans out of a menu.
+
+    Args:
+        menu: options of every layer.
+        inventory: the model's matrices.
+        limits: what plans may cost.
+        groups: layers that must take the same method.
+        latencies: what each option takes of a token; unknown when left out.
+    """
+
+    def __init__(
+        self,
+        menu: Menu,
+        inventory: Inventory,
+        limits: Limits,
+        groups: tuple[tuple[str, ...], ...] = (),
+        latencies: LatencyTable | None = None,
+    ) -> None:
+        self.menu, self.inventory, self.limits = menu, inventory, limits
+        self.groups, self.latencies = groups, latencies
+        self.measured = MeasuredMenu()
+        self.relation: Relation | None = None
+        self.targets = self._targets()
+
+    def learn_latency(self, trials: Iterable[TrialRecord], dense_ms: float) -> None:
+        """Learn from trials how the table relates to what is measured end to end.
+
+        Args:
+            trials: each compared with the dense model next to it.
+            dense_ms: end to end, of the dense model.
+        """
+        if self.latencies is None:
+            return
+        timed = [
+            TimedPlan(self.latencies.total(trial.plan), trial.selection.latency_ms, dense_ms)
+            for trial in trials
+            if trial.selection is not None and trial.selection.latency_ms is not None
+        ]
+        self.relation = relate(timed, self.latencies.dense_ms, dense_ms)
+
+    @property
+    def room_ms(self) -> float | None:
+        """Milliseconds that the matrices may take by the table; no limit when ``None``."""
+        if self.relation is None or self.limits.latency_ms is None:
+            return None
+        return self.relation.table_limit(self.limits.latency_ms)
+
+    def background(self, knobs: Knobs) -> Plan:
+        """The plan to measure options in: near the budget, or in the middle of the front."""
+        middle = len(self.targets) // 2 if self.limits.memory_bytes is None else 0
+        return self.allocated(knobs, self.targets[middle])
+
+    def worth_measuring(self, knobs: Knobs) -> list[Plan]:
+        """Allocations over the sizes of interest: what they take is what matters."""
+        if self.limits.memory_bytes is None:
+            sizes = self.targets
+        else:
+            sizes = [share * self.targets[0] for share in NEAR]
+        least = self._least()
+        return [self.allocated(knobs, size) for size in sizes if size >= least]
+
+    def planned(self) -> list[Callable[[], Proposal]]:
+        """What makes the proposals that need no sampler, the allocations at the budget first.
+
+        They are made one by one, as what trials have shown may change the later ones.
+        """
+        limit = self.limits.memory_bytes
+        share = None if limit is None else min(limit / self.inventory.dense_bytes, 1.0)
+        hand_written = [
+            partial(Proposal, HAND_WRITTEN, label, plan)
+            for label, plan in hand_written_plans(self.inventory.layers, share)
+        ]
+        first = partial(self.allocation, self.targets[0], PREDICTED)
+        sweep = [partial(self.allocation, target, Knobs()) for target in self.targets]
+        return [first, *sweep[:1], *hand_written, *sweep[1:]]
+
+    def allocation(self, target: float, knobs: Knobs) -> Proposal:
+        """The exact allocation at so many bytes."""
+        ratio = f"{self.inventory.dense_bytes / target:.3g}x"
+        label = f"allocated {ratio}" + (" on predictions" if knobs == PREDICTED else "")
+        # Only what spends the whole budget teaches the sampler, which spends it too.
+        at_limit = target == self.targets[0]
+        return Proposal(
+            ALLOCATION, label, self.allocated(knobs, target), knobs if at_limit else None
+        )
+
+    def from_knobs(self, knobs: Knobs, turn: int) -> Proposal:
+        """What knobs make of the budget; without one the targets take turns."""
+        turn = 0 if self.limits.memory_bytes else turn % len(self.targets)
+        return Proposal(KNOBS, "searched", self.allocated(knobs, self.targets[turn]), knobs)
+
+    def swapped(self, trial: TrialRecord, known: Collection[str]) -> Proposal | None:
+        """The best neighbour of a trial's plan that is not known yet, by hash."""
+        limit = self.limits.memory_bytes
+        within = limit if limit is not None and trial.bytes <= limit else trial.bytes
+        around = neighbours(trial.plan, self._choices(Knobs()), within - self.inventory.rest_bytes)
+        plan = next((plan for plan in around if plan.hash not in known), None)
+        return None if plan is None else Proposal(SWAPS, f"trial {trial.number} swapped", plan)
+
+    def allocated(self, knobs: Knobs, target_bytes: float) -> Plan:
+        """The plan of least score under knobs, within so many bytes and the limit of latency.
+
+        Where the two cannot be met together by the table, which may be off, it is the fastest.
+        """
+        choices = self._choices(knobs)
+        room = int(target_bytes) - self.inventory.rest_bytes
+        price = self._price_ms(knobs, choices, room)
+        try:
+            return allocated_plan(self.menu, choices, room, self.room_ms, price_ms=price)
+        except BudgetUnreachable:
+            if self.room_ms is None:
+                raise
+            logger.info("no plan of %d bytes is as fast as the limit by the table", target_bytes)
+            return allocated_plan(self.menu, choices, room, price_ms=PRICE_OF_THE_FASTEST)
+
+    def _price_ms(self, knobs: Knobs, choices: list[Choice], room: int) -> float:
+        """Score that a millisecond is worth, from what the whole model's latency is worth."""
+        if not knobs.price or self.latencies is None:
+            return 0.0
+        plan = allocated_plan(self.menu, choices, room)
+        score = sum(c.scores[c.methods.index(plan[c.layers[0]])] for c in choices)
+        return knobs.price * score / self.latencies.dense_ms
+
+    def _choices(self, knobs: Knobs) -> list[Choice]:
+        return bent_choices(self.menu, knobs, self.groups, self.measured, self.latencies)
+
+    def _least(self) -> int:
+        return self.inventory.rest_bytes + smallest_bytes(self._choices(PREDICTED))
+
+    def _targets(self) -> list[float]:
+        """Bytes to allocate at, those of the budget first."""
+        dense, limit = self.inventory.dense_bytes, self.limits.memory_bytes
+        if limit is None:
+            targets = [share * dense for share in SWEEP_WITHOUT_LIMIT]
+        else:
+            targets = [share * min(limit, dense) for share in SWEEP]
+        least = self._least()
+        return [target for target in targets if least <= target <= dense] or [float(dense)]

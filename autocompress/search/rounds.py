@@ -1,0 +1,60 @@
+"""Measures the menu around a plan, allocates by what was seen, and again around what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from autocompress.calibration.cache import Cache
+from autocompress.methods.base import Method
+from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT, Progress
+from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.knobs import Knobs
+from autocompress.search.measured_menu import coarse_grid, measure_swaps
+from autocompress.search.proposer import PREDICTED, Proposer
+
+ROUNDS = 3
+LEAST_GAIN = 0.1  # of the divergence, for another round to be worth its time
+
+
+def measure_menu(
+    proposer: Proposer,
+    evaluator: Evaluator,
+    text: ScoredText,
+    cache: Cache,
+    address: Callable[[str, Method], str],
+    progress: Progress = SILENT,
+) -> Plan:
+    """Give a proposer a measured menu, and return the best plan that was met on the way.
+
+    Where damage is light the first round changes little; where it is heavy the plan that it is
+    measured in is a bad one, and a second round around a better plan pays.
+
+    Args:
+        proposer: gets the measured menu of the last round.
+        evaluator: measures plans.
+        text: what to score on; not the report text.
+        cache: keeps each measurement, so that an interrupted run goes on.
+        address: hash of all that a built layer depends on.
+        progress: told how far things are.
+    """
+
+    def divergence(plan: Plan) -> float:
+        found = evaluator.score(plan, text).kl
+        return found if math.isfinite(found) else math.inf
+
+    background, knobs = proposer.background(PREDICTED), PREDICTED
+    best, least = background, divergence(background)
+    for _ in range(ROUNDS):
+        grid = coarse_grid(proposer.menu, [background, *proposer.worth_measuring(knobs)])
+        proposer.measured = measure_swaps(
+            evaluator, proposer.menu, background, grid, text, cache, address, progress
+        )
+        background, knobs = proposer.background(Knobs()), Knobs()
+        before, found = least, divergence(background)
+        if found < least:
+            best, least = background, found
+        if found > (1 - LEAST_GAIN) * before:
+            break
+    return best

@@ -1,0 +1,84 @@
+"""The menu of a study in its run folder, so that a new budget needs neither the model nor a fit."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from autocompress.calibration.menu import LayerMenu, Menu, Option
+from autocompress.errors import StorageError, StudyError
+from autocompress.methods.registry import method_from_dict
+from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.proposer import Proposer
+from autocompress.search.study import StudyRecord
+from autocompress.surgery.inventory import Inventory
+
+MENU = "menu.json"
+MENU_VERSION = 1
+
+
+def keep_menu(folder: Path, proposer: Proposer) -> Path:
+    """Write what plans are made of, predicted and measured, into the run folder."""
+    options = {
+        layer.spec.name: [
+            {**asdict(option), "method": option.method.to_dict()} for option in layer.options
+        ]
+        for layer in proposer.menu.layers
+    }
+    content = {
+        "version": MENU_VERSION,
+        "rest_bytes": proposer.inventory.rest_bytes,
+        "groups": proposer.groups,
+        "swaps": proposer.measured.swaps,
+        "layers": options,
+    }
+    path = folder / MENU
+    temporary = folder / f"{MENU}.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(json.dumps(content))
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"the menu cannot be written to {path}: {error.strerror}",
+            hint="Free some space; what is fitted is kept, and the same command goes on.",
+        ) from error
+    return path
+
+
+def read_menu(study: StudyRecord) -> Proposer:
+    """Make a proposer from the menu in a study's run folder, without a limit.
+
+    Raises:
+        StudyError: there is none, or one of another version.
+    """
+    path = study.folder / MENU
+    try:
+        content = json.loads(path.read_text())
+        if content["version"] != MENU_VERSION:
+            raise KeyError(f"version {content['version']}")
+        layers = [
+            LayerMenu(spec, tuple(map(_option, content["layers"][spec.name])))
+            for spec in study.specs
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise StudyError(
+            f"study {study.name} has no menu that can be read in {path} ({error})",
+            hint=f"autocompress search --resume {study.name} writes it again.",
+        ) from error
+    rest = content["rest_bytes"]
+    inventory = Inventory(
+        study.specs, study.skipped, rest, study.dense_bytes, study.dense_bf16_bytes
+    )
+    groups = tuple(map(tuple, content["groups"]))
+    proposer = Proposer(Menu(tuple(layers)), inventory, study.limits, groups)
+    proposer.measured = MeasuredMenu(
+        {name: tuple(Swap(*swap) for swap in swaps) for name, swaps in content["swaps"].items()}
+    )
+    return proposer
+
+
+def _option(entry: dict[str, Any]) -> Option:
+    return Option(**{**entry, "method": method_from_dict(entry["method"])})

@@ -1,0 +1,112 @@
+"""Writes trials into the stored study: what is proposed, and what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from autocompress.errors import StorageError
+from autocompress.search.engines.base import Outcome
+from autocompress.search.knob_sampler import ask_with
+from autocompress.search.proposer import Proposal
+from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.study_store import to_trial_record
+
+logger = logging.getLogger(__name__)
+
+
+class TrialStore:
+    """The trials of one stored study.
+
+    Attributes:
+        frozen: finished trials as they are stored, by number.
+
+    Args:
+        study: the stored study.
+        header: what it is about.
+        priced: whether a limit of latency makes its price a knob.
+    """
+
+    def __init__(self, study: optuna.Study, header: StudyRecord, *, priced: bool) -> None:
+        self.study, self.header, self.priced = study, header, priced
+        trials = study.get_trials(deepcopy=False)
+        self.frozen = {trial.number: trial for trial in trials if trial.state.is_finished()}
+
+    def begin(self, proposal: Proposal, size: int) -> Trial:
+        """Start a trial, which holds its plan from now on."""
+        trial = ask_with(self.study, proposal.knobs, priced=self.priced)
+        trial.set_user_attr(
+            "proposal",
+            {
+                "phase": proposal.phase,
+                "label": proposal.label,
+                "bytes": size,
+                "recipe": proposal.plan.to_recipe(),
+            },
+        )
+        if self.header.limits.memory_bytes is not None:
+            over = size / self.header.limits.memory_bytes - 1
+            if over > 0:
+                trial.set_constraint("memory", over)
+        return trial
+
+    def infeasible(self, trial: Trial) -> TrialRecord:
+        """End a trial that its bytes rule out."""
+        return self._tell(trial, {"seconds": 0.0}, TrialState.PRUNED)
+
+    def end(self, trial: Trial, outcome: Outcome) -> TrialRecord:
+        """End a trial with what became of its job."""
+        result: dict[str, Any] = {"seconds": outcome.seconds}
+        measured = outcome.measurement
+        if measured is None:
+            result["error"] = outcome.error
+            logger.warning("trial %d failed: %s", trial.number, outcome.error)
+            return self._tell(trial, result, TrialState.FAIL)
+        if outcome.stopped_at is not None:
+            result["partial"] = measured.to_dict()
+            return self._tell(trial, result, TrialState.PRUNED)
+        result["selection"] = measured.to_dict()
+        latency = measured.latency_ms or 0.0
+        if self.header.limits.latency_ms is not None:
+            trial.set_constraint("latency", latency / self.header.limits.latency_ms - 1)
+        return self._tell(
+            trial, result, None, [measured.perplexity, float(measured.bytes), latency]
+        )
+
+    def objectives(self, trial: TrialRecord) -> list[float] | None:
+        """Perplexity, bytes and milliseconds, for a sampler to learn from; ``None`` if unknown.
+
+        A trial that was given up has the perplexity that its first windows point to. How long a
+        token takes it never came to; it counts as the dense model's.
+        """
+        measured = trial.selection or trial.partial
+        if measured is None:
+            return None
+        dense = self.header.dense_selection
+        perplexity = measured.perplexity
+        if trial.selection is None and measured.windows and dense.windows:
+            known = len(measured.windows.tokens)
+            tokens = dense.windows.tokens[:known]
+            losses = zip(tokens, dense.windows.nll, strict=False)
+            loss = sum(count * nll for count, nll in losses) / sum(tokens)
+            perplexity = dense.perplexity * measured.perplexity / math.exp(loss)
+        latency = measured.latency_ms or dense.latency_ms or 0.0
+        return [perplexity, float(trial.bytes), latency]
+
+    def _tell(
+        self,
+        trial: Trial,
+        result: dict[str, Any],
+        state: TrialState | None,
+        values: list[float] | None = None,
+    ) -> TrialRecord:
+        trial.set_user_attr("result", result)
+        frozen = self.frozen[trial.number] = self.study.tell(trial, values, state=state)
+        record = to_trial_record(frozen, {})
+        if record is None:
+            raise StorageError(f"the storage has lost trial {trial.number} while it ran")
+        return record
