@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from autocompress.api.session import Session, TextSettings, open_session
-from autocompress.errors import AutocompressError, ModelError, StorageError
+from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.latency import Latency
-from autocompress.search.engines.base import Job, Measure, Outcome
-from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.engines.base import Measure
+from autocompress.search.evaluator import Evaluator
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class WorkerSettings:
     dtype: str | None = None
     trust_remote_code: bool = False
     seed: int = 0
-    dense_latency: Latency | None = field(default=None)
+    dense_latency: Latency | None = None
     fingerprint: str | None = None
     threads: int | None = None
 
@@ -84,21 +83,7 @@ class WorkerSettings:
         _check_model(session, self.fingerprint)
         evaluator = Evaluator(session.workbench, session.build, self.dense_latency)
         text = session.scored_text("selection")
-
-        def measure(job: Job) -> Outcome:
-            return run(evaluator, job, text)
-
-        return measure
-
-
-def run(evaluator: Evaluator, job: Job, text: ScoredText) -> Outcome:
-    """Do a job; an expected error is its outcome."""
-    started = time.monotonic()
-    try:
-        measurement = evaluator.measure(job.plan, text, latency=job.latency)
-    except (AutocompressError, RuntimeError, MemoryError) as error:
-        return Outcome(job.number, error=str(error), seconds=time.monotonic() - started)
-    return Outcome(job.number, measurement, seconds=time.monotonic() - started)
+        return lambda job: evaluator.run(job, text)
 
 
 def _check_cache(runs_dir: Path) -> None:

@@ -160,6 +160,7 @@ class _HeldDatabase:
         with sqlite3.connect(self.path) as again:
             connection.backup(again)
         again.close()
+        record.invalidate()  # the next connection is to the new file
         raise _was_deleted(self.path)
 
 
@@ -169,8 +170,7 @@ class _HeldJournal(JournalFileBackend):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.path = Path(path)
-        self._held = self.path.open("rb")
-        self._inode = _inode(self.path)
+        self._hold()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Read what was appended since."""
@@ -182,6 +182,10 @@ class _HeldJournal(JournalFileBackend):
         self._check()
         super().append_logs(logs)
 
+    def _hold(self) -> None:
+        self._held = self.path.open("rb")
+        self._inode = _inode(self.path)
+
     def _check(self) -> None:
         if _inode(self.path) == self._inode:
             return
@@ -189,6 +193,8 @@ class _HeldJournal(JournalFileBackend):
         self._held.seek(0)
         with self.path.open("wb") as again:
             shutil.copyfileobj(self._held, again)
+        self._held.close()
+        self._hold()
         raise _was_deleted(self.path)
 
 
