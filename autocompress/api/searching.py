@@ -23,15 +23,14 @@ from autocompress.search.proposer import Proposer
 from autocompress.search.reach import check_reachable
 from autocompress.search.rounds import measure_menu
 from autocompress.search.space import Space
+from autocompress.search.storage import default_storage, settle, storage_errors, storage_url
 from autocompress.search.stored_menu import keep_menu
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import (
     create_study,
-    default_storage,
     existing_study,
     find_study,
     read_study,
-    settle,
     to_record,
     touch,
 )
@@ -78,7 +77,7 @@ class Destination:
 
     def url(self, name: str) -> str:
         """URL of the storage of a study."""
-        return self.storage or default_storage(self.runs_dir / name)
+        return storage_url(self.storage) if self.storage else default_storage(self.runs_dir / name)
 
 
 def run_search(
@@ -144,9 +143,6 @@ def run_search(
     try:
         proposer = _proposer(session, space, evaluator, to_record(study, folder).limits)
         keep_menu(folder, proposer)
-        search = Search(
-            study, folder, proposer, effort, len(selection.windows), observers, progress
-        )
         workers = WorkerSettings(
             settings.model,
             settings.texts,
@@ -164,7 +160,11 @@ def run_search(
             [worker.open for worker in workers],
             cpus_per_trial=workers[0].threads or 1,
         )
-        return search.run(chosen, lambda trial: evaluator.measure(trial.plan, report))
+        with storage_errors(destination.url(name)):
+            search = Search(
+                study, folder, proposer, effort, len(selection.windows), observers, progress
+            )
+            return search.run(chosen, lambda trial: evaluator.measure(trial.plan, report))
     finally:
         settle(study)
 

@@ -30,7 +30,8 @@ from autocompress.search.proposer import Proposal, Proposer
 from autocompress.search.stages import rivals_of, stages_of
 from autocompress.search.stopping import searched_series, stopped_growing
 from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialRecord
-from autocompress.search.study_store import fail_unfinished, keep_report, to_record
+from autocompress.search.study_store import keep_report, to_record
+from autocompress.search.trial_owner import fail_unfinished
 from autocompress.search.trial_store import TrialStore
 from autocompress.units import format_bytes
 
@@ -100,9 +101,10 @@ class Search:
         fail_unfinished(study)
         self.study, self.folder, self.proposer, self.effort = study, folder, proposer, effort
         self.observers, self.progress = observers, progress
-        self.record = to_record(study, folder)
-        priced = self.record.limits.latency_ms is not None
-        self.store = TrialStore(study, self.record, priced=priced)
+        header = to_record(study, folder)
+        priced = header.limits.latency_ms is not None
+        self.store = TrialStore(study, header, priced=priced)
+        self.record = replace(header, trials=tuple(self.store.news()))
         offset = len(study.get_trials(deepcopy=False))  # a resumed search draws on from there
         self.sampler = KnobSampler(effort.sampler, effort.seed + offset, priced=priced)
         for trial in self.record.trials:
@@ -126,7 +128,7 @@ class Search:
             AutocompressError: many trials in a row failed, or time was up before the first.
         """
         for observer in self.observers:
-            observer.started(self.record)
+            observer.started(to_record(self.study, self.folder))
         with self.progress.task("Searching (trials)", self.effort.trials) as advance:
             self._advance = advance
             advance(self._count)
@@ -183,6 +185,8 @@ class Search:
         return patience is not None and stopped_growing(self._growth, patience)
 
     def _next_proposal(self) -> Proposal | None:
+        for trial in self.store.news():  # of other searches on the same study
+            self._add(trial)
         if self.record.dense_selection.latency_ms is not None:
             trials, dense_ms = self.record.complete, self.record.dense_selection.latency_ms
             self.proposer.learn_latency(trials, dense_ms)
@@ -200,8 +204,8 @@ class Search:
 
     def _known(self) -> set[str]:
         """Hashes of the plans that need not be tried again."""
-        running = {proposal.plan.hash for _, proposal in self._running.values()}
-        return running | {t.plan.hash for t in self.record.trials if t.state != "failed"}
+        tried = {trial.plan.hash for trial in self.record.trials if trial.state != "failed"}
+        return tried | self.store.running
 
     def _from_knobs(self, turn: int, known: set[str]) -> Proposal | None:
         """The first of some draws that gives a plan which is not known."""
@@ -232,17 +236,21 @@ class Search:
         span = REFERENCE_SPAN if proposal.knobs is None else 1.0
         return limit is not None and size > span * limit
 
-    def _ended(self, trial: TrialRecord) -> None:
+    def _add(self, trial: TrialRecord) -> None:
         self.record = replace(self.record, trials=(*self.record.trials, trial))
-        self.progress.note(describe_trial(trial, self.record.dense_bytes))
-        for observer in self.observers:
-            observer.trial_finished(self.record.name, trial)
         self._learn(trial)
         if trial.state != "failed":
-            self._failures = 0
             self._advance(1)
             if trial.phase not in PLANNED:
                 self._growth.append(hypervolume(self.record))
+
+    def _ended(self, trial: TrialRecord) -> None:
+        self._add(trial)
+        self.progress.note(describe_trial(trial, self.record.dense_bytes))
+        for observer in self.observers:
+            observer.trial_finished(self.record.name, trial)
+        if trial.state != "failed":
+            self._failures = 0
             return
         self._failures += 1
         if self._failures >= MOST_FAILURES:

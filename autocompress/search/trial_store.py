@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import StorageError
 from autocompress.search.engines.base import Outcome
@@ -15,6 +15,7 @@ from autocompress.search.knob_sampler import ask_with
 from autocompress.search.proposer import Proposal
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.search.study_store import to_trial_record
+from autocompress.search.trial_owner import own
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class TrialStore:
 
     Attributes:
         frozen: finished trials as they are stored, by number.
+        running: hashes of the plans that are being measured, by whichever search.
 
     Args:
         study: the stored study.
@@ -33,18 +35,34 @@ class TrialStore:
 
     def __init__(self, study: optuna.Study, header: StudyRecord, *, priced: bool) -> None:
         self.study, self.header, self.priced = study, header, priced
-        trials = study.get_trials(deepcopy=False)
-        self.frozen = {trial.number: trial for trial in trials if trial.state.is_finished()}
+        self.frozen: dict[int, FrozenTrial] = {}
+        self.running: set[str] = set()
+
+    def news(self) -> list[TrialRecord]:
+        """The trials that have ended since this was last asked, those of other searches too."""
+        fresh = []
+        self.running.clear()
+        for trial in self.study.get_trials(deepcopy=False):
+            if not trial.state.is_finished():
+                if (proposal := trial.user_attrs.get("proposal")) is not None:
+                    self.running.add(proposal["plan_hash"])
+            elif trial.number not in self.frozen:
+                self.frozen[trial.number] = trial
+                record = to_trial_record(trial, {})
+                fresh += [] if record is None else [record]
+        return fresh
 
     def begin(self, proposal: Proposal, size: int) -> Trial:
         """Start a trial, which holds its plan from now on."""
         trial = ask_with(self.study, proposal.knobs, priced=self.priced)
+        own(trial)
         trial.set_user_attr(
             "proposal",
             {
                 "phase": proposal.phase,
                 "label": proposal.label,
                 "bytes": size,
+                "plan_hash": proposal.plan.hash,
                 "recipe": proposal.plan.to_recipe(),
             },
         )
