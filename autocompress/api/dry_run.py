@@ -1,0 +1,249 @@
+"""``autocompress search --dry-run``: what a search will do, how long it may take, and none of it.
+
+The model and the texts are read, what is in the cache is looked up, and some seconds are spent on
+probes (``probes.py``). Nothing is written.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
+from autocompress.api.forecast import Fits, Stage, Work, stages_of
+from autocompress.api.looking_up import Cached, look_up_cache, look_up_study, open_reading, resumed
+from autocompress.api.probes import probe
+from autocompress.api.searching import Destination, SearchSettings, _check, _identity
+from autocompress.api.session import Session, read_space
+from autocompress.api.trial_list import ExpectedTrial, expected_trials
+from autocompress.evaluation.corpus import PARTS
+from autocompress.evaluation.windows import Windows
+from autocompress.methods.keep import Keep
+from autocompress.progress import SILENT, Progress
+from autocompress.records import LayerSpec
+from autocompress.search.reach import smallest_model_bytes
+from autocompress.search.space import Space
+
+# Options of each that allocations choose among, and none of them; in two rounds of up to three.
+SWAPS_PER_MATRIX = 2 * 4
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The matrices of one role and shape.
+
+    Attributes:
+        role: what they do.
+        shape: ``(out, in)``.
+        count: how many there are.
+        options: of each.
+    """
+
+    role: str
+    shape: tuple[int, int]
+    count: int
+    options: int
+
+
+@dataclass(frozen=True)
+class UsedText:
+    """One text: what it is for, where it is from, how many tokens and windows of it are used."""
+
+    name: str
+    source: str
+    tokens: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a search would do.
+
+    Attributes:
+        model: what is searched.
+        dense_bytes: of the dense model.
+        space: the search space.
+        matrices: by role and shape.
+        skipped: how many modules stay as they are.
+        texts: calibration, selection and report.
+        study: name of the study.
+        folder: its run folder.
+        storage: URL of its storage.
+        finished_trials: that it has already; ``None`` for a new study.
+        trials: that will be run, by phase.
+        ruled_out: how many of them are over the budget by their bytes, and are not measured.
+        limit_bytes: the byte limit, if there is one.
+        least_bytes: of the smallest plan in the space.
+        cached: what need not be computed again.
+        stages: predicted time and memory.
+        time_limit: after which no trial starts.
+        patience: searched trials without growth that end it sooner.
+    """
+
+    model: str
+    dense_bytes: int
+    space: str
+    matrices: tuple[Matrices, ...]
+    skipped: int
+    texts: tuple[UsedText, ...]
+    study: str
+    folder: Path
+    storage: str
+    finished_trials: int | None
+    trials: dict[str, int]
+    ruled_out: int
+    limit_bytes: int | None
+    least_bytes: int
+    cached: Cached
+    stages: tuple[Stage, ...]
+    time_limit: str | float | None
+    patience: int | None
+
+    @property
+    def options(self) -> int:
+        """Number of options over all matrices."""
+        return sum(group.count * group.options for group in self.matrices)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether some plan is within the byte limit."""
+        return self.limit_bytes is None or self.least_bytes <= self.limit_bytes
+
+    @property
+    def seconds(self) -> float:
+        """About how long all stages take together."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About the most memory that the process holds."""
+        return max(stage.memory_bytes for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON; times and memory are estimates."""
+        more = ("options", "reachable", "seconds", "memory_bytes")
+        return asdict(self) | {name: getattr(self, name) for name in more}
+
+
+def dry_run(
+    settings: SearchSettings,
+    destination: Destination,
+    endurance: Endurance = DEFAULT_ENDURANCE,
+    *,
+    workers: int = 1,
+    resume: bool = False,
+    progress: Progress = SILENT,
+) -> DryRun:
+    """Say what ``run_search``, or with ``resume`` ``resume_search``, would do; write nothing.
+
+    Raises:
+        ConfigurationError: as the search itself.
+    """
+    if resume:
+        before = resumed(destination)
+        settings = SearchSettings.of_study(before)
+        destination = replace(destination, study=before.name)
+        endurance = replace(endurance, trials=endurance.trials or before.settings.get("trials"))
+    effort = endurance.effort(settings.sampler, settings.seed)
+    budget = _check(settings, destination)
+    session = open_reading(settings, destination, progress)
+    space, inventory = read_space(settings.space), session.workbench.inventory
+    space.check(inventory.layers)
+    name, record = look_up_study(settings, destination, _identity(settings, session, space))
+    limit = budget.limits(inventory.dense_bytes, 1.0).memory_bytes
+    least = smallest_model_bytes(space, inventory)
+    expected = expected_trials(inventory, limit, least, effort.trials)
+    done = 0 if record is None else sum(trial.state != "failed" for trial in record.trials)
+    left = expected[done:]
+    cached, missing = look_up_cache(session, space)
+    work = _work(session, left, missing, limit, cached, workers=workers, new=record is None)
+    with progress.task("Probing this machine"):
+        stages = stages_of(work, probe(session, space))
+    return DryRun(
+        model=session.loaded.source,
+        dense_bytes=inventory.dense_bytes,
+        space=space.name,
+        matrices=_matrices(inventory.layers, space),
+        skipped=len(inventory.skipped),
+        texts=_texts(session),
+        study=name,
+        folder=destination.runs_dir / name,
+        storage=destination.url(name),
+        finished_trials=None if record is None else done,
+        trials=dict(Counter(trial.phase for trial in left)),
+        ruled_out=sum(trial.ruled_out for trial in left),
+        limit_bytes=limit,
+        least_bytes=least,
+        cached=cached,
+        stages=stages,
+        time_limit=endurance.time,
+        patience=endurance.patience,
+    )
+
+
+def _matrices(specs: tuple[LayerSpec, ...], space: Space) -> tuple[Matrices, ...]:
+    counts = Counter((spec.role.value, spec.shape, len(space.options(spec))) for spec in specs)
+    return tuple(
+        Matrices(role, shape, count, options) for (role, shape, options), count in counts.items()
+    )
+
+
+def _texts(session: Session) -> tuple[UsedText, ...]:
+    used = []
+    for name in PARTS:
+        ids = getattr(session, f"{name}_ids")
+        windows = len(Windows(ids, session.context))
+        used.append(UsedText(name, session.texts.names[name], len(ids), windows))
+    return tuple(used)
+
+
+def _work(
+    session: Session,
+    trials: list[ExpectedTrial],
+    missing: Fits,
+    limit: int | None,
+    cached: Cached,
+    *,
+    workers: int,
+    new: bool,
+) -> Work:
+    inventory, settings = session.workbench.inventory, session.settings
+    measured = [trial for trial in trials if not trial.ruled_out]
+    built: Fits = Counter()
+    for trial in measured:
+        for spec in inventory.layers if trial.plan else ():
+            method = trial.plan.get(spec.name, Keep()) if trial.plan else Keep()
+            if method != Keep():
+                built[spec.shape, method.name] += 1
+    matrices = len(inventory.layers)
+    swap_tokens = min(settings.swap_tokens, len(session.calibration_ids))
+    return Work(
+        specs=inventory.layers,
+        vocabulary=session.loaded.model.config.get_text_config().vocab_size,
+        context=session.context,
+        calibration_tokens=0 if cached.statistics == matrices else len(session.calibration_ids),
+        fits=missing,
+        swaps=matrices * SWAPS_PER_MATRIX + 1 if swap_tokens and measured else 0,
+        swap_tokens=swap_tokens,
+        selection_tokens=len(session.selection_ids),
+        report_tokens=len(session.report_ids),
+        new=new,
+        trials=len(measured),
+        workers=workers,
+        built=built,
+        plan_bytes=limit or inventory.dense_bytes // 4,
+        held_bytes=_memory_now(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _memory_now() -> int:
+    """The most memory that this process has held, with the model loaded."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

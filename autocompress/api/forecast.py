@@ -1,0 +1,228 @@
+"""How long each stage of a search may take and how much memory, from its work and probed speeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from autocompress.api.probes import PerElement, Speed
+from autocompress.calibration.menu import LEAST_PARAMETERS_TO_SHARE
+from autocompress.evaluation.divergence import TOP_K
+from autocompress.evaluation.latency import PROMPT_TOKENS, ROUND_TOKENS, ROUNDS, WARM_UP_TOKENS
+from autocompress.evaluation.scoring import EXACT_VOCABULARY
+from autocompress.evaluation.windows import LOGIT_BYTES
+from autocompress.numerics.metric import FULL_GRAM_LIMIT
+from autocompress.records import Kind, LayerSpec
+from autocompress.units import format_bytes
+
+TRIAL_ROUNDS = 2  # of decoding, of the plan and of the dense model, in each trial
+DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token
+FINALISTS_SHARE = 0.5  # of the measured trials; how many are on the front is not known before
+FIT_BYTES = 60  # per parameter of a matrix while it is fitted: fp64 copies and factors
+MOST_BUILT_BYTES = 2 * 10**9  # of built layers that stay in memory
+
+Fits = Counter[tuple[tuple[int, int], str]]  # how many options, by shape and name of the method
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a search has to do.
+
+    Attributes:
+        specs: the matrices.
+        vocabulary: of the model.
+        context: tokens of a window.
+        calibration_tokens: to collect statistics on; 0 when they are in the cache.
+        fits: options to fit for the menu.
+        swaps: scores of single layers inside a compressed model.
+        swap_tokens: that each of them takes.
+        selection_tokens: that each trial is scored on.
+        report_tokens: that each finalist is scored on.
+        new: whether the dense model is measured as well.
+        trials: plans to measure.
+        workers: that measure them at a time, in processes of their own if more than one.
+        built: layers that hand-written plans need and the menu does not keep.
+        plan_bytes: of a compressed model.
+        held_bytes: memory of this process with the dense model in it.
+        threads: that fit small matrices side by side.
+    """
+
+    specs: tuple[LayerSpec, ...]
+    vocabulary: int
+    context: int
+    calibration_tokens: int
+    fits: Fits = field(hash=False)
+    swaps: int
+    swap_tokens: int
+    selection_tokens: int
+    report_tokens: int
+    new: bool
+    trials: int
+    workers: int
+    built: Fits = field(hash=False)
+    plan_bytes: int
+    held_bytes: int
+    threads: int
+
+    @property
+    def finalists(self) -> int:
+        """About how many plans are measured on the report text."""
+        return math.ceil(FINALISTS_SHARE * self.trials)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a search, as predicted.
+
+    Attributes:
+        name: what is done.
+        work: how much of it.
+        seconds: about how long.
+        memory_bytes: about how much the whole process holds at most.
+    """
+
+    name: str
+    work: str
+    seconds: float
+    memory_bytes: int
+
+
+def stages_of(work: Work, speed: Speed) -> tuple[Stage, ...]:
+    """Predict every stage, in order; a stage without work takes no time.
+
+    Args:
+        work: what there is to do.
+        speed: what the probes measured.
+    """
+    scored = work.held_bytes + _teacher_bytes(work) + _logit_bytes(work)
+    built = min(MOST_BUILT_BYTES, work.trials * work.plan_bytes)
+    return (
+        _dense(work, speed, scored),
+        Stage(
+            "calibrating",
+            f"{work.calibration_tokens:,} tokens" if work.calibration_tokens else "in the cache",
+            speed.calibrating.seconds(work.calibration_tokens) if work.calibration_tokens else 0.0,
+            work.held_bytes + _teacher_bytes(work) + _logit_bytes(work) + _gram_bytes(work.specs),
+        ),
+        Stage(
+            "fitting",
+            f"{work.fits.total():,} options" if work.fits else "in the cache",
+            _fit_seconds(work.fits, speed, work.threads),
+            work.held_bytes + _teacher_bytes(work) + _fit_bytes(work),
+        ),
+        Stage(
+            "swaps",
+            f"{work.swaps:,} scores of {work.swap_tokens:,} tokens",
+            work.swaps * speed.scoring.seconds(work.swap_tokens),
+            scored + min(built, work.plan_bytes),
+        ),
+        _trials(work, speed, scored + built),
+        Stage(
+            "final measurements",
+            f"about {work.finalists} plans on {work.report_tokens:,} tokens",
+            work.finalists * (speed.scoring.seconds(work.report_tokens) + _timing(speed)),
+            scored + built,
+        ),
+    )
+
+
+def _dense(work: Work, speed: Speed, memory: int) -> Stage:
+    """The dense model predicts both texts once to be compared with, in a new study once more."""
+    tokens = (work.selection_tokens + work.report_tokens) * (2 if work.new else 1)
+    rounds = ROUNDS + 1 if work.new else 0
+    decoding = rounds * (WARM_UP_TOKENS + ROUND_TOKENS) * speed.decoding_ms / 1000
+    return Stage(
+        "dense model", f"{tokens:,} tokens", speed.scoring.seconds(tokens) + decoding, memory
+    )
+
+
+def _trials(work: Work, speed: Speed, memory: int) -> Stage:
+    each = speed.scoring.seconds(work.selection_tokens) + _timing(speed)
+    seconds = work.trials * each + _fit_seconds(work.built, speed, 1)
+    what = f"{work.trials} plans on {work.selection_tokens:,} tokens"
+    if work.workers > 1:
+        what += f", {work.workers} at a time"
+    return Stage("trials", what, seconds / work.workers, memory * work.workers)
+
+
+def _timing(speed: Speed) -> float:
+    """Seconds that the latency of one plan takes, measured in turn with the dense model's."""
+    tokens = TRIAL_ROUNDS * (WARM_UP_TOKENS + ROUND_TOKENS)
+    prompts = 2 * TRIAL_ROUNDS * speed.scoring.each * PROMPT_TOKENS
+    return prompts + tokens * (1 + DECODING_SLOWDOWN) * speed.decoding_ms / 1000
+
+
+def _fit_seconds(fits: Fits, speed: Speed, threads: int) -> float:
+    """Small matrices are fitted side by side; of large ones a thread has its share."""
+    return sum(
+        count * _law_of(name, speed).seconds(shape) for (shape, name), count in fits.items()
+    ) / max(threads, 1)
+
+
+def _law_of(name: str, speed: Speed) -> PerElement:
+    """The law of a method, or the mean of all where it had no option in the probes."""
+    laws = list(speed.fits.values())
+    if name in speed.fits or not laws:
+        return speed.fits.get(name, PerElement(0.0, 0.0))
+    return PerElement(*(statistics.fmean(constants) for constants in zip(*laws, strict=True)))
+
+
+def _teacher_bytes(work: Work) -> int:
+    """What is kept of the dense model's predictions on both texts."""
+    exact = work.vocabulary <= EXACT_VOCABULARY
+    row = 2 * work.vocabulary + 8 if exact else 8 * min(TOP_K, work.vocabulary)
+    return row * (work.selection_tokens + work.report_tokens)
+
+
+def _logit_bytes(work: Work) -> int:
+    """Logits of a batch with what is made of them."""
+    return 3 * max(LOGIT_BYTES, 4 * work.vocabulary * work.context)
+
+
+def _gram_bytes(specs: Sequence[LayerSpec]) -> int:
+    """The most Gram matrices at a time: those of one block, or of one matrix outside the blocks."""
+    sums: Counter[object] = Counter()
+    for spec in specs:
+        rows = spec.out_features
+        wide = spec.kind is Kind.EMBEDDING or rows > FULL_GRAM_LIMIT
+        columns = spec.in_features
+        flat = columns > FULL_GRAM_LIMIT
+        place = spec.name if spec.depth is None else spec.depth
+        sums[place] += 4 * ((rows if wide else rows**2) + (columns if flat else columns**2))
+    return max(sums.values(), default=0)
+
+
+def _fit_bytes(work: Work) -> int:
+    """The matrices that are worked on at a time."""
+    if not work.fits:
+        return 0
+    sizes = sorted((spec.parameters for spec in work.specs), reverse=True)
+    small = [size for size in sizes if size < LEAST_PARAMETERS_TO_SHARE][: work.threads]
+    return FIT_BYTES * max(sizes[0], sum(small))
+
+
+def describe_stage(stage: Stage) -> str:
+    """One line: ``calibrating: 16,384 tokens, about 12 s, 620 MB``."""
+    memory = format_bytes(stage.memory_bytes)
+    return f"{stage.name}: {stage.work}, {about(stage.seconds)}, {memory}"
+
+
+def about(seconds: float) -> str:
+    """A predicted time in words, with no more digits than it is worth: ``about 4 min``."""
+    if seconds < 0.5:
+        return "less than a second" if seconds else "no time"
+    if seconds < 90:
+        return f"about {_rounded(seconds)} s"
+    if seconds < 90 * 60:
+        return f"about {_rounded(seconds / 60)} min"
+    return f"about {_rounded(seconds / 3600)} h"
+
+
+def _rounded(number: float) -> str:
+    """One digit below 10, else two."""
+    digits = 1 if number < 9.5 else 2
+    step = 10.0 ** (math.floor(math.log10(number)) - digits + 1)
+    return f"{round(number / step) * step:,.0f}"

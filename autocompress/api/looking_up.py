@@ -1,0 +1,141 @@
+"""What is there already, looked up for a dry run without writing anything."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from autocompress.api.forecast import Fits
+from autocompress.api.searching import Destination, SearchSettings, _choose_study
+from autocompress.api.session import STATISTICS_VERSION, Session, open_session
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.calibration.cache import Cache, content_key, tensor_key
+from autocompress.calibration.kept_metrics import KeptMetrics
+from autocompress.methods.keep import Keep
+from autocompress.progress import Progress
+from autocompress.search.space import Space
+from autocompress.search.storage import file_of, storage_url
+from autocompress.search.study import StudyRecord
+from autocompress.search.study_store import find_study, read_study, to_record
+
+MOST_BYTES_TO_LOOK_UP = 2 * 10**9  # of a model; hashing the weights of larger ones takes long
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What is in the cache already.
+
+    Attributes:
+        folder: the cache.
+        statistics: matrices whose statistics are there.
+        fits: options that are fitted; ``None`` when that was not looked up, for large models.
+    """
+
+    folder: Path
+    statistics: int
+    fits: int | None
+
+
+class _CacheToRead(Cache):
+    """A cache that nothing is written to, and whose folder need not exist."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def keep_tensors(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep nothing."""
+
+    def keep_record(self, kind: str, key: str, value: object) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def _discard(path: Path, error: Exception) -> None:
+        """Leave what cannot be read where it is; the search will replace it."""
+
+
+def open_reading(settings: SearchSettings, destination: Destination, progress: Progress) -> Session:
+    """Open a session that reads the cache and writes nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        session = open_session(
+            settings.model,
+            settings.texts,
+            Path(scratch),
+            device=settings.device,
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
+            progress=progress,
+            seed=settings.seed,
+        )
+    session.cache = _CacheToRead(destination.runs_dir / "cache")
+    return session
+
+
+def look_up_study(
+    settings: SearchSettings, destination: Destination, identity: dict[str, Any]
+) -> tuple[str, StudyRecord | None]:
+    """Find the study that the search would go on with, or the name that a new one would have."""
+    with _copied(destination) as copy:
+        name, study = _choose_study(settings, copy, identity)
+        return name, None if study is None else to_record(study, destination.runs_dir / name)
+
+
+def resumed(destination: Destination) -> StudyRecord:
+    """Read the study to go on with; the latest when none is named."""
+    name, url, _ = find_study(destination.study, destination.runs_dir, destination.storage)
+    with _copied(replace(destination, study=name, storage=url)) as copy:
+        return read_study(name, copy.runs_dir, copy.storage)
+
+
+@contextmanager
+def _copied(destination: Destination) -> Iterator[Destination]:
+    """Copies, for a while, of the files that a study may be in: opening SQLite writes to it.
+
+    A storage on a server is the same.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, url = Path(scratch), destination.storage
+        if url is None:
+            for database in destination.runs_dir.glob("*/study.db*"):
+                (folder / database.parent.name).mkdir(exist_ok=True)
+                shutil.copy(database, folder / database.parent.name)
+        elif (original := file_of(storage_url(url))) is not None:
+            for file in original.parent.glob(f"{original.name}*"):
+                shutil.copy(file, folder)
+            url = storage_url(url).replace(str(original), str(folder / original.name))
+        yield replace(destination, runs_dir=folder, storage=url)
+
+
+def look_up_cache(session: Session, space: Space) -> tuple[Cached, Fits]:
+    """What the cache holds, and the options that it lacks."""
+    specs, folder = session.workbench.inventory.layers, session.cache.root
+    parts = (
+        session.loaded.fingerprint,
+        tensor_key(session.calibration_ids),
+        session.context,
+        session.seed,
+        STATISTICS_VERSION,
+    )
+    key = content_key(*parts, str(session.loaded.model.dtype))
+    metrics = KeptMetrics(session.cache, key, tuple(spec.name for spec in specs))
+    absent = metrics.missing()
+    looked_up = not absent and session.workbench.inventory.dense_bytes <= MOST_BYTES_TO_LOOK_UP
+    builder = LayerBuilder(session.workbench, metrics, session.cache)
+    missing: Fits = Counter()
+    known = 0
+    for spec in specs:
+        fits = session.cache.record("fits", builder.content_of(spec.name)) if looked_up else None
+        for method in space.options(spec):
+            there = fits is not None and builder.key(spec.name, method) in fits
+            known += there
+            if not there and method != Keep():
+                missing[spec.shape, method.name] += 1
+    fits_known = known if looked_up or absent else None
+    return Cached(folder, len(specs) - len(absent), fits_known), missing

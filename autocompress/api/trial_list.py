@@ -1,0 +1,57 @@
+"""Which trials a search will make, as far as that is known before anything is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autocompress.methods.plan import Plan
+from autocompress.search.driver import REFERENCE_SPAN
+from autocompress.search.hand_written import hand_written_plans
+from autocompress.search.proposer import SWEEP, SWEEP_WITHOUT_LIMIT
+from autocompress.surgery.inventory import Inventory
+
+SEARCHED = "searched"  # by knobs and swaps, in what order and number depends on the trials before
+
+
+@dataclass(frozen=True)
+class ExpectedTrial:
+    """A trial to come.
+
+    Attributes:
+        phase: ``allocation``, ``hand-written`` or ``searched``.
+        ruled_out: whether its bytes alone put it too far above the limit to be measured.
+        plan: where it is known already.
+    """
+
+    phase: str
+    ruled_out: bool = False
+    plan: Plan | None = None
+
+
+def expected_trials(
+    inventory: Inventory, limit_bytes: int | None, least_bytes: int, trials: int
+) -> list[ExpectedTrial]:
+    """List the trials of a new study in the order in which they are made.
+
+    Args:
+        inventory: the model's matrices.
+        limit_bytes: the byte limit, if there is one.
+        least_bytes: of the smallest plan in the space.
+        trials: how many there are to be.
+    """
+    dense = inventory.dense_bytes
+    share = None if limit_bytes is None else min(limit_bytes / dense, 1.0)
+    most = None if limit_bytes is None else REFERENCE_SPAN * limit_bytes
+    by_hand = [
+        ExpectedTrial("hand-written", most is not None and inventory.plan_bytes(plan) > most, plan)
+        for _, plan in hand_written_plans(inventory.layers, share)
+    ]
+    if limit_bytes is None:
+        targets = [part * dense for part in SWEEP_WITHOUT_LIMIT]
+    else:
+        targets = [part * min(limit_bytes, dense) for part in SWEEP]
+    reached = max(sum(least_bytes <= target <= dense for target in targets), 1)
+    allocations = [ExpectedTrial("allocation")] * (1 + reached)  # on predictions, then the sweep
+    planned = [*allocations[:2], *by_hand, *allocations[2:]]
+    searched = [ExpectedTrial(SEARCHED)] * max(trials - len(planned), 0)
+    return [*planned, *searched][:trials]

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+
+import pytest
+
+from autocompress.api import dry_run as dry_run_module
+from autocompress.api.dry_run import dry_run
+from autocompress.api.endurance import Endurance
+from autocompress.api.probes import PerElement, PerToken, Speed, probe
+from autocompress.api.searching import Destination, SearchSettings
+from autocompress.api.session import TextSettings, open_session, read_space
+from autocompress.api.trial_list import SEARCHED, expected_trials
+from autocompress.cli.main import main
+from autocompress.errors import StudyError
+from tests.api.searches import TRIALS, write_inputs
+
+SPEED = Speed(PerToken(0.0, 1e-4), PerToken(0.0, 1e-3), 5.0, {"quantize": PerElement(1e-6, 0.0)})
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Put the probes aside: they are tested by themselves."""
+    monkeypatch.setattr(dry_run_module, "probe", lambda _session, _space: SPEED)
+
+
+def settings_in(folder, budget="8x"):
+    inputs = write_inputs(folder)
+    texts = TextSettings(data=inputs["data"])
+    return SearchSettings(budget=budget, space=inputs["space"], texts=texts)
+
+
+def contents(folder):
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_new_search_is_described_and_nothing_is_written(quick, tmp_path):
+    runs = tmp_path / "runs"
+    run = dry_run(settings_in(tmp_path), Destination("fresh", runs), Endurance(20))
+    assert not runs.exists()
+    assert (run.study, run.folder, run.finished_trials) == ("fresh", runs / "fresh", None)
+    assert sum(run.trials.values()) == 20
+    assert run.trials["hand-written"] > run.trials["allocation"]
+    assert run.ruled_out == 0
+    assert sum(group.count for group in run.matrices) == 29
+    assert run.options == 4 * 29
+    assert (run.cached.statistics, run.cached.fits) == (0, 0)
+    assert run.reachable
+    assert run.limit_bytes == run.dense_bytes // 8
+    assert [text.name for text in run.texts] == ["calibration", "selection", "report"]
+    assert all(stage.seconds > 0 for stage in run.stages)
+    data = json.loads(json.dumps(run.to_dict(), default=str))
+    assert data["seconds"] == pytest.approx(sum(stage["seconds"] for stage in data["stages"]))
+
+
+def test_after_the_search_all_is_known_and_nothing_is_touched(quick, record, workplace):
+    before = contents(workplace / "runs")
+    settings = settings_in(workplace)
+    run = dry_run(settings, Destination("first", workplace / "runs"), Endurance(TRIALS + 3))
+    assert run.finished_trials == TRIALS
+    assert sum(run.trials.values()) == 3
+    assert run.cached.statistics == 29
+    assert run.cached.fits == run.options
+    stages = {stage.name: stage for stage in run.stages}
+    assert stages["calibrating"].seconds == stages["fitting"].seconds == 0
+    assert contents(workplace / "runs") == before
+
+    again = dry_run(settings, Destination("first", workplace / "runs"), resume=True)
+    assert again.trials == {}
+    assert contents(workplace / "runs") == before
+    with pytest.raises(StudyError, match="other settings"):
+        dry_run(settings_in(workplace, "9x"), Destination("first", workplace / "runs"))
+
+
+def test_trials_are_those_that_the_search_makes(record, workplace):
+    session = open_session(None, TextSettings(), workplace / "runs")
+    inventory = session.workbench.inventory
+    limit = record.limits.memory_bytes
+    expected = expected_trials(inventory, limit, inventory.rest_bytes, len(record.trials))
+    assert [trial.phase for trial in expected] == [trial.phase for trial in record.trials]
+    many = Counter(trial.phase for trial in expected_trials(inventory, limit, 0, 100))
+    assert many[SEARCHED] == 100 - many["hand-written"] - many["allocation"]
+    tight = expected_trials(inventory, inventory.dense_bytes // 100, 0, 100)
+    assert any(trial.ruled_out for trial in tight)
+
+
+def test_the_command_says_that_a_budget_cannot_be_reached(quick, tmp_path, capsys):
+    inputs = write_inputs(tmp_path)
+    arguments = ["--space", inputs["space"], "--data", inputs["data"]]
+    runs = tmp_path / "runs"
+    code = main(["search", "--dry-run", "--budget", "90x", "--runs-dir", str(runs), *arguments])
+    out, err = capsys.readouterr()
+    assert code == 3
+    assert "CANNOT BE REACHED" in out
+    assert "no plan of the space 'tiny' is so small: got 178 kB" in err
+    assert not runs.exists()
+
+
+def test_the_command_gives_json(quick, tmp_path, capsys):
+    inputs = write_inputs(tmp_path)
+    arguments = ["--space", inputs["space"], "--data", inputs["data"], "--json"]
+    runs = str(tmp_path / "runs")
+    assert main(["search", "--dry-run", "--budget", "8x", "--runs-dir", runs, *arguments]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert {"study", "trials", "stages", "cached", "reachable", "options"} <= data.keys()
+
+
+def test_probes_measure_every_method_of_a_space(tmp_path):
+    inputs = write_inputs(tmp_path)
+    session = open_session(None, TextSettings(data=inputs["data"]), tmp_path / "runs")
+    speed = probe(session, read_space(inputs["space"]))
+    assert set(speed.fits) == {"quantize"}
+    assert min(speed.scoring.seconds(1000), speed.calibrating.seconds(1000)) > 0
+    assert speed.fits["quantize"].seconds((256, 256)) > 0
+    assert speed.decoding_ms > 0
