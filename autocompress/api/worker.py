@@ -88,7 +88,7 @@ class WorkerSettings:
 
 def _check_cache(runs_dir: Path) -> None:
     """See that statistics are there: to collect them again in each worker would take long."""
-    if not any((runs_dir / "cache" / "statistics").glob("*.safetensors")):
+    if not any((runs_dir / "cache" / "statistics").rglob("*.safetensors")):
         raise StorageError(
             f"the worker finds no statistics in {(runs_dir / 'cache').absolute()}",
             wanted="the cache that the search filled",
