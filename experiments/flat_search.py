@@ -51,9 +51,9 @@ VARIANTS = (
     "nsga2",
     "random+uniform",
     "tpe+uniform",
-    "tpe-ordinal+uniform",
     "tpe-multivariate-ordinal+uniform",
     "nsga2+uniform",
+    "nsga2+allocated",
 )
 
 
@@ -188,7 +188,8 @@ def print_verdict(
 ) -> None:
     """Print how the project's value compares with the flat ones after as many evaluations."""
     for count in (trials, max(map(len, flat.values()), default=0)):
-        values = {name: curve[count - 1] for name, curve in flat.items() if len(curve) >= count}
+        long_enough = {name: curve for name, curve in flat.items() if len(curve) >= count}
+        values = {name: curve[count - 1] for name, curve in long_enough.items() if curve[count - 1]}
         if values:
             name = (max if rising else min)(values, key=lambda name: values[name])
             print(
@@ -266,10 +267,12 @@ def print_results(
     else:
         print(f"\nLowest rise of log-perplexity, nats per token, within {limit} bytes")
         curves = {name: lowest_rises(found, limit) for name, found in points.items()}
-    empty = [name for name, curve in curves.items() if not curve]
-    for name in empty:
-        print(f"{name}: never found a plan within the limit")
-    print_curves({n: c for n, c in curves.items() if c}, trials, rising=limit is None)
+    for name, curve in curves.items():
+        if not curve:
+            print(f"{name}: never found a plan within the limit")
+    found = {name: curve for name, curve in curves.items() if curve}
+    if found:
+        print_curves(found, trials, rising=limit is None)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from search_curves import Point
 import autocompress
 from autocompress.api.session import TextSettings
 from autocompress.progress import Advance, Silent
-from autocompress.search.against_dense import rise
+from autocompress.search.dominance import selection_loss
 from autocompress.search.study import StudyRecord
 
 
@@ -87,9 +87,13 @@ class OwnSearch:
 
     @property
     def points(self) -> list[Point]:
-        """What each trial that was scored came to; one that was stopped early came to nothing."""
+        """What each trial that was scored came to; one that was stopped early came to nothing.
+
+        On the selection text, also where there is a measurement on the report text.
+        """
+        dense = math.log(self.study.dense_selection.perplexity)
         return [
-            Point(trial.bytes, rise(self.study, trial), trial.selection.kl)
+            Point(trial.bytes, selection_loss(trial) - dense, trial.selection.kl)
             if trial.state == "complete" and trial.selection
             else Point(trial.bytes, math.inf, math.inf)
             for trial in self.study.trials

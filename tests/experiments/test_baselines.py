@@ -14,6 +14,7 @@ import pytest
 from flat_search import Variant, first_at
 from level_evolution import MOST_CHANGES, Evolution, switched
 from menu_levels import LevelMenu, Levels
+from own_search import OwnSearch
 from search_curves import Point, hypervolumes, kept_points, lowest_rises
 
 from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
@@ -21,8 +22,10 @@ from autocompress.errors import BudgetUnreachable
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
+from autocompress.search.front import hypervolume
 from autocompress.surgery.inventory import Inventory
 from tests.search.menus import layer_spec
+from tests.search.study_fixtures import realistic_study
 
 SPECS = tuple(layer_spec(place) for place in range(5))
 REST_BYTES = 1000
@@ -125,6 +128,16 @@ def test_hypervolume_of_known_points() -> None:
     # log2 ratios 1 and 3: half of 1, then a quarter of 3 below; a rise of 2 is worth nothing.
     assert hypervolumes(points, 16) == pytest.approx([0.5, 1.0, 1.0, 3 * 0.75])
     assert lowest_rises(points, 4) == [math.inf, 0.75, 0.75, 0.25]
+
+
+def test_the_projects_curve_is_that_of_its_study() -> None:
+    study = realistic_study()
+    own = OwnSearch(study, measured_tokens=1000)
+    curve = hypervolumes(own.points, study.dense_bytes)
+    assert any(trial.report for trial in study.complete)  # which must not be mixed in
+    assert curve[-1] == pytest.approx(hypervolume(study))
+    assert len(curve) == len(study.complete)
+    assert own.tokens == 1000 + sum(trial.selection.tokens for trial in study.complete)
 
 
 def test_evaluations_that_a_curve_needs() -> None:
