@@ -36,6 +36,13 @@ def front(
     max_latency: Annotated[
         str | None, typer.Option(help="Most time for a token: 6ms or 0.8x.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="Allocate a plan for another budget from what the study measured: 7x, 2MB.",
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Where the plot goes.", show_default="front.html of the run")
     ] = None,
@@ -54,6 +61,7 @@ def front(
     autocompress front
     autocompress front my-study --max-size 2MB
     autocompress front my-study --pick knee --html front.html --json
+    autocompress front my-study --budget 7x
     autocompress front my-study --methods
 
     A limit given here takes the place of the study's own. Exits with 3 when no trial is within the
@@ -63,6 +71,9 @@ def front(
     from autocompress.search.study_store import read_study
 
     record = read_study(study, runs_dir, storage)
+    if budget is not None:
+        _predict(record, budget, as_json=as_json)
+        return
     picked = _pick(record, pick, max_size, max_perplexity, max_latency)
     if as_json:
         files = write_plots(record, html, png)
@@ -75,6 +86,17 @@ def front(
     files = write_plots(record, html, png)
     for path in files.values():
         log.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+def _predict(study: StudyRecord, budget: str, *, as_json: bool) -> None:
+    from autocompress.api.predicting import predict_plan
+    from autocompress.cli.predicted_view import print_predicted
+
+    predicted = predict_plan(study, budget)
+    if as_json:
+        print_json(predicted.to_dict())
+    else:
+        print_predicted(predicted, console)
 
 
 def _pick(
@@ -141,9 +163,9 @@ def _show(study: StudyRecord, picked: TrialRecord | None, options: str) -> None:
 def _show_methods(study: StudyRecord) -> None:
     from autocompress.cli.method_table import print_methods
     from autocompress.search.front import front_of
-    from autocompress.search.method_report import report_methods
+    from autocompress.search.method_report import report_methods, stored_offers
 
-    print_methods(report_methods(study), len(front_of(study)), console)
+    print_methods(report_methods(study, stored_offers(study)), len(front_of(study)), console)
 
 
 def location_options(runs_dir: Path, storage: str | None) -> str:
@@ -156,10 +178,10 @@ def _as_dict(
     study: StudyRecord, picked: TrialRecord | None, files: dict[str, Path], *, methods: bool
 ) -> dict[str, Any]:
     from autocompress.search.front import front_to_dict, point_to_dict
-    from autocompress.search.method_report import report_methods
+    from autocompress.search.method_report import report_methods, stored_offers
 
     chosen = None if picked is None else point_to_dict(study, picked)
-    reports = report_methods(study) if methods else ()
+    reports = report_methods(study, stored_offers(study)) if methods else ()
     return (
         front_to_dict(study)
         | {"picked": chosen}

@@ -14,11 +14,14 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from autocompress.calibration.menu import Menu
+from autocompress.calibration.menu import LayerMenu, Menu, Option
+from autocompress.errors import StudyError
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.search.dominance import latency, selection_loss
 from autocompress.search.front import finite, front_of
+from autocompress.search.measured_menu import MeasuredMenu
+from autocompress.search.stored_menu import read_menu
 from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
 
 
@@ -129,15 +132,35 @@ def method_label(method: Method) -> str:
     return f"{method.name.replace('_', ' ')} int{method.code_bits}"
 
 
-def offers_of(menu: Menu) -> dict[str, tuple[Offer, ...]]:
-    """The offers of every matrix of a menu, by layer name, with their predicted damages."""
+def offers_of(menu: Menu, measured: MeasuredMenu | None = None) -> dict[str, tuple[Offer, ...]]:
+    """The offers of every matrix of a menu, by layer name.
+
+    Args:
+        menu: has the predicted damages.
+        measured: corrects them where it has swaps.
+    """
+
+    def damage(layer: LayerMenu, option: Option) -> float:
+        if measured is None or option.damage <= 0:
+            return option.damage
+        return option.damage * measured.ratio(layer.spec.name, option.damage)
+
     return {
         layer.spec.name: tuple(
-            Offer(method_label(option.method), option.file_bytes, option.damage)
+            Offer(method_label(option.method), option.file_bytes, damage(layer, option))
             for option in layer.options
         )
         for layer in menu.layers
     }
+
+
+def stored_offers(study: StudyRecord) -> dict[str, tuple[Offer, ...]] | None:
+    """The offers of the menu in a study's run folder; ``None`` where there is none to be read."""
+    try:
+        proposer = read_menu(study)
+    except StudyError:
+        return None
+    return offers_of(proposer.menu, proposer.measured)
 
 
 def report_methods(

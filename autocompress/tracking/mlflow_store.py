@@ -28,6 +28,7 @@ from autocompress.tracking.run_data import (
     RunData,
     describe_study,
     front_table,
+    methods_table,
     place_tags,
     recipe_yaml,
     report_metrics,
@@ -97,10 +98,15 @@ class MlflowStore:
             if run is not None:
                 self._complete_child(study, trial, run, places[trial.number])
         self._complete_curve(study)
+        tables = {
+            "front_table.json": front_table(study),
+            "methods_table.json": methods_table(study),
+        }
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             _write_json(folder / "front.json", front_to_dict(study))
-            _write_json(folder / "front_table.json", _split_table(front_table(study)))
+            for name, columns in tables.items():
+                _write_json(folder / name, _split_table(columns))
             if front_of(study):
                 write_front_html(study, folder / "front.html")
                 write_front_png(study, folder / "front.png")
@@ -118,7 +124,7 @@ class MlflowStore:
             tags={
                 "mlflow.note.content": describe_study(study),
                 "mlflow.loggedArtifacts": json.dumps(
-                    [{"path": "front_table.json", "type": "table"}]
+                    [{"path": name, "type": "table"} for name in tables]
                 ),
                 TAG + "best_trial": "none" if best is None else str(best.number),
             },

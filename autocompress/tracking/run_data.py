@@ -14,6 +14,7 @@ from autocompress.search.against_dense import dense_on, meets, rise
 from autocompress.search.bootstrap import rise_interval
 from autocompress.search.dominance import latency
 from autocompress.search.front import front_of, front_to_dict, gain_over_hand_written
+from autocompress.search.method_report import report_methods, stored_offers
 from autocompress.search.picking import best_or_none
 from autocompress.search.recipe_summary import bits_per_weight, methods_by_role
 from autocompress.search.study import StudyRecord, TrialRecord
@@ -144,6 +145,30 @@ def front_table(study: StudyRecord) -> dict[str, list[Any]]:
     return {column: [point[column] for point in points] for column in TABLE_COLUMNS}
 
 
+def methods_table(study: StudyRecord) -> dict[str, list[Any]]:
+    """What each method is good for, by columns; see ``MethodReport``."""
+    reports = report_methods(study, stored_offers(study))
+    rows = [
+        {
+            "method": report.label,
+            "front_plans": len(report.uses),
+            "least_ratio": min((use.ratio for use in report.uses), default=None),
+            "most_ratio": max((use.ratio for use in report.uses), default=None),
+            "bytes_share": report.share,
+            "options": report.options,
+            "beaten_options": report.beaten_options,
+            "unbeaten_matrices": report.unbeaten_matrices,
+            "matrices": report.matrices,
+            "beaten_by": ", ".join(f"{rival.label} {rival.factor:.3g}x" for rival in report.rivals),
+            "beaten_plans": ", ".join(
+                f"{plan.label} by trial {plan.by}" for plan in report.beaten_plans
+            ),
+        }
+        for report in reports
+    ]
+    return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}
+
+
 def describe_study(study: StudyRecord) -> str:
     """A few lines of Markdown that a person meets first."""
     lines = [
@@ -164,7 +189,7 @@ def describe_study(study: StudyRecord) -> str:
         )
     lines.append(
         "Artifacts: `front.html` (interactive), `front.png`, `front.json`, `front_table.json`, "
-        "`best.yaml`."
+        "`methods_table.json`, `best.yaml`."
     )
     return "\n\n".join(lines)
 

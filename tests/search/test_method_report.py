@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
@@ -16,7 +17,17 @@ from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
 from autocompress.search.front import front_of
-from autocompress.search.method_report import Offer, method_label, offers_of, report_methods
+from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.method_report import (
+    Offer,
+    method_label,
+    offers_of,
+    report_methods,
+    stored_offers,
+)
+from autocompress.search.proposer import Proposer
+from autocompress.search.stored_menu import keep_menu
+from autocompress.surgery.inventory import Inventory
 from tests.search.menus import menu_of
 from tests.search.study_fixtures import (
     SPECS,
@@ -26,6 +37,7 @@ from tests.search.study_fixtures import (
     uniform_plan,
 )
 
+TWO_BIT = Option(Quantize(2), 4, 4, 0.5, 0.9)
 OFFERS = st.lists(
     st.builds(Offer, st.sampled_from("abc"), st.integers(1, 6), st.integers(1, 6).map(float)),
     min_size=1,
@@ -131,6 +143,19 @@ def test_beaten_options_equal_brute_force(offers):
         ]
         assert (report.options, report.beaten_options) == (len(own), len(beaten))
         assert report.unbeaten_matrices == (len(beaten) < len(own))
+
+
+def test_the_menu_of_the_run_folder_is_used_where_there_is_one(tmp_path):
+    layers = [LayerMenu(s, (Option(Keep(), 9, 9, 0.0, 1.0), TWO_BIT)) for s in SPECS]
+    study = study_of(folder=tmp_path)
+    assert stored_offers(study) is None
+    inventory = Inventory(SPECS, (), 0, study.dense_bytes, study.dense_bf16_bytes)
+    proposer = Proposer(Menu(tuple(layers)), inventory, study.limits)
+    proposer.measured = MeasuredMenu({SPECS[0].name: (Swap(0.5, 2.0),)})
+    keep_menu(tmp_path, proposer)
+    offers = stored_offers(study)
+    assert offers.keys() == {spec.name for spec in SPECS}
+    assert offers[SPECS[0].name] == (Offer("keep", 9, 0.0), Offer("2 bit", 4, pytest.approx(2.0)))
 
 
 def test_json_holds_it_all():

@@ -105,7 +105,7 @@ def test_parent_says_what_a_person_needs(client, mirrored, tmp_path, monkeypatch
     names = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
     assert names == {
         "front.json", "front_table.json", "front.html", "front.png", "best.yaml",
-        "environment.json", "settings.json",
+        "environment.json", "settings.json", "methods_table.json",
     }  # fmt: skip
     front = json.loads(open_artifact(client, parent, "front.json", tmp_path))
     assert front["best"]["trial"] == 10
@@ -118,6 +118,11 @@ def test_parent_says_what_a_person_needs(client, mirrored, tmp_path, monkeypatch
     )  # load_table searches with the global functions
     table = client.load_table(parent.info.experiment_id, "front_table.json", [parent.info.run_id])
     assert list(table["trial"]) == [point["trial"] for point in front["front"]]
+    methods = client.load_table(
+        parent.info.experiment_id, "methods_table.json", [parent.info.run_id]
+    )
+    assert {"8 bit", "svd", "keep"} <= set(methods["method"])
+    assert sum(methods["bytes_share"]) == pytest.approx(1)
     history = client.get_metric_history(parent.info.run_id, "hypervolume")
     assert [metric.step for metric in history] == [trial.number for trial in mirrored.complete]
     assert [metric.value for metric in history] == sorted(metric.value for metric in history)
