@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autocompress.calibration.blocks import Blocks
 from autocompress.calibration.gram_sums import Use, uses_of, watching
+from autocompress.errors import ModelError
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 
@@ -49,7 +50,11 @@ class Collection:
         self._advance, self._worked, self._told = advance, 0, 0
 
     def as_a_whole(self) -> None:
-        """Collect all from one pass with gradients through the whole model."""
+        """Collect all from one pass with gradients through the whole model.
+
+        Raises:
+            ModelError: it predicts NaN.
+        """
         with watching(use for places in self.uses.values() for use in places):
             for ids in self.work:
                 self._backward(self.model(input_ids=ids))
@@ -61,6 +66,7 @@ class Collection:
 
         Raises:
             NotBlockwise: the model does not allow it. Nothing has been summed then.
+            ModelError: it predicts NaN.
         """
         stages = blocks.count + 3  # forward; back through the tail, the blocks, what is before them
         segments = self._record(blocks, stages)
@@ -81,6 +87,7 @@ class Collection:
         with blocks.noting(modules) as segment_of:
             for batch, ids in enumerate(self.work):
                 logits = blocks.record(batch, ids)
+                _refuse_nan(logits)
                 if batch == 0:
                     blocks.check(ids, logits)
                 self._count(ids, stages)
@@ -115,6 +122,7 @@ class Collection:
         logits = getattr(output, "logits", None)
         if logits is None or not logits.requires_grad:
             return
+        _refuse_nan(logits)
         flat = logits.float().reshape(-1, logits.shape[-1])
         with torch.no_grad():
             labels = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=self._labels)[:, 0].to(
@@ -154,6 +162,14 @@ def entry_of(name: str) -> str:
     """
     expert = _EXPERT.match(name)
     return expert["layer"] if expert else name
+
+
+def _refuse_nan(logits: Tensor) -> None:
+    if bool(torch.isnan(logits).any()):
+        raise ModelError(
+            "the model's predictions on the calibration text are not numbers (NaN)",
+            hint="Check the checkpoint, or load it in a wider type with --dtype float32.",
+        )
 
 
 def _lend_to_idle_experts(uses: Mapping[str, list[Use]]) -> None:

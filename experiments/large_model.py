@@ -1,0 +1,133 @@
+"""How much memory and time the profile of a large model takes, and how both grow with its depth.
+
+    python experiments/large_model.py --layers 6 12
+    python experiments/large_model.py                       # 350 million parameters: an hour or so
+    python experiments/large_model.py --dtype bfloat16
+
+A Llama with random weights is written as sharded safetensors with the bundled tokenizer, once for
+each number of layers, and `autocompress profile` is run on it in a process of its own. Printed are
+the processor time by layer, and the peak of that process's resident memory as a multiple of the
+bytes of the model's weights. The weights are memory-mapped; the pages of their files count in the
+peak, and so does what the libraries take before anything is loaded, which is measured too.
+
+The search space is a small one, below: a full menu takes minutes a matrix at this size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# This process imports no torch: a child's peak counts what its parent held when it was started.
+
+SPACE = """
+version: 1
+name: large-model
+description: Two roundings and one factorisation
+methods:
+  keep: true
+  quantize: {bits: [4, 3], group_sizes: [64]}
+  svd: {metrics: [two_sided], rank_fractions: [0.25], bits: [8]}
+"""
+PROFILE = "import sys; from autocompress.cli.main import main; sys.exit(main())"
+LIBRARIES = "import transformers, autocompress.api.profiling, autocompress.cli.main"
+MIB = 2**20
+
+
+def write_model(folder: Path, layers: int, arguments: argparse.Namespace) -> None:
+    """Write a random Llama in shards, a tokenizer that knows some of its tokens, and a text."""
+    import torch
+    import transformers
+
+    from autocompress.cli.output import quieten_libraries
+    from autocompress.evaluation.corpus import bundled_text
+    from autocompress.surgery.loading import BUNDLED_FOLDER
+
+    quieten_libraries()
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.LlamaConfig(
+        vocab_size=arguments.vocabulary,
+        hidden_size=arguments.hidden,
+        intermediate_size=arguments.feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=arguments.hidden // 64,
+        max_position_embeddings=arguments.context,
+        tie_word_embeddings=not arguments.untied,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, arguments.dtype))
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(folder, max_shard_size="100MB")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(BUNDLED_FOLDER)
+    tokenizer.save_pretrained(folder)
+    ids = tokenizer(bundled_text("calibration"))["input_ids"][: arguments.tokens]
+    (folder / "text.txt").write_text(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def run(*command: str) -> tuple[float, float]:
+    """Seconds of processor time that a command takes, and its peak resident memory in MiB."""
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
+    kilobyte = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * kilobyte / MIB
+
+
+def profile(folder: Path, layers: int, arguments: argparse.Namespace) -> tuple[float, float, float]:
+    """MiB of the weights, seconds of processor time and peak MiB of one profile."""
+    writing = multiprocessing.get_context("spawn").Process(
+        target=write_model, args=(folder, layers, arguments)
+    )
+    writing.start()
+    writing.join()
+    if writing.exitcode:
+        sys.exit("the model could not be written")
+    (folder / "space.yaml").write_text(SPACE)
+    size = sum(shard.stat().st_size for shard in folder.glob("*.safetensors")) / MIB
+    options = {"space": "space.yaml", "calibration-data": "text.txt", "runs-dir": "runs"}
+    flags = [each for key, name in options.items() for each in (f"--{key}", str(folder / name))]
+    return size, *run("-c", PROFILE, "profile", str(folder), *flags)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, nargs="+", default=[6, 12, 24])
+    parser.add_argument("--hidden", type=int, default=1024, help="a multiple of 64")
+    parser.add_argument("--feed-forward", type=int, default=2816)
+    parser.add_argument("--vocabulary", type=int, default=40960, help="at least 4096")
+    parser.add_argument("--untied", action="store_true", help="give the head a matrix of its own")
+    parser.add_argument("--context", type=int, default=512, help="tokens of one window")
+    parser.add_argument("--tokens", type=int, default=4096, help="to calibrate on")
+    parser.add_argument("--dtype", default="float32", help="of the checkpoint")
+    parser.add_argument("--folder", type=Path, help="where the models go, if not a temporary one")
+    arguments = parser.parse_args()
+    print(f"space:{SPACE}")
+    print(f"{arguments.tokens} tokens of calibration in windows of {arguments.context}")
+    print(f"libraries alone: {run('-c', LIBRARIES)[1]:.0f} MiB\n")
+    print(
+        f"{'layers':>6} {'model MiB':>10} {'peak MiB':>9} {'peak/model':>10} {'CPU s':>8} "
+        f"{'s/layer':>8} {'s per layer more':>17}"
+    )
+    before: tuple[int, float] | None = None
+    for layers in arguments.layers:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            size, seconds, peak = profile(Path(folder), layers, arguments)
+        more = "" if before is None else f"{(seconds - before[1]) / (layers - before[0]):17.1f}"
+        before = layers, seconds
+        print(
+            f"{layers:6} {size:10.0f} {peak:9.0f} {peak / size:10.2f} {seconds:8.0f} "
+            f"{seconds / layers:8.1f} {more}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
