@@ -58,10 +58,17 @@ def test_the_law_of_tokens_is_read_off_two_passes(clock, law):
 
 def test_a_short_text_and_a_disturbed_clock_still_give_a_law(clock):
     assert per_token(lambda tokens: clock(0.1 * tokens), 20) == pytest.approx((0.0, 0.1))
-    passes = iter([1.0, 5.0, 1.0])  # the longer pass was the quicker
+    passes = iter([1.0, 5.0, 5.0, 1.0, 1.0])  # the longer pass was the quicker
     found = per_token(lambda _tokens: clock(next(passes)), 1000)
     assert found.fixed == 0
     assert found.each > 0
+
+
+def test_of_two_passes_the_quicker_counts(clock):
+    disturbances = iter([9.0, 0.0, 3.0, 2.0, 0.0])
+    law = PerToken(0.2, 0.003)
+    found = per_token(lambda tokens: clock(law.seconds(tokens) + next(disturbances)), 1000)
+    assert found == pytest.approx(law)
 
 
 def test_the_law_of_fits_is_read_off_two_sides(clock, monkeypatch):
