@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from autocompress.layers.base import CompressedMatrix
 
@@ -25,7 +26,7 @@ class DenseMatrix(CompressedMatrix):
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``."""
-        return x @ self.weight.to(x.dtype).T
+        return linear(x, self.weight.to(x.dtype))
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` in the type of W."""

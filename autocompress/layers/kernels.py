@@ -1,19 +1,23 @@
-"""Products with integer codes, by the kernels that PyTorch ships for them.
+"""Products of few inputs with integer codes on a CPU, by kernels that read the codes themselves.
 
-They are used for bf16 inputs on a CPU and few inputs at a time: for other types they run without
-vector instructions, and for many inputs unpacking once costs less (``experiments/layer_speed.py``
-measures both). Each reads a layout of its own, made from the stored codes at the first product.
+For bf16 they are the ones that PyTorch ships. Each reads a layout of its own, made from the stored
+codes at the first product. In fp32 those run without vector instructions, and a loop compiled by
+numba reads the codes as they are stored. For many inputs unpacking once costs less
+(``experiments/layer_speed.py`` measures both).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from autocompress.numerics.packed_loops import multiply_packed
 
 # The bf16 int8 kernel reads past the end of rows that no multiple of 16 fills (seen: NaN and
 # crashes), and the shortest group of the int4 kernel is 32.
@@ -23,6 +27,8 @@ INT4_GROUPS = (256, 128, 64, 32)
 # Most inputs at a time: with more, unpacking and a dense product are faster. Measured on one
 # AVX-512 core, 2048 to 8192, by experiments/layer_speed.py --sweep.
 INT8_BATCH, INT4_BATCH = 16, 32
+# The fp32 loop runs on one thread and takes a tenth of the time of unpacking at batch 1.
+LOOP_BATCH, LOOP_THREADS = 4, 4
 _CAPABILITIES = ("AVX2", "AVX512")  # for which the kernels have vector instructions in bf16
 _CONVERTED_ROWS = 1024  # laid out at a time, since the conversion wants 4 bytes an element
 
@@ -134,6 +140,49 @@ class Int4Kernel(Kernel):
         return y
 
 
+@dataclass(frozen=True)
+class LoopKernel(Kernel):
+    """``W = scales * (codes - centres)`` for fp32, its codes as they are stored.
+
+    Attributes:
+        codes: uint8 ``[out, bytes]``, shared with what is stored.
+        scales: fp32 ``[out, groups]``.
+        centres: fp32 ``[out, groups]``.
+        bits: of a code.
+    """
+
+    centres: Tensor
+    bits: int
+
+    @classmethod
+    def of(
+        cls, packed: Tensor, columns: int, scale: Tensor, centre: Tensor | float, bits: int
+    ) -> Self:
+        """Use packed codes ``[out, bytes]``; scale and centre: fp32 ``[out, groups]``."""
+        scale = scale.detach().float().contiguous()
+        centres = torch.as_tensor(centre, dtype=torch.float32).expand_as(scale).contiguous()
+        return cls((len(packed), columns), LOOP_BATCH, packed, scale, centres, bits)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of scales and centres in fp32; the codes are where they were."""
+        return self.scales.nbytes + self.centres.nbytes
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``x @ W.T``, fp32 ``[..., out]``."""
+        flat = x.detach().reshape(-1, self.shape[1]).contiguous()
+        y = torch.empty(*x.shape[:-1], self.shape[0])
+        codes, scales, centres = self._arrays
+        multiply_packed(
+            codes, self.bits, scales, centres, flat.numpy(), y.view(-1, self.shape[0]).numpy()
+        )
+        return y
+
+    @cached_property
+    def _arrays(self) -> tuple[Any, Any, Any]:
+        return self.codes.numpy(), self.scales.numpy(), self.centres.numpy()
+
+
 def _int4_layout(codes: Tensor) -> Tensor:
     """Codes uint8 ``[out, in]`` below 16 in the int4 kernel's order, uint8 ``[out, in / 2]``."""
     parts = torch.split(codes, _CONVERTED_ROWS)
@@ -168,6 +217,16 @@ def kernels_take(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and 0 < x.numel() <= x.shape[-1] * INT4_BATCH
         and torch.backends.cpu.get_cpu_capability() in _CAPABILITIES
+    )
+
+
+def loop_takes(x: Tensor) -> bool:
+    """Whether the fp32 loop is made for so many inputs of this type, with so many threads."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and 0 < x.numel() <= x.shape[-1] * LOOP_BATCH
+        and torch.get_num_threads() <= LOOP_THREADS
     )
 
 

@@ -8,8 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from autocompress.layers.kernels import Kernel, KernelCache, kernel_of, kernels_take
+from autocompress.layers.kernels import (
+    Kernel,
+    KernelCache,
+    LoopKernel,
+    kernel_of,
+    kernels_take,
+    loop_takes,
+)
 from autocompress.numerics.factor_rounding import FACTOR_GROUPS
 from autocompress.numerics.packing import packed_length, unpack
 from autocompress.numerics.rounding import (
@@ -64,7 +72,7 @@ class PackedTable(nn.Module):
         )
         self.register_buffer("zeros", zeros)
         self.use_kernels = bits in KERNEL_BITS
-        self._by_rows, self._by_columns = KernelCache(), KernelCache()
+        self._forget_kernels()
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix ``[rows, columns]`` in ``dtype``."""
@@ -84,7 +92,7 @@ class PackedTable(nn.Module):
 
         By a kernel where one fits, else the rows are unpacked a few at a time.
         """
-        kernel = self._kernel(x, self._by_rows, self._lay_out_rows)
+        kernel = self._kernel(x, self._by_rows, self._lay_out_rows) or self._loop(x)
         if kernel is not None:
             return kernel.multiply(x)
         return torch.cat([x @ block.T for block in self._blocks(x.dtype)], -1)
@@ -103,18 +111,37 @@ class PackedTable(nn.Module):
     @property
     def kernel_bytes(self) -> int:
         """Memory that layouts of kernels take, beside what is stored."""
-        kernels = self._by_rows.kernel, self._by_columns.kernel
+        caches = self._by_rows, self._by_columns, self._as_stored
+        kernels = [cache.kernel for cache in caches]
         return sum(kernel.memory_bytes for kernel in kernels if kernel is not None)
 
     def _kernel(
         self, x: Tensor, cache: KernelCache, lay_out: Callable[[], Kernel | None]
     ) -> Kernel | None:
-        trained = torch.is_grad_enabled() and (x.requires_grad or self.scales.requires_grad)
-        if trained or not self.use_kernels or not kernels_take(x):
+        if not self.use_kernels or not kernels_take(x) or self._trained(x):
             return None
-        sources = (self.codes, self.scales, self.zeros)
-        kernel = cache.get(tuple(t for t in sources if t is not None), lay_out)
+        kernel = cache.get(self._sources(), lay_out)
         return kernel if kernel is not None and x.numel() <= kernel.batch * x.shape[-1] else None
+
+    def _loop(self, x: Tensor) -> Kernel | None:
+        if not loop_takes(x) or self._trained(x) or torch.compiler.is_compiling():
+            return None
+        return self._as_stored.get(self._sources(), self._loop_kernel)
+
+    def _trained(self, x: Tensor) -> bool:
+        return torch.is_grad_enabled() and (x.requires_grad or self.scales.requires_grad)
+
+    def _sources(self) -> tuple[Tensor, ...]:
+        sources = (self.codes, self.scales, self.zeros)
+        return tuple(tensor for tensor in sources if tensor is not None)
+
+    def _loop_kernel(self) -> Kernel:
+        centre = self._grid(slice(None), self._zeros()).centre
+        return LoopKernel.of(self.codes, self.shape[1], self.scales, centre, self.bits)
+
+    def _forget_kernels(self) -> None:
+        self._by_rows, self._by_columns = KernelCache(), KernelCache()
+        self._as_stored = KernelCache()
 
     def _lay_out_rows(self) -> Kernel | None:
         codes = unpack(self.codes, self.bits, self.shape[1])
@@ -145,7 +172,7 @@ class PackedTable(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         scales = self.scales.data
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._by_rows, self._by_columns = KernelCache(), KernelCache()  # else what moved away stays
+        self._forget_kernels()  # else what moved away stays
         if self.scales.dtype != scales.dtype:
             self.scales.data = scales.to(self.scales.device)
         return self
@@ -183,12 +210,13 @@ class Factor(nn.Module):
         """The whole matrix ``[rows, columns]`` in ``dtype``."""
         if self.packed is not None:
             return self.packed.read(dtype)
-        assert self.weight is not None
-        return self.weight.to(dtype)
+        weight = self.weight
+        assert weight is not None
+        return weight if weight.dtype == dtype else weight.to(dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ factor.T``, ``[..., rows]`` in the dtype of ``x [..., columns]``."""
-        return self.packed.multiply(x) if self.packed is not None else x @ self.read(x.dtype).T
+        return linear(x, self.read(x.dtype)) if self.packed is None else self.packed.multiply(x)
 
     def combine(self, h: Tensor) -> Tensor:
         """Return ``h @ factor``, ``[..., columns]`` in the dtype of ``h [..., rows]``."""

@@ -55,7 +55,8 @@ class Grid:
 
     def dequantize(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Values of codes ``[out, in]``, computed in fp32 and returned in ``dtype``."""
-        centre = self.centre[..., None] if isinstance(self.centre, Tensor) else self.centre
+        centre = self.centre
+        centre = centre[..., None] if isinstance(centre, Tensor) else centre
         values = in_groups(codes, self.scale.shape[1]).to(torch.float32, copy=True)
         return values.sub_(centre).mul_(self.scale.float()[..., None]).flatten(-2).to(dtype)
 

@@ -56,9 +56,40 @@ def test_layouts_longer_than_one_conversion(monkeypatch: pytest.MonkeyPatch) -> 
     assert_kernel_product(table(200, 64, 4, 32))
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("shape", [(64, 256, 0), (50, 37, 0), (33, 192, 96), (17, 512, 64)])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_few_fp32_inputs_are_multiplied_by_the_codes_as_they_are_stored(
+    bits: int, shape: tuple[int, int, int], symmetric: bool
+) -> None:
+    rows, columns, group_size = shape
+    made = table(rows, columns, bits, group_size, symmetric=symmetric)
+    x = torch.randn(2, 2, columns, generator=torch.Generator().manual_seed(1))
+    assert kernels.loop_takes(x)
+    wanted = x @ made.read(torch.float32).T
+    atol = 1e-5 * float(wanted.abs().max())
+    torch.testing.assert_close(made.multiply(x), wanted, rtol=0, atol=atol)
+    assert made.kernel_bytes == 2 * 4 * made.scales.numel()
+    made.scales.data = 2 * made.scales.data
+    torch.testing.assert_close(made.multiply(x), 2 * wanted, rtol=1e-2, atol=2 * atol)
+
+
+def test_the_loop_leaves_nan_where_it_is() -> None:
+    x = torch.randn(2, 64)
+    x[0, 3] = torch.nan
+    y = table(64, 64, 4, 32).multiply(x)
+    assert y[0].isnan().all()
+    assert y[1].isfinite().all()
+
+
+def test_the_loop_is_left_out_with_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: kernels.LOOP_THREADS + 1)
+    assert not kernels.loop_takes(torch.randn(1, 64))
+
+
 def test_products_that_no_kernel_takes_are_unpacked() -> None:
     made, x = table(64, 64, 4, 32), torch.randn(3, 64)
-    made.multiply(x)  # fp32
+    made.multiply(torch.randn(40, 64))
     made.multiply(torch.randn(40, 64).bfloat16())  # many inputs
     trained = x.bfloat16().requires_grad_()
     made.multiply(trained).sum().backward()
