@@ -101,7 +101,7 @@ class Proposer:
             sizes = self.targets
         else:
             sizes = [share * self.targets[0] for share in NEAR]
-        least = self._least()
+        least = self.least_bytes()
         return [self.allocated(knobs, size) for size in sizes if size >= least]
 
     def planned(self) -> list[Callable[[], Proposal]]:
@@ -169,7 +169,8 @@ class Proposer:
     def _choices(self, knobs: Knobs) -> list[Choice]:
         return bent_choices(self.menu, knobs, self.groups, self.measured, self.latencies)
 
-    def _least(self) -> int:
+    def least_bytes(self) -> int:
+        """Bytes of the smallest model that the menu allows."""
         return self.inventory.rest_bytes + smallest_bytes(self._choices(PREDICTED))
 
     def _targets(self) -> list[float]:
@@ -179,5 +180,5 @@ class Proposer:
             targets = [share * dense for share in SWEEP_WITHOUT_LIMIT]
         else:
             targets = [share * min(limit, dense) for share in SWEEP]
-        least = self._least()
+        least = self.least_bytes()
         return [target for target in targets if least <= target <= dense] or [float(dense)]
