@@ -31,14 +31,13 @@ import math
 import random
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from level_evolution import Evolution
 from menu_levels import LevelMenu, Levels, Meter, limit_of, open_menu
 from own_search import OwnSearch, add_arguments, own_search
-from search_curves import kept
+from search_curves import add_keeping, kept
 
 from autocompress.api.session import Session
 from autocompress.calibration.cache import tensor_key
@@ -169,7 +168,7 @@ def main() -> None:
     parser.add_argument(
         "--check-every", type=int, default=10, help="generations between looks (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, help="folder to keep evolutions in, as JSON")
+    add_keeping(parser)
     parser.add_argument("--evolution-only", action="store_true", help="without the project's")
     args = parser.parse_args()
     session, menu = open_menu(args, args.pool)
@@ -203,7 +202,7 @@ def compare(budget: str, args: argparse.Namespace, session: Session, menu: Level
         print(f"evolution from the {start} plan ...", flush=True)
         path = args.out and args.out / f"evolution-{start}-{budget}-s{args.seed}.json"
         run = partial(evolution_from, start, limit, args, session, menu)
-        curves[start] = kept(path, settings, run)
+        curves[start] = kept(path, settings, run, args.ignoring)
     if not args.evolution_only:
         print(f"the project's search: {args.trials} trials ...", flush=True)
         print_comparison(own_search(args, budget, args.trials), curves, args.most_tokens)

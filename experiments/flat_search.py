@@ -16,8 +16,8 @@ project's search begins with are its first evaluations too (on this menu: for ea
 option that takes no more than the hand-written one), or ``+allocated`` where it is given what the
 project's allocator says at the start: its plans over the whole range of budgets.
 
-The project's search also measures each matrix once inside a compressed model; how many evaluations
-that comes to is printed, and not part of its curve.
+The project's search also measures single options inside a compressed model before its trials; how
+many evaluations that comes to is printed, and not part of its curve.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import optuna
 from menu_levels import LevelMenu, Levels, Meter, limit_of, open_menu
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 from own_search import add_arguments, own_search
-from search_curves import Point, hypervolumes, kept_points, lowest_rises
+from search_curves import Point, add_keeping, hypervolumes, kept_points, lowest_rises
 
 from autocompress.calibration.cache import tensor_key
 from autocompress.search.hand_written import hand_written_plans
@@ -220,9 +219,7 @@ def main() -> None:
         metavar="VARIANT",
         help=f"flat searches to run ({' '.join(VARIANTS)})",
     )
-    parser.add_argument(
-        "--out", type=Path, help="folder to keep the curves of flat searches in, as JSON"
-    )
+    add_keeping(parser)
     parser.add_argument("--flat-only", action="store_true", help="without the project's search")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -245,13 +242,13 @@ def main() -> None:
             flat_search, variant, menu, measure, args.evaluations, limit=limit, seed=args.seed
         )
         print(f"{variant.name}: {args.evaluations} evaluations ...", flush=True)
-        flat[variant.name] = kept_points(args.out and args.out / name, settings, run)
+        flat[variant.name] = kept_points(args.out and args.out / name, settings, run, args.ignoring)
     if not args.flat_only:
         print(f"{OWN}: {args.trials} trials ...", flush=True)
         own = own_search(args, args.budget, args.trials)
         flat = {OWN: own.points, **flat}
         extra = own.measured_tokens / own.study.dense_selection.tokens
-        print(f"  and besides, measurements as costly as {extra:.0f} evaluations")
+        print(f"  and besides, measurements as costly as at most {extra:.0f} evaluations")
     print_results(flat, menu.inventory.dense_bytes, limit, args.trials)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -47,23 +46,16 @@ def texts_of(args: argparse.Namespace, selection_tokens: int | None = None) -> T
 class Measurements(Silent):
     """Counts the measurements inside compressed models that a search says it makes.
 
-    They come before most of its trials. A study that goes on says nothing of those it made when it
-    began, so their number is kept in its folder.
+    Those that it then finds in the cache count as well: a search with an empty one makes them.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "measurements.json"
-
-    @property
-    def count(self) -> int:
-        """How many there were."""
-        return int(json.loads(self.file.read_text())) if self.file.exists() else 0
+    def __init__(self) -> None:
+        self.count = 0
 
     def task(self, description: str, total: int | None = None) -> AbstractContextManager[Advance]:
-        """Keep the number of steps of the tasks that measure."""
-        if description.endswith("inside a compressed model") and total is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.write_text(json.dumps(total))
+        """Count the steps of the tasks that measure."""
+        if description.endswith("inside a compressed model"):
+            self.count += total or 0
         return super().task(description, total)
 
 
@@ -82,7 +74,7 @@ class OwnSearch:
     @property
     def tokens(self) -> int:
         """All that it scored to find what it found; the final measurements are not among them."""
-        scored = (trial.selection for trial in self.study.trials)
+        scored = (trial.selection or trial.partial for trial in self.study.trials)
         return self.measured_tokens + sum(each.tokens for each in scored if each)
 
     @property
@@ -108,17 +100,16 @@ def own_search(
     model = Path(args.model).name if args.model else "demo"
     seed = args.seed if seed is None else seed
     parts = args.study, model, args.tokens, budget or "front", trials, f"s{seed}"
-    name, texts = "-".join(map(str, parts)), texts_of(args)
-    measurements = Measurements(args.runs_dir / name)
+    texts, measurements = texts_of(args), Measurements()
     study = autocompress.search(
         args.model,
         budget,
         trials=trials,
         seed=seed,
         texts=texts,
-        study=name,
+        study="-".join(map(str, parts)),
         runs_dir=args.runs_dir,
         track=False,
         progress=measurements,
     )
-    return OwnSearch(study, measurements.count * texts.correction_tokens)
+    return OwnSearch(study, measurements.count * texts.swap_tokens)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,25 @@ def lowest_rises(points: Sequence[Point], limit: int) -> list[float]:
     ]
 
 
-def kept(path: Path | None, settings: dict[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
+def kept(
+    path: Path | None,
+    settings: dict[str, Any],
+    make: Callable[[], list[Any]],
+    ignoring: Collection[str] = (),
+) -> list[Any]:
     """Rows that a file holds for the same settings, else made now and written to it.
 
     Args:
         path: the JSON file; nothing is kept when left out.
         settings: what determines the rows.
         make: makes them, as mappings.
+        ignoring: names of settings that may differ from those in the file; it is said if they do.
     """
     if path is not None and path.exists():
         found = json.loads(path.read_text())
-        if found["settings"] == settings:
-            print(f"  as kept in {path}", flush=True)
+        differing = {name for name in settings if found["settings"].get(name) != settings[name]}
+        if differing <= set(ignoring):
+            print(f"  as kept in {path}", *(f"(made with another {name})" for name in differing))
             rows: list[Any] = found["rows"]
             return rows
     rows = make()
@@ -64,8 +72,26 @@ def kept(path: Path | None, settings: dict[str, Any], make: Callable[[], list[An
 
 
 def kept_points(
-    path: Path | None, settings: dict[str, Any], make: Callable[[], list[Point]]
+    path: Path | None,
+    settings: dict[str, Any],
+    make: Callable[[], list[Point]],
+    ignoring: Collection[str] = (),
 ) -> list[Point]:
     """``kept`` for points."""
-    rows = kept(path, settings, lambda: [asdict(point) for point in make()])
+    rows = kept(path, settings, lambda: [asdict(point) for point in make()], ignoring)
     return [Point(**row) for row in rows]
+
+
+def add_keeping(parser: argparse.ArgumentParser) -> None:
+    """Where to keep what the baselines find."""
+    parser.add_argument(
+        "--out", type=Path, help="folder to keep what the baselines find in, as JSON"
+    )
+    parser.add_argument(
+        "--any-menu",
+        dest="ignoring",
+        action="store_const",
+        const=("menu",),
+        default=(),
+        help="take what is kept there also where the options were fitted by another version",
+    )

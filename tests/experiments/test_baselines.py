@@ -168,4 +168,5 @@ def test_what_is_kept_is_read_for_the_same_settings_only(tmp_path: Path) -> None
     path, point = tmp_path / "curves" / "tpe.json", Point(3, 0.5, 0.25)
     assert kept_points(path, {"seed": 0}, lambda: [point]) == [point]
     assert kept_points(path, {"seed": 0}, lambda: pytest.fail("made again")) == [point]
-    assert kept_points(path, {"seed": 1}, lambda: []) == []
+    assert kept_points(path, {"seed": 1}, lambda: [], ignoring=["seed"]) == [point]
+    assert kept_points(path, {"seed": 1}, lambda: [], ignoring=["menu"]) == []
