@@ -13,6 +13,7 @@ from autocompress.evaluation.latency import describe_device
 from autocompress.evaluation.scoring import Score, Teacher, score
 from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
 from autocompress.progress import SILENT, Progress
+from autocompress.search.bootstrap import difference_interval
 from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import LoadedModel, load_model
 
@@ -56,8 +57,10 @@ def evaluate(
 
     Returns:
         ``model``, ``bytes`` of its stored tensors, ``device``, ``data``, ``perplexity``, ``nll``,
-        ``tokens`` and ``kl`` (each ``None`` when not measured), and ``tasks``: one mapping per
-        metric with ``task``, ``metric``, ``value``, ``stderr`` and ``samples``.
+        ``tokens``, and against a dense model ``kl``, the ``rise`` of log-perplexity and its 95 %
+        interval ``rise_interval``, from the windows of the text drawn again in pairs (each ``None``
+        when not measured); and ``tasks``: one mapping per metric with ``task``, ``metric``,
+        ``value``, ``stderr`` and ``samples``.
 
     Raises:
         ModelError: a model that cannot be loaded or scored.
@@ -78,7 +81,7 @@ def evaluate(
         "fingerprint": loaded.fingerprint,
         "bytes": stored_bytes(loaded.model),
         "device": describe_device(loaded.model),
-        **dict.fromkeys(("data", "perplexity", "nll", "tokens", "kl")),
+        **dict.fromkeys(("data", "perplexity", "nll", "tokens", "kl", "rise", "rise_interval")),
         "tasks": [],
     }
     if not tasks or data is not None or against is not None:
@@ -86,14 +89,20 @@ def evaluate(
         ids = token_ids(text, loaded.tokenizer, limit=tokens, name=f"the text {result['data']}")
         windows = Windows(ids, context_length(loaded.model, context))
         dense = None if against is None else _loaded(against, settings, progress)
-        measured = _score(loaded, dense, windows, progress)
+        measured, teacher = _score(loaded, dense, windows, progress)
         result |= {
             "perplexity": measured.perplexity,
             "nll": measured.nll,
             "tokens": measured.tokens,
         }
-        if dense is not None:
-            result |= {"kl": measured.kl, "against": dense.source}
+        if dense is not None and teacher is not None:
+            interval = difference_interval(measured.windows, teacher.score.windows)
+            result |= {
+                "kl": measured.kl,
+                "rise": measured.nll - teacher.score.nll,
+                "rise_interval": None if interval is None else list(interval),
+                "against": dense.source,
+            }
     if tasks:
         from autocompress.evaluation.tasks import run_tasks
 
@@ -127,7 +136,7 @@ def _text(data: str | None, part: str | None) -> tuple[str, str]:
 
 def _score(
     loaded: LoadedModel, dense: LoadedModel | None, windows: Windows, progress: Progress
-) -> Score:
+) -> tuple[Score, Teacher | None]:
     teacher = None
     if dense is not None:
         sizes = [each.model.config.get_text_config().vocab_size for each in (loaded, dense)]
@@ -140,4 +149,4 @@ def _score(
         with progress.task(f"Scoring {dense.source} (windows)", len(windows)) as advance:
             teacher = Teacher.of(dense.model, windows, advance=advance)
     with progress.task(f"Scoring {loaded.source} (windows)", len(windows)) as advance:
-        return score(loaded.model, windows, teacher, advance=advance)
+        return score(loaded.model, windows, teacher, advance=advance), teacher

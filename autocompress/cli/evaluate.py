@@ -104,6 +104,12 @@ def _show(result: dict[str, Any]) -> None:
     if result["perplexity"] is not None:
         table.add_row("perplexity", f"{result['perplexity']:.4f}")
         table.add_row("tokens", f"{result['tokens']:,} of {result['data']}")
+    if result["rise"] is not None:
+        interval = result["rise_interval"]
+        spread = (
+            "" if interval is None else f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})"
+        )
+        table.add_row("rise", f"{result['rise']:+.4f} nats a token{spread}")
     if result["kl"] is not None:
         table.add_row("KL", f"{result['kl']:.6f} nats a token from {result['against']}")
     console.print(table)
@@ -129,7 +135,7 @@ def _track(result: dict[str, Any], uri: str | None, *, named: bool) -> None:
     """Log to MLflow; a store that was not asked for by name must not make the command fail."""
     from autocompress.tracking.evaluation_run import log_evaluation
 
-    names = ("bytes", "perplexity", "nll", "kl", "tokens")
+    names = ("bytes", "perplexity", "nll", "kl", "rise", "tokens")
     metrics = {name: float(result[name]) for name in names if result[name] is not None}
     metrics |= {f"{row['task']}/{row['metric']}": row["value"] for row in result["tasks"]}
     params = {name: result[name] for name in ("fingerprint", "device", "data") if result[name]}

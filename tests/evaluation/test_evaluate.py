@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -67,6 +68,18 @@ def test_divergence_from_itself_is_zero(bundled: LoadedModel) -> None:
     result = evaluate(bundled, against=bundled, tokens=TOKENS)
     assert abs(result["kl"]) < 1e-6
     assert result["against"] == "autocompress-demo"
+
+
+def test_the_rise_over_a_dense_model_has_an_interval(bundled: LoadedModel) -> None:
+    noisy = load_model(None)
+    weight = noisy.model.get_submodule("model.layers.1.mlp.up_proj").weight
+    assert isinstance(weight, torch.Tensor)
+    weight += weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    result = evaluate(noisy, against=bundled, tokens=8 * 256)
+    low, high = result["rise_interval"]
+    assert 0 < low < result["rise"] < high
+    few = evaluate(noisy, against=bundled, tokens=TOKENS)
+    assert (few["rise"] > 0, few["rise_interval"]) == (True, None)
 
 
 def test_models_of_other_vocabularies_are_not_compared(
