@@ -30,8 +30,9 @@ from autocompress.records import LayerSpec
 from autocompress.search.reach import smallest_model_bytes
 from autocompress.search.space import Space
 
-# Options of each that allocations choose among, and none of them; in two rounds of up to three.
-SWAPS_PER_MATRIX = 2 * 4
+# About how many options of each the allocations choose among, and none of them; a second round,
+# where the first changes much, comes on top.
+SWAPS_PER_MATRIX = 4
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What each method is good for in a study: where it is on the front, where it is beaten, by what.
 
 Plans are compared as measured on the selection text, by bytes and loss alone; how much slower the
-better one is, is said beside it. Single matrices are compared by the menu's damages.
+better one is, is said beside it. Single matrices are compared by the menu's predicted damages: the
+measured swaps correct a matrix's damages by their size, which tells no methods apart.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from autocompress.calibration.menu import LayerMenu, Menu, Option
+from autocompress.calibration.menu import Menu
 from autocompress.errors import StudyError
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.search.dominance import latency, selection_loss
 from autocompress.search.front import finite, front_of
-from autocompress.search.measured_menu import MeasuredMenu
 from autocompress.search.stored_menu import read_menu
 from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
 
@@ -132,22 +132,11 @@ def method_label(method: Method) -> str:
     return f"{method.name.replace('_', ' ')} int{method.code_bits}"
 
 
-def offers_of(menu: Menu, measured: MeasuredMenu | None = None) -> dict[str, tuple[Offer, ...]]:
-    """The offers of every matrix of a menu, by layer name.
-
-    Args:
-        menu: has the predicted damages.
-        measured: corrects them where it has swaps.
-    """
-
-    def damage(layer: LayerMenu, option: Option) -> float:
-        if measured is None or option.damage <= 0:
-            return option.damage
-        return option.damage * measured.ratio(layer.spec.name, option.damage)
-
+def offers_of(menu: Menu) -> dict[str, tuple[Offer, ...]]:
+    """The offers of every matrix of a menu, by layer name, with their predicted damages."""
     return {
         layer.spec.name: tuple(
-            Offer(method_label(option.method), option.file_bytes, damage(layer, option))
+            Offer(method_label(option.method), option.file_bytes, option.damage)
             for option in layer.options
         )
         for layer in menu.layers
@@ -157,10 +146,9 @@ def offers_of(menu: Menu, measured: MeasuredMenu | None = None) -> dict[str, tup
 def stored_offers(study: StudyRecord) -> dict[str, tuple[Offer, ...]] | None:
     """The offers of the menu in a study's run folder; ``None`` where there is none to be read."""
     try:
-        proposer = read_menu(study)
+        return offers_of(read_menu(study).menu)
     except StudyError:
         return None
-    return offers_of(proposer.menu, proposer.measured)
 
 
 def report_methods(
