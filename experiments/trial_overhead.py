@@ -18,32 +18,25 @@ import statistics as stats
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from autocompress.api.searching import Destination, SearchSettings, run_search
+from autocompress.api.endurance import Endurance
+from autocompress.api.searching import Destination, SearchSettings, make_proposer, run_search
 from autocompress.api.session import Session, open_session, read_space
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
-from autocompress.methods.plan import Plan
-from autocompress.progress import Advance, Silent
-from autocompress.records import Measurement
-from autocompress.search.driver import Search
+from autocompress.search.driver import Effort, Search
+from autocompress.search.engines.base import AskTell
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.search.study_store import load_optuna_study
+from autocompress.search.study_store import load_optuna_study, to_record
 from autocompress.tracking.mlflow_mirror import MlflowMirror
 
-TARGET = 0.15
+TARGET = 0.05
 NOTES = """
 Medians, in shares of the bare evaluation. layers: built, or read from the cache; slower: the
 evaluation in the trial against the bare one; around: sampler, allocation, storage."""
-
-
-class TrialsDone(Exception):
-    """The last trial has ended; the front need not be measured."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +58,10 @@ class Pair:
 
 
 class TimedEvaluator(Evaluator):
-    """Remembers what it measured last, the seconds it took, and those of building layers."""
+    """Remembers the seconds that building layers took."""
 
     def __init__(self, session: Session) -> None:
-        self._session, self.building, self.seconds = session, 0.0, 0.0
+        self._session, self.building = session, 0.0
         super().__init__(session.workbench, self._timed_build)
 
     def _timed_build(self, name: str, method: Method) -> CompressedMatrix:
@@ -77,22 +70,13 @@ class TimedEvaluator(Evaluator):
         self.building += time.perf_counter() - start
         return layer
 
-    def measure(self, plan: Plan, text: ScoredText, *, latency: bool = True) -> Measurement:
-        """Measure as ever, and look at the clock."""
-        self.building, self.last, start = 0.0, (plan, text), time.perf_counter()
-        measurement = super().measure(plan, text, latency=latency)
-        self.seconds = time.perf_counter() - start
-        return measurement
 
+class Held:
+    """Observes a search for MLflow, and holds each trial back until the next one runs."""
 
-class Stopwatch(Silent):
-    """Observes a search and stands where it draws progress, to step in when a trial ends."""
-
-    def __init__(self, evaluator: TimedEvaluator, mirror: MlflowMirror | None) -> None:
-        self.evaluator, self.mirror = evaluator, mirror
-        self.pairs: list[Pair] = []
-        self._ended: tuple[str, TrialRecord] | None = None
-        self._start = 0.0
+    def __init__(self, mirror: MlflowMirror | None) -> None:
+        self.mirror = mirror
+        self.trial: tuple[str, TrialRecord] | None = None
 
     def started(self, study: StudyRecord) -> None:
         """Let MLflow make its database: a cost of the search, not of a trial."""
@@ -100,39 +84,54 @@ class Stopwatch(Silent):
             self.mirror.started(study)
 
     def trial_finished(self, study_name: str, trial: TrialRecord) -> None:
-        """Hold it back from MLflow until the next one runs."""
-        self._ended = study_name, trial
+        """Hold it back."""
+        self.trial = study_name, trial
 
     def finished(self, study: StudyRecord) -> None:
-        """Never comes to pass: ``task`` stops the search before."""
+        """Leave it to the end."""
 
-    @contextmanager
-    def task(self, description: str, total: int | None = None) -> Iterator[Advance]:  # noqa: ARG002
-        """Time the trials, and stop before anything else that has a bar."""
-        if "trials" not in description:
-            raise TrialsDone
-        yield self._trial_ended
+    def release(self) -> None:
+        """Send what is held back."""
+        if self.mirror and self.trial:
+            self.mirror.trial_finished(*self.trial)
 
-    def _trial_ended(self, _steps: int) -> None:
-        whole = time.perf_counter() - self._start
-        if self.mirror:  # its thread does one job after another; wait for those before this one
+    def wait(self) -> None:
+        """Wait until MLflow's thread, which does one job after another, has nothing to do."""
+        if self.mirror:
             idle = threading.Event()
             self.mirror._submit(idle.set)
             idle.wait()
-        if self._ended and self._ended[1].selection:
-            phase, timed = self._ended[1].phase, self.evaluator
-            parts = timed.building, timed.seconds
-            timed.measure(*timed.last)
-            self.pairs.append(Pair(phase, whole, *parts, timed.seconds))
-        self._start = time.perf_counter()
-        if self._ended and self.mirror:
-            self.mirror.trial_finished(*self._ended)
+
+
+class PairingEngine:
+    """Runs each trial, and right after it its evaluation once more, with its layers built."""
+
+    def __init__(self, evaluator: TimedEvaluator, text: ScoredText, held: Held) -> None:
+        self.evaluator, self.text, self.held = evaluator, text, held
+        self.pairs: list[Pair] = []
+
+    def drive(self, search: AskTell) -> None:
+        """See ``Engine``."""
+        while not search.finished:
+            self.evaluator.building, start = 0.0, time.perf_counter()
+            if (job := search.ask()) is None:
+                return
+            outcome = self.evaluator.run(job, self.text)
+            building = self.evaluator.building
+            search.tell(outcome)
+            whole = time.perf_counter() - start
+            self.held.wait()
+            bare = self.evaluator.run(job, self.text).seconds
+            if self.held.trial is not None and outcome.stopped_at is None:
+                phase = self.held.trial[1].phase
+                self.pairs.append(Pair(phase, whole, building, outcome.seconds, bare))
+            self.held.release()
 
 
 def print_table(pairs: list[Pair]) -> None:
     names = "overhead", "layers", "slower", "around"
     print(f"{'trials':<14}{'number':>7}{'bare':>8}", *(f"{name:>9}" for name in names))
-    for phase in ("hand-written", "allocation", "knobs", "all"):
+    for phase in ("hand-written", "allocation", "knobs", "swaps", "all"):
         chosen = [pair for pair in pairs if phase in (pair.phase, "all")]
         if chosen:
             shares = zip(*(pair.shares for pair in chosen), strict=True)
@@ -159,22 +158,22 @@ def main() -> None:
         settings = SearchSettings(budget=args.budget)
         print("Fitting the options of every matrix ...", flush=True)
         session, space = open_session(None, settings.texts, runs_dir), read_space(settings.space)
-        menu = session.menu(space)
         destination = Destination(f"overhead-{time.time():.0f}", runs_dir)
-        name = run_search(settings, destination, trials=1).name  # makes the study
-        study = load_optuna_study(name, destination.url(name))
+        name = run_search(settings, destination, Endurance(trials=1)).name  # makes the study
+        study, folder = load_optuna_study(name, destination.url(name)), runs_dir / name
         evaluator = TimedEvaluator(session)
-        mirror = None if args.no_track else MlflowMirror(f"sqlite:///{scratch}/mlflow.db")
-        watch = Stopwatch(evaluator, mirror)
-        texts = session.scored_text("selection"), session.scored_text("report")
+        proposer = make_proposer(session, space, evaluator, to_record(study, folder).limits)
+        held = Held(None if args.no_track else MlflowMirror(f"sqlite:///{scratch}/mlflow.db"))
+        selection = session.scored_text("selection")
+        engine = PairingEngine(evaluator, selection, held)
         print(f"Searching ({args.trials} trials) ...\n", flush=True)
-        folder = runs_dir / name
-        search = Search(study, folder, evaluator, menu, (), *texts, [watch], watch)
-        with suppress(TrialsDone):
-            search.run(args.trials)
-        print_table(watch.pairs)
-        if mirror:
-            mirror.close()
+        effort = Effort(args.trials)
+        search = Search(study, folder, proposer, effort, len(selection.windows), [held])
+        held.started(search.record)
+        engine.drive(search)
+        print_table(engine.pairs)
+        if held.mirror:
+            held.mirror.close()
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def run_search(
             touch(folder, name, destination.url(name))
             progress.note(f"Going on with study {name}.")
     try:
-        proposer = _proposer(session, space, evaluator, to_record(study, folder).limits)
+        proposer = make_proposer(session, space, evaluator, to_record(study, folder).limits)
         keep_menu(folder, proposer)
         workers = WorkerSettings(
             settings.model,
@@ -169,7 +169,7 @@ def run_search(
         settle(study)
 
 
-def _proposer(session: Session, space: Space, evaluator: Evaluator, limits: Limits) -> Proposer:
+def make_proposer(session: Session, space: Space, evaluator: Evaluator, limits: Limits) -> Proposer:
     """What makes plans, with every option fitted, measured and, if latency counts, timed."""
     menu = session.menu(space)
     latencies = None

@@ -110,6 +110,8 @@ def notes(study: StudyRecord) -> list[str]:
         lines.append(
             f"No measured trial meets the budget. The smallest is {describe(study, front[0])}."
         )
+    if study.relation is not None:
+        lines.append(f"Latency: {study.relation}.")
     if any(trial.report is None for trial in front):
         lines.append("* measured on the selection text only")
     return [*lines, *_about_intervals(study, front)]

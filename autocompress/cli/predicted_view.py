@@ -39,7 +39,8 @@ def _expected(predicted: PredictedPlan) -> str:
     about = "more than" if prediction.beyond else "about"
     return (
         f"perplexity {about} {perplexity:.3g} (a rise of {about} {prediction.rise:.2g}), "
-        f"KL {about} {prediction.kl:.2g}, from {prediction.trials} measured trials; not measured yet"
+        f"KL {about} {prediction.kl:.2g}, from {prediction.trials} measured trials; not measured "
+        "yet"
     )
 
 

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import Trial
 
 from autocompress.errors import AutocompressError
-from autocompress.progress import SILENT, Progress
+from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
 from autocompress.search.engines.base import Engine, Job, Outcome
 from autocompress.search.front import finalists, front_of
@@ -30,7 +30,7 @@ from autocompress.search.proposer import Proposal, Proposer
 from autocompress.search.stages import rivals_of, stages_of
 from autocompress.search.stopping import searched_series, stopped_growing
 from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialRecord
-from autocompress.search.study_store import keep_report, to_record
+from autocompress.search.study_store import keep_relation, keep_report, to_record
 from autocompress.search.trial_owner import fail_unfinished
 from autocompress.search.trial_store import TrialStore
 from autocompress.units import format_bytes
@@ -114,6 +114,7 @@ class Search:
         self._running: dict[int, tuple[Trial, Proposal]] = {}
         self._growth = list(searched_series(self.record))
         self._failures, self._exhausted = 0, False
+        self._advance: Advance = lambda _steps: None
 
     def run(
         self, engine: Engine, measure_report: Callable[[TrialRecord], Measurement]
@@ -138,6 +139,9 @@ class Search:
                 for trial, _ in self._running.values():
                     self.store.end(trial, Outcome(trial.number, error="interrupted"))
         self._check_time()
+        self._learn_latency()
+        if self.proposer.relation is not None:
+            keep_relation(self.study, self.proposer.relation)
         self._measure_finalists(measure_report)
         record = to_record(self.study, self.folder)
         for observer in self.observers:
@@ -187,9 +191,7 @@ class Search:
     def _next_proposal(self) -> Proposal | None:
         for trial in self.store.news():  # of other searches on the same study
             self._add(trial)
-        if self.record.dense_selection.latency_ms is not None:
-            trials, dense_ms = self.record.complete, self.record.dense_selection.latency_ms
-            self.proposer.learn_latency(trials, dense_ms)
+        self._learn_latency()
         known = self._known()
         while self._planned:
             proposal = self._planned.pop(0)()
@@ -261,6 +263,11 @@ class Search:
         values = self.store.objectives(trial)
         if values is not None:
             self.sampler.learn(self.store.frozen[trial.number], values)
+
+    def _learn_latency(self) -> None:
+        if self.record.dense_selection.latency_ms is not None:
+            trials, dense_ms = self.record.complete, self.record.dense_selection.latency_ms
+            self.proposer.learn_latency(trials, dense_ms)
 
     def _check_time(self) -> None:
         """Say so when time was up before anything was measured.

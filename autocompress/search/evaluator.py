@@ -6,11 +6,13 @@ import math
 import statistics as stats
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from autocompress.errors import AutocompressError
 from autocompress.evaluation.latency import (
     DecodeTimer,
     Latency,
+    PrefillTimer,
     describe_device,
     prompt_of,
     summarise,
@@ -43,6 +45,14 @@ class ScoredText:
     teacher: Teacher
 
 
+class _Times(NamedTuple):
+    """Of one model: a decoded token, a prompt in milliseconds, bytes of the cache a token."""
+
+    decode: Latency
+    prefill_ms: float
+    cache_bytes: int | None
+
+
 class Evaluator:
     """Measures plans on one model.
 
@@ -62,12 +72,15 @@ class Evaluator:
         self.workbench, self.build = workbench, build
         self.device = describe_device(workbench.model)
         self.timer = DecodeTimer(workbench.model, prompt_of(workbench.model))
+        self.prefill_timer = PrefillTimer(workbench.model)
         self.dense_latency = dense_latency or self.timer.measure()
 
     def dense(self, text: ScoredText) -> Measurement:
         """Measure the dense model."""
         scored = score(self.workbench.model, text.windows, text.teacher)
-        return self._measurement(DENSE, text, scored, self.dense_latency)
+        prefill_ms = stats.median(self.prefill_timer.times())
+        timed = _Times(self.dense_latency, prefill_ms, cache_bytes_per_token(self.workbench.model))
+        return self._measurement(DENSE, text, scored, timed)
 
     def score(self, plan: Plan, text: ScoredText) -> Score:
         """Apply a plan and score it, without its latency."""
@@ -80,9 +93,9 @@ class Evaluator:
         Args:
             plan: what to measure.
             text: what to score on.
-            latency: also measure the time of a decoded token.
+            latency: also measure the times of a decoded token and of a prompt.
         """
-        timed = self._latency(plan) if latency else None
+        timed = self._times(plan) if latency else None
         return self._measurement(plan, text, self.score(plan, text), timed)
 
     def run(self, job: Job, text: ScoredText) -> Outcome:
@@ -97,7 +110,7 @@ class Evaluator:
             scored = self._in_stages(job, text)
             unfinished = len(scored.windows.tokens) < len(text.windows)
             stopped_at = len(scored.windows.tokens) if unfinished else None
-            timed = self._latency(job.plan) if job.latency and not unfinished else None
+            timed = self._times(job.plan) if job.latency and not unfinished else None
             measurement = self._measurement(job.plan, text, scored, timed)
             if not math.isfinite(measurement.perplexity):
                 measurement, error = None, "the perplexity is not a finite number"
@@ -113,34 +126,35 @@ class Evaluator:
                     break
         return scored
 
-    def _latency(self, plan: Plan) -> Latency:
+    def _times(self, plan: Plan) -> _Times:
         """Time a plan and the dense model in turn, on the scale of the dense model at the start."""
-        dense_times: list[float] = []
-        times: list[float] = []
+        dense: list[float] = []
+        decode: list[float] = []
+        prefill: list[float] = []
         for _ in range(LATENCY_ROUNDS):
-            dense_times += self.timer.times()
-            with self.workbench.applied(plan, self.build):
-                times += self.timer.times()
-        drift = self.dense_latency.median_ms / stats.median(dense_times)
-        return summarise([time * drift for time in times])
+            dense += self.timer.times()
+            with self.workbench.applied(plan, self.build) as model:
+                decode += self.timer.times()
+                prefill += self.prefill_timer.times()
+                cache_bytes = cache_bytes_per_token(model)
+        drift = self.dense_latency.median_ms / stats.median(dense)
+        decoded = summarise([time * drift for time in decode])
+        return _Times(decoded, drift * stats.median(prefill), cache_bytes)
 
     def _measurement(
-        self, plan: Plan, text: ScoredText, scored: Score, timed: Latency | None
+        self, plan: Plan, text: ScoredText, scored: Score, timed: _Times | None
     ) -> Measurement:
-        cache_bytes = None
-        if timed is not None:
-            with self.workbench.applied(plan, self.build) as model:
-                cache_bytes = cache_bytes_per_token(model)
         return Measurement(
             scored.perplexity,
             scored.kl,
             scored.tokens,
             self.workbench.inventory.plan_bytes(plan),
-            None if timed is None else timed.median_ms,
-            None if timed is None else timed.spread_ms,
+            timed and timed.decode.median_ms,
+            timed and timed.decode.spread_ms,
             text.name,
             self.device,
             plan.hash,
-            cache_bytes,
-            windows=scored.windows,
+            timed and timed.cache_bytes,
+            timed and timed.prefill_ms,
+            scored.windows,
         )

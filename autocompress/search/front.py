@@ -136,6 +136,7 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
         "best": None if best is None else point_to_dict(study, best),
         "knee": point_to_dict(study, knee_of(front)) if front else None,
         "front": [point_to_dict(study, trial) for trial in front],
+        "latency_table": study.relation and study.relation.to_dict(),
         "trials": {
             state: sum(trial.state == state for trial in study.trials) for state in _states(study)
         },
@@ -175,6 +176,7 @@ def _dense(study: StudyRecord) -> dict[str, Any]:
         "bytes": study.dense_bytes,
         "bytes_bf16": study.dense_bf16_bytes,
         "latency_ms": _first_latency(report, study.dense_selection),
+        "prefill_ms": study.dense_selection.prefill_ms,
         "tokens": report.tokens,
         "text": report.text,
         "selection_perplexity": study.dense_selection.perplexity,
@@ -207,6 +209,7 @@ def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "ratio": study.dense_bytes / trial.bytes,
         "ratio_bf16": study.dense_bf16_bytes / trial.bytes,
         "latency_ms": latency(trial),
+        "prefill_ms": trial.selection and trial.selection.prefill_ms,
         "meets_budget": meets(study.limits, trial),
         "plan_hash": trial.plan.hash,
         "recipe": trial.plan.to_recipe(),

@@ -8,6 +8,7 @@ from typing import Any
 
 from autocompress.methods.plan import Plan
 from autocompress.records import LayerSpec, Measurement, Skipped
+from autocompress.search.end_to_end import Relation
 from autocompress.units import Limits
 
 HAND_WRITTEN, ALLOCATION, KNOBS, SWAPS = "hand-written", "allocation", "knobs", "swaps"
@@ -73,6 +74,8 @@ class StudyRecord:
         dense_selection: measurement of the dense model on the selection text.
         dense_report: the same on the report text.
         trials: in order of their numbers.
+        relation: between the latency that a table adds up and the one that is measured; ``None``
+            where latency was not limited.
     """
 
     name: str
@@ -88,6 +91,7 @@ class StudyRecord:
     dense_selection: Measurement
     dense_report: Measurement
     trials: tuple[TrialRecord, ...]
+    relation: Relation | None = None
 
     @property
     def complete(self) -> tuple[TrialRecord, ...]:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
+from autocompress.search.end_to_end import Relation
 from autocompress.search.storage import default_storage as default_storage
 from autocompress.search.storage import file_of, open_storage, storage_errors, storage_url
 from autocompress.search.storage import settle as settle
@@ -33,6 +34,7 @@ from autocompress.units import Limits
 
 HEADER = "autocompress"
 REPORT = "report "
+RELATION = "latency relation"
 POINTER = "study.json"
 DIRECTIONS = [StudyDirection.MINIMIZE] * 3  # perplexity, bytes, latency
 _STATES = {
@@ -187,7 +189,12 @@ def to_record(study: optuna.Study, folder: Path) -> StudyRecord:
     header = _header_from_dict(study.study_name, folder, attributes[HEADER])
     finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     trials = [to_trial_record(trial, reports) for trial in finished]
-    return replace(header, trials=tuple(trial for trial in trials if trial is not None))
+    relation = attributes.get(RELATION)
+    return replace(
+        header,
+        trials=tuple(trial for trial in trials if trial is not None),
+        relation=relation and Relation.from_dict(relation),
+    )
 
 
 def to_trial_record(trial: FrozenTrial, reports: dict[str, Measurement]) -> TrialRecord | None:
@@ -219,6 +226,11 @@ def to_trial_record(trial: FrozenTrial, reports: dict[str, Measurement]) -> Tria
 def keep_report(study: optuna.Study, measurement: Measurement) -> None:
     """Keep a measurement on the report text, by the plan's hash."""
     study.set_user_attr(REPORT + measurement.plan_hash, measurement.to_dict())
+
+
+def keep_relation(study: optuna.Study, relation: Relation) -> None:
+    """Keep how measured latencies relate to those of the table."""
+    study.set_user_attr(RELATION, relation.to_dict())
 
 
 def _header_to_dict(header: StudyRecord) -> dict[str, Any]:

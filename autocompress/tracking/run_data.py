@@ -79,7 +79,10 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
         "seconds": trial.seconds,
     }
     if trial.selection is not None:
-        metrics |= measurement_metrics(study, trial.selection, "") | {"latency_ms": latency(trial)}
+        metrics |= measurement_metrics(study, trial.selection, "") | {
+            "latency_ms": latency(trial),
+            "prefill_ms": trial.selection.prefill_ms,
+        }
     tags = {
         TAG + "study": study.name,
         TAG + "role": "trial",
