@@ -28,11 +28,14 @@ from pathlib import Path
 SPACE = """
 version: 1
 name: large-model
-description: Two roundings and one factorisation
+description: Two roundings of every matrix, and one factorisation of the largest
 methods:
   keep: true
   quantize: {bits: [4, 3], group_sizes: [64]}
   svd: {metrics: [two_sided], rank_fractions: [0.25], bits: [8]}
+rules:
+  - match: {blocks: [attention, mlp]}
+    methods: [keep, quantize]
 """
 PROFILE = "import sys; from autocompress.cli.main import main; sys.exit(main())"
 LIBRARIES = "import transformers, autocompress.api.profiling, autocompress.cli.main"

@@ -63,7 +63,8 @@ class Blocks:
     last is all after the last block.
 
     Args:
-        model: in evaluation mode; what it returns has ``logits``.
+        model: in evaluation mode; what it returns has ``logits``. Its parameters gather no
+            gradients, what its embeddings return does.
         folder: on whose disk the hidden states are kept.
 
     Raises:
@@ -164,14 +165,14 @@ class Blocks:
             logits: what ``record`` gave for them.
 
         Raises:
-            NotBlockwise: one gives something else, or gradients reach it by more ways than one.
+            NotBlockwise: one gives something else, or depends on the embeddings by another way.
         """
         try:
             for index in range(self.count):
-                _, alone = self.block(index, 0, ids)
-                if not _near(alone, self._hidden[index + 1, 0]):
+                _, alone = self.block(index, 0, ids, learns=False)
+                if alone.requires_grad or not _near(alone, self._hidden[index + 1, 0]):
                     raise NotBlockwise(f"block {index} depends on more than the one before it")
-            _, output = self.tail(0, ids)
+            _, output = self.tail(0, ids, learns=False)
         except (
             RuntimeError,
             LookupError,
@@ -181,27 +182,27 @@ class Blocks:
             ValueError,
         ) as error:
             raise NotBlockwise(f"its blocks do not run alone ({error})") from error
-        if not _near(output.logits, logits):
+        if output.logits.requires_grad or not _near(output.logits, logits):
             raise NotBlockwise("its output depends on more than the last block")
 
-    def block(self, index: int, batch: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def block(
+        self, index: int, batch: int, ids: Tensor, *, learns: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Run one block alone: its input as a leaf that gathers a gradient, and its output."""
-        leaf = self._leaf(index, batch, ids)
+        leaf = self._leaf(index, batch, ids, learns)
 
         def answer(at: int, forward: Answer, *args: Any, **kwargs: Any) -> Any:
             if at < index:
                 return self._as_returned(at, _hidden_of(args, kwargs))
-            if any(tensor.requires_grad for tensor in _others(args, kwargs)):
-                raise NotBlockwise("its blocks are given more than hidden states to learn from")
             hidden = leaf.clone()  # a block may change its input in place
             more = {"hidden_states": hidden} if not args else {}
             raise _Stop(next(_tensors(forward(*(hidden, *args[1:])[: len(args)], **kwargs | more))))
 
         return leaf, self._stopped(answer, ids)
 
-    def tail(self, batch: int, ids: Tensor) -> tuple[Tensor, Any]:
+    def tail(self, batch: int, ids: Tensor, *, learns: bool = True) -> tuple[Tensor, Any]:
         """Run what comes after the last block: its input as a leaf, and the model's output."""
-        leaf = self._leaf(self.count, batch, ids)
+        leaf = self._leaf(self.count, batch, ids, learns)
 
         def answer(at: int, _forward: Answer, *args: Any, **kwargs: Any) -> Any:
             last = at + 1 == self.count
@@ -218,8 +219,8 @@ class Blocks:
 
         return self._stopped(answer, ids)
 
-    def _leaf(self, index: int, batch: int, ids: Tensor) -> Tensor:
-        return self._hidden[index, batch].to(ids.device).requires_grad_()
+    def _leaf(self, index: int, batch: int, ids: Tensor, learns: bool) -> Tensor:
+        return self._hidden[index, batch].to(ids.device).requires_grad_(learns)
 
     def _as_returned(self, index: int, hidden: Tensor) -> Any:
         beside = self._beside[index]
@@ -262,12 +263,6 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list | dict):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _tensors(part)
-
-
-def _others(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """What a block is given beside its hidden states."""
-    yield from _tensors(args[1:])
-    yield from _tensors({k: v for k, v in kwargs.items() if args or k != "hidden_states"})
 
 
 def _near(one: Tensor, other: Tensor) -> bool:

@@ -132,6 +132,13 @@ class Skipping(Chain):
         return x + seen[0]
 
 
+class EmbeddingsAtTheEnd(Chain):
+    """The output also depends on the embeddings, as it does when the blocks are left out."""
+
+    def body(self, x):
+        return x + super().body(x)
+
+
 class Twice(Chain):
     def body(self, x):
         for block in [*self.blocks, *self.blocks]:
@@ -222,7 +229,8 @@ class NoList(Chain):
         (Backwards, "one after the other"),
         (Unused, "not every one"),
         (InPlace, "block 0 depends on more"),
-        (GivenEmbeddings, "more than hidden states to learn from"),
+        (GivenEmbeddings, "block 0 depends on more"),
+        (EmbeddingsAtTheEnd, "more than the last block"),
         (LeftBehind, "block 1 depends on more|do not run alone"),
         (Borrowing, "several of its blocks"),
         (OneBlock, "several places"),
