@@ -243,8 +243,9 @@ class Search:
         self._learn(trial)
         if trial.state != "failed":
             self._advance(1)
-            if trial.phase not in PLANNED:
-                self._growth.append(hypervolume(self.record))
+            if trial.phase in PLANNED:
+                self._growth.pop()  # patience is with the trials that search
+            self._growth.append(hypervolume(self.record))
 
     def _ended(self, trial: TrialRecord) -> None:
         self._add(trial)
