@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+
+from autocompress.api.searching import SearchSettings
+from autocompress.api.worker import WorkerSettings
+from autocompress.errors import ModelError, StorageError
+from autocompress.evaluation.latency import Latency
+from autocompress.search.engines.base import Job
+
+
+@pytest.fixture
+def settings(record, workplace) -> WorkerSettings:
+    """Those of a worker of the finished search."""
+    of_study = SearchSettings.of_study(record)
+    return WorkerSettings(
+        of_study.model,
+        of_study.texts,
+        workplace / "runs",
+        dense_latency=Latency(5.0, 0.1),
+        fingerprint=record.fingerprint,
+        threads=torch.get_num_threads(),
+    )
+
+
+def test_a_worker_measures_what_the_search_measured(settings, record):
+    measure = pickle.loads(pickle.dumps(settings)).open()
+    for trial in record.complete[:2]:
+        outcome = pickle.loads(pickle.dumps(measure(Job(trial.number, trial.plan))))
+        assert outcome.error == ""
+        assert outcome.number == trial.number
+        assert outcome.measurement.perplexity == trial.selection.perplexity
+        assert outcome.measurement.kl == trial.selection.kl
+        assert outcome.measurement.bytes == trial.bytes
+
+
+def test_a_worker_that_would_load_other_weights_refuses(settings):
+    with pytest.raises(ModelError, match=r"other weights.*got .*wanted 0123.*same copy"):
+        replace(settings, fingerprint="0123").open()
+
+
+def test_a_worker_that_does_not_see_the_cache_refuses(settings, tmp_path):
+    with pytest.raises(StorageError, match=r"no statistics.*--runs-dir"):
+        replace(settings, runs_dir=tmp_path / "elsewhere").open()
+
+
+def test_workers_share_the_threads_and_the_gpus(settings, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert [each.threads for each in settings.spread(2)] == [3, 3]
+    assert [each.threads for each in settings.spread(7)] == [1] * 7
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert {each.device for each in settings.spread(2)} == {"cpu"}
+    on_gpus = replace(settings, device="cuda").spread(3)
+    assert [each.device for each in on_gpus] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert {each.device for each in replace(settings, device="cuda:1").spread(2)} == {"cuda:1"}
