@@ -79,8 +79,8 @@ class Blocks:
         self._segment: int | None = None  # where the pass is that is being recorded
         self._next, self._latest = 0, torch.empty(0)  # the block to come; what the last one gave
         self._hidden = SpilledTensors(folder)
-        # What a block returns beside hidden states; None where it returns nothing but them.
-        self._beside: list[tuple[Any, ...] | None] = [None] * self.count
+        # How many things a block returns beside hidden states; None where it returns no tuple.
+        self._beside: list[int | None] = [None] * self.count
 
     def close(self) -> None:
         """Drop the hidden states."""
@@ -150,11 +150,7 @@ class Blocks:
         output = forward(*args, **kwargs)
         self._next = index + 1
         self._segment = self.count + 1 if self._next == self.count else BETWEEN
-        self._beside[index] = output[1:] if isinstance(output, tuple) else None
-        found = list(_tensors(output))
-        if len(found) != 1:
-            raise NotBlockwise("its blocks return more than hidden states")
-        self._latest = found[0]
+        self._latest, self._beside[index] = _hidden_in(output)
         return output
 
     def check(self, ids: Tensor, logits: Tensor) -> None:
@@ -196,7 +192,8 @@ class Blocks:
                 return self._as_returned(at, _hidden_of(args, kwargs))
             hidden = leaf.clone()  # a block may change its input in place
             more = {"hidden_states": hidden} if not args else {}
-            raise _Stop(next(_tensors(forward(*(hidden, *args[1:])[: len(args)], **kwargs | more))))
+            output = forward(*(hidden, *args[1:])[: len(args)], **kwargs | more)
+            raise _Stop(_hidden_in(output)[0])
 
         return leaf, self._stopped(answer, ids)
 
@@ -224,7 +221,7 @@ class Blocks:
 
     def _as_returned(self, index: int, hidden: Tensor) -> Any:
         beside = self._beside[index]
-        return hidden if beside is None else (hidden, *beside)
+        return hidden if beside is None else (hidden, *[None] * beside)
 
     def _stopped(self, answer: Answer, ids: Tensor) -> Tensor:
         try:
@@ -256,13 +253,12 @@ def _hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return hidden
 
 
-def _tensors(value: object) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list | dict):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part)
+def _hidden_in(output: object) -> tuple[Tensor, int | None]:
+    """The hidden states in what a block returns, and how much is beside them in a tuple."""
+    hidden = output[0] if isinstance(output, tuple) and output else output
+    if not isinstance(hidden, Tensor):
+        raise NotBlockwise("its blocks return no hidden states")
+    return hidden, len(output) - 1 if isinstance(output, tuple) else None
 
 
 def _near(one: Tensor, other: Tensor) -> bool:

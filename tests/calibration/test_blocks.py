@@ -190,6 +190,35 @@ class LeftBehind(GivenEmbeddings):
         return x
 
 
+class Attention(Block):
+    def forward(self, x, bias=None):
+        bias = self.linear(torch.ones(8)) if bias is None else bias
+        return super().forward(x, bias), bias
+
+
+class FirstDecides(Chain):
+    """The first block makes what all blocks use, and returns it beside the hidden states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Attention() for _ in range(3))
+
+    def body(self, x):
+        bias = None
+        for block in self.blocks:
+            x, bias = block(x, bias)
+        return x
+
+
+class AttentionShown(FirstDecides):
+    """Blocks return more than hidden states, and nobody uses it."""
+
+    def body(self, x):
+        for block in self.blocks:
+            x, _ = block(x)
+        return x
+
+
 class Borrower(nn.Module):
     def __init__(self, lent) -> None:
         super().__init__()
@@ -231,6 +260,7 @@ class NoList(Chain):
         (InPlace, "block 0 depends on more"),
         (GivenEmbeddings, "block 0 depends on more"),
         (EmbeddingsAtTheEnd, "more than the last block"),
+        (FirstDecides, "block 1 depends on more|do not run alone"),
         (LeftBehind, "block 1 depends on more|do not run alone"),
         (Borrowing, "several of its blocks"),
         (OneBlock, "several places"),
@@ -247,8 +277,9 @@ def test_what_is_no_chain_of_blocks_is_found_out_and_run_as_a_whole(kind, reason
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_a_plain_chain_is_run_block_by_block(as_a_whole):
-    model, notes = Chain().requires_grad_(False), []
+@pytest.mark.parametrize("kind", [Chain, AttentionShown])
+def test_a_plain_chain_is_run_block_by_block(kind, as_a_whole):
+    model, notes = kind().requires_grad_(False), []
     specs = take_inventory(model).layers
     metrics = collect_statistics(model, specs, windows(16), note=notes.append)
     assert notes == []
