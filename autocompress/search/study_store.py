@@ -24,12 +24,14 @@ from autocompress.errors import StorageError, StudyError
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
 from autocompress.search.end_to_end import Relation
-from autocompress.search.storage import default_storage as default_storage
-from autocompress.search.storage import file_of, open_storage, storage_errors, storage_url
-from autocompress.search.storage import settle as settle
+from autocompress.search.storage import (
+    file_of,
+    open_storage,
+    settle,
+    storage_errors,
+    storage_url,
+)
 from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.search.trial_owner import fail_unfinished as fail_unfinished
-from autocompress.search.trial_owner import own as own
 from autocompress.units import Limits
 
 HEADER = "autocompress"

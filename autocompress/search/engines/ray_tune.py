@@ -9,7 +9,6 @@ environment what it reads there while it is imported.
 from __future__ import annotations
 
 import logging
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,13 +26,9 @@ from ray.tune.stopper import Stopper
 from autocompress.errors import AutocompressError, ConfigurationError
 from autocompress.search.engines.answering import RETRIES, answer, lost, open_measure
 from autocompress.search.engines.base import AskTell, Job, OpenWorker, Outcome
+from autocompress.search.engines.cluster_address import check_answers
 
 logger = logging.getLogger(__name__)
-
-CONNECT_SECONDS = 10.0  # that a cluster has to answer
-# How an HTTP/2 connection, as Ray's server speaks it, is opened: RFC 9113, sections 3.4 and 6.5.
-HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-HTTP2_FRAME_HEADER_BYTES, HTTP2_SETTINGS_FRAME = 9, 4
 
 
 class RayTune:
@@ -114,7 +109,7 @@ class RayTune:
                     **quiet,
                 )
             else:
-                _check_answers(self.address)
+                check_answers(self.address)
                 ray.init(address=self.address, **quiet)
         except (OSError, RuntimeError, ValueError, RayError) as error:
             hint = "Start a cluster with `ray start --head`, or leave --address out."
@@ -238,36 +233,6 @@ class _Notices(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Say it as the engine with processes does."""
         logger.warning("a worker of Ray was lost; its job is tried again")
-
-
-def _check_answers(address: str) -> None:
-    """See that a cluster is there: Ray itself would try for minutes.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        raise ConfigurationError(
-            "--address is none",
-            got=repr(address),
-            wanted="host:port of a Ray cluster that this machine is a node of, or auto",
-        )
-    try:
-        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
-            connection.sendall(HTTP2_GREETING)
-            header = connection.recv(HTTP2_FRAME_HEADER_BYTES, socket.MSG_WAITALL)
-        known = len(header) == HTTP2_FRAME_HEADER_BYTES and header[3] == HTTP2_SETTINGS_FRAME
-        reason = "" if known else "something answers there that is no Ray"
-    except OSError as error:
-        reason = str(error)
-    if reason:
-        raise ConfigurationError(
-            f"no Ray answers at --address {address}: {reason}",
-            hint="`ray status` on a node of the cluster says its address.",
-        )
 
 
 def _check_room(resources: Mapping[str, float]) -> None:

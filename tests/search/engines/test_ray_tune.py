@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from autocompress.errors import AutocompressError, ConfigurationError
+from autocompress.search.engines import cluster_address
 from autocompress.search.engines.base import AskTell, Here, OpenWorker, Outcome
 from autocompress.search.engines.choosing import EngineSettings, load_ray_tune, make_engine
 from tests.search.engines.fake_ask_tell import (
@@ -85,7 +86,7 @@ def test_an_address_where_nothing_answers_is_refused_soon():
 
 
 def test_an_address_that_is_mute_is_refused_soon(monkeypatch):
-    monkeypatch.setattr(ray_tune, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(cluster_address, "CONNECT_SECONDS", 0.2)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
