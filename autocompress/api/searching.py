@@ -142,6 +142,7 @@ def run_search(
             progress.note(f"Going on with study {name}.")
     try:
         proposer = make_proposer(session, space, evaluator, to_record(study, folder).limits)
+        proposer.check_latency(evaluator.dense_latency.median_ms)
         keep_menu(folder, proposer)
         workers = WorkerSettings(
             settings.model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +21,12 @@ from autocompress.search.swaps import neighbours
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Limits
 
-logger = logging.getLogger(__name__)
-
 PREDICTED = Knobs(measured=0.0)
 SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 SWEEP_WITHOUT_LIMIT = (0.5, 0.35, 0.25, 0.18, 0.125, 0.1, 0.08, 0.06, 0.05)  # of the dense model
 NEAR = (0.6, 0.75, 0.87, 1.0, 1.15, 1.35, 1.6)  # of a target: whose options are worth measuring
 
+TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
 PRICE_OF_THE_FASTEST = 1e6  # nats for a millisecond: whatever damage it takes
 
 
@@ -82,6 +80,31 @@ class Proposer:
             if trial.selection is not None and trial.selection.latency_ms is not None
         ]
         self.relation = relate(timed, self.latencies.dense_ms, dense_ms)
+
+    def check_latency(self, dense_ms: float) -> None:
+        """Make sure that the limit of latency is not out of reach, whatever trials may show.
+
+        What is not in the matrices stays, so no plan takes a smaller share of the dense model's
+        time than the matrices do by the table.
+
+        Args:
+            dense_ms: end to end, of the dense model.
+
+        Raises:
+            BudgetUnreachable: no plan within the limits can be as fast, by a wide margin.
+        """
+        if self.latencies is None or self.limits.latency_ms is None:
+            return
+        wanted = self.limits.latency_ms / dense_ms
+        share = self.latencies.total(self.fastest(self.targets[0])) / self.latencies.dense_ms
+        if wanted < TRUST_IN_THE_TABLE * share:
+            raise BudgetUnreachable(
+                "no plan within the limits is as fast as the latency limit",
+                got=f"{self.limits.latency_ms:.4g} ms a token ({wanted:.2g}x)",
+                wanted=f"at least {share:.2f}x, which the fastest forms take in the matrices alone",
+                hint="Ask for a higher --latency, a larger --budget, or allow faster forms "
+                "with --space.",
+            )
 
     @property
     def room_ms(self) -> float | None:
@@ -155,8 +178,13 @@ class Proposer:
         except BudgetUnreachable:
             if self.room_ms is None:
                 raise
-            logger.info("no plan of %d bytes is as fast as the limit by the table", target_bytes)
-            return allocated_plan(self.menu, choices, room, price_ms=PRICE_OF_THE_FASTEST)
+            return self.fastest(target_bytes)
+
+    def fastest(self, target_bytes: float) -> Plan:
+        """The plan that takes least time by the table, within so many bytes."""
+        room = int(target_bytes) - self.inventory.rest_bytes
+        choices = self._choices(PREDICTED)
+        return allocated_plan(self.menu, choices, room, price_ms=PRICE_OF_THE_FASTEST)
 
     def _price_ms(self, knobs: Knobs, choices: list[Choice], room: int) -> float:
         """Score that a millisecond is worth, from what the whole model's latency is worth."""
