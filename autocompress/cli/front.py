@@ -163,7 +163,8 @@ def _show(study: StudyRecord, picked: TrialRecord | None, options: str) -> None:
 def _show_methods(study: StudyRecord) -> None:
     from autocompress.cli.method_table import print_methods
     from autocompress.search.front import front_of
-    from autocompress.search.method_report import report_methods, stored_offers
+    from autocompress.search.method_report import report_methods
+    from autocompress.search.method_rivals import stored_offers
 
     print_methods(report_methods(study, stored_offers(study)), len(front_of(study)), console)
 
@@ -178,7 +179,8 @@ def _as_dict(
     study: StudyRecord, picked: TrialRecord | None, files: dict[str, Path], *, methods: bool
 ) -> dict[str, Any]:
     from autocompress.search.front import front_to_dict, point_to_dict
-    from autocompress.search.method_report import report_methods, stored_offers
+    from autocompress.search.method_report import report_methods
+    from autocompress.search.method_rivals import stored_offers
 
     chosen = None if picked is None else point_to_dict(study, picked)
     reports = report_methods(study, stored_offers(study)) if methods else ()

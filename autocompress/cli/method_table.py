@@ -37,6 +37,9 @@ def print_methods(reports: Sequence[MethodReport], front_size: int, console: Con
     beaten = [plan for report in reports for plan in report.beaten_plans]
     if beaten:
         console.print("", plan_table(beaten), sep="\n")
+    for plan in (plan for report in reports for plan in report.stopped_plans):
+        seen = f"a KL of {plan.kl:.3g} on its first {plan.tokens:,} tokens"
+        console.print(f"{plan.trial} {plan.label}: given up after {seen}", markup=False)
 
 
 def method_table(

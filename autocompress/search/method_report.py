@@ -1,37 +1,22 @@
 """What each method is good for in a study: where it is on the front, where it is beaten, by what.
 
 Plans are compared as measured on the selection text, by bytes and loss alone; how much slower the
-better one is, is said beside it. Single matrices are compared by the menu's predicted damages: the
-measured swaps correct a matrix's damages by their size, which tells no methods apart.
+better one is, is said beside it. Single matrices are compared in ``method_rivals.py``.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from typing import Any
 
-from autocompress.calibration.menu import Menu
-from autocompress.errors import StudyError
-from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.search.dominance import latency, selection_loss
 from autocompress.search.front import finite, front_of
-from autocompress.search.stored_menu import read_menu
+from autocompress.search.method_rivals import Offer, Rival, Tally, method_label
 from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One option of a matrix, as far as methods are compared: label, stored bytes, damage."""
-
-    label: str
-    bytes: int
-    damage: float
 
 
 @dataclass(frozen=True)
@@ -49,21 +34,6 @@ class Use:
     ratio: float
     matrices: int
     share: float
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A method that beats options of another on the same matrix.
-
-    Attributes:
-        label: the rival.
-        options: how many options it beats more clearly than any other method does.
-        factor: median of their damage over the rival's, at no more bytes.
-    """
-
-    label: str
-    options: int
-    factor: float
 
 
 @dataclass(frozen=True)
@@ -90,6 +60,16 @@ class BeatenPlan:
 
 
 @dataclass(frozen=True)
+class StoppedPlan:
+    """A uniform plan that was given up on the first windows: its trial, and the KL seen on them."""
+
+    trial: int
+    label: str
+    tokens: int
+    kl: float
+
+
+@dataclass(frozen=True)
 class MethodReport:
     """One method in one study; see the parts.
 
@@ -104,6 +84,7 @@ class MethodReport:
         rivals: what beats it, the most frequent first.
         uniform_plans: how many uniform plans of it were measured.
         beaten_plans: those of them that another trial beats.
+        stopped_plans: uniform plans that were clearly beaten before they were measured.
     """
 
     label: str
@@ -116,39 +97,16 @@ class MethodReport:
     rivals: tuple[Rival, ...]
     uniform_plans: int
     beaten_plans: tuple[BeatenPlan, ...]
+    stopped_plans: tuple[StoppedPlan, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
         plain = asdict(self)
         for rival in plain["rivals"]:
             rival["factor"] = finite(rival["factor"])
+        for plan in plain["stopped_plans"]:
+            plan["kl"] = finite(plan["kl"])
         return plain
-
-
-def method_label(method: Method) -> str:
-    """The method with its bits where they tell: ``3 bit trellis``, ``svd int8``, ``tucker``."""
-    if method.form != method.name or method.code_bits is None:
-        return method.form.replace("_", " ")
-    return f"{method.name.replace('_', ' ')} int{method.code_bits}"
-
-
-def offers_of(menu: Menu) -> dict[str, tuple[Offer, ...]]:
-    """The offers of every matrix of a menu, by layer name, with their predicted damages."""
-    return {
-        layer.spec.name: tuple(
-            Offer(method_label(option.method), option.file_bytes, option.damage)
-            for option in layer.options
-        )
-        for layer in menu.layers
-    }
-
-
-def stored_offers(study: StudyRecord) -> dict[str, tuple[Offer, ...]] | None:
-    """The offers of the menu in a study's run folder; ``None`` where there is none to be read."""
-    try:
-        return offers_of(read_menu(study).menu)
-    except StudyError:
-        return None
 
 
 def report_methods(
@@ -163,8 +121,9 @@ def report_methods(
     front = front_of(study)
     uses = _uses(study, front)
     uniform, beaten = _uniform_plans(study)
-    tally = _Tally.of((offers or {}).values())
-    labels = {*uses, *uniform, *tally.options}
+    stopped = _stopped_plans(study)
+    tally = Tally.of((offers or {}).values())
+    labels = {*uses, *uniform, *stopped, *tally.options}
     labels |= {method_label(method) for trial in study.complete for method in trial.plan.values()}
     reports = [
         MethodReport(
@@ -178,6 +137,7 @@ def report_methods(
             tally.rivals(label),
             uniform[label],
             tuple(beaten[label]),
+            tuple(stopped[label]),
         )
         for label in labels
     ]
@@ -203,17 +163,30 @@ def _uniform_plans(study: StudyRecord) -> tuple[Counter[str], dict[str, list[Bea
     counts: Counter[str] = Counter()
     beaten: dict[str, list[BeatenPlan]] = defaultdict(list)
     for trial in study.complete:
-        changed = Counter(
-            method_label(method) for method in trial.plan.values() if method != Keep()
-        )
-        if trial.phase != HAND_WRITTEN or not changed:
+        label = _uniform_label(trial)
+        if label is None:
             continue
-        label = changed.most_common(1)[0][0]
         counts[label] += 1
         winner = _winner_over(study, trial)
         if winner is not None:
             beaten[label].append(winner)
     return counts, beaten
+
+
+def _stopped_plans(study: StudyRecord) -> dict[str, list[StoppedPlan]]:
+    stopped: dict[str, list[StoppedPlan]] = defaultdict(list)
+    for trial in study.trials:
+        label, seen = _uniform_label(trial), trial.partial
+        if label is not None and trial.state == "stopped" and seen is not None:
+            plan = StoppedPlan(trial.number, trial.label, seen.tokens, seen.kl)
+            stopped[label].append(plan)
+    return stopped
+
+
+def _uniform_label(trial: TrialRecord) -> str | None:
+    """The method of a hand-written plan: that of most matrices that it does not keep."""
+    changed = Counter(method_label(method) for method in trial.plan.values() if method != Keep())
+    return changed.most_common(1)[0][0] if trial.phase == HAND_WRITTEN and changed else None
 
 
 def _winner_over(study: StudyRecord, trial: TrialRecord) -> BeatenPlan | None:
@@ -238,51 +211,3 @@ def _beaten(trial: TrialRecord, winner: TrialRecord, rise_share: float) -> Beate
         rise_share,
         None if own is None or its is None else its / own,
     )
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """Counts over the matrices of a menu, by label; factors by label and rival."""
-
-    options: Counter[str]
-    matrices: Counter[str]
-    unbeaten: Counter[str]
-    factors: dict[str, dict[str, list[float]]]
-
-    @classmethod
-    def of(cls, menus: Iterable[Sequence[Offer]]) -> _Tally:
-        tally = cls(Counter(), Counter(), Counter(), defaultdict(lambda: defaultdict(list)))
-        for offers in menus:
-            tally._count(offers)
-        return tally
-
-    def _count(self, offers: Sequence[Offer]) -> None:
-        """Go through a matrix's offers by rising bytes, with each label's least damage so far."""
-        least: dict[str, float] = {}
-        unbeaten: set[str] = set()
-        by_bytes = sorted(offers, key=lambda offer: offer.bytes)
-        for _, same in groupby(by_bytes, key=lambda offer: offer.bytes):
-            group = list(same)
-            for offer in group:
-                least[offer.label] = min(offer.damage, least.get(offer.label, math.inf))
-            for offer in group:
-                others = (
-                    (damage, label) for label, damage in least.items() if label != offer.label
-                )
-                damage, rival = min(others, default=(math.inf, ""))
-                if damage < offer.damage:
-                    factor = offer.damage / damage if damage > 0 else math.inf
-                    self.factors[offer.label][rival].append(factor)
-                else:
-                    unbeaten.add(offer.label)
-        self.options.update(offer.label for offer in offers)
-        self.matrices.update({offer.label for offer in offers})
-        self.unbeaten.update(unbeaten)
-
-    def rivals(self, label: str) -> tuple[Rival, ...]:
-        """What beats a method, the most frequent first."""
-        found = [
-            Rival(rival, len(factors), statistics.median(factors))
-            for rival, factors in self.factors[label].items()
-        ]
-        return tuple(sorted(found, key=lambda rival: (-rival.options, rival.label)))

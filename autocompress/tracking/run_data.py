@@ -14,7 +14,8 @@ from autocompress.search.against_dense import dense_on, meets, rise
 from autocompress.search.bootstrap import rise_interval
 from autocompress.search.dominance import latency
 from autocompress.search.front import front_of, front_to_dict, gain_over_hand_written
-from autocompress.search.method_report import report_methods, stored_offers
+from autocompress.search.method_report import report_methods
+from autocompress.search.method_rivals import stored_offers
 from autocompress.search.picking import best_or_none
 from autocompress.search.recipe_summary import bits_per_weight, methods_by_role
 from autocompress.search.study import StudyRecord, TrialRecord

@@ -15,7 +15,8 @@ from autocompress.cli.method_table import print_methods
 from autocompress.errors import BudgetUnreachable, ConfigurationError
 from autocompress.search import study_store
 from autocompress.search.front import front_of
-from autocompress.search.method_report import Offer, report_methods
+from autocompress.search.method_report import report_methods
+from autocompress.search.method_rivals import Offer
 from autocompress.search.picking import pick
 from tests.search.study_fixtures import SPECS, realistic_study, study_of, trial, with_windows
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,13 +18,8 @@ from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
 from autocompress.search.front import front_of
-from autocompress.search.method_report import (
-    Offer,
-    method_label,
-    offers_of,
-    report_methods,
-    stored_offers,
-)
+from autocompress.search.method_report import report_methods
+from autocompress.search.method_rivals import Offer, method_label, offers_of, stored_offers
 from autocompress.search.proposer import Proposer
 from autocompress.search.stored_menu import keep_menu
 from autocompress.surgery.inventory import Inventory
@@ -101,6 +97,17 @@ def test_uniform_plans_name_the_trial_that_beats_them_most():
     assert beaten.bytes_share == pytest.approx(0.6)
     assert beaten.rise_share == pytest.approx(0.1)
     assert beaten.latency_share == pytest.approx(1.5)
+
+
+def test_uniform_plans_that_were_given_up_are_told_apart():
+    plan = uniform_plan(Svd(rank=16))
+    given_up = trial(0, 2.0, 1_600_000, plan=plan, phase="hand-written", label="uniform SVD")
+    given_up = replace(given_up, state="stopped", partial=given_up.selection, selection=None)
+    searched = replace(given_up, number=1, phase="knobs")
+    report = reports_of(study_of(given_up, searched))["svd"]
+    (stopped,) = report.stopped_plans
+    assert (stopped.trial, stopped.label, stopped.tokens) == (0, "uniform SVD", 8192)
+    assert (report.uniform_plans, report.beaten_plans) == (0, ())
 
 
 def test_nothing_beats_a_uniform_plan_that_loses_nothing_or_is_the_smallest():
