@@ -219,10 +219,10 @@ class Search:
 
     def _swapped(self, turn: int, known: set[str]) -> Proposal | None:
         """A neighbour of the best plan, or in turn of the members of the front."""
-        front = [trial for trial in front_of(self.record) if trial.phase != HAND_WRITTEN]
-        best = best_or_none(self.record)
-        if self.record.limits.memory_bytes is not None and best in front:
-            front = [best]
+        ours = tuple(trial for trial in self.record.trials if trial.phase != HAND_WRITTEN)
+        made = replace(self.record, trials=ours)
+        best = best_or_none(made) if made.limits.memory_bytes is not None else None
+        front = front_of(made) if best is None else [best]
         ordered = front[turn % len(front) :] + front[: turn % len(front)] if front else []
         swapped = (self.proposer.swapped(trial, known) for trial in ordered)
         return next((proposal for proposal in swapped if proposal is not None), None)
