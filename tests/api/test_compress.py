@@ -9,7 +9,6 @@ import torch
 import yaml
 
 import autocompress
-from autocompress.api import target as target_module
 from autocompress.api.exporting import is_finished
 from autocompress.api.session import TextSettings
 from autocompress.errors import (
@@ -24,6 +23,9 @@ from autocompress.export.verify import Verification
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
+from autocompress.search import rounds
+from autocompress.search.evaluator import Evaluator
+from autocompress.search.measured_menu import MeasuredMenu, Swap
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from tests.api.tiny_compression import token_ids, words
 from tests.api.verifying import score_here
@@ -140,28 +142,26 @@ def test_without_a_text_to_report_on_nothing_is_measured(run, tiny_llama):
     assert run(tiny_llama, budget="3x", measure=False).report.quality is None
 
 
-def test_of_two_allocations_the_one_that_diverges_less_is_taken(run, tiny_llama, monkeypatch):
-    """Whatever the measured corrections say."""
+def test_of_all_allocations_the_one_that_diverges_least_is_taken(run, tiny_llama, monkeypatch):
+    """Whatever the options are said to cost inside a compressed model."""
     names = [spec.name for spec in take_inventory(tiny_llama).layers]
+    ratios = {name: 4.0 if index % 2 else 0.25 for index, name in enumerate(names)}
+    misleading = MeasuredMenu({name: (Swap(1.0, ratio),) for name, ratio in ratios.items()})
 
-    def misleading(evaluator, menu, plan, *_rest):
-        return {name: 4.0 if index % 2 else 0.25 for index, name in enumerate(names)}
-
-    predicted = run(tiny_llama, budget="5x", texts=TextSettings(correction_tokens=0)).report
-    monkeypatch.setattr(target_module, "measure_corrections", misleading)
+    predicted = run(tiny_llama, budget="5x", texts=TextSettings(swap_tokens=0)).report
+    monkeypatch.setattr(rounds, "measure_swaps", lambda *_: misleading)
     seen = []
-    evaluator = target_module.Evaluator
-    measure = evaluator.divergence
+    original = Evaluator.score
 
-    def divergence(self, plan, text):
-        seen.append((measure(self, plan, text), plan))
+    def remembered(self, plan, text):
+        seen.append((original(self, plan, text), plan))
         return seen[-1][0]
 
-    monkeypatch.setattr(evaluator, "divergence", divergence)
-    taken = run(tiny_llama, budget="5x").report.plan
-    assert len(seen) == 2
+    monkeypatch.setattr(Evaluator, "score", remembered)
+    taken = run(tiny_llama, budget="5x", measure=False).report.plan
+    assert len({plan.hash for _, plan in seen}) == 2
     assert predicted.plan in [plan for _, plan in seen]
-    assert taken == min(seen, key=lambda pair: pair[0])[1]
+    assert taken == min(seen, key=lambda pair: pair[0].kl)[1]
 
 
 def test_a_budget_that_cannot_be_met_says_what_can_be_reached(run, tiny_llama):

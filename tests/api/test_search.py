@@ -35,7 +35,8 @@ def no_work(monkeypatch):
         raise AssertionError("this was computed before")
 
     monkeypatch.setattr(LayerBuilder, "fit", refuse)
-    monkeypatch.setattr(Evaluator, "measure", refuse)
+    for name in ("measure", "run"):
+        monkeypatch.setattr(Evaluator, name, refuse)
 
 
 def test_a_search_gives_the_study(record, workplace):

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
-from autocompress.evaluation.scoring import Teacher
-from autocompress.evaluation.windows import Windows
+from autocompress.errors import AutocompressError
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.records import Measurement
-from autocompress.search.driver import Search
-from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.records import Measurement, WindowScores
+from autocompress.search.driver import Effort, Search
+from autocompress.search.engines.base import Engine, Here, Job, Outcome
+from autocompress.search.measured_menu import MeasuredMenu
+from autocompress.search.proposer import Proposer
+from autocompress.search.stages import clearly_worse
+from autocompress.search.storage import default_storage
 from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.search.study_store import create_study, default_storage, load_optuna_study
+from autocompress.search.study_store import create_study, load_optuna_study
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Limits
 from tests.search.menus import layer_spec
@@ -27,8 +29,11 @@ from tests.search.study_fixtures import study_of
 
 SPECS = tuple(layer_spec(index) for index in range(4))
 REST_BYTES = 1000
+WINDOWS = 32
+TOKENS = 10  # of a window
 MOST_ASKED = 500  # far more than any of these searches needs
 DENSE_BYTES = REST_BYTES + sum(4 * spec.parameters for spec in SPECS)
+DENSE_PERPLEXITY = 16.2
 INVENTORY = Inventory(SPECS, (), REST_BYTES, DENSE_BYTES, DENSE_BYTES // 4)
 METHODS = (*(Quantize(bits, group) for bits in (2, 3, 4, 8) for group in (16, 64)), Keep())
 MENU = Menu(
@@ -46,38 +51,84 @@ MENU = Menu(
 Trouble = Callable[[int, Plan], None]
 
 
-def text(name: str) -> ScoredText:
-    return ScoredText(name, cast(Windows, None), cast(Teacher, None))
+def rise_of(plan: Plan) -> float:
+    """What a plan costs: the smaller, the more."""
+    return (DENSE_BYTES / INVENTORY.plan_bytes(plan) - 1) / 50
+
+
+def measured(plan: Plan, rise: float, text: str = "selection", windows: int = WINDOWS):
+    """A measurement on the first windows; their losses go up and down, whatever the plan."""
+    swings = [0.1 * (-1) ** window for window in range(windows)]
+    nll = tuple(math.log(DENSE_PERPLEXITY) + rise + swing for swing in swings)
+    scores = WindowScores((TOKENS,) * windows, nll, tuple(rise * (1 + swing) for swing in swings))
+    return Measurement(
+        DENSE_PERPLEXITY * math.exp(rise),
+        rise,
+        TOKENS * windows,
+        INVENTORY.plan_bytes(plan),
+        5.0 if windows == WINDOWS else None,
+        0.1 if windows == WINDOWS else None,
+        text,
+        "cpu (1 threads)",
+        plan.hash,
+        windows=scores,
+    )
 
 
 class FakeEvaluator:
-    """Measures a plan by its bytes, remembers what it was asked, and may be told to fail."""
+    """Does jobs by a formula, remembers what it was asked, and may be told to fail.
 
-    def __init__(self, trouble: Trouble | None = None, perplexity: float | None = None) -> None:
-        self.workbench = SimpleNamespace(inventory=INVENTORY)
-        self.asked: list[tuple[str, Plan]] = []
-        self.trouble, self.perplexity = trouble, perplexity
+    Plans in ``bad`` cost twenty times as much as their bytes say.
+    """
 
-    def measure(self, plan: Plan, text: ScoredText, *, latency: bool = True) -> Measurement:
-        self.asked.append((text.name, plan))
-        if len(self.asked) > MOST_ASKED:
+    def __init__(self, trouble: Trouble | None = None, bad: Callable[[Plan], bool] | None = None):
+        self.jobs: list[Job] = []
+        self.reported: list[Plan] = []
+        self.trouble, self.bad = trouble, bad
+
+    def run(self, job: Job) -> Outcome:
+        self.jobs.append(job)
+        if len(self.jobs) > MOST_ASKED:
             raise AssertionError("the search does not end")
-        if self.trouble is not None and text.name == "selection":
-            self.trouble(len(self.selected), plan)
-        size = INVENTORY.plan_bytes(plan)
-        rise = (DENSE_BYTES / size - 1) / 50
-        perplexity = self.perplexity or 16.2 * math.exp(rise)
-        return Measurement(
-            perplexity, rise, 100, size, 5.0, 0.1, text.name, "cpu (1 threads)", plan.hash
-        )
+        if self.trouble is not None:
+            try:
+                self.trouble(len(self.jobs), job.plan)
+            except AutocompressError as error:
+                return Outcome(job.number, error=str(error))
+        rise = rise_of(job.plan) * (20 if self.bad is not None and self.bad(job.plan) else 1)
+        for stage in job.stages:
+            partial = measured(job.plan, rise, windows=stage)
+            if clearly_worse(partial.windows.kl, job.rivals):
+                return Outcome(job.number, partial, stage, seconds=1.0)
+        return Outcome(job.number, measured(job.plan, rise), seconds=2.0)
+
+    def report(self, trial: TrialRecord) -> Measurement:
+        self.reported.append(trial.plan)
+        return measured(trial.plan, rise_of(trial.plan), "report")
 
     @property
     def selected(self) -> list[Plan]:
-        return [plan for name, plan in self.asked if name == "selection"]
+        return [job.plan for job in self.jobs]
 
-    @property
-    def reported(self) -> list[Plan]:
-        return [plan for name, plan in self.asked if name == "report"]
+
+class Crew:
+    """An engine of several workers, which end their jobs in another order than they began."""
+
+    def __init__(self, evaluator: FakeEvaluator, workers: int) -> None:
+        self.evaluator, self.workers = evaluator, workers
+        self.most, self.told = 0, []
+
+    def drive(self, search: Any) -> None:
+        out: list[Job] = []
+        while True:
+            while len(out) < self.workers and not search.finished and (job := search.ask()):
+                out.append(job)
+            self.most = max(self.most, len(out))
+            if not out:
+                return
+            job = out.pop()  # the latest
+            self.told.append(job.number)
+            search.tell(self.evaluator.run(job))
 
 
 class Witness:
@@ -98,22 +149,23 @@ class Witness:
 
 def header_of(folder: Path, limits: Limits) -> StudyRecord:
     record = study_of(limits=limits, folder=folder)
-    dense = {
-        name: replace(getattr(record, name), bytes=DENSE_BYTES, latency_ms=5.0)
-        for name in ("dense_selection", "dense_report")
-    }
-    return replace(record, specs=SPECS, dense_bytes=DENSE_BYTES, **dense)
+    dense = replace(measured(Plan(()), 0.0), bytes=DENSE_BYTES)
+    texts = {"dense_selection": dense, "dense_report": replace(dense, text="report")}
+    return replace(record, specs=SPECS, dense_bytes=DENSE_BYTES, **texts)
 
 
 def search_in(
     folder: Path,
-    evaluator: FakeEvaluator,
+    trials: int,
     *,
     ratio: float | None = 8.0,
-    observers: tuple[Witness, ...] = (),
+    observers: Sequence[Witness] = (),
     groups: tuple[tuple[str, ...], ...] = (),
     storage: str | None = None,
-    correct: Callable[[Plan], Mapping[str, float]] = lambda _plan: {},
+    measured: MeasuredMenu | None = None,
+    menu: Menu = MENU,
+    windows: int = 0,
+    **effort: Any,
 ) -> Search:
     """Make or load the study of a folder, as a fresh process would."""
     url = default_storage(folder) if storage is None else storage
@@ -121,6 +173,19 @@ def search_in(
         limit = None if ratio is None else int(DENSE_BYTES / ratio)
         create_study(header_of(folder, Limits(limit, None)), url)
     study = load_optuna_study(folder.name, url)
-    worker = cast(Evaluator, evaluator)
-    texts = text("selection"), text("report")
-    return Search(study, folder, worker, MENU, groups, *texts, observers, correct=correct)
+    limits = Limits(None if ratio is None else int(DENSE_BYTES / ratio), None)
+    proposer = Proposer(menu, INVENTORY, limits, groups)
+    proposer.measured = measured or MeasuredMenu()
+    return Search(study, folder, proposer, Effort(trials, **effort), windows, observers)
+
+
+def run_in(
+    folder: Path,
+    evaluator: FakeEvaluator,
+    trials: int,
+    engine: Engine | None = None,
+    **arguments: Any,
+) -> StudyRecord:
+    """Search in a folder, one job after the other unless an engine is given."""
+    search = search_in(folder, trials, **arguments)
+    return search.run(engine or Here(evaluator.run), evaluator.report)

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-import optuna
 import pytest
-from optuna.trial import TrialState
 
 from autocompress.calibration.menu import LayerMenu, Option
 from autocompress.methods.base import Method
@@ -13,8 +11,11 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import Role
-from autocompress.search.knob_sampler import SAMPLERS, KnobSampler, ask_with
+from autocompress.search.knob_sampler import ask_with
 from autocompress.search.knobs import Knobs
+from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.proposer import PREDICTED
+from tests.search.knob_studies import PRICE, RANGES, new_study
 from tests.search.menus import layer_spec
 
 
@@ -81,108 +82,37 @@ def test_the_slope_spares_what_is_outside_the_blocks_and_models_of_one_block():
 
 
 @pytest.mark.parametrize("measured", [0.0, 0.5, 1.0, 1.5])
-def test_the_measured_ratio_of_a_layer_counts_to_its_power(measured):
+def test_the_measured_ratio_of_an_option_counts_to_its_power(measured):
     """The power 0 takes the predictions as they are, 1 the ratios."""
-    scorer = Knobs(measured=measured).scorer(5, {"layers.0": 4.0, "layers.1": 0.25})
+    menu = MeasuredMenu({"layers.0": (Swap(0.25, 1.0),), "layers.1": (Swap(0.25, 0.0625),)})
+    scorer = Knobs(measured=measured).scorer(5, menu)
     option = Option(Quantize(4), 1, 1, 0.25, 1.0)
     scores = [scorer(LayerMenu(layer_spec(index, Role.UP), ()), option) for index in range(3)]
     assert scores == pytest.approx([0.25 * 4.0**measured, 0.25 / 4.0**measured, 0.25])
 
 
-def test_a_measured_ratio_is_for_all_options_of_a_layer_and_bends_with_the_other_knobs():
+def test_a_measured_ratio_bends_with_the_other_knobs():
     layer = LayerMenu(replace(layer_spec(0, Role.UP), depth=2), ())
     knobs = Knobs(exponent=0.5, mlp=3.0, factorised=8.0, slope=0.5)
-    plain, corrected = knobs.scorer(5), knobs.scorer(5, {"layers.0": 2.0})
+    measured = MeasuredMenu({"layers.0": (Swap(0.25, 1.0),)})
+    plain, corrected = knobs.scorer(5), knobs.scorer(5, measured)
     for method in (Quantize(2), Quantize(4), Svd(8), Keep()):
         option = Option(method, 1, 1, 0.25, 1.0)
         assert corrected(layer, option) == pytest.approx(2 * plain(layer, option))
 
 
-@pytest.mark.parametrize("knobs", [Knobs(), Knobs(measured=0.0)])
+def test_codes_below_the_least_bits_are_a_last_resort():
+    knobs = Knobs(least_bits=3)
+    assert score(knobs, method=Quantize(2)) == 25.0
+    for method in (Quantize(3), Svd(8), Svd(8, bits=8), Keep()):
+        assert score(knobs, method=method) == 0.25
+    assert score(Knobs(least_bits=2), method=Quantize(2)) == 0.25
+
+
+@pytest.mark.parametrize("knobs", [Knobs(), PREDICTED])
 def test_the_knobs_of_planned_allocations_are_within_the_ranges(knobs):
     """They are stored as parameters, for the sampler to learn from."""
-    assert all(low <= getattr(knobs, key) <= high for key, (low, high) in RANGES.items())
-    study = new_study()
-    assert ask_with(study, knobs).params == asdict(knobs)
-
-
-RANGES = {
-    "measured": (0.0, 1.5),
-    "exponent": (0.8, 1.4),
-    "attention": (0.5, 2.0),
-    "mlp": (0.5, 2.0),
-    "embedding": (0.5, 2.0),
-    "slope": (-0.5, 0.5),
-    "factorised": (1.0, 16.0),
-    "two_bit": (0.5, 2.0),
-    "distrust": (1.0, 4.0),
-}
-
-
-def new_study() -> optuna.Study:
-    return optuna.create_study(
-        directions=["minimize"] * 3, storage=optuna.storages.InMemoryStorage()
-    )
-
-
-def play(study: optuna.Study, name: str, trials: int, seed: int = 0) -> list[Knobs]:
-    """Propose and tell: the divergence, which samplers learn from, prefers a large exponent."""
-    sampler = KnobSampler(study, name, seed)
-    proposed = []
-    for _ in range(trials):
-        knobs = sampler.propose()
-        trial = ask_with(study, knobs)
-        trial.set_user_attr("result", {"selection": {"kl": 10 - knobs.exponent}})
-        study.tell(trial, [1.0, 100.0, 1.0])
-        proposed.append(knobs)
-    return proposed
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_proposes_within_the_ranges_and_the_study_records_it(name):
-    study = new_study()
-    proposed = play(study, name, 9)
-    for knobs, trial in zip(proposed, study.get_trials(), strict=True):
-        assert Knobs(**trial.params) == knobs
-        assert trial.params.keys() == RANGES.keys()
-        for key, (low, high) in RANGES.items():
-            assert low <= getattr(knobs, key) <= high
-    assert len(set(proposed)) == len(proposed)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_the_same_seed_proposes_the_same_and_another_does_not(name):
-    first, again, other = (play(new_study(), name, 8, seed) for seed in (5, 5, 6))
-    assert first == again
-    assert first != other
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_resumed_sampler_goes_on_and_does_not_repeat(name):
-    study = new_study()
-    before = play(study, name, 7)
-    after = play(study, name, 3)
-    assert len(study.get_trials()) == 10
-    assert not set(before) & set(after)
-
-
-def test_the_default_sampler_learns_from_finished_trials():
-    """Large exponents won; a sampler that learns nothing goes on about the middle."""
-    learned = play(new_study(), "auto", 40)[-12:]
-    blind = play(new_study(), "random", 40)[-12:]
-    mean = [sum(knobs.exponent for knobs in some) / len(some) for some in (learned, blind)]
-    low, high = RANGES["exponent"]
-    assert mean[0] > low + 0.65 * (high - low) > mean[1]
-
-
-def test_trials_without_knobs_and_failed_ones_do_not_disturb_the_sampler():
-    study = new_study()
-    trial = ask_with(study, None)
-    assert trial.params == {}
-    study.tell(trial, [1.0, 2.0, 3.0])
-    sampler = KnobSampler(study, "tpe", 0)
-    failed = ask_with(study, sampler.propose())
-    study.tell(failed, state=TrialState.FAIL)
-    pruned = ask_with(study, sampler.propose())
-    study.tell(pruned, state=TrialState.PRUNED)
-    assert isinstance(sampler.propose(), Knobs)
+    for priced, ranges in ((False, RANGES), (True, RANGES | PRICE)):
+        params = ask_with(new_study(), knobs, priced=priced).params
+        assert params == {key: getattr(knobs, key) for key in ranges}
+        assert all(low <= params[key] <= high for key, (low, high) in ranges.items())

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.records import WindowScores
+from autocompress.search.stages import (
+    LEAST_WINDOWS,
+    MARGIN,
+    RIVALS,
+    clearly_worse,
+    rivals_of,
+    stages_of,
+)
+from tests.search.study_fixtures import trial
+
+KLS = st.lists(st.floats(1e-3, 10.0), min_size=LEAST_WINDOWS, max_size=24)
+
+
+@pytest.mark.parametrize(
+    ("windows", "stages"),
+    [(0, ()), (4, ()), (7, (4,)), (8, (4,)), (32, (4, 16)), (256, (32, 128))],
+)
+def test_stages_are_an_eighth_and_a_half_where_these_are_windows_enough(windows, stages):
+    assert stages_of(windows) == stages
+
+
+@given(st.integers(0, 5000))
+def test_stages_rise_and_leave_something_to_score(windows):
+    stages = stages_of(windows)
+    assert list(stages) == sorted(set(stages))
+    assert all(LEAST_WINDOWS <= stage < windows for stage in stages)
+
+
+def scored(number: int, size: int, kls: tuple[float, ...] | None):
+    made = trial(number, 0.1, size)
+    scores = None if kls is None else WindowScores((10,) * len(kls), kls, kls)
+    kl = 0.09 if kls is None else sum(kls) / len(kls)
+    return replace(made, selection=replace(made.selection, kl=kl, windows=scores))
+
+
+def test_rivals_are_the_best_of_those_that_take_no_more_bytes():
+    trials = [scored(n, 100 + n, (1.0 / (n + 1),) * 4) for n in range(8)]
+    kls = [each.selection.windows.kl for each in trials]
+    assert rivals_of(105, trials) == (kls[5], kls[4], kls[3])
+    assert len(rivals_of(10**9, trials)) == RIVALS
+    assert rivals_of(101, trials) == (kls[1], kls[0])
+    assert rivals_of(99, trials) == ()
+
+
+def test_trials_that_were_not_measured_window_by_window_are_no_rivals():
+    unmeasured = trial(3, 0.1, 50, state="stopped")
+    assert rivals_of(100, [scored(0, 50, None), unmeasured]) == ()
+
+
+def test_more_than_the_margin_on_every_window_is_clearly_worse():
+    rival = (0.1, 0.3, 0.2, 0.4)
+    worse = [kl * (1 + MARGIN) + 0.05 for kl in rival]  # beyond what the spread allows
+    assert clearly_worse(worse, [rival])
+    assert clearly_worse(worse, [(9.0,) * 4, rival])  # one rival is enough
+    assert not clearly_worse([kl * (1 + MARGIN) - 0.001 for kl in rival], [rival])
+    assert not clearly_worse(worse, [])
+
+
+def test_what_one_window_alone_says_is_chance():
+    """A mean difference of 0.5 in both; in the second all of it is from one window."""
+    rival = (0.1,) * 8
+    assert clearly_worse((0.6,) * 8, [rival])
+    assert not clearly_worse((*(0.1,) * 7, 4.1), [rival])
+
+
+def test_only_the_windows_that_were_scored_are_compared():
+    assert clearly_worse((0.9,) * 4, [(*(0.1,) * 4, *(100.0,) * 28)])
+
+
+@given(KLS, st.floats(0.0, 0.999))
+def test_a_plan_at_most_the_margin_above_each_window_goes_on(ours, share):
+    """Theory: the mean difference is then at most the margin of the rival's mean."""
+    rival = tuple(kl / (1 + share * MARGIN) for kl in ours)
+    assert not clearly_worse(ours, [rival])
+
+
+@given(KLS, st.integers(0, 23), st.sampled_from([math.nan, math.inf]))
+def test_what_is_not_a_number_is_stopped(ours, place, number):
+    ours[place % len(ours)] = number
+    assert clearly_worse(ours, [])
+    assert clearly_worse(ours, [(1.0,) * 24])
