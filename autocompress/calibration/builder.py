@@ -30,7 +30,8 @@ class LayerBuilder:
         workbench: holds the dense model.
         metrics: metric by layer name.
         cache: where built layers are kept between processes.
-        memory_bytes: how much of what was built stays in memory; the oldest goes first.
+        memory_bytes: how much of what was built is held, memory-mapped from the cache; the oldest
+            goes first.
     """
 
     def __init__(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,24 @@ def test_a_folder_loads_in_its_own_type_or_the_wanted_one(saved, tiny_llama):
     assert torch.equal(model.lm_head.weight, tiny_llama.lm_head.weight)
     assert len(tokenizer) == 96
     assert autocompress.load is load
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's list of mappings")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_stay_in_their_shards_on_disk(dtype, tiny_model, tiny_tokenizer, tmp_path):
+    """They are memory-mapped, so a model may be larger than what memory is free."""
+    tiny_model("llama", dtype).save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = load_model(str(tmp_path))
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    shards = [
+        range(*(int(end, 16) for end in line.split()[0].split("-")))
+        for line in lines
+        if str(tmp_path) in line
+    ]
+    for name, parameter in loaded.model.named_parameters():
+        assert any(parameter.data_ptr() in shard for shard in shards), name
 
 
 @pytest.mark.parametrize(
