@@ -63,7 +63,7 @@ def read_menu(study: StudyRecord) -> Proposer:
             LayerMenu(spec, tuple(map(_option, content["layers"][spec.name])))
             for spec in study.specs
         ]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"study {study.name} has no menu that can be read in {path} ({error})",
             hint=f"autocompress search --resume {study.name} writes it again.",
