@@ -76,7 +76,7 @@ class FreshTokens:
         windows = Windows(torch.cat(self.rng.sample(self.windows, count)), context)
         text = ScoredText("selection", windows, Teacher.of(self.session.loaded.model, windows))
         self.tokens += len(candidates) * windows.tokens
-        return [self.evaluator.divergence(self.menu.plan(each), text) for each in candidates]
+        return [self.evaluator.score(self.menu.plan(each), text).kl for each in candidates]
 
 
 def evolve(

@@ -120,10 +120,10 @@ class Meter:
 def open_menu(
     args: argparse.Namespace, selection_tokens: int | None = None
 ) -> tuple[Session, LevelMenu]:
-    """The model that the arguments name, with the options of the default space."""
+    """The model that the arguments name, with the options of the space."""
     session = open_session(args.model, texts_of(args, selection_tokens), args.runs_dir)
     print("Fitting the options of every matrix, or reading them from the cache ...", flush=True)
-    menu = session.menu(read_space("default"))
+    menu = session.menu(read_space(args.space))
     return session, LevelMenu(menu, session.workbench.inventory)
 
 

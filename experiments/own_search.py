@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:
     parser.add_argument(
         "--data", help="text file or hub/name:config:split; the bundled texts when left out"
     )
+    parser.add_argument("--space", default="default", help="search space (%(default)s)")
     parser.add_argument(
         "--tokens", type=int, default=tokens, help="tokens of the selection text (%(default)s)"
     )
@@ -104,6 +105,7 @@ def own_search(
     study = autocompress.search(
         args.model,
         budget,
+        space=args.space,
         trials=trials,
         seed=seed,
         texts=texts,
