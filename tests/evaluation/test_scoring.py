@@ -10,7 +10,7 @@ import torch
 from autocompress.errors import DataError, ModelError
 from autocompress.evaluation import scoring
 from autocompress.evaluation.corpus import bundled_text, token_ids
-from autocompress.evaluation.scoring import Teacher, score
+from autocompress.evaluation.scoring import Teacher, score, scores
 from autocompress.evaluation.windows import Windows, context_length
 from tests.evaluation.models import BigramModel, brute_force, random_ids, random_table
 
@@ -135,6 +135,36 @@ def test_a_teacher_serves_its_first_windows_too() -> None:
     ):
         with pytest.raises(ValueError, match="other windows"):
             score(other, others, teacher)
+
+
+@pytest.mark.parametrize("count", [96, 90])
+@pytest.mark.parametrize("exact_vocabulary", [0, 23])
+def test_after_each_stage_the_score_is_that_of_all_windows_so_far(
+    count: int, exact_vocabulary: int
+) -> None:
+    dense, other = BigramModel(random_table(23, 0)), BigramModel(random_table(23, 1))
+    windows = Windows(random_ids(count, 23), 16)
+    teacher = Teacher.of(dense, windows, exact_vocabulary=exact_vocabulary)
+    found = list(scores(other, windows, teacher, (1, 4)))
+    for result, number in zip(found, (1, 4, len(windows)), strict=True):
+        expected = score(other, windows.first(number), teacher)
+        assert result.tokens == expected.tokens
+        assert (result.nll, result.kl) == pytest.approx((expected.nll, expected.kl), rel=1e-6)
+        assert result.windows.nll == pytest.approx(expected.windows.nll, rel=1e-6)
+        assert result.windows.kl == pytest.approx(expected.windows.kl, rel=1e-6)
+        assert len(result.windows.tokens) == number
+
+
+def test_stages_need_no_teacher_and_score_no_further_than_is_asked() -> None:
+    model, windows = BigramModel(random_table(23, 0)), Windows(random_ids(90, 23), 16)
+    steps: list[int] = []
+    rising = scores(model, windows, stages=(2, 3), advance=steps.append)
+    first = next(rising)
+    assert sum(steps) == 2
+    assert first.nll == pytest.approx(score(model, windows.first(2)).nll, rel=1e-6)
+    assert math.isnan(first.kl)
+    assert [len(result.windows.tokens) for result in rising] == [3, len(windows)]
+    assert sum(steps) == len(windows)
 
 
 def test_progress_counts_windows() -> None:

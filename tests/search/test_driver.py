@@ -361,8 +361,8 @@ def test_failures_that_are_not_in_a_row_do_not_stop_it(tmp_path):
 @pytest.mark.parametrize("number", [1, 4, 18])
 def test_after_an_interruption_a_resumed_search_repeats_nothing_and_loses_nothing(tmp_path, number):
     whole = run_in(tmp_path / "whole", FakeEvaluator(), PLANNED)
+    trouble = raise_at(number, error=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        trouble = raise_at(number, error=KeyboardInterrupt)
         run_in(tmp_path / "cut", FakeEvaluator(trouble), PLANNED)
     cut = read_study("cut", tmp_path)
     assert len(cut.complete) == number - 1

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 
+from autocompress.errors import StorageError
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.records import Measurement
+from autocompress.search.engines.base import Job
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.surgery.workbench import Workbench
 from tests.mixed_plans import builder
@@ -44,3 +47,90 @@ def test_a_measurement_that_knows_nothing_of_caches_is_read(evaluator, text):
     assert Measurement.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
     old = {name: value for name, value in measured.to_dict().items() if "cache" not in name}
     assert Measurement.from_dict(old).cache_bytes_per_token is None
+
+
+WINDOWS, STAGES = 16, (4, 8)
+FLAT = Plan.of({"model.embed_tokens": Svd(1)})
+
+
+@pytest.fixture
+def long_text(tiny_llama):
+    ids = torch.randint(3, 96, (16 * WINDOWS,), generator=torch.Generator().manual_seed(1))
+    windows = Windows(ids, 16)
+    return ScoredText("selection", windows, Teacher.of(tiny_llama, windows))
+
+
+@pytest.mark.parametrize("rivals", [(), ((1e9,) * WINDOWS,)])
+def test_a_job_that_no_rival_beats_goes_the_whole_way(evaluator, long_text, rivals):
+    outcome = evaluator.run(Job(7, FLAT, STAGES, rivals), long_text)
+    assert (outcome.number, outcome.stopped_at, outcome.error) == (7, None, "")
+    measured = outcome.measurement
+    assert len(measured.windows.kl) == WINDOWS
+    whole = evaluator.score(FLAT, long_text)
+    assert measured.perplexity == pytest.approx(whole.perplexity, rel=1e-6)
+    assert measured.kl == pytest.approx(whole.kl, rel=1e-6)
+    assert measured.latency_ms > 0
+    assert outcome.seconds > 0
+    untimed = evaluator.run(Job(8, FLAT, STAGES, rivals, latency=False), long_text)
+    assert untimed.measurement.latency_ms is None
+
+
+@pytest.mark.parametrize(
+    ("rival", "stopped_at"), [((0.0,) * WINDOWS, 4), ((*(1e9,) * 2, *(0.0,) * 14), None)]
+)
+def test_a_job_that_a_rival_beats_is_given_up(evaluator, long_text, rival, stopped_at):
+    """Against no divergence at all; and against one whose first windows say nothing sure."""
+    outcome = evaluator.run(Job(0, FLAT, STAGES, (rival,)), long_text)
+    assert outcome.stopped_at == stopped_at
+    if stopped_at is not None:
+        assert len(outcome.measurement.windows.kl) == stopped_at
+        assert outcome.measurement.latency_ms is None
+        assert outcome.measurement.tokens == stopped_at * 15
+        assert outcome.measurement.plan_hash == FLAT.hash
+
+
+def test_the_second_stage_may_decide(evaluator, long_text):
+    ours = evaluator.score(FLAT, long_text).windows.kl
+    rival = (*ours[:4], *(0.0,) * (WINDOWS - 4))
+    assert evaluator.run(Job(0, FLAT, STAGES, (rival,)), long_text).stopped_at == 8
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("not enough memory"), "not enough memory"),
+        (MemoryError(), "MemoryError"),
+        (StorageError("the disk is full"), "the disk is full"),
+    ],
+)
+def test_an_error_is_an_outcome(evaluator, long_text, error, words):
+    def build(_name, _method):
+        raise error
+
+    evaluator.build = build
+    outcome = evaluator.run(Job(3, FLAT, STAGES), long_text)
+    assert (outcome.number, outcome.measurement) == (3, None)
+    assert words in outcome.error
+
+
+def test_an_interrupt_is_none(evaluator, long_text):
+    def build(_name, _method):
+        raise KeyboardInterrupt
+
+    evaluator.build = build
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.run(Job(3, FLAT), long_text)
+
+
+@pytest.mark.parametrize("stages", [(), STAGES])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_perplexity_that_is_no_number_is_an_error(evaluator, long_text, stages, number):
+    weight = evaluator.workbench.model.model.norm.weight
+    kept = weight.data.clone()
+    weight.data.fill_(number)
+    try:
+        outcome = evaluator.run(Job(0, VALUES, stages, latency=False), long_text)
+    finally:
+        weight.data.copy_(kept)
+    assert outcome.measurement is None
+    assert "not a finite number" in outcome.error
