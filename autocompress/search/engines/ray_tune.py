@@ -78,7 +78,7 @@ class RayTune:
                     resources_per_trial=resources,
                     max_failures=RETRIES,
                     reuse_actors=True,
-                    stop=_StopAtTrouble(adapter),
+                    stop=adapter.stopper,
                     callbacks=[_Notices()],
                     storage_path=str(Path(scratch) / "results"),
                     name="search",
@@ -151,6 +151,24 @@ class _Actor(tune.Trainable):
         """See ``save_checkpoint``."""
 
 
+class _StopAtTrouble(Stopper):
+    """Ends the experiment without waiting for the jobs that run.
+
+    Tune pickles it, so it holds nothing but a flag.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Leave it to the trial, which does one step."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether something is wrong."""
+        return self.stopped
+
+
 class _Adapter(Searcher):
     """Speaks ``AskTell`` on one side and Tune's ``Searcher`` on the other.
 
@@ -162,6 +180,7 @@ class _Adapter(Searcher):
         self.search, self.workers = search, workers
         self.running: dict[str, Job] = {}
         self.trouble: Exception | None = None
+        self.stopper = _StopAtTrouble()
 
     def suggest(self, trial_id: str) -> Any:
         """Ask for a job; ``None`` to wait, ``FINISHED`` when nothing more will come."""
@@ -190,7 +209,7 @@ class _Adapter(Searcher):
         if isinstance(answered, Outcome):
             self._tell(answered)
         else:
-            self.trouble = answered
+            self._stop(answered)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's storage is what a search resumes from."""
@@ -202,29 +221,17 @@ class _Adapter(Searcher):
         try:
             return None if self.search.finished else self.search.ask()
         except Exception as error:  # noqa: BLE001 - raised again by ``drive``
-            self.trouble = error
+            self._stop(error)
             return None
 
     def _tell(self, outcome: Outcome) -> None:
         try:
             self.search.tell(outcome)
         except Exception as error:  # noqa: BLE001 - raised again by ``drive``
-            self.trouble = error
+            self._stop(error)
 
-
-class _StopAtTrouble(Stopper):
-    """Ends the experiment without waiting for the jobs that run."""
-
-    def __init__(self, adapter: _Adapter) -> None:
-        self.adapter = adapter
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
-        """Leave it to the trial, which does one step."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether something is wrong."""
-        return self.adapter.trouble is not None
+    def _stop(self, trouble: Exception) -> None:
+        self.trouble, self.stopper.stopped = trouble, True
 
 
 class _Notices(Callback):

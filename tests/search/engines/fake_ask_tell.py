@@ -29,6 +29,7 @@ class FakeAskTell:
         self.told: list[Outcome] = []
         self.most_running = 0
         self.thread = threading.get_ident()
+        self.study = threading.Lock()  # no search can be pickled
 
     @property
     def finished(self) -> bool:

@@ -71,6 +71,7 @@ def test_what_the_search_raises_ends_the_run_and_is_not_lost():
     adapter.on_trial_complete("a", {"answer": Outcome(0, error="no")})
     adapter.on_trial_complete("b", {"answer": Outcome(1)})
     assert str(adapter.trouble) == "5 trials in a row failed"
+    assert adapter.stopper.stop_all()
     assert adapter.suggest("c") == FINISHED
 
 
