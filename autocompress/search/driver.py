@@ -222,8 +222,8 @@ class Search:
         ours = tuple(trial for trial in self.record.trials if trial.phase != HAND_WRITTEN)
         made = replace(self.record, trials=ours)
         best = best_or_none(made) if made.limits.memory_bytes is not None else None
-        front = front_of(made) if best is None else [best]
-        ordered = front[turn % len(front) :] + front[: turn % len(front)] if front else []
+        front = front_of(made) if best is None else (best,)
+        ordered = front[turn % len(front) :] + front[: turn % len(front)] if front else ()
         swapped = (self.proposer.swapped(trial, known) for trial in ordered)
         return next((proposal for proposal in swapped if proposal is not None), None)
 
