@@ -24,7 +24,7 @@ class KeptMetrics(Mapping[str, Metric]):
     """
 
     def __init__(self, cache: Cache, key: str, names: Sequence[str]) -> None:
-        self.cache, self.names = cache, tuple(names)
+        self.cache, self._names = cache, dict.fromkeys(names)
         self._kind = f"statistics/{key}"
 
     def __getitem__(self, name: str) -> Metric:
@@ -34,7 +34,7 @@ class KeptMetrics(Mapping[str, Metric]):
             KeyError: the model has no such layer.
             StorageError: it has been removed from the cache since.
         """
-        if name not in self.names:
+        if name not in self._names:
             raise KeyError(name)
         metric = from_tensors(self._entry(entry_of(name)), name)
         if metric is None:
@@ -45,22 +45,22 @@ class KeptMetrics(Mapping[str, Metric]):
         return metric
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._names)
 
     def missing(self) -> list[str]:
         """The layers whose metrics are not there, or cannot be read."""
         entries: dict[str, list[str]] = defaultdict(list)
-        for name in self.names:
+        for name in self._names:
             entries[entry_of(name)].append(name)
         there = {
             entry: all(from_tensors(tensors, name) is not None for name in names)
             for entry, names in entries.items()
             for tensors in [self._entry(entry)]
         }
-        return [name for name in self.names if not there[entry_of(name)]]
+        return [name for name in self._names if not there[entry_of(name)]]
 
     def keep(self, metrics: Mapping[str, Metric]) -> None:
         """Write metrics, those of the experts of one layer together."""
