@@ -36,7 +36,9 @@ from autocompress.search.study_store import read_study
 
 STUDY, UNDISTURBED = "disturbed", "undisturbed"
 PATIENCE = 1200.0  # seconds until something that has to come about counts as failed
-LEAVING = 30.0  # seconds that the processes of a killed driver have to end
+LEAVING = (
+    150.0  # seconds that the processes of a killed driver have to end; Ray's agents take a minute
+)
 # What the command line of a worker's process holds, by engine.
 WORKER = {"local": "spawn_main", "ray": "_Actor"}
 KINDS = [(engine, victim) for victim in ("worker", "driver") for engine in WORKER]
