@@ -20,8 +20,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 import autocompress
+from autocompress.api.endurance import DEFAULT_TRIALS
 from autocompress.api.exporting import Exported
-from autocompress.api.searching import DEFAULT_TRIALS, SearchSettings
+from autocompress.api.searching import SearchSettings
 from autocompress.api.session import Session, open_session
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.base import stored_tensors

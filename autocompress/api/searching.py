@@ -15,9 +15,11 @@ from autocompress.calibration.latency_table import LatencyTable
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.evaluation.latency import Latency
 from autocompress.progress import SILENT, Progress
+from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
 from autocompress.search.driver import Observer, Search
 from autocompress.search.engines.choosing import EngineSettings, make_engine
 from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.hypervolume import REFERENCE_SETTING
 from autocompress.search.knob_sampler import SAMPLERS
 from autocompress.search.proposer import Proposer
 from autocompress.search.reach import check_reachable
@@ -295,7 +297,13 @@ def _header(
         folder=folder,
         model=session.loaded.source,
         fingerprint=session.loaded.fingerprint,
-        settings={"identity": identity, "arguments": asdict(settings), "trials": trials} | identity,
+        settings={
+            "identity": identity,
+            "arguments": asdict(settings),
+            "trials": trials,
+            REFERENCE_SETTING: HYPERVOLUME_REFERENCE_RISE,
+            **identity,
+        },
         limits=budget.limits(inventory.dense_bytes, evaluator.dense_latency.median_ms),
         specs=inventory.layers,
         skipped=inventory.skipped,

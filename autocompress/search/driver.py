@@ -10,25 +10,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
 import optuna
 from optuna.trial import Trial
 
-from autocompress.errors import AutocompressError
+from autocompress.errors import AutocompressError, StorageError
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
 from autocompress.search.engines.base import Engine, Job, Outcome
 from autocompress.search.front import finalists, front_of
 from autocompress.search.hypervolume import hypervolume
 from autocompress.search.knob_sampler import KnobSampler
+from autocompress.search.knobs import Knobs
 from autocompress.search.picking import best_or_none
 from autocompress.search.proposer import Proposal, Proposer
 from autocompress.search.stages import rivals_of, stages_of
 from autocompress.search.stopping import searched_series, stopped_growing
+from autocompress.search.storage import TROUBLES
 from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialRecord
 from autocompress.search.study_store import keep_relation, keep_report, to_record
 from autocompress.search.trial_owner import fail_unfinished
@@ -136,8 +139,7 @@ class Search:
             try:
                 engine.drive(self)
             finally:
-                for trial, _ in self._running.values():
-                    self.store.end(trial, Outcome(trial.number, error="interrupted"))
+                self._let_go()
         self._check_time()
         self._learn_latency()
         if self.proposer.relation is not None:
@@ -211,8 +213,12 @@ class Search:
 
     def _from_knobs(self, turn: int, known: set[str]) -> Proposal | None:
         """The first of some draws that gives a plan which is not known."""
-        for knobs in islice(self.sampler.proposals(), DRAWS):
-            proposal = self.proposer.from_knobs(knobs, turn)
+        target = self.proposer.target(front_of(self.record))
+        drawn = islice(self.sampler.proposals(), DRAWS)
+        # Without a budget the target moves, and the allocation there is as good a guess as any.
+        usual = [Knobs()] if turn % 2 else []
+        for knobs in chain(usual, drawn):
+            proposal = self.proposer.from_knobs(knobs, target)
             if proposal.plan.hash not in known:
                 return proposal
         return None
@@ -269,6 +275,12 @@ class Search:
         if self.record.dense_selection.latency_ms is not None:
             trials, dense_ms = self.record.complete, self.record.dense_selection.latency_ms
             self.proposer.learn_latency(trials, dense_ms)
+
+    def _let_go(self) -> None:
+        """Mark what still runs as failed; what a storage that is gone says of it says no more."""
+        with suppress(StorageError, *TROUBLES):
+            for trial, _ in self._running.values():
+                self.store.end(trial, Outcome(trial.number, error="interrupted"))
 
     def _check_time(self) -> None:
         """Say so when time was up before anything was measured.

@@ -22,7 +22,7 @@ from autocompress.calibration.menu import Menu
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.progress import SILENT, Advance, Progress
+from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import Evaluator, ScoredText
 
 LARGEST_RATIO = 32.0  # heavy rank cuts cost several times what is predicted; more is noise
@@ -83,29 +83,64 @@ def coarse_grid(menu: Menu, plans: Sequence[Plan]) -> dict[str, list[Method]]:
     }
 
 
+class Background:
+    """A compressed model that layers are swapped in; each score is taken once and kept.
+
+    Args:
+        plan: one near the budget.
+        evaluator: measures plans.
+        text: what to score on; not the report text.
+        cache: keeps each measurement, so that an interrupted run goes on.
+        address: hash of all that a built layer depends on.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        evaluator: Evaluator,
+        text: ScoredText,
+        cache: Cache,
+        address: Callable[[str, Method], str],
+    ) -> None:
+        self.plan, self._evaluator, self._text, self._cache = plan, evaluator, text, cache
+        layers = [address(name, method) for name, method in plan.items()]
+        self._place = content_key(layers, tensor_key(text.windows.ids), SWAPS_VERSION)
+        self._known: dict[str, float] = cache.record("swaps", self._place) or {}
+
+    @property
+    def divergence(self) -> float:
+        """KL divergence from the dense model, nats per token; infinite if it is no number."""
+        found = self._score("", self.plan)
+        return found if math.isfinite(found) else math.inf
+
+    def swapped(self, name: str, method: Method) -> float:
+        """The same with one layer stored otherwise; may be no number."""
+        if method == self.plan[name]:
+            return self._score("", self.plan)
+        key = f"{name} {json.dumps(method.to_dict(), sort_keys=True)}"
+        return self._score(key, Plan.of({**self.plan, name: method}))
+
+    def _score(self, key: str, plan: Plan) -> float:
+        if key not in self._known:
+            self._known[key] = self._evaluator.score(plan, self._text).kl
+            self._cache.keep_record("swaps", self._place, self._known)
+        return self._known[key]
+
+
 def measure_swaps(
-    evaluator: Evaluator,
+    background: Background,
     menu: Menu,
-    background: Plan,
     grid: Mapping[str, Sequence[Method]],
-    text: ScoredText,
-    cache: Cache,
-    address: Callable[[str, Method], str],
     progress: Progress = SILENT,
 ) -> MeasuredMenu:
     """Measure the options of a grid, one layer at a time, inside a compressed model.
 
     Args:
-        evaluator: measures plans.
+        background: the compressed model.
         menu: has the predictions.
-        background: the compressed model that layers are swapped in, one near the budget.
         grid: what to measure of each layer.
-        text: what to score on; not the report text.
-        cache: keeps each measurement, so that an interrupted run goes on.
-        address: hash of all that a built layer depends on.
         progress: told how far things are.
     """
-    record = _Record(evaluator, background, text, cache, address)
     wanted = {
         name: [method for method in methods if method != Keep()] for name, methods in grid.items()
     }
@@ -119,45 +154,14 @@ def measure_swaps(
     swaps: dict[str, tuple[Swap, ...]] = {}
     with progress.task("Measuring options inside a compressed model", total) as advance:
         for name, methods in wanted.items():
-            dense = record.divergence(name, Keep(), advance)
-            measured = {
-                predicted[name, method]: record.divergence(name, method, advance) - dense
-                for method in methods
-            }
-            finite = [
-                Swap(damage, measured[damage])
-                for damage in sorted(measured)
-                if damage > 0 and math.isfinite(measured[damage])
-            ]
-            if finite:
-                swaps[name] = tuple(finite)
+            dense = background.swapped(name, Keep())
+            advance(1)
+            measured = []
+            for method in methods:
+                damage = background.swapped(name, method) - dense
+                measured.append(Swap(predicted[name, method], damage))
+                advance(1)
+            usable = [s for s in measured if s.predicted > 0 and math.isfinite(s.measured)]
+            if usable:
+                swaps[name] = tuple(sorted(usable))
     return MeasuredMenu(swaps)
-
-
-class _Record:
-    """The scores of a plan with one layer swapped, each measured once and kept."""
-
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        background: Plan,
-        text: ScoredText,
-        cache: Cache,
-        address: Callable[[str, Method], str],
-    ) -> None:
-        self.evaluator, self.background, self.text = evaluator, background, text
-        self.cache = cache
-        layers = [address(name, method) for name, method in background.items()]
-        self.place = content_key(layers, tensor_key(text.windows.ids), SWAPS_VERSION)
-        self.known: dict[str, float] = cache.record("swaps", self.place) or {}
-
-    def divergence(self, name: str, method: Method, advance: Advance) -> float:
-        """KL divergence from the dense model with one layer swapped, nats per token."""
-        same = method == self.background[name]
-        key = "" if same else f"{name} {json.dumps(method.to_dict(), sort_keys=True)}"
-        if key not in self.known:
-            plan = Plan.of({**self.background, name: method})
-            self.known[key] = self.evaluator.score(plan, self.text).kl
-            self.cache.keep_record("swaps", self.place, self.known)
-        advance(1)
-        return self.known[key]

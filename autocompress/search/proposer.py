@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
@@ -12,6 +14,7 @@ from autocompress.errors import BudgetUnreachable
 from autocompress.methods.plan import Plan
 from autocompress.search.allocation import allocated_plan, bent_choices
 from autocompress.search.allocator import Choice, smallest_bytes
+from autocompress.search.dominance import selection_loss
 from autocompress.search.end_to_end import Relation, TimedPlan, relate
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
@@ -23,7 +26,8 @@ from autocompress.units import Limits
 
 PREDICTED = Knobs(measured=0.0)
 SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
-SWEEP_WITHOUT_LIMIT = (0.5, 0.35, 0.25, 0.18, 0.125, 0.1, 0.08, 0.06, 0.05)  # of the dense model
+# Of the dense model, most where the front bends.
+SWEEP_WITHOUT_LIMIT = (0.25, 0.16, 0.125, 0.105, 0.09, 0.08, 0.07, 0.06, 0.05)
 NEAR = (0.6, 0.75, 0.87, 1.0, 1.15, 1.35, 1.6)  # of a target: whose options are worth measuring
 
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
@@ -152,17 +156,39 @@ class Proposer:
             ALLOCATION, label, self.allocated(knobs, target), knobs if at_limit else None
         )
 
-    def from_knobs(self, knobs: Knobs, turn: int) -> Proposal:
-        """What knobs make of the budget; without one the targets take turns."""
-        turn = 0 if self.limits.memory_bytes else turn % len(self.targets)
-        return Proposal(KNOBS, "searched", self.allocated(knobs, self.targets[turn]), knobs)
+    def from_knobs(self, knobs: Knobs, target: float) -> Proposal:
+        """What knobs make of so many bytes."""
+        return Proposal(KNOBS, "searched", self.allocated(knobs, target), knobs)
+
+    def target(self, front: Sequence[TrialRecord]) -> float:
+        """Bytes to search at: the budget, or without one where the front has its widest step.
+
+        That is where one more member adds most to the hypervolume: between the two neighbours on
+        the front that leave most room between them, halfway in the logarithm of the bytes.
+
+        Args:
+            front: by bytes.
+        """
+        if self.limits.memory_bytes is not None or len(front) < 2:
+            return self.targets[0]
+        steps = [
+            (
+                math.log(large.bytes / small.bytes)
+                * (selection_loss(small) - selection_loss(large)),
+                math.sqrt(small.bytes * large.bytes),
+            )
+            for small, large in pairwise(front)
+        ]
+        return max(max(steps)[1], float(self.least_bytes()))
 
     def swapped(self, trial: TrialRecord, known: Collection[str]) -> Proposal | None:
         """The best neighbour of a trial's plan that is not known yet, by hash."""
         limit = self.limits.memory_bytes
         within = limit if limit is not None and trial.bytes <= limit else trial.bytes
         around = neighbours(trial.plan, self._choices(Knobs()), within - self.inventory.rest_bytes)
-        plan = next((plan for plan in around if plan.hash not in known), None)
+        new = (plan for plan in around if plan.hash not in known)
+        # A plan with forms that the choices lack may be larger than they know.
+        plan = next((plan for plan in new if self.inventory.plan_bytes(plan) <= within), None)
         return None if plan is None else Proposal(SWAPS, f"trial {trial.number} swapped", plan)
 
     def allocated(self, knobs: Knobs, target_bytes: float) -> Plan:

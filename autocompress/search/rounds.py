@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from autocompress.calibration.cache import Cache
@@ -11,7 +10,7 @@ from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import coarse_grid, measure_swaps
+from autocompress.search.measured_menu import Background, coarse_grid, measure_swaps
 from autocompress.search.proposer import PREDICTED, Proposer
 
 ROUNDS = 3
@@ -40,21 +39,17 @@ def measure_menu(
         progress: told how far things are.
     """
 
-    def divergence(plan: Plan) -> float:
-        found = evaluator.score(plan, text).kl
-        return found if math.isfinite(found) else math.inf
+    def around(plan: Plan) -> Background:
+        return Background(plan, evaluator, text, cache, address)
 
-    background, knobs = proposer.background(PREDICTED), PREDICTED
-    best, least = background, divergence(background)
+    background, knobs = around(proposer.background(PREDICTED)), PREDICTED
+    best = background
     for _ in range(ROUNDS):
-        grid = coarse_grid(proposer.menu, [background, *proposer.worth_measuring(knobs)])
-        proposer.measured = measure_swaps(
-            evaluator, proposer.menu, background, grid, text, cache, address, progress
-        )
-        background, knobs = proposer.background(Knobs()), Knobs()
-        before, found = least, divergence(background)
-        if found < least:
-            best, least = background, found
-        if found > (1 - LEAST_GAIN) * before:
+        grid = coarse_grid(proposer.menu, [background.plan, *proposer.worth_measuring(knobs)])
+        proposer.measured = measure_swaps(background, proposer.menu, grid, progress)
+        background, knobs = around(proposer.background(Knobs())), Knobs()
+        before = best.divergence
+        best = min(best, background, key=lambda each: each.divergence)
+        if background.divergence > (1 - LEAST_GAIN) * before:
             break
-    return best
+    return best.plan

@@ -33,6 +33,9 @@ _HINT = (
 )
 
 
+TROUBLES = (SQLAlchemyError, StorageInternalError)  # what a storage that is locked or gone raises
+
+
 def default_storage(folder: Path) -> str:
     """URL of the SQLite file in a run folder."""
     return f"sqlite:///{(folder / 'study.db').absolute()}"
@@ -92,7 +95,7 @@ def storage_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except TROUBLES as error:
         cause = error.__cause__ or error
         raise StorageError(
             f"the storage {_shown(url)} cannot be used: {_first_line(cause)}",

@@ -49,7 +49,7 @@ def keep_menu(folder: Path, proposer: Proposer) -> Path:
 
 
 def read_menu(study: StudyRecord) -> Proposer:
-    """Make a proposer from the menu in a study's run folder, without a limit.
+    """Make a proposer from the menu in a study's run folder, without a table of latencies.
 
     Raises:
         StudyError: there is none, or one of another version.
