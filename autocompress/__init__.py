@@ -22,6 +22,7 @@ _PUBLIC = {
     "evaluate": "autocompress.api.evaluating",
     "front": "autocompress.api.functions",
     "load": "autocompress.surgery.loading",
+    "predict_plan": "autocompress.api.predicting",
     "profile": "autocompress.api.functions",
 }
 # Words of the command line that are subpackages too; calling one calls the function of its name.

@@ -27,7 +27,7 @@ from autocompress.units import Limits
 PREDICTED = Knobs(measured=0.0)
 SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 # Of the dense model, most where the front bends.
-SWEEP_WITHOUT_LIMIT = (0.25, 0.16, 0.125, 0.105, 0.09, 0.08, 0.07, 0.06, 0.05)
+SWEEP_WITHOUT_LIMIT = (0.5, 0.25, 0.16, 0.125, 0.1, 0.085, 0.07, 0.06, 0.05)
 NEAR = (0.6, 0.75, 0.87, 1.0, 1.15, 1.35, 1.6)  # of a target: whose options are worth measuring
 
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much

@@ -9,9 +9,12 @@ import safetensors.torch
 import torch
 
 import autocompress
+from autocompress.api import session
 from autocompress.api.session import TextSettings
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.cli.main import main
+from autocompress.config.document import read_document
+from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import (
     BudgetUnreachable,
     ConfigurationError,
@@ -35,7 +38,7 @@ def no_work(monkeypatch):
         raise AssertionError("this was computed before")
 
     monkeypatch.setattr(LayerBuilder, "fit", refuse)
-    for name in ("measure", "run"):
+    for name in ("measure", "run", "score"):
         monkeypatch.setattr(Evaluator, name, refuse)
 
 
@@ -63,6 +66,18 @@ def test_the_same_call_again_goes_on_and_finds_all_done(record, search, no_work)
 def test_resume_goes_on_with_the_settings_and_trials_of_the_study(record, no_work):
     again = autocompress.search(resume="first", runs_dir=record.folder.parent, track=False)
     assert again == record
+
+
+def test_a_study_answers_another_budget_without_the_model(record, no_work, monkeypatch):
+    monkeypatch.setattr(session, "load_model", None)
+    predicted = autocompress.predict_plan(record, "5x")
+    assert predicted.prediction.bytes <= record.dense_bytes / 5
+    assert read_recipe(read_document(predicted.recipe)).plan == predicted.prediction.plan
+    assert predicted.recipe == record.folder / "predicted-5x.yaml"
+    facts = json.loads(json.dumps(predicted.to_dict()))
+    assert (facts["measured"], facts["study"]) == (False, "first")
+    assert facts["ratio"] >= 5
+    predicted.recipe.unlink()
 
 
 def test_resume_with_more_trials_adds_them(record, search):

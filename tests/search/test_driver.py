@@ -15,7 +15,7 @@ from autocompress.methods.plan import Plan
 from autocompress.search import driver, study_store
 from autocompress.search.allocator import allocate, choices_of, in_layer_order
 from autocompress.search.engines.base import Here
-from autocompress.search.front import finalists
+from autocompress.search.front import finalists, front_of
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
 from autocompress.search.measured_menu import MeasuredMenu, Swap
@@ -136,20 +136,20 @@ def test_the_measured_menu_changes_the_allocations_and_the_searched_plans(tmp_pa
         assert trial.plan == allocation(Knobs(**trial.params), limit, MEASURED)
 
 
-def test_without_a_limit_searched_plans_take_turns_on_the_targets(tmp_path):
-    search = search_in(tmp_path / "s", PLANNED + 24, ratio=None)
-    targets, evaluator = search.proposer.targets, FakeEvaluator()
-    assert len(targets) > 3
+def test_without_a_limit_searched_plans_go_where_the_front_has_its_widest_step(tmp_path):
+    search = search_in(tmp_path / "s", PLANNED + 12, ratio=None)
+    evaluator = FakeEvaluator()
+    assert len(search.proposer.targets) > 3
     record = search.run(Here(evaluator.run), evaluator.report)
     assert {t.state for t in record.trials} == {"complete"}
-    later = [t for t in record.trials if t.phase in ("knobs", "swaps")]
-    reached = set()
-    for turn, trial in enumerate(later):
-        if trial.phase == "knobs":
-            target = targets[turn % len(targets)]
-            assert trial.plan == allocation(Knobs(**trial.params), target, MeasuredMenu())
-            reached.add(target)
-    assert len(reached) > len(targets) / 2
+    searched = [t for t in record.trials if t.phase == "knobs"]
+    sizes = set()
+    for trial in searched:
+        before = replace(record, trials=record.trials[: trial.number])
+        target = search.proposer.target(front_of(before))
+        assert trial.plan == allocation(Knobs(**trial.params), target, MeasuredMenu())
+        sizes.add(target)
+    assert len(sizes) > len(searched) / 2
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.9, 0.1])

@@ -21,6 +21,7 @@ from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.measured_menu import (
     LARGEST_RATIO,
     LEAST_RATIO,
+    Background,
     MeasuredMenu,
     Swap,
     coarse_grid,
@@ -113,7 +114,8 @@ def address(name: str, method: object) -> str:
 
 def measure(evaluator, cache, plan=PLAN, grid=None, text=None, address=address) -> MeasuredMenu:
     worker = cast(Evaluator, evaluator)
-    return measure_swaps(worker, MENU, plan, grid or GRID, text or scored_text(), cache, address)
+    background = Background(plan, worker, text or scored_text(), cache, address)
+    return measure_swaps(background, MENU, grid or GRID)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
+from autocompress.errors import BudgetUnreachable
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
@@ -227,3 +228,26 @@ def test_neighbours_stay_within_the_limit_or_the_bytes_of_their_plan():
             assert INVENTORY.plan_bytes(found.plan) <= max(LIMIT, start.bytes)
             known.add(found.plan.hash)
         assert size > LIMIT or len(known) > 4
+
+
+def test_without_a_budget_the_target_is_halfway_in_the_widest_step_of_the_front():
+    made = proposer(None)
+    sizes = [DENSE_BYTES // 8, DENSE_BYTES // 5, DENSE_BYTES // 4, DENSE_BYTES // 2]
+    front = [
+        trial(number, rise, size)
+        for number, (rise, size) in enumerate(zip((0.9, 0.3, 0.2, 0.0), sizes, strict=True))
+    ]
+    halfway = (sizes[0] * sizes[1]) ** 0.5
+    assert made.target(front) == pytest.approx(max(halfway, made.least_bytes()))
+    assert made.target(front[1:]) == pytest.approx((sizes[2] * sizes[3]) ** 0.5)
+    assert made.target(front[:1]) == made.targets[0]
+    assert proposer().target(front) == LIMIT
+
+
+def test_a_latency_limit_is_refused_only_where_no_form_comes_near():
+    table = Table()  # every form takes half of the dense matrix's time
+    for latency_ms in (4.0, 7.0):
+        proposer(latency_ms=latency_ms, table=table).check_latency(10.0)
+    with pytest.raises(BudgetUnreachable, match=r"as fast.*got 3 ms a token \(0.3x\).*0.50x"):
+        proposer(latency_ms=3.0, table=table).check_latency(10.0)
+    proposer(latency_ms=3.0).check_latency(10.0)

@@ -47,9 +47,9 @@ def backgrounds(monkeypatch):
     """The plans that the menu is measured in, one for each round."""
     seen: list[Plan] = []
 
-    def remembered(evaluator, menu, background, *rest):
-        seen.append(background)
-        return measure_swaps(evaluator, menu, background, *rest)
+    def remembered(background, *rest):
+        seen.append(background.plan)
+        return measure_swaps(background, *rest)
 
     monkeypatch.setattr(rounds, "measure_swaps", remembered)
     return seen

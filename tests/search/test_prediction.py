@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from autocompress.errors import BudgetUnreachable
+from autocompress.search.knobs import Knobs
+from autocompress.search.prediction import predict, total_score
+from autocompress.search.proposer import Proposer
+from autocompress.units import Limits
+from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, header_of
+from tests.search.study_fixtures import trial
+
+RATIOS = (2, 3, 4, 6)
+
+
+@pytest.fixture
+def proposer():
+    return Proposer(MENU, INVENTORY, Limits(DENSE_BYTES // 4, None))
+
+
+@pytest.fixture
+def study(tmp_path, proposer):
+    """Allocations whose rise and divergence are twice and three times their score."""
+    trials = []
+    header = header_of(tmp_path, Limits(DENSE_BYTES // 4, None))
+    for number, ratio in enumerate(RATIOS):
+        plan = proposer.allocated(Knobs(), DENSE_BYTES / ratio)
+        score = total_score(proposer, plan)
+        made = trial(number, 2 * score, INVENTORY.plan_bytes(plan))
+        selection = replace(
+            made.selection,
+            kl=3 * score,
+            perplexity=header.dense_selection.perplexity * math.exp(2 * score),
+        )
+        trials.append(replace(made, plan=plan, selection=selection, report=None))
+    return replace(header, trials=tuple(trials))
+
+
+def test_a_plan_between_the_trials_is_read_off_them(study, proposer):
+    limit = int(DENSE_BYTES / 5)
+    predicted = predict(study, proposer, limit)
+    score = total_score(proposer, predicted.plan)
+    assert predicted.bytes <= limit
+    assert predicted.plan == proposer.allocated(Knobs(), limit)
+    assert predicted.kl == pytest.approx(3 * score)
+    known = [2 * total_score(proposer, t.plan) for t in study.trials]
+    assert min(known) <= predicted.rise <= max(known)
+    assert (predicted.trials, predicted.beyond) == (len(RATIOS), False)
+
+
+def test_beyond_the_trials_the_figures_are_lower_bounds(study, proposer):
+    some = replace(study, trials=study.trials[:2])
+    predicted = predict(some, proposer, DENSE_BYTES // 6)
+    assert predicted.beyond
+    assert predicted.kl == pytest.approx(some.trials[-1].selection.kl)
+
+
+def test_a_study_without_trials_still_gives_a_plan(study, proposer):
+    predicted = predict(replace(study, trials=()), proposer, DENSE_BYTES // 4)
+    assert predicted.plan == proposer.allocated(Knobs(), DENSE_BYTES // 4)
+    assert (predicted.kl, predicted.rise, predicted.trials) == (None, None, 0)
+
+
+def test_a_budget_that_no_plan_meets_says_what_can_be_reached(study, proposer):
+    with pytest.raises(BudgetUnreachable, match=r"wanted at least .* \(\d+\.\d\dx\)"):
+        predict(study, proposer, 10)
