@@ -157,9 +157,10 @@ def dry_run(
     space, inventory = read_space(settings.space), session.workbench.inventory
     space.check(inventory.layers)
     name, record = look_up_study(settings, destination, _identity(settings, session, space))
-    limit = budget.limits(inventory.dense_bytes, 1.0).memory_bytes
+    limits = budget.limits(inventory.dense_bytes, 1.0)
+    limit = limits.memory_bytes
     least = smallest_model_bytes(space, inventory)
-    expected = expected_trials(inventory, limit, least, effort.trials)
+    expected = expected_trials(inventory, limits, least, effort.trials)
     done = 0 if record is None else sum(trial.state != "failed" for trial in record.trials)
     left = expected[done:]
     cached, missing = look_up_cache(session, space)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from autocompress.methods.plan import Plan
 from autocompress.search.driver import REFERENCE_SPAN
 from autocompress.search.hand_written import hand_written_plans
-from autocompress.search.proposer import SWEEP, SWEEP_WITHOUT_LIMIT
+from autocompress.search.proposer import sweep
 from autocompress.surgery.inventory import Inventory
+from autocompress.units import Limits
 
 SEARCHED = "searched"  # by knobs and swaps, in what order and number depends on the trials before
 
@@ -29,29 +30,26 @@ class ExpectedTrial:
 
 
 def expected_trials(
-    inventory: Inventory, limit_bytes: int | None, least_bytes: int, trials: int
+    inventory: Inventory, limits: Limits, least_bytes: int, trials: int
 ) -> list[ExpectedTrial]:
     """List the trials of a new study in the order in which they are made.
 
     Args:
         inventory: the model's matrices.
-        limit_bytes: the byte limit, if there is one.
+        limits: what plans may cost.
         least_bytes: of the smallest plan in the space.
         trials: how many there are to be.
     """
-    dense = inventory.dense_bytes
+    dense, limit_bytes = inventory.dense_bytes, limits.memory_bytes
     share = None if limit_bytes is None else min(limit_bytes / dense, 1.0)
     most = None if limit_bytes is None else REFERENCE_SPAN * limit_bytes
     by_hand = [
         ExpectedTrial("hand-written", most is not None and inventory.plan_bytes(plan) > most, plan)
         for _, plan in hand_written_plans(inventory.layers, share)
     ]
-    if limit_bytes is None:
-        targets = [part * dense for part in SWEEP_WITHOUT_LIMIT]
-    else:
-        targets = [part * min(limit_bytes, dense) for part in SWEEP]
-    reached = max(sum(least_bytes <= target <= dense for target in targets), 1)
-    allocations = [ExpectedTrial("allocation")] * (1 + reached)  # on predictions, then the sweep
+    # One on predictions, then the sweep.
+    reached = len(sweep(limits, dense, least_bytes))
+    allocations = [ExpectedTrial("allocation")] * (1 + reached)
     planned = [*allocations[:2], *by_hand, *allocations[2:]]
     searched = [ExpectedTrial(SEARCHED)] * max(trials - len(planned), 0)
     return [*planned, *searched][:trials]

@@ -22,6 +22,7 @@ from optuna.trial import Trial
 from autocompress.errors import AutocompressError, StorageError
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
+from autocompress.search.against_dense import meets
 from autocompress.search.engines.base import Engine, Job, Outcome
 from autocompress.search.front import finalists, front_of
 from autocompress.search.hypervolume import hypervolume
@@ -213,7 +214,11 @@ class Search:
 
     def _from_knobs(self, turn: int, known: set[str]) -> Proposal | None:
         """The first of some draws that gives a plan which is not known."""
-        target = self.proposer.target(front_of(self.record))
+        limits = self.record.limits
+        front = [trial for trial in front_of(self.record) if meets(limits, trial)]
+        # Under a limit of latency alone, as many bytes as it takes are the first thing to try.
+        widest = limits.latency_ms is None or turn % 2
+        target = self.proposer.target(front if widest else [])
         drawn = islice(self.sampler.proposals(), DRAWS)
         # Without a budget the target moves, and the allocation there is as good a guess as any.
         usual = [Knobs()] if turn % 2 else []

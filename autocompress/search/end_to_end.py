@@ -18,9 +18,10 @@ from scipy.stats import spearmanr
 
 from autocompress.errors import BudgetUnreachable
 
-PRIOR_TRIALS = 2  # what the first guess weighs: a slope of 1, and the spread below
+PRIOR_TRIALS = 2  # what the first guess weighs: the share of a token and the spread below
+PRIOR_SHARE = 2 / 3  # of a token of the dense model that is spent in its matrices
 PRIOR_SPREAD = 0.03  # of the dense model's latency
-LEAST_SLOPE = 0.1  # below, the table says nothing about the model
+LEAST_SLOPE = 0.1  # of the first guess; below, the table says nothing about the model
 LEAST_TRIALS = 3  # for a correlation
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
@@ -127,7 +128,9 @@ class Relation:
 
 
 def relate(trials: Sequence[TimedPlan], dense_table_ms: float, dense_ms: float) -> Relation:
-    """Learn the relation from trials, a slope of 1 being the first guess.
+    """Learn the relation from trials, the matrices taking ``PRIOR_SHARE`` being the first guess.
+
+    Not a slope of 1: a table may have been taken while the machine was quicker or slower.
 
     The line goes through the dense model, whose latency is known best. Its slope has the least sum
     of absolute residuals, so that single trials measured while the machine was busy do not bend it:
@@ -140,7 +143,8 @@ def relate(trials: Sequence[TimedPlan], dense_table_ms: float, dense_ms: float) 
     """
     saved = np.array([trial.table_ms - dense_table_ms for trial in trials], dtype=float)
     measured = np.array([dense_ms * (t.measured_ms / t.dense_ms - 1) for t in trials], dtype=float)
-    slope = max(_slope(saved, measured), LEAST_SLOPE)
+    guess = PRIOR_SHARE * dense_ms / dense_table_ms
+    slope = max(_slope(saved, measured, guess), LEAST_SLOPE * guess)
     residuals = measured - slope * saved
     enough = len(trials) >= LEAST_TRIALS and np.ptp(measured) > 0 and np.ptp(saved) > 0
     return Relation(
@@ -154,13 +158,13 @@ def relate(trials: Sequence[TimedPlan], dense_table_ms: float, dense_ms: float) 
     )
 
 
-def _slope(saved: NDArray[np.float64], measured: NDArray[np.float64]) -> float:
+def _slope(saved: NDArray[np.float64], measured: NDArray[np.float64], guess: float) -> float:
     """Weighted median of the trials' slopes and of the first guess."""
     useful = saved != 0
     if not useful.any():
-        return 1.0
+        return guess
     weights = np.abs(saved[useful])
-    slopes = np.append(measured[useful] / saved[useful], 1.0)
+    slopes = np.append(measured[useful] / saved[useful], guess)
     weights = np.append(weights, PRIOR_TRIALS * np.median(weights))
     order = np.argsort(slopes)
     reached = np.cumsum(weights[order])

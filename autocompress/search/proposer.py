@@ -31,7 +31,24 @@ SWEEP_WITHOUT_LIMIT = (0.5, 0.25, 0.16, 0.125, 0.1, 0.085, 0.07, 0.06, 0.05)
 NEAR = (0.6, 0.75, 0.87, 1.0, 1.15, 1.35, 1.6)  # of a target: whose options are worth measuring
 
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
+NEARLY = 0.1  # of the way from the fastest plan to the dense model
 PRICE_OF_THE_FASTEST = 1e6  # nats for a millisecond: whatever damage it takes
+
+
+def sweep(limits: Limits, dense_bytes: int, least_bytes: int) -> list[float]:
+    """Bytes to allocate at, those of the budget first.
+
+    Args:
+        limits: of the search; under one of latency alone, as many bytes as it takes come first.
+        dense_bytes: of the dense model.
+        least_bytes: of the smallest plan.
+    """
+    if limits.memory_bytes is not None:
+        sizes = [share * min(limits.memory_bytes, dense_bytes) for share in SWEEP]
+    else:
+        whole = [] if limits.latency_ms is None else [1.0]
+        sizes = [share * dense_bytes for share in (*whole, *SWEEP_WITHOUT_LIMIT)]
+    return [size for size in sizes if least_bytes <= size <= dense_bytes] or [float(dense_bytes)]
 
 
 @dataclass(frozen=True)
@@ -167,7 +184,7 @@ class Proposer:
         the front that leave most room between them, halfway in the logarithm of the bytes.
 
         Args:
-            front: by bytes.
+            front: the members that meet the limits, by bytes.
         """
         if self.limits.memory_bytes is not None or len(front) < 2:
             return self.targets[0]
@@ -188,23 +205,30 @@ class Proposer:
         around = neighbours(trial.plan, self._choices(Knobs()), within - self.inventory.rest_bytes)
         new = (plan for plan in around if plan.hash not in known)
         # A plan with forms that the choices lack may be larger than they know.
-        plan = next((plan for plan in new if self.inventory.plan_bytes(plan) <= within), None)
+        small = (plan for plan in new if self.inventory.plan_bytes(plan) <= within)
+        plan = next((plan for plan in small if self._as_fast(plan, trial.plan)), None)
         return None if plan is None else Proposal(SWAPS, f"trial {trial.number} swapped", plan)
+
+    def _as_fast(self, plan: Plan, other: Plan) -> bool:
+        """Whether a plan is within the limit of latency by the table, or as fast as another."""
+        if self.latencies is None or self.room_ms is None:
+            return True
+        return self.latencies.total(plan) <= max(self.room_ms, self.latencies.total(other))
 
     def allocated(self, knobs: Knobs, target_bytes: float) -> Plan:
         """The plan of least score under knobs, within so many bytes and the limit of latency.
 
-        Where the two cannot be met together by the table, which may be off, it is the fastest.
+        Where the two cannot be met together by the table, which may be off, it is nearly the
+        fastest: to be the very fastest costs any amount of damage.
         """
         choices = self._choices(knobs)
         room = int(target_bytes) - self.inventory.rest_bytes
         price = self._price_ms(knobs, choices, room)
-        try:
-            return allocated_plan(self.menu, choices, room, self.room_ms, price_ms=price)
-        except BudgetUnreachable:
-            if self.room_ms is None:
-                raise
-            return self.fastest(target_bytes)
+        room_ms = self.room_ms
+        if room_ms is not None and self.latencies is not None:
+            least = self.latencies.total(self.fastest(target_bytes))
+            room_ms = max(room_ms, least + NEARLY * (self.latencies.dense_ms - least))
+        return allocated_plan(self.menu, choices, room, room_ms, price_ms=price)
 
     def fastest(self, target_bytes: float) -> Plan:
         """The plan that takes least time by the table, within so many bytes."""
@@ -229,10 +253,4 @@ class Proposer:
 
     def _targets(self) -> list[float]:
         """Bytes to allocate at, those of the budget first."""
-        dense, limit = self.inventory.dense_bytes, self.limits.memory_bytes
-        if limit is None:
-            targets = [share * dense for share in SWEEP_WITHOUT_LIMIT]
-        else:
-            targets = [share * min(limit, dense) for share in SWEEP]
-        least = self.least_bytes()
-        return [target for target in targets if least <= target <= dense] or [float(dense)]
+        return sweep(self.limits, self.inventory.dense_bytes, self.least_bytes())

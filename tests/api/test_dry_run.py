@@ -15,6 +15,7 @@ from autocompress.api.session import TextSettings, open_session, read_space
 from autocompress.api.trial_list import SEARCHED, expected_trials
 from autocompress.cli.main import main
 from autocompress.errors import StudyError
+from autocompress.units import Limits
 from tests.api.searches import TRIALS, write_inputs
 
 SPEED = Speed(PerToken(0.0, 1e-4), PerToken(0.0, 1e-3), 5.0, {"quantize": PerElement(1e-6, 0.0)})
@@ -81,12 +82,12 @@ def test_after_the_search_all_is_known_and_nothing_is_touched(quick, record, wor
 def test_trials_are_those_that_the_search_makes(record, workplace):
     session = open_session(None, TextSettings(), workplace / "runs")
     inventory = session.workbench.inventory
-    limit = record.limits.memory_bytes
-    expected = expected_trials(inventory, limit, inventory.rest_bytes, len(record.trials))
+    limits = record.limits
+    expected = expected_trials(inventory, limits, inventory.rest_bytes, len(record.trials))
     assert [trial.phase for trial in expected] == [trial.phase for trial in record.trials]
-    many = Counter(trial.phase for trial in expected_trials(inventory, limit, 0, 100))
+    many = Counter(trial.phase for trial in expected_trials(inventory, limits, 0, 100))
     assert many[SEARCHED] == 100 - many["hand-written"] - many["allocation"]
-    tight = expected_trials(inventory, inventory.dense_bytes // 100, 0, 100)
+    tight = expected_trials(inventory, Limits(inventory.dense_bytes // 100, None), 0, 100)
     assert any(trial.ruled_out for trial in tight)
 
 

@@ -25,7 +25,7 @@ def on_a_line(slope: float, *tables: float) -> list[TimedPlan]:
     return [TimedPlan(table, DENSE + slope * (table - TABLE), DENSE) for table in tables]
 
 
-def test_without_trials_a_millisecond_is_a_millisecond() -> None:
+def test_without_trials_two_thirds_of_a_token_are_spent_in_the_matrices() -> None:
     relation = relate([], TABLE, DENSE)
     assert (relation.slope, relation.trials) == (1.0, 0)
     assert relation.predict(1.5) == 2.5
