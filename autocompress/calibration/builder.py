@@ -18,7 +18,7 @@ from autocompress.records import LayerSpec
 from autocompress.surgery.workbench import Workbench
 
 # Raise it when a fit changes, so that layers of an earlier version are not taken for new ones.
-FIT_VERSION = 2
+FIT_VERSION = 3
 
 
 class LayerBuilder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -13,7 +15,7 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method, stored_tensors
 from autocompress.methods.keep import Keep
-from autocompress.numerics.metric import apply_gram
+from autocompress.numerics.metric import MOST_WEIGHTED, apply_gram
 from autocompress.records import Kind, LayerSpec
 
 LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads share it
@@ -201,10 +203,29 @@ def output_cosine(problem: MatrixProblem, dense: Tensor, compressed: Tensor) -> 
     term = problem.metric.terms[0]
     lookup = problem.spec.kind is Kind.EMBEDDING
     gram = term.rows if lookup else term.columns
-    a, b = (dense, compressed) if lookup else (dense.T, compressed.T)
-    weighted_a, weighted_b = apply_gram(gram.to(a), a), apply_gram(gram.to(b), b)
-    norm = torch.sqrt((weighted_a * a).sum() * (weighted_b * b).sum())
-    return float((weighted_a * b).sum() / norm) if float(norm) > 0 else 1.0
+    gram = gram.to(dense)
+    if lookup and gram.ndim == 2:
+        sums = _inner_products(gram, dense, compressed)
+    else:  # rows do not interact
+        at_once = max(1, MOST_WEIGHTED // dense.shape[1])
+        parts = zip(torch.split(dense, at_once), torch.split(compressed, at_once), strict=True)
+        grams = torch.split(gram, at_once) if lookup else itertools.repeat(gram)
+        sums = torch.stack(
+            [
+                _inner_products(each, *((a, b) if lookup else (a.T, b.T)))
+                for each, (a, b) in zip(grams, parts, strict=False)
+            ]
+        ).sum(0)
+    both, first, second = sums.tolist()
+    norm = math.sqrt(first * second)
+    return both / norm if norm > 0 else 1.0
+
+
+def _inner_products(gram: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Of both, of the first and of the second with itself under a Gram matrix: ``[3]``."""
+    weighted = apply_gram(gram, a)
+    both, first = (weighted * b).sum(), (weighted * a).sum()
+    return torch.stack([both, first, (apply_gram(gram, b) * b).sum()])
 
 
 def file_bytes(method: Method, spec: LayerSpec) -> int:

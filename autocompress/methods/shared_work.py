@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from autocompress.methods.base import MatrixProblem
@@ -14,6 +16,8 @@ from autocompress.numerics.refinement import RowTerm, refine_codes, row_terms
 from autocompress.numerics.rounding import Grid, find_grid
 from autocompress.numerics.shrinkage import GramKind, with_grams
 from autocompress.numerics.svd import Whitening
+
+MOST_ROUNDED = 2**22  # elements of a matrix at a time: the work takes ten times its bytes
 
 
 def metric_of(problem: MatrixProblem, gram: GramKind) -> Metric:
@@ -96,10 +100,25 @@ def round_on(
     feedback = feedback_of(problem, gram)
     if feedback is None:
         return [grid.round(weight) for grid in grids]
-    stacked, grid = weight.repeat(len(grids), 1), ColumnGrid.of(grids, weight.shape[1])
-    codes = round_with_feedback(stacked, feedback, grid)
-    codes = refine_codes(stacked, grid, codes, terms_of(problem, gram))
-    return list(codes.reshape(len(grids), *weight.shape))
+    terms, columns = terms_of(problem, gram), weight.shape[1]
+    parts = []
+    at_once = max(1, MOST_ROUNDED // columns)
+    for start in range(0, len(weight), at_once):  # rows do not interact
+        rows = slice(start, start + at_once)
+        stacked = weight[rows].repeat(len(grids), 1)
+        grid = ColumnGrid.of([_rows_of(each, rows) for each in grids], columns)
+        codes = round_with_feedback(stacked, feedback, grid)
+        codes = refine_codes(
+            stacked, grid, codes, [RowTerm(term.gram, term.weights[rows]) for term in terms]
+        )
+        parts.append(codes.reshape(len(grids), -1, columns))
+    return list(torch.cat(parts, 1))
+
+
+def _rows_of(grid: Grid, rows: slice) -> Grid:
+    return replace(
+        grid, scale=grid.scale[rows], zero=None if grid.zero is None else grid.zero[rows]
+    )
 
 
 def gram_label(gram: GramKind) -> str:

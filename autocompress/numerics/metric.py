@@ -56,10 +56,16 @@ class Metric:
         change = change.float()
         total = 0.0
         for term in self.terms:
-            weighted = apply_gram(
-                term.rows.to(change), apply_gram(term.columns.to(change), change.T).T
-            )
-            total += 0.5 * float((weighted * change).sum())
+            rows, columns = term.rows.to(change), term.columns.to(change)
+            if rows.ndim == 2:
+                weighted = apply_gram(rows, apply_gram(columns, change.T).T)
+                total += 0.5 * float((weighted * change).sum())
+                continue
+            at_once = max(1, MOST_WEIGHTED // change.shape[1])
+            parts = torch.split(change, at_once)
+            for part, weights in zip(parts, torch.split(rows, at_once), strict=True):
+                energies = (apply_gram(columns, part.T).T * part).sum(1)
+                total += 0.5 * float(energies @ weights)
         return max(total, 0.0)
 
     @cached_property
@@ -91,6 +97,7 @@ class Metric:
         ).sum(0)
 
 
+MOST_WEIGHTED = 2**22  # elements of a matrix at a time, where its rows do not interact
 FULL_GRAM_LIMIT = (
     8192  # beyond it only the diagonal is kept: a full fp32 Gram matrix would take over 256 MiB
 )

@@ -131,6 +131,7 @@ def decompose_whitened(
         squares, vectors = torch.linalg.eigh(whitened.T @ whitened)
         values = squares.flip(0).clamp_min(0).sqrt()[:most_rank]
         vectors = vectors.flip(1)[:, :most_rank]
+    del whitened  # of a large embedding, gigabytes
     left, right = (half @ vectors).T, _solve(vectors.T, whitening.columns)
     balance = (
         right.norm(dim=1) / left.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)

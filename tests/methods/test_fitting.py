@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from autocompress.errors import MethodError
+from autocompress.methods import shared_work
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
@@ -69,3 +70,15 @@ def test_gram_matrices_that_are_trusted_less_give_other_fits() -> None:
         layers = [fit.build(problem_of(spec, metric=metric)) for fit in fits]
         damages = [metric.damage(layer.to_dense() - matrix(40, 48)) for layer in layers]
         assert damages[0] < damages[1] < damages[2]
+
+
+def test_a_tall_matrix_is_rounded_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows do not interact, so the codes are the same."""
+    spec = spec_of(50, 32)
+    metric = Metric((Curvature(gram(50, 1), gram(32, 2)),))
+    method = Quantize(3, 16)
+    whole = method.fit(problem_of(spec, metric=metric))
+    monkeypatch.setattr(shared_work, "MOST_ROUNDED", 7 * 32)
+    parts = method.fit(problem_of(spec, metric=metric))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)

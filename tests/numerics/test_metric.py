@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from autocompress.numerics import metric as metric_module
 from autocompress.numerics.metric import Curvature, Metric
 from tests.methods.matrices import embedding_metric, gram, linear_metric, matrix
 
@@ -57,3 +59,13 @@ def test_damage_predicts_a_loss_to_second_order() -> None:
     metric = Metric((Curvature(torch.ones(4), x.T @ x / 500),))
     rise = 0.5 * (x @ (weight + change).T - x @ weight.T).square().sum(1).mean()
     torch.testing.assert_close(metric.damage(change), float(rise), rtol=1e-4, atol=0)
+
+
+def test_a_tall_change_is_weighted_some_rows_at_a_time(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    rows, change = torch.rand(50, generator=generator), torch.randn(50, 8, generator=generator)
+    factor = torch.randn(8, 8, generator=generator)
+    metric = Metric((Curvature(rows, factor @ factor.T),))
+    monkeypatch.setattr(metric_module, "MOST_WEIGHTED", 7 * 8)
+    exact = 0.5 * torch.einsum("o,oi,ij,oj->", rows, change, factor @ factor.T, change)
+    assert metric.damage(change) == pytest.approx(float(exact), rel=1e-5)
