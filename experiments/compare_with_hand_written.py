@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 import autocompress
 from autocompress.api.endurance import DEFAULT_TRIALS
 from autocompress.api.exporting import Exported
-from autocompress.api.searching import SearchSettings
 from autocompress.api.session import Session, open_session
+from autocompress.api.study_choice import SearchSettings
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.base import stored_tensors
 from autocompress.methods.keep import Keep

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.api.endurance import Endurance
-from autocompress.api.searching import Destination, SearchSettings, make_proposer, run_search
+from autocompress.api.searching import make_proposer, run_search
 from autocompress.api.session import Session, open_session, read_space
+from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
 from autocompress.search.driver import Effort, Search

@@ -19,8 +19,8 @@ from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.forecast import Fits, Stage, Work, stages_of
 from autocompress.api.looking_up import Cached, look_up_cache, look_up_study, open_reading, resumed
 from autocompress.api.probes import probe
-from autocompress.api.searching import Destination, SearchSettings, _check, _identity
 from autocompress.api.session import Session, read_space
+from autocompress.api.study_choice import Destination, SearchSettings, check_settings, identity_of
 from autocompress.api.trial_list import ExpectedTrial, expected_trials
 from autocompress.evaluation.corpus import PARTS
 from autocompress.evaluation.windows import Windows
@@ -152,11 +152,11 @@ def dry_run(
         destination = replace(destination, study=before.name)
         endurance = replace(endurance, trials=endurance.trials or before.settings.get("trials"))
     effort = endurance.effort(settings.sampler, settings.seed)
-    budget = _check(settings, destination)
+    budget = check_settings(settings, destination)
     session = open_reading(settings, destination, progress)
     space, inventory = read_space(settings.space), session.workbench.inventory
     space.check(inventory.layers)
-    name, record = look_up_study(settings, destination, _identity(settings, session, space))
+    name, record = look_up_study(settings, destination, identity_of(settings, session, space))
     limits = budget.limits(inventory.dense_bytes, 1.0)
     limit = limits.memory_bytes
     least = smallest_model_bytes(space, inventory)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.searching import Destination, SearchSettings
 from autocompress.api.session import Session, open_session
+from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.errors import StorageError, StudyError
 from autocompress.evaluation.windows import Windows
 from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, export_checkpoint

@@ -8,13 +8,9 @@ from pathlib import Path
 from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import Exported, export_trial
 from autocompress.api.profiling import Profile, make_profile
-from autocompress.api.searching import (
-    Destination,
-    SearchSettings,
-    resume_search,
-    run_search,
-)
+from autocompress.api.searching import resume_search, run_search
 from autocompress.api.session import TextSettings, one_of
+from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.search.engines.choosing import EngineSettings
 from autocompress.search.study import StudyRecord

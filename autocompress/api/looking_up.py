@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from autocompress.api.forecast import Fits
-from autocompress.api.searching import Destination, SearchSettings, _choose_study
 from autocompress.api.session import STATISTICS_VERSION, Session, open_session
+from autocompress.api.study_choice import Destination, SearchSettings, choose_study
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache, content_key, tensor_key
 from autocompress.calibration.kept_metrics import KeptMetrics
@@ -83,7 +83,7 @@ def look_up_study(
 ) -> tuple[str, StudyRecord | None]:
     """Find the study that the search would go on with, or the name that a new one would have."""
     with _copied(destination) as copy:
-        name, study = _choose_study(settings, copy, identity)
+        name, study = choose_study(settings, copy, identity)
         return name, None if study is None else to_record(study, destination.runs_dir / name)
 
 

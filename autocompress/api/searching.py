@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
-from autocompress.api.session import Session, TextSettings, open_session, read_space, tied_names
+from autocompress.api.session import Session, open_session, read_space, tied_names
+from autocompress.api.study_choice import (
+    Destination,
+    SearchSettings,
+    check_settings,
+    choose_study,
+    identity_of,
+)
 from autocompress.api.worker import WorkerSettings
 from autocompress.calibration.latency_table import LatencyTable
-from autocompress.errors import ConfigurationError, StudyError
 from autocompress.evaluation.latency import Latency
 from autocompress.progress import SILENT, Progress
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
-from autocompress.search.driver import Observer, Search
+from autocompress.search.driver import Search
 from autocompress.search.engines.choosing import EngineSettings, make_engine
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.hypervolume import REFERENCE_SETTING
-from autocompress.search.knob_sampler import SAMPLERS
+from autocompress.search.observer import Observer
 from autocompress.search.proposer import Proposer
 from autocompress.search.reach import check_reachable
 from autocompress.search.rounds import measure_menu
 from autocompress.search.space import Space
-from autocompress.search.storage import default_storage, settle, storage_errors, storage_url
+from autocompress.search.storage import settle, storage_errors
 from autocompress.search.stored_menu import keep_menu
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import (
     create_study,
-    existing_study,
     find_study,
     read_study,
     to_record,
@@ -39,47 +43,6 @@ from autocompress.search.study_store import (
 from autocompress.units import Budget, Limits
 
 THIS_PROCESS = EngineSettings()
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What determines the trials of a study, named as the options of ``autocompress search``."""
-
-    model: str | None = None
-    budget: str | None = None
-    latency: str | None = None
-    space: str = "default"
-    sampler: str = "auto"
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str | None = None
-    trust_remote_code: bool = False
-    texts: TextSettings = field(default_factory=TextSettings)
-
-    @classmethod
-    def of_study(cls, record: StudyRecord) -> SearchSettings:
-        """The settings that a study was started with."""
-        arguments = dict(record.settings["arguments"])
-        return cls(**arguments | {"texts": TextSettings(**arguments["texts"])})
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where a study is kept.
-
-    Attributes:
-        study: its name; made up from model and budget when left out.
-        runs_dir: folder of run folders.
-        storage: URL of Optuna's storage; a SQLite file in the run folder when left out.
-    """
-
-    study: str | None = None
-    runs_dir: Path = Path("runs")
-    storage: str | None = None
-
-    def url(self, name: str) -> str:
-        """URL of the storage of a study."""
-        return storage_url(self.storage) if self.storage else default_storage(self.runs_dir / name)
 
 
 def run_search(
@@ -98,7 +61,7 @@ def run_search(
         ConfigurationError: a setting, text, model, space or study that cannot be used.
     """
     effort = endurance.effort(settings.sampler, settings.seed)
-    budget = _check(settings, destination)
+    budget = check_settings(settings, destination)
     space = read_space(settings.space)
     session = open_session(
         settings.model,
@@ -112,8 +75,8 @@ def run_search(
     )
     inventory = session.workbench.inventory
     space.check(inventory.layers)
-    identity = _identity(settings, session, space)
-    name, study = _choose_study(settings, destination, identity)
+    identity = identity_of(settings, session, space)
+    name, study = choose_study(settings, destination, identity)
     folder = destination.runs_dir / name
     if study is None:
         limit = budget.limits(inventory.dense_bytes, 1.0).memory_bytes
@@ -215,69 +178,6 @@ def resume_search(
         observers=observers,
         progress=progress,
     )
-
-
-def _check(settings: SearchSettings, destination: Destination) -> Budget:
-    budget = Budget.parse(settings.budget, settings.latency)
-    named = destination.study
-    if named is not None and (not named.strip() or Path(named).name != named or named == ".."):
-        wanted = "the name of a folder in --runs-dir"
-        raise ConfigurationError("--study is no name", got=repr(named), wanted=wanted)
-    if settings.sampler not in SAMPLERS:
-        raise ConfigurationError(
-            "unknown sampler", got=repr(settings.sampler), wanted=", ".join(SAMPLERS)
-        )
-    return budget
-
-
-def _identity(settings: SearchSettings, session: Session, space: Space) -> dict[str, Any]:
-    plain = {
-        name: getattr(settings, name) for name in ("budget", "latency", "sampler", "seed", "device")
-    }
-    return session.identity() | plain | {"space": space.name, "space_content": repr(space)}
-
-
-def _choose_study(
-    settings: SearchSettings, destination: Destination, identity: dict[str, Any]
-) -> tuple[str, Any]:
-    """Find the study to go on with, or a name for a new one (then the study is ``None``)."""
-    named = destination.study
-    base = named or _default_name(settings)
-    number = 1
-    while True:
-        name = base if number == 1 else f"{base}-{number}"
-        study = existing_study(name, destination.url(name))
-        if study is None:
-            return name, None
-        found = to_record(study, destination.runs_dir / name).settings.get("identity", {})
-        differing = sorted(
-            key for key in {*identity, *found} if identity.get(key) != found.get(key)
-        )
-        if not differing:
-            return name, study
-        if named is not None:
-            key = differing[0]
-            raise StudyError(
-                f"the study {name!r} exists and was made with other settings "
-                f"({', '.join(differing)})",
-                got=f"{key} = {identity.get(key)}",
-                wanted=f"{key} = {found.get(key)}",
-                hint=f"Go on with it by --resume {name}, or name another with --study.",
-            )
-        number += 1
-
-
-def _default_name(settings: SearchSettings) -> str:
-    """Make up a readable name: model and budget."""
-    model = Path(settings.model).name if settings.model else "demo"
-    parts = [
-        model,
-        settings.budget,
-        settings.latency,
-        "front" if not (settings.budget or settings.latency) else None,
-    ]
-    text = "-".join(part for part in parts if part)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("%", "pct")).strip("-.").lower() or "study"
 
 
 def _header(

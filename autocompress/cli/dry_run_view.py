@@ -12,7 +12,7 @@ from rich.text import Text
 from autocompress.api.dry_run import DryRun, dry_run
 from autocompress.api.endurance import Endurance
 from autocompress.api.forecast import about
-from autocompress.api.searching import Destination, SearchSettings
+from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.cli.output import ConsoleProgress, console, print_json
 from autocompress.errors import BudgetUnreachable
 from autocompress.units import format_bytes

@@ -129,8 +129,8 @@ def search(
     quieten_libraries()
     if dry_run:
         from autocompress.api.endurance import Endurance
-        from autocompress.api.searching import Destination, SearchSettings
         from autocompress.api.session import TextSettings
+        from autocompress.api.study_choice import Destination, SearchSettings
         from autocompress.cli.dry_run_view import show_dry_run
 
         texts = TextSettings(data, calibration_data, selection_data, report_data)

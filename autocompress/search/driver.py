@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
 
 import optuna
 from optuna.trial import Trial
@@ -28,6 +27,7 @@ from autocompress.search.front import finalists, front_of
 from autocompress.search.hypervolume import hypervolume
 from autocompress.search.knob_sampler import KnobSampler
 from autocompress.search.knobs import Knobs
+from autocompress.search.observer import Observer, describe_trial
 from autocompress.search.picking import best_or_none
 from autocompress.search.proposer import Proposal, Proposer
 from autocompress.search.stages import rivals_of, stages_of
@@ -37,26 +37,12 @@ from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialR
 from autocompress.search.study_store import keep_relation, keep_report, to_record
 from autocompress.search.trial_owner import fail_unfinished
 from autocompress.search.trial_store import TrialStore
-from autocompress.units import format_bytes
 
 # Plans for comparison are measured up to so many times the limit; larger ones say nothing of it.
 REFERENCE_SPAN = 4.0
 MOST_FAILURES = 5  # failed trials in a row; then something else is wrong
 DRAWS = 16  # of knobs, until they give a plan that has not been tried
 SWAP_EVERY = 4  # searched trials, one is a neighbour of a plan on the front
-
-
-class Observer(Protocol):
-    """Told what happens, to keep a record of it elsewhere. It must neither raise nor block."""
-
-    def started(self, study: StudyRecord) -> None:
-        """The study exists, and has these trials already."""
-
-    def trial_finished(self, study_name: str, trial: TrialRecord) -> None:
-        """One more trial has ended."""
-
-    def finished(self, study: StudyRecord) -> None:
-        """The search has ended."""
 
 
 @dataclass(frozen=True)
@@ -312,15 +298,3 @@ class Search:
             for trial in missing:
                 keep_report(self.study, measure(trial))
                 advance(1)
-
-
-def describe_trial(trial: TrialRecord, dense_bytes: int) -> str:
-    """One line about a trial that has ended."""
-    size = f"{format_bytes(trial.bytes):>8} {dense_bytes / trial.bytes:5.2f}x"
-    line = f"trial {trial.number:3}  {size}  {trial.label}"
-    if trial.state == "stopped" and trial.partial is not None:
-        return f"{line}: given up after {trial.partial.tokens:,} tokens, KL {trial.partial.kl:.4f}"
-    if trial.selection is None:
-        reason = "over the budget, not measured" if trial.state == "infeasible" else trial.error
-        return f"{line}: {reason}"
-    return f"{line}: perplexity {trial.selection.perplexity:.4g}, KL {trial.selection.kl:.4f}"

@@ -10,8 +10,8 @@ from autocompress.api import dry_run as dry_run_module
 from autocompress.api.dry_run import dry_run
 from autocompress.api.endurance import Endurance
 from autocompress.api.probes import PerElement, PerToken, Speed, probe
-from autocompress.api.searching import Destination, SearchSettings
 from autocompress.api.session import TextSettings, open_session, read_space
+from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.api.trial_list import SEARCHED, expected_trials
 from autocompress.cli.main import main
 from autocompress.errors import StudyError

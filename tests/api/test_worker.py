@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autocompress.api.searching import SearchSettings
+from autocompress.api.study_choice import SearchSettings
 from autocompress.api.worker import WorkerSettings
 from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.latency import Latency

@@ -1,0 +1,131 @@
+"""Which study a search works on: its settings, where it is kept, and what tells it from others."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autocompress.api.session import Session, TextSettings
+from autocompress.errors import ConfigurationError, StudyError
+from autocompress.search.knob_sampler import SAMPLERS
+from autocompress.search.space import Space
+from autocompress.search.storage import default_storage, storage_url
+from autocompress.search.study import StudyRecord
+from autocompress.search.study_store import existing_study, to_record
+from autocompress.units import Budget
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What determines the trials of a study, named as the options of ``autocompress search``."""
+
+    model: str | None = None
+    budget: str | None = None
+    latency: str | None = None
+    space: str = "default"
+    sampler: str = "auto"
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str | None = None
+    trust_remote_code: bool = False
+    texts: TextSettings = field(default_factory=TextSettings)
+
+    @classmethod
+    def of_study(cls, record: StudyRecord) -> SearchSettings:
+        """The settings that a study was started with."""
+        arguments = dict(record.settings["arguments"])
+        return cls(**arguments | {"texts": TextSettings(**arguments["texts"])})
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a study is kept.
+
+    Attributes:
+        study: its name; made up from model and budget when left out.
+        runs_dir: folder of run folders.
+        storage: URL of Optuna's storage; a SQLite file in the run folder when left out.
+    """
+
+    study: str | None = None
+    runs_dir: Path = Path("runs")
+    storage: str | None = None
+
+    def url(self, name: str) -> str:
+        """URL of the storage of a study."""
+        return storage_url(self.storage) if self.storage else default_storage(self.runs_dir / name)
+
+
+def check_settings(settings: SearchSettings, destination: Destination) -> Budget:
+    """Check what can be checked before the model is loaded, and read the budget.
+
+    Raises:
+        ConfigurationError: a budget, a name of a study or a sampler that cannot be used.
+    """
+    budget = Budget.parse(settings.budget, settings.latency)
+    named = destination.study
+    if named is not None and (not named.strip() or Path(named).name != named or named == ".."):
+        wanted = "the name of a folder in --runs-dir"
+        raise ConfigurationError("--study is no name", got=repr(named), wanted=wanted)
+    if settings.sampler not in SAMPLERS:
+        raise ConfigurationError(
+            "unknown sampler", got=repr(settings.sampler), wanted=", ".join(SAMPLERS)
+        )
+    return budget
+
+
+def identity_of(settings: SearchSettings, session: Session, space: Space) -> dict[str, Any]:
+    """What determines the trials of a study: the settings, the model, the texts, the space."""
+    plain = {
+        name: getattr(settings, name) for name in ("budget", "latency", "sampler", "seed", "device")
+    }
+    return session.identity() | plain | {"space": space.name, "space_content": repr(space)}
+
+
+def choose_study(
+    settings: SearchSettings, destination: Destination, identity: dict[str, Any]
+) -> tuple[str, Any]:
+    """Find the study to go on with, or a name for a new one (then the study is ``None``).
+
+    Raises:
+        StudyError: the study that was named was made with other settings; the message says which.
+    """
+    named = destination.study
+    base = named or _default_name(settings)
+    number = 1
+    while True:
+        name = base if number == 1 else f"{base}-{number}"
+        study = existing_study(name, destination.url(name))
+        if study is None:
+            return name, None
+        found = to_record(study, destination.runs_dir / name).settings.get("identity", {})
+        differing = sorted(
+            key for key in {*identity, *found} if identity.get(key) != found.get(key)
+        )
+        if not differing:
+            return name, study
+        if named is not None:
+            key = differing[0]
+            raise StudyError(
+                f"the study {name!r} exists and was made with other settings "
+                f"({', '.join(differing)})",
+                got=f"{key} = {identity.get(key)}",
+                wanted=f"{key} = {found.get(key)}",
+                hint=f"Go on with it by --resume {name}, or name another with --study.",
+            )
+        number += 1
+
+
+def _default_name(settings: SearchSettings) -> str:
+    """Make up a readable name: model and budget."""
+    model = Path(settings.model).name if settings.model else "demo"
+    parts = [
+        model,
+        settings.budget,
+        settings.latency,
+        "front" if not (settings.budget or settings.latency) else None,
+    ]
+    text = "-".join(part for part in parts if part)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("%", "pct")).strip("-.").lower() or "study"
