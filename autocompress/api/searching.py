@@ -22,7 +22,7 @@ from autocompress.evaluation.latency import Latency
 from autocompress.progress import SILENT, Progress
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
 from autocompress.search.driver import Search
-from autocompress.search.engines.choosing import EngineSettings, make_engine
+from autocompress.search.engines.choosing import EngineSettings, check_engine, make_engine
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.hypervolume import REFERENCE_SETTING
 from autocompress.search.observer import Observer
@@ -62,6 +62,7 @@ def run_search(
     """
     effort = endurance.effort(settings.sampler, settings.seed)
     budget = check_settings(settings, destination)
+    check_engine(engine)
     space = read_space(settings.space)
     session = open_session(
         settings.model,

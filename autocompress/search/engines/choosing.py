@@ -9,6 +9,7 @@ from types import ModuleType
 
 from autocompress.errors import ConfigurationError
 from autocompress.search.engines.base import Engine, Here, Measure, OpenWorker
+from autocompress.search.engines.cluster_address import check_answers
 from autocompress.search.engines.local import LocalProcesses
 
 ENGINES = ("local", "ray")
@@ -64,6 +65,18 @@ class EngineSettings:
     def here(self) -> bool:
         """Whether the trials run in this process."""
         return self.kind == "local" and self.workers == 1
+
+
+def check_engine(settings: EngineSettings) -> None:
+    """Make sure that an engine can be had, before the work that its trials wait for.
+
+    Raises:
+        ConfigurationError: Ray is not installed, or no cluster answers at the address.
+    """
+    if settings.kind == "ray":
+        load_ray_tune(settings.address)
+        if settings.address is not None:
+            check_answers(settings.address)
 
 
 def make_engine(
