@@ -92,13 +92,17 @@ class _Worker:
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of torch's threads may hang
-        self.connection, theirs = context.Pipe()
-        arguments = theirs, self.open_worker
-        self.process = context.Process(target=_work, args=arguments, daemon=True)
         self.ready = False
-        with _interrupts_held_back():
-            self.process.start()
-        theirs.close()  # so that the process holds the only end, and its end is heard
+        try:
+            self.connection, theirs = context.Pipe()
+            arguments = theirs, self.open_worker
+            process = context.Process(target=_work, args=arguments, daemon=True)
+            # Afterwards the process holds the only other end, so that its end is heard.
+            with theirs, _interrupts_held_back():
+                process.start()
+        except OSError as error:
+            raise _cannot_start(f"the system refuses its process: {error}") from error
+        self.process = process
 
     def give(self, job: Job) -> None:
         self.job, self.losses = job, 0
@@ -140,7 +144,8 @@ class _Worker:
         if not was_ready:
             self.failed_starts += 1
             if self.failed_starts == MOST_FAILED_STARTS:
-                raise _cannot_start(how)
+                often = f"{MOST_FAILED_STARTS} times in a row"
+                raise _cannot_start(f"its process {how} before it was ready, {often}")
         outcome = None
         if was_ready and self.job is not None:
             self.losses += 1
@@ -156,10 +161,9 @@ def _how_it_ended(code: int | None) -> str:
     return f"ended with exit code {code}"
 
 
-def _cannot_start(how: str) -> AutocompressError:
+def _cannot_start(why: str) -> AutocompressError:
     return AutocompressError(
-        f"no worker can start: its process {how} before it was ready, "
-        f"{MOST_FAILED_STARTS} times in a row",
+        f"no worker can start: {why}",
         hint="SIGKILL means mostly that memory ran out: try fewer --workers. A script must call "
         'the search under `if __name__ == "__main__":`, because each worker imports the script.',
     )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -73,6 +75,20 @@ def test_a_worker_that_ends_at_its_start_says_how(monkeypatch):
     with pytest.raises(AutocompressError, match=r"no worker can start.*exit code 7.*__main__"):
         LocalProcesses([ends_at_start]).drive(search)
     assert search.asked == []
+
+
+def test_a_process_that_the_system_refuses_says_so(monkeypatch):
+    def refuse(_process):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", refuse)
+    with pytest.raises(AutocompressError, match=r"no worker can start.*unavailable.*--workers"):
+        LocalProcesses([formula, formula]).drive(FakeAskTell(2))
+
+
+def test_what_cannot_be_given_to_a_process_is_said_as_it_is():
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        LocalProcesses([lambda: formula]).drive(FakeAskTell(2))
 
 
 DRIVE = """
