@@ -11,6 +11,8 @@ import optuna
 import psutil  # type: ignore[import-untyped]
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autocompress.records import Measurement
+
 OWNER = "owner"
 # A trial of another machine, which cannot be asked, is given up so long after it started.
 SILENCE_SECONDS = 24 * 3600.0
@@ -29,16 +31,29 @@ def own(trial: Trial) -> None:
 
 
 def fail_unfinished(study: optuna.Study) -> int:
-    """Mark as failed the trials whose process is certainly gone, and say how many.
+    """End the trials whose process is certainly gone, and say how many.
 
-    Those of a process that lives are left to it: of this machine by its id and start, of another
-    until ``SILENCE_SECONDS`` after the trial started.
+    They have failed, unless the process was gone between the two writes that end a trial: what its
+    ``result`` says then stands. Those of a process that lives are left to it: of this machine by
+    its id and start, of another until ``SILENCE_SECONDS`` after the trial started.
     """
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     abandoned = [trial for trial in left if _is_abandoned(trial)]
     for trial in abandoned:  # another search may be doing the same
-        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        values, state = _end_of(trial.user_attrs.get("result"))
+        study.tell(trial.number, values, state, skip_if_finished=True)
     return len(abandoned)
+
+
+def _end_of(result: dict[str, Any] | None) -> tuple[list[float] | None, TrialState | None]:
+    """Values and state that a trial with this result is told with, as ``TrialStore`` does."""
+    if result is None or "error" in result:
+        return None, TrialState.FAIL
+    if "selection" not in result:
+        return None, TrialState.PRUNED
+    measured = Measurement.from_dict(result["selection"])
+    latency = measured.latency_ms or 0.0
+    return [measured.perplexity, float(measured.bytes), latency], None
 
 
 def _is_abandoned(trial: FrozenTrial) -> bool:

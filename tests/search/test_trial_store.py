@@ -4,12 +4,15 @@ import math
 from dataclasses import replace
 
 import pytest
+from optuna.trial import TrialState
 
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.search.engines.base import Outcome
 from autocompress.search.knobs import Knobs
 from autocompress.search.proposer import Proposal
+from autocompress.search.study_store import to_trial_record
+from autocompress.search.trial_owner import OWNER, fail_unfinished
 from autocompress.search.trial_store import TrialStore
 from autocompress.units import Limits
 from tests.search.fake_search import INVENTORY, SPECS, header_of, measured
@@ -46,6 +49,33 @@ def test_the_outcome_decides_the_state_of_the_stored_trial(store):
     assert [t.state.name for t in stored] == ["COMPLETE", "PRUNED", "FAIL", "PRUNED"]
     assert stored[0].values == [whole.perplexity, SIZE, whole.latency_ms]
     assert [store.objectives(r) is None for r in records] == [False, False, True, True]
+
+
+OUTCOMES = [
+    Outcome(0, measured(PLAN, 0.2), seconds=2.0),
+    Outcome(0, measured(PLAN, 0.2, windows=4), 4, seconds=1.0),
+    Outcome(0, error="no memory"),
+]
+
+
+def killed(*_arguments, **_named):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=["measured", "stopped", "failed"])
+def test_a_trial_cut_off_between_result_and_end_ends_as_it_would_have(store, monkeypatch, outcome):
+    whole = store.end(begin(store), outcome)
+    cut_off = begin(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(store.study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.end(cut_off, outcome)
+    assert store.study.get_trials()[1].state is TrialState.RUNNING
+    cut_off.set_user_attr(OWNER, cut_off.user_attrs[OWNER] | {"started": 1.0})  # long gone
+    assert fail_unfinished(store.study) == 1
+    first, second = store.study.get_trials()
+    assert (second.state, second.values) == (first.state, first.values)
+    assert replace(to_trial_record(second, {}), number=0) == whole
 
 
 def test_a_stopped_trial_has_the_perplexity_that_its_first_windows_point_to(store):
