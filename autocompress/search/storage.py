@@ -90,6 +90,9 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
 def storage_errors(url: str) -> Iterator[None]:
     """Say in one paragraph what a storage raises that is locked, full or gone.
 
+    Args:
+        url: of the storage; or whose it is (``of study 'demo'``) where that is not known.
+
     Raises:
         StorageError: in place of what the database's driver or Optuna raised.
     """

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ HEADER = "autocompress"
 REPORT = "report "
 RELATION = "latency relation"
 POINTER = "study.json"
+# A study is without its header only for the moment between two writes to the storage.
+UNHEADED_SECONDS = 10.0
 DIRECTIONS = [StudyDirection.MINIMIZE] * 3  # perplexity, bytes, latency
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -55,8 +59,10 @@ def create_study(header: StudyRecord, url: str) -> optuna.Study:
         study.set_user_attr(HEADER, _header_to_dict(header))
         _write_pointer(header.folder, header.name, url)
     except DuplicatedStudyError as error:
-        what = f"the storage {url} already has a study {header.name!r}"
-        raise StudyError(what, hint="Name another with --study.") from error
+        raise StudyError(
+            f"another search has just made a study {header.name!r} in {url}",
+            hint="The same command again goes on with it, or says in which settings it differs.",
+        ) from error
     except (OSError, SQLAlchemyError, StorageInternalError) as error:
         raise _unwritable(header.folder, error) from error
     return study
@@ -134,18 +140,34 @@ def existing_study(name: str, url: str) -> optuna.Study | None:
     if path is not None and not path.exists():
         return None
     storage = open_storage(url)
-    if name not in optuna.get_all_study_names(storage):
-        return None
-    study = optuna.load_study(study_name=name, storage=storage)
-    if HEADER in study.user_attrs:
-        return study
-    if study.get_trials(deepcopy=False):
-        raise StudyError(
-            f"the study {name!r} in {url} was not made by autocompress",
-            hint="Name another with --study.",
-        )
-    optuna.delete_study(study_name=name, storage=storage)
+    with storage_errors(url):
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        with suppress(KeyError):  # another search removes it, too
+            study = optuna.load_study(study_name=name, storage=storage)
+            if _gets_header(study, url):
+                return study
+            optuna.delete_study(study_name=name, storage=storage)
     return None
+
+
+def _gets_header(study: optuna.Study, url: str) -> bool:
+    """Whether a study has its header, or is given it while this waits.
+
+    Raises:
+        StudyError: it is not of autocompress.
+    """
+    deadline = time.monotonic() + UNHEADED_SECONDS
+    while HEADER not in study.user_attrs:
+        if study.get_trials(deepcopy=False):
+            raise StudyError(
+                f"the study {study.study_name!r} in {url} was not made by autocompress",
+                hint="Name another with --study.",
+            )
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(UNHEADED_SECONDS / 100)
+    return True
 
 
 def load_optuna_study(name: str, url: str) -> optuna.Study:
@@ -154,43 +176,43 @@ def load_optuna_study(name: str, url: str) -> optuna.Study:
     if path is not None and not path.exists():
         raise StudyError(f"the storage of study {name!r} is gone: {path} does not exist")
     storage = open_storage(url)
-    try:
-        study = optuna.load_study(study_name=name, storage=storage)
-    except KeyError as error:
-        names = ", ".join(optuna.get_all_study_names(storage)) or "none"
-        raise StudyError(
-            "unknown study", got=repr(name), wanted=f"one of those in {url}: {names}"
-        ) from error
-    if HEADER not in study.user_attrs:
-        raise StudyError(
-            f"the study {name!r} in {url} was not made by autocompress, "
-            "or was cut off while it was made"
-        )
+    with storage_errors(url):
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+        except KeyError as error:
+            names = ", ".join(optuna.get_all_study_names(storage)) or "none"
+            raise StudyError(
+                "unknown study", got=repr(name), wanted=f"one of those in {url}: {names}"
+            ) from error
+        if HEADER not in study.user_attrs:
+            raise StudyError(
+                f"the study {name!r} in {url} was not made by autocompress, "
+                "or was cut off while it was made"
+            )
     return study
 
 
 def read_study(name: str | None, runs_dir: Path, storage: str | None = None) -> StudyRecord:
     """Read a study as it stands; ``None`` means the latest."""
     name, url, folder = find_study(name, runs_dir, storage)
-    with storage_errors(url):
-        study = load_optuna_study(name, url)
-        try:
-            return to_record(study, folder)
-        finally:
-            settle(study)
+    study = load_optuna_study(name, url)
+    try:
+        return to_record(study, folder)
+    finally:
+        settle(study)
 
 
 def to_record(study: optuna.Study, folder: Path) -> StudyRecord:
     """Turn an Optuna study into a record."""
-    attributes = study.user_attrs
+    with storage_errors(f"of study {study.study_name!r}"):
+        attributes, stored = study.user_attrs, study.get_trials(deepcopy=False)
     reports = {
         key.removeprefix(REPORT): Measurement.from_dict(value)
         for key, value in attributes.items()
         if key.startswith(REPORT)
     }
     header = _header_from_dict(study.study_name, folder, attributes[HEADER])
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    trials = [to_trial_record(trial, reports) for trial in finished]
+    trials = [to_trial_record(trial, reports) for trial in stored if trial.state.is_finished()]
     relation = attributes.get(RELATION)
     return replace(
         header,

@@ -60,7 +60,7 @@ def test_every_kind_of_storage_keeps_a_study(tmp_path, url):
     assert fail_unfinished(again) == 0  # it is this very process's
     running = again.get_trials(states=(TrialState.RUNNING,))
     assert [trial.number for trial in running] == [1]
-    with pytest.raises(StudyError, match="already has a study 's'"):
+    with pytest.raises(StudyError, match="just made a study 's'"):
         make(tmp_path, url)
     with pytest.raises(StudyError, match="'other'"):
         load_optuna_study("other", url)

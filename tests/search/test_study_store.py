@@ -10,15 +10,17 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.search import trial_owner
+from autocompress.search import study_store, trial_owner
 from autocompress.search.storage import default_storage, open_storage
 from autocompress.search.study_store import (
     DIRECTIONS,
+    HEADER,
     create_study,
     existing_study,
     find_study,
@@ -177,7 +179,7 @@ def test_a_storage_elsewhere_needs_no_run_folder(tmp_path):
 
 def test_a_study_is_made_once(tmp_path):
     header, _ = make(tmp_path)
-    with pytest.raises(StudyError, match="already has a study 's'"):
+    with pytest.raises(StudyError, match=r"just made a study 's'.*The same command again"):
         create_study(header, default_storage(tmp_path / "s"))
     assert existing_study("s", default_storage(tmp_path / "s")) is not None
     assert existing_study("other", default_storage(tmp_path / "s")) is None
@@ -192,11 +194,23 @@ def bare_study(folder, name="s"):
     return optuna.create_study(study_name=name, storage=storage, directions=DIRECTIONS)
 
 
-def test_a_study_that_was_cut_off_while_it_was_made_is_replaced(tmp_path):
+def test_a_study_that_was_cut_off_while_it_was_made_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_store, "UNHEADED_SECONDS", 0.0)
     bare_study(tmp_path / "s")
     assert existing_study("s", default_storage(tmp_path / "s")) is None
     header, _ = make(tmp_path)
     assert read_study("s", tmp_path) == header
+
+
+def test_a_study_that_another_search_is_making_is_left_to_it(tmp_path, monkeypatch):
+    bare_study(tmp_path / "s")
+    other = load_bare(tmp_path / "s")
+    monkeypatch.setattr(
+        study_store.time, "sleep", lambda _seconds: other.set_user_attr(HEADER, {"of": "other"})
+    )
+    found = existing_study("s", default_storage(tmp_path / "s"))
+    assert found is not None
+    assert found.user_attrs[HEADER] == {"of": "other"}
 
 
 def test_a_study_of_another_program_is_left_alone(tmp_path):
@@ -211,6 +225,24 @@ def test_a_study_of_another_program_is_left_alone(tmp_path):
 
 def load_bare(folder):
     return optuna.load_study(study_name="s", storage=open_storage(default_storage(folder)))
+
+
+def test_a_storage_that_is_lost_while_it_is_read_is_a_storage_error(tmp_path, monkeypatch):
+    _, study = make(tmp_path)
+    url = default_storage(tmp_path / "s")
+
+    def locked(*_arguments, **_named):
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
+
+    monkeypatch.setattr(type(study._storage), "get_study_user_attrs", locked)
+    for read in (
+        lambda: existing_study("s", url),
+        lambda: load_optuna_study("s", url),
+        lambda: read_study("s", tmp_path),
+        lambda: to_record(study, tmp_path / "s"),
+    ):
+        with pytest.raises(StorageError, match=r"the storage .* cannot be used: .*locked"):
+            read()
 
 
 @pytest.mark.parametrize("damage", ["garbage", "header only"])
