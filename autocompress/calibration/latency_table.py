@@ -96,6 +96,10 @@ class LatencyTable:
         self._by_name = {spec.name: spec for spec in self.specs}
         self._uses = {spec.name: uses_of(model, spec) for spec in self.specs}
         self._records: dict[str, dict[str, Any]] = {}
+        # What was asked for before: a search asks for each option and plan many times.
+        self._addresses: dict[tuple[LayerSpec, Use], str] = {}
+        self._times: dict[tuple[str, Method], float] = {}
+        self._totals: dict[str, float] = {}
 
     @classmethod
     def of(
@@ -117,18 +121,22 @@ class LatencyTable:
 
     def __getitem__(self, layer_and_method: tuple[str, Method]) -> float:
         """Milliseconds a token of one layer by one method, timed now if it has not been yet."""
-        name, method = layer_and_method
-        spec = self._by_name[name]
-        return sum(
-            count * self._milliseconds(spec, use, method) for use, count in self._uses[name].items()
-        )
+        if layer_and_method not in self._times:
+            name, method = layer_and_method
+            spec = self._by_name[name]
+            self._times[layer_and_method] = sum(
+                count * self._milliseconds(spec, use, method)
+                for use, count in self._uses[name].items()
+            )
+        return self._times[layer_and_method]
 
     def _milliseconds(self, spec: LayerSpec, use: Use, method: Method) -> float:
+        key = None if method == Keep() else _key(method)
         ratios = self._record(spec, use).get("ratios")
-        if ratios is None or (method != Keep() and _key(method) not in ratios):
-            self._time(spec, use, [] if method == Keep() else [method])
+        if ratios is None or (key is not None and key not in ratios):
+            self._time(spec, use, [] if key is None else [method])
         record = self._record(spec, use)
-        ratio = 1.0 if method == Keep() else record["ratios"][_key(method)]
+        ratio = 1.0 if key is None else record["ratios"][key]
         return float(ratio * record["dense_ms"])
 
     def total(self, plan: Plan) -> float:
@@ -137,7 +145,10 @@ class LatencyTable:
         Raises:
             MethodError: a method does not fit its layer.
         """
-        return sum(self[spec.name, plan.get(spec.name, Keep())] for spec in self.specs)
+        if plan.hash not in self._totals:
+            times = (self[spec.name, plan.get(spec.name, Keep())] for spec in self.specs)
+            self._totals[plan.hash] = sum(times)
+        return self._totals[plan.hash]
 
     @property
     def dense_ms(self) -> float:
@@ -219,8 +230,10 @@ class LatencyTable:
         return self._records[address]
 
     def _address(self, spec: LayerSpec, use: Use) -> str:
-        layer = [list(spec.shape), spec.dtype, spec.bias, use.value]
-        return content_key(TIMING_VERSION, vars(self.place), layer)
+        if (spec, use) not in self._addresses:
+            layer = [list(spec.shape), spec.dtype, spec.bias, use.value]
+            self._addresses[spec, use] = content_key(TIMING_VERSION, vars(self.place), layer)
+        return self._addresses[spec, use]
 
 
 def uses_of(model: nn.Module, spec: LayerSpec) -> dict[Use, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import MethodError
-from autocompress.numerics.metric import Metric
+from autocompress.numerics.metric import MOST_WEIGHTED, Metric
 from autocompress.numerics.randomised import randomised_svd
 
 MetricKind = Literal["plain", "input", "two_sided"]
@@ -83,6 +83,19 @@ class Whitening:
         """``L^T W``."""
         return _times(weight.double().T, self.rows).T
 
+    def inner_products(self, weight: Tensor) -> Tensor:
+        """``W^T L L^T W``: ``[in, in]``; of a tall matrix some rows at a time where they allow it."""
+        if self.rows.ndim == 2:
+            whitened = self.apply_rows(weight)
+            return whitened.T @ whitened
+        total = weight.new_zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
+        at_once = max(1, MOST_WEIGHTED // weight.shape[1])
+        parts = torch.split(weight, at_once)
+        for part, scales in zip(parts, torch.split(self.rows, at_once), strict=True):
+            whitened = _times(part.double().T, scales)
+            total.addmm_(whitened, whitened.T)
+        return total
+
 
 def decompose(
     weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float = SHRINKAGE
@@ -123,15 +136,13 @@ def decompose_whitened(
         other = decompose_whitened(weight.T, flipped, most_rank=most_rank)
         return Spectrum(other.right, other.left, other.values)
     half = whitening.apply_columns(weight)
-    whitened = whitening.apply_rows(half)
     if most_rank is not None and randomised_wins(weight.shape, most_rank):
-        _, values, transposed = randomised_svd(whitened, most_rank)
+        _, values, transposed = randomised_svd(whitening.apply_rows(half), most_rank)
         vectors = transposed.T
     else:
-        squares, vectors = torch.linalg.eigh(whitened.T @ whitened)
+        squares, vectors = torch.linalg.eigh(whitening.inner_products(half))
         values = squares.flip(0).clamp_min(0).sqrt()[:most_rank]
         vectors = vectors.flip(1)[:, :most_rank]
-    del whitened  # of a large embedding, gigabytes
     left, right = (half @ vectors).T, _solve(vectors.T, whitening.columns)
     balance = (
         right.norm(dim=1) / left.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)

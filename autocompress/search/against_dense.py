@@ -12,9 +12,14 @@ from autocompress.units import Limits, format_bytes
 
 def meets(limits: Limits, trial: TrialRecord) -> bool:
     """Whether a trial is within a study's limits; an unmeasured latency meets no latency limit."""
-    time = latency(trial)
     small = limits.memory_bytes is None or trial.bytes <= limits.memory_bytes
-    return small and (limits.latency_ms is None or (time is not None and time <= limits.latency_ms))
+    return small and latency_within(limits, trial)
+
+
+def latency_within(limits: Limits, trial: TrialRecord) -> bool:
+    """Whether a trial is fast enough; one without a latency is only if there is no limit."""
+    time = latency(trial)
+    return limits.latency_ms is None or (time is not None and time <= limits.latency_ms)
 
 
 def dense_on(study: StudyRecord, measurement: Measurement) -> Measurement:

@@ -1,4 +1,4 @@
-"""From a menu to a plan: the exact allocation on damages as knobs and corrections bend them."""
+"""From a menu to a plan: the exact allocation on damages as knobs and measurements bend them."""
 
 from __future__ import annotations
 

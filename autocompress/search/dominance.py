@@ -40,19 +40,22 @@ def latency(trial: TrialRecord) -> float | None:
     return None
 
 
-def dominates(one: TrialRecord, other: TrialRecord) -> bool:
+def dominates(one: TrialRecord, other: TrialRecord, *, timed: bool = True) -> bool:
     """Whether ``one`` makes ``other`` pointless.
 
     It is no worse in loss and in bytes, better in at least one of them, and not slower by more
     than ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in loss and
-    bytes goes to the faster trial, then to the earlier one.
+    bytes goes to the faster trial, then to the earlier one; to that at once if not ``timed``, when
+    latency counts for nothing.
     """
     ours = (selection_loss(one), one.bytes)
     theirs = (selection_loss(other), other.bytes)
     if ours == theirs:
-        return _tie_break(one) < _tie_break(other)
+        return _tie_break(one) < _tie_break(other) if timed else one.number < other.number
     if ours[0] > theirs[0] or ours[1] > theirs[1]:
         return False
+    if not timed:
+        return True
     our_latency, their_latency = latency(one), latency(other)
     if our_latency is None or their_latency is None:
         return True
@@ -64,10 +67,10 @@ def _tie_break(trial: TrialRecord) -> tuple[float, int]:
     return (math.inf if time is None else time), trial.number
 
 
-def non_dominated(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+def non_dominated(trials: Iterable[TrialRecord], *, timed: bool = True) -> tuple[TrialRecord, ...]:
     """The trials that no other dominates, by bytes. A plan that was measured twice appears once.
 
-    Trials without a finite loss are left out.
+    Trials without a finite loss are left out. Not ``timed``, latency counts for nothing.
     """
     unique: dict[str, TrialRecord] = {}
     for trial in trials:
@@ -79,7 +82,7 @@ def non_dominated(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     front = [
         one
         for one in candidates
-        if not any(dominates(other, one) for other in candidates if other is not one)
+        if not any(dominates(other, one, timed=timed) for other in candidates if other is not one)
     ]
     return tuple(sorted(front, key=lambda trial: (trial.bytes, selection_loss(trial))))
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
 
 import optuna
@@ -21,12 +20,11 @@ from optuna.trial import Trial
 from autocompress.errors import AutocompressError, StorageError
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
-from autocompress.search.against_dense import meets
+from autocompress.search.against_dense import latency_within
 from autocompress.search.engines.base import Engine, Job, Outcome
-from autocompress.search.front import finalists, front_of
+from autocompress.search.front import finalists
 from autocompress.search.hypervolume import hypervolume
 from autocompress.search.knob_sampler import KnobSampler
-from autocompress.search.knobs import Knobs
 from autocompress.search.observer import Observer, describe_trial
 from autocompress.search.picking import best_or_none
 from autocompress.search.proposer import Proposal, Proposer
@@ -37,12 +35,11 @@ from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialR
 from autocompress.search.study_store import keep_relation, keep_report, to_record
 from autocompress.search.trial_owner import fail_unfinished
 from autocompress.search.trial_store import TrialStore
+from autocompress.search.turns import Turns
 
 # Plans for comparison are measured up to so many times the limit; larger ones say nothing of it.
 REFERENCE_SPAN = 4.0
 MOST_FAILURES = 5  # failed trials in a row; then something else is wrong
-DRAWS = 16  # of knobs, until they give a plan that has not been tried
-SWAP_EVERY = 4  # searched trials, one is a neighbour of a plan on the front
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,11 @@ class Search:
         self.store = TrialStore(study, header, priced=priced)
         self.record = replace(header, trials=tuple(self.store.news()))
         offset = len(study.get_trials(deepcopy=False))  # a resumed search draws on from there
-        self.sampler = KnobSampler(effort.sampler, effort.seed + offset, priced=priced)
+        seed = effort.seed + offset
+        self.sampler = KnobSampler(effort.sampler, seed, limit_ms=header.limits.latency_ms)
         for trial in self.record.trials:
             self._learn(trial)
-        self._planned = proposer.planned()
+        self.turns = Turns(proposer, self.sampler)
         self._stages = stages_of(windows)
         self._running: dict[int, tuple[Trial, Proposal]] = {}
         self._growth = list(searched_series(self.record))
@@ -127,6 +125,7 @@ class Search:
                 engine.drive(self)
             finally:
                 self._let_go()
+        self.progress.note(f"The search has ended: {self._reason}.")
         self._check_time()
         self._learn_latency()
         if self.proposer.relation is not None:
@@ -150,7 +149,11 @@ class Search:
     def ask(self) -> Job | None:
         """See ``AskTell``. Proposals over the byte limit end at once, without a job."""
         while not self.finished:
-            proposal = self._next_proposal()
+            for other in self.store.news():  # of other searches on the same study
+                self._add(other)
+            self._learn_latency()
+            running = [proposal.phase for _, proposal in self._running.values()]
+            proposal = self.turns.next(self.record, running, self.store.running)
             if proposal is None:
                 self._exhausted = not self._running
                 return None
@@ -173,62 +176,33 @@ class Search:
         return sum(trial.state != "failed" for trial in self.record.trials)
 
     @property
+    def _reason(self) -> str:
+        """Why nothing more is started."""
+        if self._count >= self.effort.trials:
+            return f"all {self._count} trials are done (--trials)"
+        if time.monotonic() >= self.effort.deadline:
+            return "its time is up (--time)"
+        if self._stagnant:
+            return f"{self.effort.patience} searched trials have not moved the front (--patience)"
+        return "there is no plan left that it has not tried"
+
+    @property
     def _stagnant(self) -> bool:
-        patience = self.effort.patience
-        return patience is not None and stopped_growing(self._growth, patience)
-
-    def _next_proposal(self) -> Proposal | None:
-        for trial in self.store.news():  # of other searches on the same study
-            self._add(trial)
-        self._learn_latency()
-        known = self._known()
-        while self._planned:
-            proposal = self._planned.pop(0)()
-            if proposal.plan.hash not in known:
-                return proposal
-        phases = [trial.phase for trial in self.record.trials]
-        phases += [proposal.phase for _, proposal in self._running.values()]
-        turn = sum(phase not in PLANNED for phase in phases)
-        if turn % SWAP_EVERY == SWAP_EVERY - 1:
-            return self._swapped(turn // SWAP_EVERY, known) or self._from_knobs(turn, known)
-        return self._from_knobs(turn, known) or self._swapped(turn // SWAP_EVERY, known)
-
-    def _known(self) -> set[str]:
-        """Hashes of the plans that need not be tried again."""
-        tried = {trial.plan.hash for trial in self.record.trials if trial.state != "failed"}
-        return tried | self.store.running
-
-    def _from_knobs(self, turn: int, known: set[str]) -> Proposal | None:
-        """The first of some draws that gives a plan which is not known."""
-        limits = self.record.limits
-        front = [trial for trial in front_of(self.record) if meets(limits, trial)]
-        # Under a limit of latency alone, as many bytes as it takes are the first thing to try.
-        widest = limits.latency_ms is None or turn % 2
-        target = self.proposer.target(front if widest else [])
-        drawn = islice(self.sampler.proposals(), DRAWS)
-        # Without a budget the target moves, and the allocation there is as good a guess as any.
-        usual = [Knobs()] if turn % 2 else []
-        for knobs in chain(usual, drawn):
-            proposal = self.proposer.from_knobs(knobs, target)
-            if proposal.plan.hash not in known:
-                return proposal
-        return None
-
-    def _swapped(self, turn: int, known: set[str]) -> Proposal | None:
-        """A neighbour of the best plan, or in turn of the members of the front."""
-        ours = tuple(trial for trial in self.record.trials if trial.phase != HAND_WRITTEN)
-        made = replace(self.record, trials=ours)
-        best = best_or_none(made) if made.limits.memory_bytes is not None else None
-        front = front_of(made) if best is None else (best,)
-        ordered = front[turn % len(front) :] + front[: turn % len(front)] if front else ()
-        swapped = (self.proposer.swapped(trial, known) for trial in ordered)
-        return next((proposal for proposal in swapped if proposal is not None), None)
+        patience, best = self.effort.patience, best_or_none(self.record)
+        if patience is None or best is None or not stopped_growing(self._growth, patience):
+            return False
+        searched = [trial.number for trial in self.record.trials if trial.phase not in PLANNED]
+        return best.number not in searched[-patience:]
 
     def _rivals(self, proposal: Proposal, size: int) -> tuple[tuple[float, ...], ...]:
         """Hand-written plans compete among themselves: they are there to be compared with."""
         by_hand = proposal.phase == HAND_WRITTEN
-        measured = self.record.complete
-        return rivals_of(size, (t for t in measured if (t.phase == HAND_WRITTEN) == by_hand))
+        limits = self.record.limits
+        measured = [t for t in self.record.complete if (t.phase == HAND_WRITTEN) == by_hand]
+        if limits.latency_ms is not None and not by_hand:
+            # A small plan that is too slow must not keep a fast one from being timed.
+            measured = [t for t in measured if latency_within(limits, t)]
+        return rivals_of(size, measured)
 
     def _beyond_the_span(self, proposal: Proposal, size: int) -> bool:
         limit = self.record.limits.memory_bytes

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.search.knobs import Knobs
 
@@ -66,37 +66,41 @@ class KnobSampler:
     Args:
         name: one of ``SAMPLERS``.
         seed: of the sampler.
-        priced: whether latency counts: it is then a third objective, and its price a knob.
+        limit_ms: limit of latency, if there is one: latency is then a third objective and a
+            constraint, and its price a knob.
     """
 
-    def __init__(self, name: str, seed: int, *, priced: bool = False) -> None:
-        self.priced = priced
-        self._memory = optuna.create_study(
-            directions=[MINIMIZE] * (3 if priced else 2), sampler=make_sampler(name, seed)
-        )
+    def __init__(self, name: str, seed: int, *, limit_ms: float | None = None) -> None:
+        self.limit_ms, self.priced = limit_ms, limit_ms is not None
+        self._sampler = make_sampler(name, seed)
+        self._memory = optuna.create_study(directions=[MINIMIZE] * (3 if self.priced else 2))
+        self._asked: dict[Knobs, Trial] = {}  # proposed, with what the sampler noted of them
 
     def proposals(self) -> Iterator[Knobs]:
-        """Propose knobs, again and again, knowing all that was learned before the first."""
+        """Propose knobs, again and again, knowing all that was learned before the first.
+
+        Whoever asks for another one has no use for the last.
+        """
         while True:
+            self._memory.sampler = self._sampler
             trial = self._memory.ask()
             knobs = Knobs.suggest(trial, priced=self.priced)
-            # Its outcome arrives with the stored trial.
-            self._memory.tell(trial, state=TrialState.FAIL)
+            self._asked[knobs] = trial
             yield knobs
+            self._memory.tell(self._asked.pop(knobs), state=TrialState.FAIL)
 
     def learn(self, trial: FrozenTrial, values: Sequence[float]) -> None:
         """Learn what a trial with knobs came to.
 
         Args:
-            trial: of the stored study; its parameters and constraints count.
+            trial: of the stored study; its parameters count.
             values: perplexity, bytes and milliseconds, as measured or estimated.
         """
-        if trial.params:
-            self._memory.add_trial(
-                create_trial(
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    values=list(values[: len(self._memory.directions)]),
-                    system_attrs=trial.system_attrs,
-                )
-            )
+        if not trial.params:
+            return
+        knobs = Knobs(**trial.params)
+        known = self._asked.pop(knobs, None)
+        learned = known or ask_with(self._memory, knobs, priced=self.priced)
+        if self.limit_ms is not None:  # of every trial: samplers want the same constraints of all
+            learned.set_constraint("latency", values[2] / self.limit_ms - 1)
+        self._memory.tell(learned, list(values[: len(self._memory.directions)]))

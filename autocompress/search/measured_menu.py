@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -57,22 +58,32 @@ class MeasuredMenu:
             layer: its name.
             damage: predicted, nats per token, more than zero.
         """
-        curve = self._curve(layer)
-        if not curve:
-            logs = [log for name in self.swaps for _, log in self._curve(name)]
-            return math.exp(np.mean(logs)) if logs else 1.0
-        places, logs = map(list, zip(*curve, strict=True))
-        return math.exp(np.interp(math.log(damage), places, logs))
+        curve = self._curves.get(layer)
+        if curve is None:
+            return self._mean_ratio
+        return math.exp(np.interp(math.log(damage), *curve))
 
-    def _curve(self, layer: str) -> list[tuple[float, float]]:
-        """Logarithms of predicted damage and of the ratio."""
-        return [
-            (
-                math.log(swap.predicted),
-                math.log(min(max(swap.measured / swap.predicted, LEAST_RATIO), LARGEST_RATIO)),
+    @cached_property
+    def _curves(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Logarithms of predicted damages and of the ratios there, by layer."""
+        return {
+            layer: (
+                [math.log(swap.predicted) for swap in swaps],
+                [math.log(_within_bounds(swap.measured / swap.predicted)) for swap in swaps],
             )
-            for swap in self.swaps.get(layer, ())
-        ]
+            for layer, swaps in self.swaps.items()
+            if swaps
+        }
+
+    @cached_property
+    def _mean_ratio(self) -> float:
+        """Geometric mean over all swaps."""
+        logs = [log for _, ratios in self._curves.values() for log in ratios]
+        return math.exp(np.mean(logs)) if logs else 1.0
+
+
+def _within_bounds(ratio: float) -> float:
+    return min(max(ratio, LEAST_RATIO), LARGEST_RATIO)
 
 
 def coarse_grid(menu: Menu, plans: Sequence[Plan]) -> dict[str, list[Method]]:

@@ -202,11 +202,12 @@ class Proposer:
         """The best neighbour of a trial's plan that is not known yet, by hash."""
         limit = self.limits.memory_bytes
         within = limit if limit is not None and trial.bytes <= limit else trial.bytes
-        around = neighbours(trial.plan, self._choices(Knobs()), within - self.inventory.rest_bytes)
+        room = within - self.inventory.plan_bytes(trial.plan)
+        # The knobs that led to a good plan are what the trials have shown of the scores.
+        knobs = Knobs(**trial.params) if trial.params else Knobs()
+        around = neighbours(trial.plan, self._choices(knobs), room)
         new = (plan for plan in around if plan.hash not in known)
-        # A plan with forms that the choices lack may be larger than they know.
-        small = (plan for plan in new if self.inventory.plan_bytes(plan) <= within)
-        plan = next((plan for plan in small if self._as_fast(plan, trial.plan)), None)
+        plan = next((plan for plan in new if self._as_fast(plan, trial.plan)), None)
         return None if plan is None else Proposal(SWAPS, f"trial {trial.number} swapped", plan)
 
     def _as_fast(self, plan: Plan, other: Plan) -> bool:
@@ -227,7 +228,7 @@ class Proposer:
         room_ms = self.room_ms
         if room_ms is not None and self.latencies is not None:
             least = self.latencies.total(self.fastest(target_bytes))
-            room_ms = max(room_ms, least + NEARLY * (self.latencies.dense_ms - least))
+            room_ms = max(room_ms, least + NEARLY * abs(self.latencies.dense_ms - least))
         return allocated_plan(self.menu, choices, room, room_ms, price_ms=price)
 
     def fastest(self, target_bytes: float) -> Plan:

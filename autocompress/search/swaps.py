@@ -25,10 +25,9 @@ def neighbours(plan: Plan, choices: Sequence[Choice], room: int) -> Iterator[Pla
 
     Args:
         plan: where to start; choices that it takes by a method they do not offer stay.
-        choices: what there is to decide, by rising bytes and falling scores.
-        room: bytes that the matrices may take.
+        choices: what there is to decide, by rising bytes.
+        room: bytes that they may take more than the plan.
     """
-    taken = sum(_size_of(plan, choice) for choice in choices)
     moves = [move for choice in choices for move in _moves(plan, choice)]
     up = [move for move in moves if move.size > 0]
     down = [move for move in moves if move.size < 0]
@@ -36,7 +35,7 @@ def neighbours(plan: Plan, choices: Sequence[Choice], room: int) -> Iterator[Pla
         (one.score + other.score, one, other)
         for one in up
         for other in down
-        if one.choice is not other.choice and taken + one.size + other.size <= room
+        if one.choice is not other.choice and one.size + other.size <= room
     ]
     for _, *both in sorted(pairs, key=lambda pair: pair[0]):
         changed = {
@@ -48,11 +47,6 @@ def neighbours(plan: Plan, choices: Sequence[Choice], room: int) -> Iterator[Pla
 def _level(plan: Plan, choice: Choice) -> int | None:
     method = plan[choice.layers[0]]
     return choice.methods.index(method) if method in choice.methods else None
-
-
-def _size_of(plan: Plan, choice: Choice) -> int:
-    level = _level(plan, choice)
-    return max(choice.sizes) if level is None else choice.sizes[level]
 
 
 def _moves(plan: Plan, choice: Choice) -> Iterator[_Move]:

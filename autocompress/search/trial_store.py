@@ -85,7 +85,7 @@ class TrialStore:
             logger.warning("trial %d failed: %s", trial.number, outcome.error)
             return self._tell(trial, result, TrialState.FAIL)
         if outcome.stopped_at is not None:
-            result["partial"] = measured.to_dict()
+            result |= {"partial": measured.to_dict(), "stopped_at": outcome.stopped_at}
             return self._tell(trial, result, TrialState.PRUNED)
         result["selection"] = measured.to_dict()
         latency = measured.latency_ms or 0.0

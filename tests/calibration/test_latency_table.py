@@ -124,6 +124,28 @@ def test_the_time_of_a_plan_is_the_sum_of_its_layers(
     assert stopwatch.options
 
 
+def test_what_was_asked_before_is_answered_at_once(
+    workbench: Workbench, stopwatch: Stopwatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    real = latency_table.content_key
+    monkeypatch.setattr(
+        latency_table, "content_key", lambda *parts: hashed.append(parts) or real(*parts)
+    )
+    table = LatencyTable.of(workbench, menu_of(workbench), Cache(tmp_path))
+    specs = workbench.inventory.layers
+    plans = [Plan.of(dict.fromkeys((spec.name for spec in specs), method)) for method in OPTIONS]
+    times = [table.total(plan) for plan in plans]
+    assert len(hashed) == len(specs) + 1  # the embedding that the head is tied to has two uses
+    monkeypatch.setattr(LatencyTable, "_milliseconds", None)
+    mixed = Plan.of({specs[0].name: Svd(4)})
+    assert (
+        table.total(mixed) == times[2] + table[specs[0].name, Svd(4)] - table[specs[0].name, Keep()]
+    )
+    monkeypatch.setattr(LatencyTable, "__getitem__", None)
+    assert [table.total(Plan.of(dict(plan))) for plan in plans] == times
+
+
 def test_a_method_that_does_not_fit_is_refused(
     workbench: Workbench, stopwatch: Stopwatch, tmp_path: Path
 ) -> None:

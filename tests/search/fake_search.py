@@ -15,7 +15,8 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.records import Measurement, WindowScores
 from autocompress.search.driver import Effort, Search
-from autocompress.search.engines.base import Engine, Here, Job, Outcome
+from autocompress.search.engines.base import Engine, Job, Outcome
+from autocompress.search.engines.here import Here
 from autocompress.search.measured_menu import MeasuredMenu
 from autocompress.search.proposer import Proposer
 from autocompress.search.stages import clearly_worse

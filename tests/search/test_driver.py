@@ -12,9 +12,9 @@ import pytest
 from autocompress.calibration.menu import LayerMenu, Menu
 from autocompress.errors import AutocompressError, StorageError
 from autocompress.methods.plan import Plan
-from autocompress.search import driver, study_store
+from autocompress.search import driver, study_store, turns
 from autocompress.search.allocator import allocate, choices_of, in_layer_order
-from autocompress.search.engines.base import Here
+from autocompress.search.engines.here import Here
 from autocompress.search.front import finalists, front_of
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
@@ -85,7 +85,7 @@ def test_allocations_come_first_then_the_hand_written_then_the_sweep_then_the_se
     assert phases[2][1] > 3
     searched = [phase for phase, count in phases[3:] for _ in range(count)]
     assert len(searched) >= 8
-    assert searched[: driver.SWAP_EVERY] == ["knobs"] * (driver.SWAP_EVERY - 1) + ["swaps"]
+    assert searched[: turns.SWAP_EVERY] == ["knobs"] * (turns.SWAP_EVERY - 1) + ["swaps"]
     assert record.trials[0].label == "allocated 8x on predictions"
     assert record.trials[1].label == "allocated 8x"
     assert [t.number for t in record.trials] == list(range(PLANNED + 8))

@@ -18,7 +18,7 @@ def play(
     study: optuna.Study, name: str, trials: int, seed: int = 0, *, priced: bool = False
 ) -> list[Knobs]:
     """Propose and tell: the perplexity, which samplers learn from, prefers a large exponent."""
-    sampler = KnobSampler(name, seed, priced=priced)
+    sampler = KnobSampler(name, seed, limit_ms=2.0 if priced else None)
     proposed = []
     for _ in range(trials):
         knobs = next_of(sampler)
@@ -56,9 +56,10 @@ def test_draws_from_one_state_of_knowledge_differ(name):
     assert len(set(drawn)) == 6
 
 
-def test_the_default_sampler_learns_from_finished_trials():
+@pytest.mark.parametrize(("name", "trials"), [("auto", 40), ("gp", 16), ("nsga2", 120)])
+def test_samplers_learn_from_finished_trials(name, trials):
     """Large exponents won; a sampler that learns nothing goes on about the middle."""
-    learned = play(new_study(), "auto", 40)[-12:]
+    learned = play(new_study(), name, trials)[-12:]
     blind = play(new_study(), "random", 40)[-12:]
     mean = [sum(knobs.exponent for knobs in some) / len(some) for some in (learned, blind)]
     low, high = RANGES["exponent"]

@@ -77,6 +77,23 @@ def test_a_layer_without_swaps_has_the_geometric_mean_of_the_others():
     assert MeasuredMenu().ratio("a", 0.7) == 1.0
 
 
+def test_swaps_are_gone_through_once():
+    """An allocation asks for the ratio of every option of every layer."""
+
+    class Counted(dict):
+        reads = 0
+
+        def items(self):
+            self.reads += 1
+            return super().items()
+
+    swaps = Counted({"a": (Swap(0.1, 0.2),), "b": (Swap(0.3, 0.3),)})
+    menu = MeasuredMenu(swaps)
+    ratios = [menu.ratio(layer, 0.2) for layer in ("a", "b", "c", "d") * 3]
+    assert ratios == pytest.approx([2.0, 1.0, math.sqrt(2), math.sqrt(2)] * 3)
+    assert swaps.reads == 1
+
+
 def test_the_grid_is_what_some_plan_takes():
     other = Plan.of({**PLAN, NAMES[0]: Keep()})
     grid = coarse_grid(MENU, [PLAN, other, PLAN])

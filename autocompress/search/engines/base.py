@@ -89,19 +89,3 @@ class Engine(Protocol):
         Raises:
             AutocompressError: no worker can be started, or the search gives up.
         """
-
-
-class Here:
-    """Runs one job after the other in this process.
-
-    Args:
-        measure: does a job.
-    """
-
-    def __init__(self, measure: Measure) -> None:
-        self.measure = measure
-
-    def drive(self, search: AskTell) -> None:
-        """See ``Engine``."""
-        while not search.finished and (job := search.ask()) is not None:
-            search.tell(self.measure(job))

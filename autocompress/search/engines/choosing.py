@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from autocompress.errors import ConfigurationError
-from autocompress.search.engines.base import Engine, Here, Measure, OpenWorker
+from autocompress.search.engines.base import Engine, Measure, OpenWorker
 from autocompress.search.engines.cluster_address import check_answers
+from autocompress.search.engines.here import Here
 from autocompress.search.engines.local import LocalProcesses
 
 ENGINES = ("local", "ray")

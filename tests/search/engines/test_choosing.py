@@ -6,8 +6,8 @@ import pytest
 
 from autocompress.errors import ConfigurationError
 from autocompress.search.engines import choosing
-from autocompress.search.engines.base import Here
 from autocompress.search.engines.choosing import EngineSettings, make_engine
+from autocompress.search.engines.here import Here
 from autocompress.search.engines.local import LocalProcesses
 from tests.search.engines.fake_ask_tell import answer_by_formula, formula
 

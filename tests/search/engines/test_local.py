@@ -13,7 +13,7 @@ import pytest
 
 from autocompress.errors import AutocompressError, ConfigurationError
 from autocompress.search.engines import answering, local
-from autocompress.search.engines.base import Here
+from autocompress.search.engines.here import Here
 from autocompress.search.engines.local import LocalProcesses
 from tests.search.engines.fake_ask_tell import (
     FakeAskTell,

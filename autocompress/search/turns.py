@@ -1,0 +1,86 @@
+"""What a search tries next: what is planned, then knobs and, every few trials, a swap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, islice
+
+from autocompress.search.against_dense import meets
+from autocompress.search.dominance import non_dominated
+from autocompress.search.knob_sampler import KnobSampler
+from autocompress.search.knobs import Knobs
+from autocompress.search.picking import best_or_none
+from autocompress.search.proposer import Proposal, Proposer
+from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialRecord
+
+DRAWS = 16  # of knobs, until they give a plan that has not been tried
+SWAP_EVERY = 4  # searched trials, one is a neighbour of a plan on the front
+
+
+class Turns:
+    """Proposes one plan after the other, none twice.
+
+    Args:
+        proposer: makes plans.
+        sampler: proposes knobs.
+    """
+
+    def __init__(self, proposer: Proposer, sampler: KnobSampler) -> None:
+        self.proposer, self.sampler = proposer, sampler
+        self._planned = proposer.planned()
+
+    def next(
+        self, record: StudyRecord, running: Sequence[str], measured_now: set[str]
+    ) -> Proposal | None:
+        """The next proposal; ``None`` when there is nothing new to try.
+
+        Args:
+            record: the study with its trials so far.
+            running: phases of this search's trials that have not ended.
+            measured_now: hashes of the plans that any search is measuring.
+        """
+        tried = [trial for trial in record.trials if trial.state != "failed"]
+        known = measured_now | {trial.plan.hash for trial in tried}
+        labels = {(trial.phase, trial.label) for trial in tried}
+        while self._planned:
+            proposal = self._planned.pop(0)()
+            before = (proposal.phase, proposal.label) in labels  # of the search that is resumed
+            if not before and proposal.plan.hash not in known:
+                return proposal
+        turn = sum(phase not in PLANNED for phase in (*running, *(t.phase for t in record.trials)))
+        if turn % SWAP_EVERY == SWAP_EVERY - 1:
+            return self._swapped(record, turn, known) or self._from_knobs(record, turn, known)
+        return self._from_knobs(record, turn, known) or self._swapped(record, turn, known)
+
+    def _from_knobs(self, record: StudyRecord, turn: int, known: set[str]) -> Proposal | None:
+        """The first of some draws that gives a plan which is not known."""
+        front = [trial for trial in _front(record) if meets(record.limits, trial)]
+        # Under a limit of latency alone, as many bytes as it takes are the first thing to try.
+        widest = record.limits.latency_ms is None or turn % 2
+        target = self.proposer.target(front if widest else [])
+        # Without a budget the target moves, and the allocation there is as good a guess as any.
+        usual = [Knobs()] if turn % 2 else []
+        for knobs in chain(usual, islice(self.sampler.proposals(), DRAWS)):
+            proposal = self.proposer.from_knobs(knobs, target)
+            if proposal.plan.hash not in known:
+                return proposal
+        return None
+
+    def _swapped(self, record: StudyRecord, turn: int, known: set[str]) -> Proposal | None:
+        """A neighbour of the best plan, or in turn of the members of the front."""
+        ours = tuple(trial for trial in record.trials if trial.phase != HAND_WRITTEN)
+        made = replace(record, trials=ours)
+        best = best_or_none(made) if made.limits.memory_bytes is not None else None
+        front = _front(made) if best is None else (best,)
+        first = turn // SWAP_EVERY % max(len(front), 1)
+        swapped = (self.proposer.swapped(t, known) for t in (*front[first:], *front[:first]))
+        return next((proposal for proposal in swapped if proposal is not None), None)
+
+
+def _front(record: StudyRecord) -> tuple[TrialRecord, ...]:
+    """The members of the front; by bytes and loss alone where latency is not limited.
+
+    Measured latencies are never the same twice, and what is tried should be.
+    """
+    return non_dominated(record.complete, timed=record.limits.latency_ms is not None)
