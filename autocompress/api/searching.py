@@ -170,7 +170,7 @@ def resume_search(
     """Go on with a study (``destination.study``, else the latest) in the settings it began with."""
     name, url, _folder = find_study(destination.study, destination.runs_dir, destination.storage)
     record = read_study(name, destination.runs_dir, url)
-    trials = endurance.trials or record.settings.get("trials")
+    trials = record.settings.get("trials") if endurance.trials is None else endurance.trials
     return run_search(
         SearchSettings.of_study(record),
         replace(destination, study=name, storage=url),

@@ -113,7 +113,8 @@ def choose_study(
                 f"({', '.join(differing)})",
                 got=f"{key} = {identity.get(key)}",
                 wanted=f"{key} = {found.get(key)}",
-                hint=f"Go on with it by --resume {name}, or name another with --study.",
+                hint=f"Go on with it by --resume {name} if only the command differs, "
+                "put back what has changed (a space, a text), or name another with --study.",
             )
         number += 1
 

@@ -72,6 +72,17 @@ def front(
 
     record = read_study(study, runs_dir, storage)
     if budget is not None:
+        refused: dict[str, object] = {
+            "--pick": pick,
+            "--max-size": max_size,
+            "--max-latency": max_latency,
+        }
+        refused |= {"--max-perplexity": max_perplexity, "--methods": methods or None}
+        if named := [option for option, value in refused.items() if value is not None]:
+            raise ConfigurationError(
+                f"--budget allocates a new plan and takes no {named[0]}",
+                hint="Leave one of them out; --max-size picks among the measured trials.",
+            )
         _predict(record, budget, as_json=as_json)
         return
     picked = _pick(record, pick, max_size, max_perplexity, max_latency)

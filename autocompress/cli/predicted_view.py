@@ -28,6 +28,8 @@ def print_predicted(predicted: PredictedPlan, console: Console) -> None:
         "Next, to measure and export it:",
         f"  {_next_command(predicted)}",
     ]
+    if study.limits.latency_ms is not None:
+        lines.insert(1, "  (by bytes alone: the study's limit of latency is not looked at)")
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 

@@ -58,14 +58,16 @@ def search(
     patience: Annotated[
         int | None,
         typer.Option(
-            "--patience", help="End after so many searched trials without the front growing."
+            "--patience",
+            help="End when so many searched trials have not moved the front; else never.",
         ),
     ] = None,
     engine: Annotated[
         str, typer.Option("--engine", help="What runs the trials: local, or ray.")
     ] = "local",
     workers: Annotated[
-        int, typer.Option("--workers", help="Trials at a time, each in a process of its own.")
+        int,
+        typer.Option("--workers", help="Trials at a time; from 2 on each in a process of its own."),
     ] = 1,
     address: Annotated[
         str | None,
@@ -95,7 +97,10 @@ def search(
     runs_dir: RunsDir = RUNS_DIR,
     storage: Annotated[
         str | None,
-        typer.Option("--storage", help="URL of Optuna's storage; else SQLite in the run folder."),
+        typer.Option(
+            "--storage",
+            help="Optuna storage: a URL or a .journal file; else SQLite in the run folder.",
+        ),
     ] = None,
     tracking_uri: Annotated[
         str | None,

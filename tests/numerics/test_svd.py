@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from autocompress.methods.svd import Svd
+from autocompress.numerics import svd as svd_module
 from autocompress.numerics.factor_rounding import refit_left, round_left, round_right
 from autocompress.numerics.feedback import Feedback
 from autocompress.numerics.metric import Curvature, Metric, apply_gram
-from autocompress.numerics.svd import decompose, grams_of, shrunk
+from autocompress.numerics.svd import Whitening, decompose, grams_of, shrunk
 from tests.methods.matrices import (
     embedding_metric,
     gram,
@@ -132,3 +133,14 @@ def test_rounding_factors_together_beats_rounding_them_apart(bits: int) -> None:
     )
     exact = metric.damage(left.T @ right - weight)
     assert exact * (1 - 1e-2) <= metric.damage(together - weight) < metric.damage(apart - weight)
+
+
+def test_inner_products_are_those_of_the_whitened_matrix(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 8, generator=generator)
+    monkeypatch.setattr(svd_module, "MOST_WEIGHTED", 7 * 8)
+    factor = torch.randn(50, 50, generator=generator)
+    for rows in (torch.rand(50, generator=generator), factor @ factor.T):
+        whitening = Whitening.of(rows, torch.rand(8, generator=generator))
+        whitened = whitening.apply_rows(weight)
+        torch.testing.assert_close(whitening.inner_products(weight), whitened.T @ whitened)
