@@ -16,9 +16,17 @@ from typing import Any
 import torch
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
-from autocompress.api.forecast import Fits, Stage, Work, stages_of
-from autocompress.api.looking_up import Cached, look_up_cache, look_up_study, open_reading, resumed
+from autocompress.api.forecast import Fits, Stage, Work, predict_stages
+from autocompress.api.looking_up import (
+    Cached,
+    look_up_cache,
+    look_up_study,
+    open_reading,
+    options_to_time,
+    resumed,
+)
 from autocompress.api.probes import probe
+from autocompress.api.searching import THIS_PROCESS
 from autocompress.api.session import Session, read_space
 from autocompress.api.study_choice import Destination, SearchSettings, check_settings, identity_of
 from autocompress.api.trial_list import ExpectedTrial, expected_trials
@@ -27,6 +35,7 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
+from autocompress.search.engines.choosing import EngineSettings, check_engine
 from autocompress.search.reach import smallest_model_bytes
 from autocompress.search.space import Space
 
@@ -136,8 +145,8 @@ def dry_run(
     settings: SearchSettings,
     destination: Destination,
     endurance: Endurance = DEFAULT_ENDURANCE,
+    engine: EngineSettings = THIS_PROCESS,
     *,
-    workers: int = 1,
     resume: bool = False,
     progress: Progress = SILENT,
 ) -> DryRun:
@@ -150,9 +159,11 @@ def dry_run(
         before = resumed(destination)
         settings = SearchSettings.of_study(before)
         destination = replace(destination, study=before.name)
-        endurance = replace(endurance, trials=endurance.trials or before.settings.get("trials"))
+        if endurance.trials is None:
+            endurance = replace(endurance, trials=before.settings.get("trials"))
     effort = endurance.effort(settings.sampler, settings.seed)
     budget = check_settings(settings, destination)
+    check_engine(engine)
     session = open_reading(settings, destination, progress)
     space, inventory = read_space(settings.space), session.workbench.inventory
     space.check(inventory.layers)
@@ -164,9 +175,19 @@ def dry_run(
     done = 0 if record is None else sum(trial.state != "failed" for trial in record.trials)
     left = expected[done:]
     cached, missing = look_up_cache(session, space)
-    work = _work(session, left, missing, limit, cached, workers=workers, new=record is None)
+    timed = None if limits.latency_ms is None else options_to_time(session, space)
+    work = _work(
+        session,
+        left,
+        missing,
+        limit,
+        cached,
+        timed=timed,
+        workers=engine.workers,
+        new=record is None,
+    )
     with progress.task("Probing this machine"):
-        stages = stages_of(work, probe(session, space))
+        stages = predict_stages(work, probe(session, space))
     return DryRun(
         model=session.loaded.source,
         dense_bytes=inventory.dense_bytes,
@@ -212,6 +233,7 @@ def _work(
     limit: int | None,
     cached: Cached,
     *,
+    timed: int | None,
     workers: int,
     new: bool,
 ) -> Work:
@@ -231,6 +253,7 @@ def _work(
         context=session.context,
         calibration_tokens=0 if cached.statistics == matrices else len(session.calibration_ids),
         fits=missing,
+        timed=timed,
         swaps=matrices * SWAPS_PER_MATRIX + 1 if swap_tokens and measured else 0,
         swap_tokens=swap_tokens,
         selection_tokens=len(session.selection_ids),

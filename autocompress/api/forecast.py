@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autocompress.api.probes import PerElement, Speed
-from autocompress.calibration.menu import LEAST_PARAMETERS_TO_SHARE
+from autocompress.calibration.builder import MOST_BUILT_BYTES
+from autocompress.calibration.latency_table import BYTES_AT_ONCE
+from autocompress.calibration.layer_timing import ENOUGH_SECONDS
+from autocompress.calibration.menu import LEAST_PARAMETERS_TO_SHARE, WORK_BYTES
 from autocompress.evaluation.divergence import TOP_K
 from autocompress.evaluation.latency import PROMPT_TOKENS, ROUND_TOKENS, ROUNDS, WARM_UP_TOKENS
 from autocompress.evaluation.scoring import EXACT_VOCABULARY
 from autocompress.evaluation.windows import LOGIT_BYTES
 from autocompress.numerics.metric import FULL_GRAM_LIMIT
 from autocompress.records import Kind, LayerSpec
-from autocompress.units import format_bytes
+from autocompress.search.evaluator import LATENCY_ROUNDS
 
-TRIAL_ROUNDS = 2  # of decoding, of the plan and of the dense model, in each trial
 DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token
 FINALISTS_SHARE = 0.5  # of the measured trials; how many are on the front is not known before
-FIT_BYTES = 60  # per parameter of a matrix while it is fitted: fp64 copies and factors
-MOST_BUILT_BYTES = 2 * 10**9  # of built layers that stay in memory
+TIMING_SECONDS = 2 * ENOUGH_SECONDS  # of an option and of the dense layer, in turn; large: more
 
 Fits = Counter[tuple[tuple[int, int], str]]  # how many options, by shape and name of the method
 
@@ -37,6 +38,8 @@ class Work:
         context: tokens of a window.
         calibration_tokens: to collect statistics on; 0 when they are in the cache.
         fits: options to fit for the menu.
+        timed: options to time by themselves, once for equal layers; ``None`` where latency does not
+            count.
         swaps: scores of single layers inside a compressed model.
         swap_tokens: that each of them takes.
         selection_tokens: that each trial is scored on.
@@ -55,6 +58,7 @@ class Work:
     context: int
     calibration_tokens: int
     fits: Fits = field(hash=False)
+    timed: int | None
     swaps: int
     swap_tokens: int
     selection_tokens: int
@@ -90,7 +94,7 @@ class Stage:
     memory_bytes: int
 
 
-def stages_of(work: Work, speed: Speed) -> tuple[Stage, ...]:
+def predict_stages(work: Work, speed: Speed) -> tuple[Stage, ...]:
     """Predict every stage, in order; a stage without work takes no time.
 
     Args:
@@ -113,6 +117,7 @@ def stages_of(work: Work, speed: Speed) -> tuple[Stage, ...]:
             _fit_seconds(work.fits, speed, work.threads),
             work.held_bytes + _teacher_bytes(work) + _fit_bytes(work),
         ),
+        *_timing_layers(work),
         Stage(
             "swaps",
             f"{work.swaps:,} scores of {work.swap_tokens:,} tokens",
@@ -139,6 +144,22 @@ def _dense(work: Work, speed: Speed, memory: int) -> Stage:
     )
 
 
+def _timing_layers(work: Work) -> tuple[Stage, ...]:
+    if work.timed is None:
+        return ()
+    what = f"up to {work.timed:,} options, {1000 * TIMING_SECONDS:.0f} ms each, large ones more"
+    largest = max(spec.parameters for spec in work.specs)
+    layers = min(BYTES_AT_ONCE, 4 * largest * work.timed)
+    return (
+        Stage(
+            "timing layers",
+            what if work.timed else "in the cache",
+            TIMING_SECONDS * work.timed,
+            work.held_bytes + _teacher_bytes(work) + layers,
+        ),
+    )
+
+
 def _trials(work: Work, speed: Speed, memory: int) -> Stage:
     each = speed.scoring.seconds(work.selection_tokens) + _timing(speed)
     seconds = work.trials * each + _fit_seconds(work.built, speed, 1)
@@ -150,8 +171,8 @@ def _trials(work: Work, speed: Speed, memory: int) -> Stage:
 
 def _timing(speed: Speed) -> float:
     """Seconds that the latency of one plan takes, measured in turn with the dense model's."""
-    tokens = TRIAL_ROUNDS * (WARM_UP_TOKENS + ROUND_TOKENS)
-    prompts = 2 * TRIAL_ROUNDS * speed.scoring.each * PROMPT_TOKENS
+    tokens = LATENCY_ROUNDS * (WARM_UP_TOKENS + ROUND_TOKENS)
+    prompts = 2 * LATENCY_ROUNDS * speed.scoring.each * PROMPT_TOKENS
     return prompts + tokens * (1 + DECODING_SLOWDOWN) * speed.decoding_ms / 1000
 
 
@@ -201,13 +222,7 @@ def _fit_bytes(work: Work) -> int:
         return 0
     sizes = sorted((spec.parameters for spec in work.specs), reverse=True)
     small = [size for size in sizes if size < LEAST_PARAMETERS_TO_SHARE][: work.threads]
-    return FIT_BYTES * max(sizes[0], sum(small))
-
-
-def describe_stage(stage: Stage) -> str:
-    """One line: ``calibrating: 16,384 tokens, about 12 s, 620 MB``."""
-    memory = format_bytes(stage.memory_bytes)
-    return f"{stage.name}: {stage.work}, {about(stage.seconds)}, {memory}"
+    return WORK_BYTES * max(sizes[0], sum(small))
 
 
 def about(seconds: float) -> str:

@@ -19,6 +19,7 @@ from autocompress.api.study_choice import Destination, SearchSettings, choose_st
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache, content_key, tensor_key
 from autocompress.calibration.kept_metrics import KeptMetrics
+from autocompress.calibration.latency_table import LatencyTable
 from autocompress.methods.keep import Keep
 from autocompress.progress import Progress
 from autocompress.search.space import Space
@@ -139,3 +140,9 @@ def look_up_cache(session: Session, space: Space) -> tuple[Cached, Fits]:
                 missing[spec.shape, method.name] += 1
     fits_known = known if looked_up or absent else None
     return Cached(folder, len(specs) - len(absent), fits_known), missing
+
+
+def options_to_time(session: Session, space: Space) -> int:
+    """How many options of a space the table of latencies lacks, each once for equal layers."""
+    table = LatencyTable(session.workbench, session.cache)
+    return table.untimed({spec.name: space.options(spec) for spec in table.specs})

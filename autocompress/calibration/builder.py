@@ -19,6 +19,7 @@ from autocompress.surgery.workbench import Workbench
 
 # Raise it when a fit changes, so that layers of an earlier version are not taken for new ones.
 FIT_VERSION = 3
+MOST_BUILT_BYTES = 2 * 10**9  # of built layers that are held
 
 
 class LayerBuilder:
@@ -40,7 +41,7 @@ class LayerBuilder:
         metrics: Mapping[str, Metric],
         cache: Cache,
         *,
-        memory_bytes: int = 2 * 10**9,
+        memory_bytes: int = MOST_BUILT_BYTES,
     ) -> None:
         self.workbench, self.metrics, self.cache = workbench, metrics, cache
         self.memory_bytes = memory_bytes

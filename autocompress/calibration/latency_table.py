@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -155,8 +155,25 @@ class LatencyTable:
         """Milliseconds a token of all matrices in the dense model."""
         return self.total(Plan(()))
 
-    def measure(self, methods: dict[str, Sequence[Method]], progress: Progress = SILENT) -> None:
+    def untimed(self, methods: Mapping[str, Sequence[Method]]) -> int:
+        """How many methods of some layers have no time yet, each once for equal layers."""
+        return sum(len(missing) for *_, missing in self._missing(methods))
+
+    def measure(self, methods: Mapping[str, Sequence[Method]], progress: Progress = SILENT) -> None:
         """Time the methods of some layers that have no time yet, each once for equal layers."""
+        wanted = self._missing(methods)
+        total = sum(len(missing) for *_, missing in wanted)
+        if total == 0:
+            return
+        with progress.task(f"Timing layers on {self.place} (options)", total) as advance:
+            for spec, use, missing in wanted:
+                if missing:
+                    self._time(spec, use, missing, advance)
+
+    def _missing(
+        self, methods: Mapping[str, Sequence[Method]]
+    ) -> list[tuple[LayerSpec, Use, list[Method]]]:
+        """What has no time yet, by one of the layers that are equal."""
         wanted: dict[str, tuple[LayerSpec, Use, dict[Method, None]]] = {}
         for name, chosen in methods.items():
             for use in self._uses[name]:
@@ -164,13 +181,7 @@ class LatencyTable:
                 known = self._record(spec, use).get("ratios", {})
                 _, _, missing = wanted.setdefault(self._address(spec, use), (spec, use, {}))
                 missing |= {m: None for m in chosen if m != Keep() and _key(m) not in known}
-        total = sum(len(missing) for *_, missing in wanted.values())
-        if total == 0:
-            return
-        with progress.task(f"Timing layers on {self.place} (options)", total) as advance:
-            for spec, use, missing in wanted.values():
-                if missing:
-                    self._time(spec, use, list(missing), advance)
+        return [(spec, use, list(missing)) for spec, use, missing in wanted.values()]
 
     def _time(
         self,

@@ -15,6 +15,7 @@ from autocompress.api.forecast import about
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.cli.output import ConsoleProgress, console, print_json
 from autocompress.errors import BudgetUnreachable
+from autocompress.search.engines.choosing import EngineSettings
 from autocompress.units import format_bytes
 
 NUMBERS = ("count", "options", "tokens", "windows", "memory")
@@ -30,6 +31,9 @@ def show_dry_run(
     endurance: Endurance,
     *,
     workers: int,
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_trial: float = 0.0,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -37,11 +41,11 @@ def show_dry_run(
 
     Raises:
         BudgetUnreachable: no plan can be as small as the budget, said after all the rest.
+        ConfigurationError: as the search itself.
     """
     progress = ConsoleProgress()
-    run = dry_run(
-        settings, destination, endurance, workers=workers, resume=resume, progress=progress
-    )
+    chosen = EngineSettings(engine, workers, address, gpus_per_trial)
+    run = dry_run(settings, destination, endurance, chosen, resume=resume, progress=progress)
     if as_json:
         print_json(run.to_dict())
     else:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -13,8 +14,9 @@ from autocompress.api.probes import PerElement, PerToken, Speed, probe
 from autocompress.api.session import TextSettings, open_session, read_space
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.api.trial_list import SEARCHED, expected_trials
+from autocompress.cli.dry_run_view import show_dry_run
 from autocompress.cli.main import main
-from autocompress.errors import StudyError
+from autocompress.errors import ConfigurationError, StudyError
 from autocompress.units import Limits
 from tests.api.searches import TRIALS, write_inputs
 
@@ -77,6 +79,30 @@ def test_after_the_search_all_is_known_and_nothing_is_touched(quick, record, wor
     assert contents(workplace / "runs") == before
     with pytest.raises(StudyError, match="other settings"):
         dry_run(settings_in(workplace, "9x"), Destination("first", workplace / "runs"))
+
+
+def test_what_the_search_would_refuse_is_refused(quick, record, workplace, capsys):
+    first = Destination("first", workplace / "runs")
+    with pytest.raises(ConfigurationError, match="--trials is too low: got 0"):
+        dry_run(settings_in(workplace), first, Endurance(0), resume=True)
+    for engine, wanted in (
+        ({"workers": 0}, "--workers: got 0"),
+        ({"workers": 1, "engine": "foo"}, "--engine: got 'foo'"),
+    ):
+        with pytest.raises(ConfigurationError, match=wanted):
+            show_dry_run(
+                settings_in(workplace), first, Endurance(), **engine, resume=False, as_json=True
+            )
+    assert capsys.readouterr().out == ""
+
+
+def test_a_latency_limit_means_that_layers_are_timed_once_for_equal_ones(quick, tmp_path):
+    settings = replace(settings_in(tmp_path), latency="0.9x")
+    run = dry_run(settings, Destination("fresh", tmp_path / "runs"), Endurance(20))
+    (stage,) = (stage for stage in run.stages if stage.name == "timing layers")
+    shapes = {group.shape for group in run.matrices}
+    # Three options beside keeping it; the embedding is tied to the head and has two uses.
+    assert stage.work.startswith(f"up to {3 * (len(shapes) + 1)} options")
 
 
 def test_trials_are_those_that_the_search_makes(record, workplace):

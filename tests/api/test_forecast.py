@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from autocompress.api import probes
-from autocompress.api.forecast import Work, about, describe_stage, stages_of
+from autocompress.api.forecast import Work, about, predict_stages
 from autocompress.api.probes import PerElement, PerToken, Speed, per_element, per_token
 from autocompress.config.space_file import load_space
 from tests.search.study_fixtures import SPECS
@@ -20,6 +20,7 @@ WORK = Work(
     context=256,
     calibration_tokens=1000,
     fits=Counter({((256, 256), "svd"): 10}),
+    timed=None,
     swaps=20,
     swap_tokens=100,
     selection_tokens=2000,
@@ -47,7 +48,7 @@ def clock(monkeypatch):
 
 
 def by_name(work, speed=SPEED):
-    return {stage.name: stage for stage in stages_of(work, speed)}
+    return {stage.name: stage for stage in predict_stages(work, speed)}
 
 
 @pytest.mark.parametrize("law", [PerToken(0.2, 0.003), PerToken(0.0, 0.5), PerToken(2.0, 1e-5)])
@@ -97,9 +98,20 @@ def test_stages_add_up_what_there_is_to_do():
 def test_what_is_in_the_cache_takes_no_time():
     stages = by_name(replace(WORK, calibration_tokens=0, fits=Counter()))
     assert stages["calibrating"].seconds == stages["fitting"].seconds == 0
-    assert "in the cache" in describe_stage(stages["fitting"])
+    assert stages["fitting"].work == "in the cache"
     resumed = by_name(replace(WORK, new=False))
     assert resumed["dense model"].seconds < by_name(WORK)["dense model"].seconds / 2
+
+
+def test_layers_are_timed_where_latency_counts():
+    assert "timing layers" not in by_name(WORK)
+    names = list(by_name(replace(WORK, timed=300)))
+    assert names.index("fitting") < names.index("timing layers") < names.index("swaps")
+    stage = by_name(replace(WORK, timed=300))["timing layers"]
+    assert stage.seconds == pytest.approx(3.0)
+    assert stage.work == "up to 300 options, 10 ms each, large ones more"
+    known = by_name(replace(WORK, timed=0))["timing layers"]
+    assert (known.work, known.seconds) == ("in the cache", 0)
 
 
 def test_threads_share_fits_and_workers_share_trials():
