@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from autocompress.api.forecast import Fits
-from autocompress.api.session import STATISTICS_VERSION, Session, open_session
+from autocompress.api.session import Session, open_session
 from autocompress.api.study_choice import Destination, SearchSettings, choose_study
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import Cache, content_key, tensor_key
+from autocompress.calibration.cache import Cache
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.methods.keep import Keep
@@ -117,15 +117,7 @@ def _copied(destination: Destination) -> Iterator[Destination]:
 def look_up_cache(session: Session, space: Space) -> tuple[Cached, Fits]:
     """What the cache holds, and the options that it lacks."""
     specs, folder = session.workbench.inventory.layers, session.cache.root
-    parts = (
-        session.loaded.fingerprint,
-        tensor_key(session.calibration_ids),
-        session.context,
-        session.seed,
-        STATISTICS_VERSION,
-    )
-    key = content_key(*parts, str(session.loaded.model.dtype))
-    metrics = KeptMetrics(session.cache, key, tuple(spec.name for spec in specs))
+    metrics = KeptMetrics(session.cache, session.statistics_key, tuple(spec.name for spec in specs))
     absent = metrics.missing()
     looked_up = not absent and session.workbench.inventory.dense_bytes <= MOST_BYTES_TO_LOOK_UP
     builder = LayerBuilder(session.workbench, metrics, session.cache)

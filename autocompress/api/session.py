@@ -167,6 +167,18 @@ class Session:
         label = f"the {part} text {self.texts.names[part]}"
         return token_ids(getattr(self.texts, part), self.loaded.tokenizer, limit=limit, name=label)
 
+    @property
+    def statistics_key(self) -> str:
+        """Hash of all that statistics on the calibration text depend on."""
+        return content_key(
+            self.loaded.fingerprint,
+            tensor_key(self.calibration_ids),
+            self.context,
+            self.seed,
+            STATISTICS_VERSION,
+            str(next(self.loaded.model.parameters()).dtype),
+        )
+
     @cached_property
     def metrics(self) -> KeptMetrics:
         """Metric of every matrix, read from the cache one at a time.
@@ -174,16 +186,8 @@ class Session:
         What is not there is collected on the calibration text, and kept block by block, so that a
         calibration that was cut off goes on where it was.
         """
-        parts = (
-            self.loaded.fingerprint,
-            tensor_key(self.calibration_ids),
-            self.context,
-            self.seed,
-            STATISTICS_VERSION,
-        )
-        key = content_key(*parts, str(next(self.loaded.model.parameters()).dtype))
         specs = {spec.name: spec for spec in self.workbench.inventory.layers}
-        metrics = KeptMetrics(self.cache, key, tuple(specs))
+        metrics = KeptMetrics(self.cache, self.statistics_key, tuple(specs))
         missing = metrics.missing()
         if not missing:
             return metrics
@@ -231,14 +235,8 @@ class Session:
 
     def identity(self) -> dict[str, Any]:
         """What determines the results, for the record and for telling studies apart."""
-        names = {
-            f"{name}_text": self.texts.names[name]
-            for name in ("calibration", "selection", "report")
-        }
-        hashes = {
-            f"{name}_tokens_hash": tensor_key(getattr(self, f"{name}_ids"))
-            for name in ("calibration", "selection", "report")
-        }
+        names = {f"{name}_text": self.texts.names[name] for name in PARTS}
+        hashes = {f"{name}_tokens_hash": tensor_key(getattr(self, f"{name}_ids")) for name in PARTS}
         return {
             "model": self.loaded.source,
             "fingerprint": self.loaded.fingerprint,
