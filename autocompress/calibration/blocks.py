@@ -21,9 +21,6 @@ AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-4}  # of a block alone with 
 AGREEMENT_HALF = 2e-2  # in 16 bits, where kernels differ with and without gradients
 BETWEEN = -1  # the segment between one block and the next, where nothing should happen
 
-# A block that reads what an earlier one should have left for it fails in one of these ways.
-_MISSING = (RuntimeError, LookupError, AttributeError, NameError, TypeError, ValueError)
-
 # Answers in place of a block's forward, given its index, that forward and its arguments.
 Answer = Callable[..., Any]
 

@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from autocompress.errors import BudgetUnreachable
-
 PRIOR_TRIALS = 2  # what the first guess weighs: the share of a token and the spread below
 PRIOR_SHARE = 2 / 3  # of a token of the dense model that is spent in its matrices
 PRIOR_SPREAD = 0.03  # of the dense model's latency
@@ -83,29 +81,6 @@ class Relation:
         """
         room = limit_ms - margin * self.spread_ms - self.dense_ms
         return self.dense_table_ms + room / self.slope
-
-    def check_reachable(self, fastest_table_ms: float, limit_ms: float) -> None:
-        """Make sure that some plan may meet a limit end to end.
-
-        Args:
-            fastest_table_ms: of the fastest plan there is, in the table.
-            limit_ms: end to end.
-
-        Raises:
-            BudgetUnreachable: the fastest is predicted to miss it by more than the spread; the
-                message says what it may reach.
-        """
-        fastest = self.predict(fastest_table_ms)
-        if fastest - self.spread_ms <= limit_ms:
-            return
-        share = math.ceil(fastest / self.dense_ms * 100) / 100
-        raise BudgetUnreachable(
-            "no plan of the search space is predicted to be as fast as the latency limit",
-            got=f"{limit_ms:.4g} ms a token ({limit_ms / self.dense_ms:.2f}x)",
-            wanted=f"at least {fastest:.4g} ms ({share:.2f}x), {max(self.outside_ms, 0.0):.4g} ms "
-            "of which are spent outside of the matrices",
-            hint=f"Ask for --latency {share:.2f}x or more, or allow faster forms with --space.",
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
