@@ -147,7 +147,7 @@ def _dense(work: Work, speed: Speed, memory: int) -> Stage:
 def _timing_layers(work: Work) -> tuple[Stage, ...]:
     if work.timed is None:
         return ()
-    what = f"up to {work.timed:,} options, {1000 * TIMING_SECONDS:.0f} ms each, large ones more"
+    what = f"{work.timed:,} options, {1000 * TIMING_SECONDS:.0f} ms or more each"
     largest = max(spec.parameters for spec in work.specs)
     layers = min(BYTES_AT_ONCE, 4 * largest * work.timed)
     return (
