@@ -84,7 +84,7 @@ class Whitening:
         return _times(weight.double().T, self.rows).T
 
     def inner_products(self, weight: Tensor) -> Tensor:
-        """``W^T L L^T W``: ``[in, in]``; of a tall matrix some rows at a time where they allow it."""
+        """``W^T L L^T W``: ``[in, in]``, some rows of a tall matrix at a time where it may be."""
         if self.rows.ndim == 2:
             whitened = self.apply_rows(weight)
             return whitened.T @ whitened
