@@ -147,6 +147,9 @@ def search(
             Destination(resume or study, runs_dir, storage),
             Endurance(trials, time, patience),
             workers=workers,
+            engine=engine,
+            address=address,
+            gpus_per_trial=gpus_per_trial,
             resume=resume is not None,
             as_json=as_json,
         )
