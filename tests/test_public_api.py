@@ -57,7 +57,7 @@ def test_every_public_name_resolves(name):
 
 def test_all_names_what_a_user_needs():
     functions = {"compress", "evaluate", "export", "front", "load", "profile", "search"}
-    assert set(autocompress.__all__) == functions | {"LatentCache", "__version__"}
+    assert set(autocompress.__all__) == functions | {"LatentCache", "__version__", "predict_plan"}
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -70,7 +70,7 @@ def test_the_words_of_the_command_line_are_those_of_the_function():
     from autocompress.cli.search import search as command
 
     words = set(inspect.signature(search).parameters) - {"texts", "progress"}
-    assert words == set(inspect.signature(command).parameters) - {"as_json"}
+    assert words == set(inspect.signature(command).parameters) - {"as_json", "dry_run"}
 
 
 def test_what_compress_takes_beyond_the_command_line_is_for_models_in_memory():
