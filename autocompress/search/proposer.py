@@ -30,6 +30,7 @@ SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 SWEEP_WITHOUT_LIMIT = (0.5, 0.25, 0.16, 0.125, 0.1, 0.085, 0.07, 0.06, 0.05)
 NEAR = (0.6, 0.75, 0.87, 1.0, 1.15, 1.35, 1.6)  # of a target: whose options are worth measuring
 
+SLOWEST_TO_LEARN = 1.5  # times the dense model: how much slower a plan is, is of no interest
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
 NEARLY = 0.1  # of the way from the fastest plan to the dense model
 PRICE_OF_THE_FASTEST = 1e6  # nats for a millisecond: whatever damage it takes
@@ -89,6 +90,8 @@ class Proposer:
     def learn_latency(self, trials: Iterable[TrialRecord], dense_ms: float) -> None:
         """Learn from trials how the table relates to what is measured end to end.
 
+        Much slower plans are left out: their spread says nothing of plans that are to be fast.
+
         Args:
             trials: each compared with the dense model next to it.
             dense_ms: end to end, of the dense model.
@@ -98,7 +101,9 @@ class Proposer:
         timed = [
             TimedPlan(self.latencies.total(trial.plan), trial.selection.latency_ms, dense_ms)
             for trial in trials
-            if trial.selection is not None and trial.selection.latency_ms is not None
+            if trial.selection is not None
+            and trial.selection.latency_ms is not None
+            and trial.selection.latency_ms <= SLOWEST_TO_LEARN * dense_ms
         ]
         self.relation = relate(timed, self.latencies.dense_ms, dense_ms)
 
