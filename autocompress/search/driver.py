@@ -29,9 +29,9 @@ from autocompress.search.observer import Observer, describe_trial
 from autocompress.search.picking import best_or_none
 from autocompress.search.proposer import Proposal, Proposer
 from autocompress.search.stages import rivals_of, stages_of
-from autocompress.search.stopping import searched_series, stopped_growing
+from autocompress.search.stopping import searched_for, searched_series, stopped_growing
 from autocompress.search.storage import TROUBLES
-from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialRecord
+from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
 from autocompress.search.study_store import keep_relation, keep_report, to_record
 from autocompress.search.trial_owner import fail_unfinished
 from autocompress.search.trial_store import TrialStore
@@ -191,7 +191,7 @@ class Search:
         patience, best = self.effort.patience, best_or_none(self.record)
         if patience is None or best is None or not stopped_growing(self._growth, patience):
             return False
-        searched = [trial.number for trial in self.record.trials if trial.phase not in PLANNED]
+        searched = [trial.number for trial in self.record.trials if searched_for(trial)]
         return best.number not in searched[-patience:]
 
     def _rivals(self, proposal: Proposal, size: int) -> tuple[tuple[float, ...], ...]:
@@ -214,7 +214,7 @@ class Search:
         self._learn(trial)
         if trial.state != "failed":
             self._advance(1)
-            if trial.phase in PLANNED:
+            if not searched_for(trial):
                 self._growth.pop()  # patience is with the trials that search
             self._growth.append(hypervolume(self.record))
 

@@ -85,7 +85,7 @@ class Proposer:
         self.groups, self.latencies = groups, latencies
         self.measured = MeasuredMenu()
         self.relation: Relation | None = None
-        self.targets = self._targets()
+        self.targets = sweep(limits, inventory.dense_bytes, self.least_bytes())
 
     def learn_latency(self, trials: Iterable[TrialRecord], dense_ms: float) -> None:
         """Learn from trials how the table relates to what is measured end to end.
@@ -165,8 +165,8 @@ class Proposer:
             for label, plan in hand_written_plans(self.inventory.layers, share)
         ]
         first = partial(self.allocation, self.targets[0], PREDICTED)
-        sweep = [partial(self.allocation, target, Knobs()) for target in self.targets]
-        return [first, *sweep[:1], *hand_written, *sweep[1:]]
+        at_budget, *others = [partial(self.allocation, target, Knobs()) for target in self.targets]
+        return [first, at_budget, *hand_written, *others]
 
     def allocation(self, target: float, knobs: Knobs) -> Proposal:
         """The exact allocation at so many bytes."""
@@ -256,7 +256,3 @@ class Proposer:
     def least_bytes(self) -> int:
         """Bytes of the smallest model that the menu allows."""
         return self.inventory.rest_bytes + smallest_bytes(self._choices(PREDICTED))
-
-    def _targets(self) -> list[float]:
-        """Bytes to allocate at, those of the budget first."""
-        return sweep(self.limits, self.inventory.dense_bytes, self.least_bytes())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autocompress.search.hypervolume import hypervolume
-from autocompress.search.study import PLANNED, StudyRecord
+from autocompress.search.study import PLANNED, StudyRecord, TrialRecord
 
 LEAST_GROWTH = 1e-3  # of the hypervolume; a tenth of what is still missing at 99 % of a long run's
 
@@ -30,6 +30,11 @@ def stopped_growing(series: Sequence[float], patience: int) -> bool:
     return now - before <= LEAST_GROWTH * now
 
 
+def searched_for(trial: TrialRecord) -> bool:
+    """Whether a trial searched: not a planned one, nor one that failed or never ran."""
+    return trial.phase not in PLANNED and trial.state not in ("failed", "infeasible")
+
+
 def searched_series(study: StudyRecord) -> tuple[float, ...]:
     """The hypervolume of the planned trials, then with each trial that searched, for patience.
 
@@ -38,11 +43,7 @@ def searched_series(study: StudyRecord) -> tuple[float, ...]:
     alone ruled it out, did not.
     """
     planned = [trial for trial in study.trials if trial.phase in PLANNED]
-    searched = [
-        trial
-        for trial in study.trials
-        if trial.phase not in PLANNED and trial.state not in ("failed", "infeasible")
-    ]
+    searched = [trial for trial in study.trials if searched_for(trial)]
     return tuple(
         hypervolume(replace(study, trials=(*planned, *searched[:count])))
         for count in range(len(searched) + 1)
