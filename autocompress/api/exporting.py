@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from autocompress.api.session import Session, open_session
 from autocompress.api.study_choice import Destination, SearchSettings
+from autocompress.atomic_write import written_whole
 from autocompress.errors import StorageError, StudyError
 from autocompress.evaluation.windows import Windows
 from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, export_checkpoint
@@ -162,13 +162,11 @@ def note_verification(folder: Path, verification: Verification) -> None:
         StorageError: they cannot be written.
     """
     path = folder / MEASUREMENTS
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         facts = json.loads(path.read_text("utf-8")) | {"verified": asdict(verification)}
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StorageError(
             f"{path} cannot be written: {error.strerror}",
             hint="The model itself is written, and loads as what was measured.",

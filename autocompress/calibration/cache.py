@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from autocompress.atomic_write import written_whole
 from autocompress.errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -105,15 +104,8 @@ class Cache:
     @staticmethod
     def _write(path: Path, write: Callable[[Path], object]) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-            os.close(handle)
-            temporary = Path(name)
-            try:
+            with written_whole(path) as temporary:
                 write(temporary)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"the cache file {path} cannot be written: {error}",

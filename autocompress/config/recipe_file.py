@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
+from autocompress.atomic_write import written_whole
 from autocompress.config.document import Document, read_document
 from autocompress.config.method_entry import read_method
 from autocompress.config.problems import Problem, RecipeFileError, nearest_name, shown
@@ -166,14 +165,10 @@ def save_recipe(
 
 
 def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise StorageError(
             f"recipe {path} cannot be written",
             got=error.strerror or str(error),

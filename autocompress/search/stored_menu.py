@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from autocompress.atomic_write import written_whole
 from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.registry import method_from_dict
@@ -36,10 +36,9 @@ def keep_menu(folder: Path, proposer: Proposer) -> Path:
         "layers": options,
     }
     path = folder / MENU
-    temporary = folder / f"{MENU}.{os.getpid()}.tmp"
     try:
-        temporary.write_text(json.dumps(content))
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(content))
     except OSError as error:
         raise StorageError(
             f"the menu cannot be written to {path}: {error.strerror}",

@@ -9,7 +9,6 @@ plan hash, for a finished trial cannot be written to.
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -22,6 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from autocompress.atomic_write import written_whole
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
@@ -76,9 +76,9 @@ def _unwritable(folder: Path, error: Exception) -> StorageError:
 
 
 def _write_pointer(folder: Path, name: str, url: str) -> None:
-    temporary = folder / f"{POINTER}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps({"study": name, "storage": storage_url(url)}, indent=2) + "\n")
-    temporary.replace(folder / POINTER)
+    content = {"study": name, "storage": storage_url(url)}
+    with written_whole(folder / POINTER) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def find_study(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -85,6 +84,7 @@ def test_an_old_or_damaged_menu_says_what_writes_it_again(study, live, damage):
     assert f"--resume {study.name}" in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_written_is_a_storage_error(study, live):
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, live):
+    (tmp_path / "file").write_text("no folder")
     with pytest.raises(StorageError, match="cannot be written"):
-        keep_menu(replace(study, folder=study.folder / "gone").folder, live)
+        keep_menu(tmp_path / "file", live)
