@@ -33,7 +33,7 @@ from autocompress.search.stopping import searched_for, searched_series, stopped_
 from autocompress.search.storage import TROUBLES
 from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
 from autocompress.search.study_store import keep_relation, keep_report, to_record
-from autocompress.search.trial_owner import fail_unfinished
+from autocompress.search.trial_owner import end_abandoned
 from autocompress.search.trial_store import TrialStore
 from autocompress.search.turns import Turns
 
@@ -85,7 +85,7 @@ class Search:
         observers: Sequence[Observer] = (),
         progress: Progress = SILENT,
     ) -> None:
-        fail_unfinished(study)
+        end_abandoned(study)
         self.study, self.folder, self.proposer, self.effort = study, folder, proposer, effort
         self.observers, self.progress = observers, progress
         header = to_record(study, folder)

@@ -110,7 +110,7 @@ class Evaluator:
             scored = self._in_stages(job, text)
             unfinished = len(scored.windows.tokens) < len(text.windows)
             stopped_at = len(scored.windows.tokens) if unfinished else None
-            timed = self._times(job.plan) if job.latency and not unfinished else None
+            timed = None if unfinished else self._times(job.plan)
             measurement = self._measurement(job.plan, text, scored, timed)
             if not math.isfinite(measurement.perplexity):
                 measurement, error = None, "the perplexity is not a finite number"

@@ -30,7 +30,7 @@ def own(trial: Trial) -> None:
     )
 
 
-def fail_unfinished(study: optuna.Study) -> int:
+def end_abandoned(study: optuna.Study) -> int:
     """End the trials whose process is certainly gone, and say how many.
 
     They have failed, unless the process was gone between the two writes that end a trial: what its

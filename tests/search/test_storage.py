@@ -23,7 +23,7 @@ from autocompress.search.study_store import (
     load_optuna_study,
     read_study,
 )
-from autocompress.search.trial_owner import fail_unfinished
+from autocompress.search.trial_owner import end_abandoned
 from autocompress.units import Limits
 from tests.search.study_fixtures import study_of
 from tests.search.test_study_store import add_trial, propose
@@ -57,7 +57,7 @@ def test_every_kind_of_storage_keeps_a_study(tmp_path, url):
     assert [trial.selection for trial in record.trials] == [seen]
     again = existing_study("s", url)
     assert again is not None
-    assert fail_unfinished(again) == 0  # it is this very process's
+    assert end_abandoned(again) == 0  # it is this very process's
     running = again.get_trials(states=(TrialState.RUNNING,))
     assert [trial.number for trial in running] == [1]
     with pytest.raises(StudyError, match="just made a study 's'"):

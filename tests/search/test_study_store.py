@@ -30,7 +30,7 @@ from autocompress.search.study_store import (
     to_record,
     touch,
 )
-from autocompress.search.trial_owner import fail_unfinished, own
+from autocompress.search.trial_owner import end_abandoned, own
 from autocompress.units import Limits
 from tests.search.study_fixtures import measurement, study_of
 
@@ -81,8 +81,8 @@ def test_a_trial_that_was_cut_off_before_it_had_a_plan_is_not_shown(tmp_path, mo
     _, study = make(tmp_path)
     study.ask()
     add_trial(study)
-    assert fail_unfinished(study) == 1
-    assert fail_unfinished(study) == 0
+    assert end_abandoned(study) == 1
+    assert end_abandoned(study) == 0
     record = read_study("s", tmp_path)
     assert [trial.number for trial in record.trials] == [1]
     assert [t.state for t in study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
@@ -123,7 +123,7 @@ def test_a_run_that_is_killed_loses_nothing_of_what_it_wrote(tmp_path):
         assert trial.selection == measurement(0.1, 7, 4.0, PLAN)
         assert trial.report == measurement(0.1, 7, 4.0, PLAN, text="report")
     study = load_optuna_study("s", default_storage(folder))
-    assert fail_unfinished(study) == 1
+    assert end_abandoned(study) == 1
     assert to_record(study, folder).trials[3].plan == PLAN
     with sqlite3.connect(folder / "study.db") as connection:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)

@@ -12,7 +12,7 @@ from autocompress.search.engines.base import Outcome
 from autocompress.search.knobs import Knobs
 from autocompress.search.proposer import Proposal
 from autocompress.search.study_store import to_trial_record
-from autocompress.search.trial_owner import OWNER, fail_unfinished
+from autocompress.search.trial_owner import OWNER, end_abandoned
 from autocompress.search.trial_store import TrialStore
 from autocompress.units import Limits
 from tests.search.fake_search import INVENTORY, SPECS, header_of, measured
@@ -72,7 +72,7 @@ def test_a_trial_cut_off_between_result_and_end_ends_as_it_would_have(store, mon
             store.end(cut_off, outcome)
     assert store.study.get_trials()[1].state is TrialState.RUNNING
     cut_off.set_user_attr(OWNER, cut_off.user_attrs[OWNER] | {"started": 1.0})  # long gone
-    assert fail_unfinished(store.study) == 1
+    assert end_abandoned(store.study) == 1
     first, second = store.study.get_trials()
     assert (second.state, second.values) == (first.state, first.values)
     assert replace(to_trial_record(second, {}), number=0) == whole

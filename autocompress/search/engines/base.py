@@ -26,14 +26,12 @@ class Job:
             windows are scored after the last. Empty: no decisions.
         rivals: for each measured plan that this one must not be clearly worse than its KL
             divergence on each window, nats per token.
-        latency: whether to measure the time of a token as well.
     """
 
     number: int
     plan: Plan
     stages: tuple[int, ...] = ()
     rivals: tuple[tuple[float, ...], ...] = ()
-    latency: bool = True
 
 
 @dataclass(frozen=True)
