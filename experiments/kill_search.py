@@ -168,6 +168,8 @@ def main() -> None:
     parser.add_argument("--runs-dir", type=Path, help="must not hold these studies yet")
     args, others = parser.parse_known_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Where a shell started this in the background, the searches would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     draw = random.Random(args.seed)
     kinds = [kind for kind in KINDS if args.engine in (None, kind[0])]
     with tempfile.TemporaryDirectory() as scratch:
