@@ -82,6 +82,8 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         what = f"the storage {_shown(url)} needs a driver for {kind} that is not installed"
         raise StorageError(what, hint=hint) from error
     except Exception as error:  # drivers raise their own types; all mean the same to the user
+        if _is_locked(error):
+            raise _locked(url) from error
         what = f"the storage {_shown(url)} cannot be opened: {_first_line(error)}"
         raise StorageError(what, hint=_HINT) from error
 
@@ -100,10 +102,12 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except TROUBLES as error:
         cause = error.__cause__ or error
+        if _is_locked(cause):
+            raise _locked(url) from error
         raise StorageError(
             f"the storage {_shown(url)} cannot be used: {_first_line(cause)}",
-            hint="Another program may hold it locked, or its disk or server is gone. What had "
-            "finished is kept; once it answers again, --resume goes on with it.",
+            hint="Its disk may be full or gone, or its server. What had finished is kept; once it "
+            "answers again, --resume goes on with it.",
         ) from error
 
 
@@ -230,6 +234,18 @@ def _was_deleted(path: Path) -> StorageError:
     return StorageError(
         f"the storage {path} was deleted while it was in use",
         hint="It has been written again with all that had finished; --resume goes on with it.",
+    )
+
+
+def _is_locked(error: BaseException) -> bool:
+    return " is locked" in _first_line(error)
+
+
+def _locked(url: str) -> StorageError:
+    return StorageError(
+        f"the storage {_shown(url)} is locked by another process",
+        hint="End that process (`fuser FILE` says which it is), or wait until it is done, and "
+        "give the same command again. What had finished is kept.",
     )
 
 

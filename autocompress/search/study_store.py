@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.exceptions import DuplicatedStudyError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from autocompress.atomic_write import written_whole
 from autocompress.errors import StorageError, StudyError
@@ -55,15 +54,18 @@ def create_study(header: StudyRecord, url: str) -> optuna.Study:
     try:
         header.folder.mkdir(parents=True, exist_ok=True)
         storage = open_storage(url)
-        study = optuna.create_study(study_name=header.name, storage=storage, directions=DIRECTIONS)
-        study.set_user_attr(HEADER, _header_to_dict(header))
+        with storage_errors(url):
+            study = optuna.create_study(
+                study_name=header.name, storage=storage, directions=DIRECTIONS
+            )
+            study.set_user_attr(HEADER, _header_to_dict(header))
         _write_pointer(header.folder, header.name, url)
     except DuplicatedStudyError as error:
         raise StudyError(
             f"another search has just made a study {header.name!r} in {url}",
             hint="The same command again goes on with it, or says in which settings it differs.",
         ) from error
-    except (OSError, SQLAlchemyError, StorageInternalError) as error:
+    except OSError as error:
         raise _unwritable(header.folder, error) from error
     return study
 

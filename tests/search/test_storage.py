@@ -3,11 +3,12 @@ from __future__ import annotations
 import shutil
 import sqlite3
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from autocompress.errors import StorageError, StudyError
-from autocompress.search import storage
+from autocompress.search import storage, study_store
 from autocompress.search.storage import (
     default_storage,
     file_of,
@@ -105,18 +106,54 @@ def test_a_file_that_takes_the_place_of_the_storage_is_left_alone(tmp_path, url)
     assert path.read_text() == "precious"
 
 
-def test_a_locked_database_is_a_storage_error(tmp_path, monkeypatch):
+LOCKED = r"\.db is locked by another process.*What had finished is kept"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A locked file is not waited for."""
     monkeypatch.setattr(storage, "LOCK_SECONDS", 0.1)
+
+
+def test_a_locked_database_is_a_storage_error(tmp_path, impatient):
     url = default_storage(tmp_path / "s")
     _, study = make(tmp_path, url)
     seen = add_trial(study)
     with sqlite3.connect(tmp_path / "s" / "study.db") as other:
         other.execute("begin exclusive")
-        with pytest.raises(StorageError, match=r"study\.db.*locked.*--resume"), storage_errors(url):
+        with pytest.raises(StorageError, match=LOCKED), storage_errors(url):
             add_trial(study)
         other.rollback()
     assert read_study("s", tmp_path).trials[0].selection == seen
     assert add_trial(study) == seen
+
+
+def test_a_locked_database_is_not_said_to_be_damaged(tmp_path, impatient):
+    """Who is told to delete a damaged file would lose a sound one."""
+    url = default_storage(tmp_path / "s")
+    _, study = make(tmp_path, url)
+    settle(study)
+    with sqlite3.connect(tmp_path / "s" / "study.db") as other:
+        other.execute("begin exclusive")
+        for read in (lambda: read_study("s", tmp_path), lambda: existing_study("s", url)):
+            with pytest.raises(StorageError, match=LOCKED):
+                read()
+        other.rollback()
+
+
+def test_a_database_that_is_locked_is_no_unwritable_folder(tmp_path, impatient, monkeypatch):
+    create, url = optuna.create_study, f"sqlite:///{tmp_path}/shared.db"
+    open_storage(url)
+    with sqlite3.connect(tmp_path / "shared.db") as other:
+
+        def late(**settings):
+            other.execute("begin exclusive")
+            return create(**settings)
+
+        monkeypatch.setattr(study_store.optuna, "create_study", late)
+        with pytest.raises(StorageError, match=LOCKED):
+            make(tmp_path, url)
+        other.rollback()
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch):

@@ -241,7 +241,7 @@ def test_a_storage_that_is_lost_while_it_is_read_is_a_storage_error(tmp_path, mo
         lambda: read_study("s", tmp_path),
         lambda: to_record(study, tmp_path / "s"),
     ):
-        with pytest.raises(StorageError, match=r"the storage .* cannot be used: .*locked"):
+        with pytest.raises(StorageError, match=r"the storage .* is locked by another process"):
             read()
 
 
