@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from autocompress.api.probes import PerElement, Speed
 from autocompress.calibration.builder import MOST_BUILT_BYTES
-from autocompress.calibration.latency_table import BYTES_AT_ONCE
+from autocompress.calibration.latency_table import BYTES_AT_ONCE, MOST_STREAMED
 from autocompress.calibration.layer_timing import ENOUGH_SECONDS
 from autocompress.calibration.menu import LEAST_PARAMETERS_TO_SHARE, WORK_BYTES
 from autocompress.evaluation.divergence import TOP_K
@@ -23,7 +23,7 @@ from autocompress.search.evaluator import LATENCY_ROUNDS
 
 DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token
 FINALISTS_SHARE = 0.5  # of the measured trials; how many are on the front is not known before
-TIMING_SECONDS = 2 * ENOUGH_SECONDS  # of an option and of the dense layer, in turn; large: more
+TIMING_SECONDS = 4 * ENOUGH_SECONDS  # of an option, one like it, and dense ones; large: more
 
 Fits = Counter[tuple[tuple[int, int], str]]  # how many options, by shape and name of the method
 
@@ -149,13 +149,14 @@ def _timing_layers(work: Work) -> tuple[Stage, ...]:
         return ()
     what = f"{work.timed:,} options, {1000 * TIMING_SECONDS:.0f} ms or more each"
     largest = max(spec.parameters for spec in work.specs)
-    layers = min(BYTES_AT_ONCE, 4 * largest * work.timed)
+    layers = min(BYTES_AT_ONCE, 8 * largest * work.timed)
+    streamed = min(MOST_STREAMED, 4 * sum(spec.parameters for spec in work.specs))
     return (
         Stage(
             "timing layers",
             what if work.timed else "in the cache",
             TIMING_SECONDS * work.timed,
-            work.held_bytes + _teacher_bytes(work) + layers,
+            work.held_bytes + _teacher_bytes(work) + layers + streamed,
         ),
     )
 

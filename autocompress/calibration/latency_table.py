@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,21 @@ import torch
 from torch import nn
 
 from autocompress.calibration.cache import Cache, content_key
-from autocompress.calibration.layer_timing import Run, relative_times
+from autocompress.calibration.layer_timing import Run, Timed, relative_times
 from autocompress.calibration.menu import Menu
+from autocompress.calibration.uses import Use, bytes_read, uses_of
 from autocompress.layers.base import CompressedEmbedding
 from autocompress.methods.base import Method, torch_dtype
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import LayerSpec
-from autocompress.surgery.experts import slot_of
 from autocompress.surgery.workbench import Workbench
 
-TIMING_VERSION = 2  # raise it when what is timed changes, or layers become faster
+TIMING_VERSION = 3  # raise it when what is timed changes, or layers become faster
 BYTES_AT_ONCE = 256 * 2**20  # of layers in memory at a time, one more than that at most
-
-
-class Use(StrEnum):
-    """What a module does with its matrix."""
-
-    PRODUCT = "product"
-    LOOKUP = "lookup"
+# A few times the last cache of usual processors: what is read beyond it changes nothing.
+MOST_STREAMED = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -78,6 +72,9 @@ class LatencyTable:
     become slower since does not make the options timed later look worse. What is timed is the
     module as a plan would place it (kept matrices as PyTorch's own layer), its tensors filled at
     random: how long it takes depends on their shapes alone, and nothing needs to be fitted for it.
+    Between two calls as many bytes are read as the dense model has, so that a layer waits for
+    memory where it would in the model: a small one timed by itself stays in a cache, and is several
+    times faster.
 
     A table of embeddings that a head is tied to counts the lookup and the product. An expert counts
     with the share of tokens that it sees if all experts are used alike.
@@ -95,6 +92,7 @@ class LatencyTable:
         self._cache = cache
         self._by_name = {spec.name: spec for spec in self.specs}
         self._uses = {spec.name: uses_of(model, spec) for spec in self.specs}
+        self._streamed = min(bytes_read(model, self.specs), MOST_STREAMED)
         self._records: dict[str, dict[str, Any]] = {}
         # What was asked for before: a search asks for each option and plan many times.
         self._addresses: dict[tuple[LayerSpec, Use], str] = {}
@@ -191,15 +189,15 @@ class LatencyTable:
         advance: Advance = lambda _options: None,
     ) -> None:
         record = self._record(spec, use) or {"place": str(self.place), "ratios": {}}
+        rest_of_model = torch.ones(self._streamed // 4, device=self.device)
         for some in _few_at_a_time(methods, spec):
-            layers = {_key(method): self._layer(spec, use, method) for method in some}
-            ids_or_x = self._input(spec, use)
             with torch.inference_mode():
-                dense, *runs = (
-                    self._run(layer, ids_or_x)
-                    for layer in (self._layer(spec, use, Keep()), *layers.values())
+                dense, *options = (self._timed(spec, use, method) for method in (Keep(), *some))
+                dense_ms, ratios = relative_times(
+                    dense,
+                    dict(zip(map(_key, some), options, strict=True)),
+                    self._run(torch.sum, rest_of_model),
                 )
-                dense_ms, ratios = relative_times(dense, dict(zip(layers, runs, strict=True)))
             record.setdefault("dense_ms", dense_ms)
             record["ratios"] |= ratios
             advance(len(some))
@@ -207,12 +205,19 @@ class LatencyTable:
         self._records[address] = record
         self._cache.keep_record("latencies", address, record)
 
-    def _run(self, layer: nn.Module, x: torch.Tensor) -> Run:
+    def _timed(self, spec: LayerSpec, use: Use, method: Method) -> Timed:
+        x = self._input(spec, use)
+        run = self._run(self._layer(spec, use, method), x)
+        if method.cost(spec) > MOST_STREAMED:
+            return Timed(run)
+        return Timed(run, self._run(self._layer(spec, use, method), x))
+
+    def _run(self, compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Run:
         if self.device.type == "cpu":
-            return lambda: layer(x)
+            return lambda: compute(x)
 
         def run() -> None:
-            layer(x)
+            compute(x)
             torch.accelerator.synchronize(self.device)
 
         return run
@@ -243,36 +248,22 @@ class LatencyTable:
     def _address(self, spec: LayerSpec, use: Use) -> str:
         if (spec, use) not in self._addresses:
             layer = [list(spec.shape), spec.dtype, spec.bias, use.value]
-            self._addresses[spec, use] = content_key(TIMING_VERSION, vars(self.place), layer)
+            self._addresses[spec, use] = content_key(
+                TIMING_VERSION, vars(self.place), self._streamed, layer
+            )
         return self._addresses[spec, use]
 
 
-def uses_of(model: nn.Module, spec: LayerSpec) -> dict[Use, float]:
-    """How often one decoded token uses a matrix of the dense model, and for what."""
-    slot = slot_of(model, spec.name)
-    if slot is not None:
-        experts = len(model.get_parameter(slot.stack_path))
-        config: Any = model.config
-        active = getattr(config.get_text_config(), "num_experts_per_tok", None) or experts
-        return {Use.PRODUCT: active / experts}
-    uses: dict[Use, float] = {}
-    for path in (spec.name, *spec.tied):
-        lookup = isinstance(model.get_submodule(path), nn.Embedding)
-        use = Use.LOOKUP if lookup else Use.PRODUCT
-        uses[use] = uses.get(use, 0.0) + 1.0
-    return uses
-
-
 def _few_at_a_time(methods: Iterable[Method], spec: LayerSpec) -> Iterator[list[Method]]:
-    """Lists of methods whose layers fit into ``BYTES_AT_ONCE``; an empty one if there are none."""
+    """Lists of methods, two layers of each within ``BYTES_AT_ONCE``; an empty one if none."""
     some: list[Method] = []
     size = 0
     for method in methods:
-        if some and size + method.cost(spec) > BYTES_AT_ONCE:
+        if some and size + 2 * method.cost(spec) > BYTES_AT_ONCE:
             yield some
             some, size = [], 0
         some.append(method)
-        size += method.cost(spec)
+        size += 2 * method.cost(spec)
     yield some
 
 

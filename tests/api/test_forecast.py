@@ -108,8 +108,8 @@ def test_layers_are_timed_where_latency_counts():
     names = list(by_name(replace(WORK, timed=300)))
     assert names.index("fitting") < names.index("timing layers") < names.index("swaps")
     stage = by_name(replace(WORK, timed=300))["timing layers"]
-    assert stage.seconds == pytest.approx(3.0)
-    assert stage.work == "300 options, 10 ms or more each"
+    assert stage.seconds == pytest.approx(6.0)
+    assert stage.work == "300 options, 20 ms or more each"
     known = by_name(replace(WORK, timed=0))["timing layers"]
     assert (known.work, known.seconds) == ("in the cache", 0)
 

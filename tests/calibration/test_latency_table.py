@@ -2,15 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from autocompress.calibration import latency_table
 from autocompress.calibration.cache import Cache
-from autocompress.calibration.latency_table import LatencyTable, Use, uses_of
+from autocompress.calibration.latency_table import LatencyTable
+from autocompress.calibration.layer_timing import Timed
 from autocompress.calibration.menu import LayerMenu, Menu, Option
+from autocompress.calibration.uses import Use, bytes_read, uses_of
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
@@ -32,13 +34,22 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
-        self.options = 0
+        self.options = self.alike = 0
 
-    def __call__(self, dense: Callable[[], Any], options: Mapping[str, Callable[[], Any]]) -> Any:
-        self.shapes.append(tuple(dense().shape))
+    def __call__(
+        self, dense: Timed, options: Mapping[str, Timed], rest_of_token: Callable[[], Any]
+    ) -> Any:
+        rest_of_token()
+        self.shapes.append(tuple(cast(Any, dense.run()).shape))
         ratios = {}
-        for key, run in options.items():
-            assert tuple(run().shape) == self.shapes[-1]
+        for key, timed in options.items():
+            ours = cast(torch.Tensor, timed.run())
+            assert tuple(ours.shape) == self.shapes[-1]
+            if timed.alike is not None:
+                other = cast(torch.Tensor, timed.alike())
+                assert other.shape == ours.shape
+                assert not torch.equal(other, ours)  # other weights, or other rows
+                self.alike += 1
             self.options += 1
             ratios[key] = float(self.options)
         return 1.0, ratios
@@ -181,3 +192,50 @@ def test_real_times_of_layers_as_a_plan_places_them(
     workbench = Workbench(tiny_model("llama").to(dtype))
     table = LatencyTable.of(workbench, menu_of(workbench), Cache(tmp_path))
     assert all(table[s.name, method] > 0 for s in workbench.inventory.layers for method in OPTIONS)
+
+
+def test_a_layer_follows_one_of_the_same_form_unless_it_is_too_large_for_a_cache(
+    workbench: Workbench, stopwatch: Stopwatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LatencyTable.of(workbench, menu_of(workbench), Cache(tmp_path / "small"))
+    assert stopwatch.alike == stopwatch.options > 0
+    stopwatch.alike = 0
+    monkeypatch.setattr(latency_table, "MOST_STREAMED", 0)
+    LatencyTable.of(workbench, menu_of(workbench), Cache(tmp_path / "large"))
+    assert stopwatch.alike == 0
+
+
+def test_as_much_is_read_before_a_layer_as_the_rest_of_the_model_reads(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = torch.sum
+    monkeypatch.setattr(torch, "sum", lambda x: read.append(x.nbytes) or real(x))
+    LatencyTable.of(workbench, menu_of(workbench), Cache(tmp_path))
+    assert set(read) == {bytes_read(workbench.model, workbench.inventory.layers)}
+    read.clear()
+    monkeypatch.setattr(latency_table, "MOST_STREAMED", 1000)
+    LatencyTable.of(workbench, menu_of(workbench), Cache(tmp_path))  # times by other caches
+    assert set(read) == {1000}
+
+
+def test_a_token_reads_every_matrix_but_a_row_of_the_embeddings(
+    tiny_model: Callable[..., Any],
+) -> None:
+    def share(family: str) -> tuple[int, int]:
+        workbench = Workbench(tiny_model(family))
+        sizes = {spec.name: 4 * spec.parameters for spec in workbench.inventory.layers}
+        lookups = sizes["model.embed_tokens"] if family == "llama_untied" else 0
+        return bytes_read(workbench.model, workbench.inventory.layers), sum(
+            sizes.values()
+        ) - lookups
+
+    for family in ("llama", "llama_untied"):
+        found, expected = share(family)
+        assert found == expected
+
+
+def test_a_token_reads_its_experts_alone() -> None:
+    workbench = Workbench(make_moe("mixtral"))
+    experts = [spec for spec in workbench.inventory.layers if ".experts." in spec.name]
+    assert bytes_read(workbench.model, experts) == sum(2 * spec.parameters for spec in experts)

@@ -10,6 +10,7 @@ from autocompress.calibration.layer_timing import (
     MOST_REPEATS,
     TOO_MANY_SECONDS,
     WARM_UP,
+    Timed,
     relative_times,
 )
 
@@ -25,7 +26,10 @@ class Machine:
     def clock(self) -> float:
         return self.now
 
-    def run(self, name: str, seconds: float, first: float | None = None) -> Callable[[], None]:
+    def run(self, name: str, seconds: float, first: float | None = None) -> Timed:
+        return Timed(self.call(name, seconds, first))
+
+    def call(self, name: str, seconds: float, first: float | None = None) -> Callable[[], None]:
         def call() -> None:
             slow = first is not None and self.calls[name] == 0
             self.calls[name] += 1
@@ -81,3 +85,19 @@ def test_the_dense_layer_alone() -> None:
     machine = Machine()
     assert relative_times(machine.run("dense", 0.5), {}, clock=machine.clock) == (500.0, {})
     assert machine.calls["dense"] == WARM_UP + LEAST_REPEATS
+
+
+def test_each_round_finds_the_caches_as_the_rest_of_a_token_leaves_them() -> None:
+    machine = Machine()
+    rest = machine.call("rest", 1e-3)
+    pairs = {
+        name: Timed(machine.call(name, 1e-5), machine.call(f"like {name}", 3e-5))
+        for name in ("dense", "a", "b")
+    }
+    dense = pairs.pop("dense")
+    dense_ms, ratios = relative_times(dense, pairs, rest, clock=machine.clock)
+    assert dense_ms == pytest.approx(0.01)  # neither the rest nor what is alike counts
+    assert ratios == pytest.approx({"a": 1.0, "b": 1.0})
+    counted = machine.order[2 * WARM_UP * 3 :]
+    each_round = ["rest", "like dense", "dense", "like a", "a", "like b", "b"]
+    assert counted == each_round * MOST_REPEATS
