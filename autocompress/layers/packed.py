@@ -18,6 +18,7 @@ from autocompress.layers.kernels import (
     kernels_take,
     loop_takes,
 )
+from autocompress.layers.latent import GridLatent, Latent
 from autocompress.numerics.factor_rounding import FACTOR_GROUPS
 from autocompress.numerics.packing import packed_length, unpack
 from autocompress.numerics.rounding import (
@@ -50,6 +51,7 @@ class PackedTable(nn.Module):
             read a layout of their own, made at the first such product and kept in memory beside the
             codes, never stored (``kernel_bytes``). With 2 and 3 bits it has 4 an element, and is
             not made unless this is set.
+        latent: numbers behind the codes that are used in their place while they are trained.
     """
 
     codes: Tensor
@@ -72,10 +74,18 @@ class PackedTable(nn.Module):
         )
         self.register_buffer("zeros", zeros)
         self.use_kernels = bits in KERNEL_BITS
+        self.latent: Latent | None = None
         self._forget_kernels()
+
+    def new_latent(self) -> GridLatent:
+        """Numbers to train these codes by, which read back as they do."""
+        codes = unpack(self.codes, self.bits, self.shape[1])
+        return GridLatent(codes, self._grid(slice(None), self._zeros()))
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix ``[rows, columns]`` in ``dtype``."""
+        if self.latent is not None:
+            return self.latent.values().to(dtype)
         whole = torch.empty(self.shape, dtype=dtype, device=self.codes.device)
         first = 0
         for block in self._blocks(dtype):
@@ -85,6 +95,8 @@ class PackedTable(nn.Module):
 
     def read_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows ``ids [n]``, as ``[n, columns]`` in ``dtype``; no other row is unpacked."""
+        if self.latent is not None:
+            return self.read(dtype)[ids]
         return self._dequantize(ids, self._zeros(), dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -92,6 +104,8 @@ class PackedTable(nn.Module):
 
         By a kernel where one fits, else the rows are unpacked a few at a time.
         """
+        if self.latent is not None:
+            return linear(x, self.read(x.dtype))
         kernel = self._kernel(x, self._by_rows, self._lay_out_rows) or self._loop(x)
         if kernel is not None:
             return kernel.multiply(x)
@@ -102,7 +116,7 @@ class PackedTable(nn.Module):
 
         The kernels take it where a row has one scale, which then multiplies ``h``.
         """
-        if self.scales.shape[1] == 1 and self.zeros is None:
+        if self.latent is None and self.scales.shape[1] == 1 and self.zeros is None:
             kernel = self._kernel(h, self._by_columns, self._lay_out_columns)
             if kernel is not None:
                 return kernel.multiply(h * self.scales[:, 0].to(h.dtype))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.latent import TrellisLatent
 from autocompress.layers.packed import PackedTable
 from autocompress.numerics.packing import unpack
 from autocompress.numerics.trellis import (
@@ -50,6 +51,9 @@ class TrellisMatrix(CompressedMatrix):
     def rows(self, ids: Tensor) -> Tensor:
         """Return ``W[ids]`` for ``ids [...]``: ``[..., in]``, from these rows and the few above."""
         flat = ids.flatten()
+        if self.table.latent is not None:
+            rows = self.table.read_rows(flat, self.dtype)
+            return rows.reshape(*ids.shape, self.in_features)
         aged = []
         for age in range(chain_memory(self.bits) + 1):
             codes = self._unpack(self.table.codes[(flat - age).clamp_min(0)])
@@ -60,7 +64,13 @@ class TrellisMatrix(CompressedMatrix):
 
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
+        if self.table.latent is not None:
+            return self.table.read(torch.float32)
         return dequantize(self._unpack(self.table.codes), self.table.scales, self.bits)
+
+    def new_latent(self) -> TrellisLatent:
+        """Numbers to train the codes by, which read back as they do."""
+        return TrellisLatent(self._unpack(self.table.codes), self.table.scales, self.bits)
 
     def _unpack(self, codes: Tensor) -> Tensor:
         return unpack(codes, self.bits, self.in_features)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autocompress.methods.keep import Keep
@@ -20,7 +21,12 @@ from autocompress.surgery.quantizer import (
 from autocompress.surgery.workbench import Build, Workbench
 
 
-def compressed_copy(workbench: Workbench, plan: Plan, build: Build) -> PreTrainedModel:
+def compressed_copy(
+    workbench: Workbench,
+    plan: Plan,
+    build: Build,
+    numbers: Mapping[str, Tensor] | None = None,
+) -> PreTrainedModel:
     """Return the model with a plan applied; the model of the workbench stays dense.
 
     The modules are copied, the tensors are not: what is not compressed is shared by both models.
@@ -29,14 +35,15 @@ def compressed_copy(workbench: Workbench, plan: Plan, build: Build) -> PreTraine
         workbench: holds the dense model.
         plan: layers that it keeps, or does not name, stay as they are.
         build: makes the compressed matrix of a layer by a method.
+        numbers: stored tensors to use instead, see ``Workbench.applied``.
 
     Raises:
-        RecipeError: the plan names a layer that the model lacks.
+        RecipeError: the plan names a layer that the model lacks, or the numbers do not fit it.
     """
     dense = workbench.model
     assert isinstance(dense, PreTrainedModel)
     before = _parameter_names(dense)
-    with workbench.applied(plan, build):
+    with workbench.applied(plan, build, numbers):
         tensors = {id(tensor): tensor for tensor in chain(dense.parameters(), dense.buffers())}
         compressed = copy.deepcopy(dense, tensors)
     _adopt(compressed, plan, str(dense.dtype), before - _parameter_names(compressed))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.errors import AutocompressError
 from autocompress.layers.base import CompressedMatrix
@@ -15,6 +15,7 @@ from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Metric
 from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.placement import bias_of, home_of, place, set_module, weight_of
+from autocompress.surgery.stored_numbers import StoredNumbers
 
 Build = Callable[[str, Method], CompressedMatrix]
 
@@ -52,15 +53,19 @@ class Workbench:
         return MatrixProblem(spec, weight_of(home, spec), metric, bias_of(home, spec))
 
     @contextmanager
-    def applied(self, plan: Plan, build: Build) -> Iterator[nn.Module]:
+    def applied(
+        self, plan: Plan, build: Build, numbers: Mapping[str, Tensor] | None = None
+    ) -> Iterator[nn.Module]:
         """Give the model with a plan applied; on exit, also by an exception, it is dense again.
 
         Args:
             plan: layers that it keeps, or does not name, stay untouched.
             build: makes the compressed matrix of a layer by a method.
+            numbers: stored tensors by their names in a checkpoint, as healing leaves them. Matrices
+                that are among them are not built; other parameters are replaced as well.
 
         Raises:
-            RecipeError: the plan names a layer that the model lacks.
+            RecipeError: the plan names a layer that the model lacks, or the numbers do not fit it.
             AutocompressError: another plan is applied at the moment.
         """
         if self._applied:
@@ -68,17 +73,24 @@ class Workbench:
                 "a plan is already applied to this model", hint="Leave the first one before."
             )
         specs = [(self.inventory[name], method) for name, method in plan.items()]
+        stored = StoredNumbers(numbers or {})
         self._applied = True
         replaced: list[str] = []
+        put_back: list[tuple[nn.Module, str, nn.Parameter]] = []
         try:
             for spec, method in specs:
                 if method == Keep():
                     continue
-                matrix = build(spec.name, method)
+                matrix = stored.matrix(spec, method) or build(spec.name, method)
                 replaced += (self._homes[spec.name], *spec.tied)
                 place(self.model, spec, matrix)
+            for module, name, parameter in stored.others(self.model):
+                put_back.append((module, name, module.get_parameter(name)))
+                module.register_parameter(name, parameter)
             yield self.model
         finally:
+            for module, name, parameter in reversed(put_back):
+                module.register_parameter(name, parameter)
             for path in replaced:
                 set_module(self.model, path, self._dense[path])
             self._applied = False

@@ -1,0 +1,1 @@
+"""Trains the stored numbers of a compressed model against the dense one."""

@@ -1,0 +1,318 @@
+"""Heals: trains a compressed model's stored numbers against the dense model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocompress.errors import AutocompressError, DataError
+from autocompress.evaluation.scoring import Teacher, score
+from autocompress.evaluation.windows import LOGIT_BYTES_ACCELERATOR, Windows
+from autocompress.healing.checkpoint import Checkpoint
+from autocompress.healing.objective import Objective
+from autocompress.healing.optimiser import Optimiser
+from autocompress.healing.schedule import batches, rate_at
+from autocompress.healing.settings import HealSettings
+from autocompress.healing.student import Student
+from autocompress.progress import SILENT, Progress
+
+CHECKS = 12  # on the selection text in a run
+CHECK_TOKENS = 8_192  # of it
+LEAST_WINDOWS = 4  # to train on
+SMOOTHING = 0.9  # of the loss that is watched
+DIVERGED = 2.0  # times the lowest smoothed loss of its phase
+MOST_BACK_STEPS = 5
+OUT_OF_MEMORY = "can't allocate memory", "out of memory", "not enough memory"
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far healing was at a step.
+
+    Attributes:
+        step: of the optimiser.
+        loss: smoothed objective on the healing text; NaN before the first step.
+        kl: divergence from the dense model on the selection text, nats per token.
+        nll: negative log-likelihood there.
+    """
+
+    step: int
+    loss: float
+    kl: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What came of healing.
+
+    Attributes:
+        numbers: the stored tensors that were trained, under the names of a checkpoint: those of the
+            best check.
+        checks: in the order of their steps, the first before anything was trained.
+        best: the check whose numbers these are.
+        tokens: trained on, repeats counted.
+    """
+
+    numbers: dict[str, Tensor]
+    checks: tuple[Check, ...]
+    best: Check
+    tokens: int
+
+
+class Healer:
+    """One run of healing.
+
+    Args:
+        dense: the dense model.
+        student: the compressed one; trained in place.
+        ids: tokens ``[n]`` to train on.
+        selection: windows to watch progress on; healing never trains on them.
+        settings: see there.
+        checkpoint: where the run is kept, to go on after a kill; nowhere when left out.
+        progress: shows how far it is.
+
+    Raises:
+        DataError: too few tokens to train on.
+    """
+
+    def __init__(
+        self,
+        dense: Any,
+        student: Student,
+        ids: Tensor,
+        selection: Windows,
+        settings: HealSettings,
+        checkpoint: Checkpoint | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.student, self.settings = student, settings
+        self.checkpoint, self.progress = checkpoint, progress
+        self.context = selection.context
+        self.windows = _windows(ids, self.context)
+        self.selection = selection.first(CHECK_TOKENS // self.context)
+        self.teacher = Teacher.of(dense, self.selection)
+        self.objective = Objective(dense, student.model, settings.lm)
+        self.optimiser = Optimiser(student, settings.trained)
+        self.checks: list[Check] = []
+        self.best_numbers: dict[str, Tensor] = {}
+        self.step, self.slower = 0, 1.0
+        self._watch = _Watch()
+
+    @property
+    def best(self) -> Check:
+        """The check of least divergence so far."""
+        return min(self.checks, key=lambda check: check.kl)
+
+    def run(self) -> Healed:
+        """Train to the end, or until progress ends.
+
+        Raises:
+            AutocompressError: there is not enough memory, or the loss diverges again and again.
+            ConfigurationError: the checkpoint is of another run.
+        """
+        self._resume_or_begin()
+        self.progress.note(self._forecast())
+        settings = self.settings
+        every = max(1, settings.steps // CHECKS)
+        with (
+            self.progress.task("Healing (steps)", settings.steps) as advance,
+            _explained(settings),
+        ):
+            advance(self.step)
+            drawn = islice(self._batches(), self.step, None)
+            while self.step < settings.steps:
+                if self._take_step(next(drawn)):
+                    advance(1)
+                    if self.step % every == 0 or self.step == settings.steps:
+                        self._check()
+                        if self._stagnant:
+                            self.progress.note(
+                                f"Healing ends at step {self.step}: {settings.patience} checks "
+                                "on the selection text without progress."
+                            )
+                            break
+                else:
+                    before = self.step
+                    self._step_back()
+                    advance(self.step - before)
+                    drawn = islice(self._batches(), self.step, None)
+        tokens = self.step * self._size * self.context
+        return Healed(self.best_numbers, tuple(self.checks), self.best, tokens)
+
+    @property
+    def _size(self) -> int:
+        """Windows of a step."""
+        return max(1, self.settings.tokens // self.context)
+
+    @property
+    def _aligning(self) -> bool:
+        return self.step < round(self.settings.align * self.settings.steps)
+
+    @property
+    def _stagnant(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.best not in self.checks[-patience:]
+
+    def _batches(self) -> Iterator[Tensor]:
+        return batches(self.windows, self._size, self.settings.seed)
+
+    def _take_step(self, windows: Tensor) -> bool:
+        """Train on some windows ``[b, length]``; whether the loss is as it should be."""
+        aligning = self._aligning
+        lossy = self.objective.on_blocks if aligning else self.objective.on_outputs
+        total = 0.0
+        for part in torch.split(windows, self._at_once):
+            with _half_precision(self.student.model.device):
+                loss = lossy(part.to(self.student.model.device))
+            share = len(part) / len(windows)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            total += share * float(loss.detach())
+        if not self._watch.fine(total, aligning):
+            self.optimiser.forget()
+            return False
+        self.step += 1
+        settings = self.settings
+        self.optimiser.step(rate_at(self.step, settings.steps, settings.rate * self.slower))
+        self.student.after_step_(self.step)
+        return True
+
+    @property
+    def _at_once(self) -> int:
+        """Windows of a pass."""
+        if self.settings.tokens_at_once is not None:
+            return max(1, self.settings.tokens_at_once // self.context)
+        vocabulary: int = self.student.model.config.get_text_config().vocab_size
+        return max(1, LOGIT_BYTES_ACCELERATOR // (4 * vocabulary * self.context))
+
+    def _check(self) -> None:
+        """Score the selection text and keep the run."""
+        self.student.settle_()
+        with torch.no_grad():
+            scored = score(self.student.model, self.selection, self.teacher)
+        self.checks.append(Check(self.step, self._watch.smoothed, scored.kl, scored.nll))
+        if self.best is self.checks[-1]:
+            self.best_numbers = self.student.numbers()
+        self._keep()
+
+    def _keep(self) -> None:
+        self._kept = self.optimiser.state() | {
+            f"best.{name}": tensor for name, tensor in self.best_numbers.items()
+        }
+        facts: dict[str, Any] = {
+            "step": self.step,
+            "slower": self.slower,
+            "checks": [asdict(check) for check in self.checks],
+        }
+        self._kept_facts = facts
+        if self.checkpoint is not None:
+            self.checkpoint.keep(self._kept, facts)
+
+    def _resume_or_begin(self) -> None:
+        found = None if self.checkpoint is None else self.checkpoint.read()
+        if found is None:
+            self._check()
+            return
+        self._kept, self._kept_facts = found
+        self._put_back()
+        self.progress.note(f"Going on with healing at step {self.step} of {self.settings.steps}.")
+
+    def _put_back(self) -> None:
+        facts = self._kept_facts
+        self.optimiser.load_state(self._kept)
+        self.step, self.slower = facts["step"], facts["slower"]
+        self.checks = [Check(**check) for check in facts["checks"]]
+        self.best_numbers = {
+            name.removeprefix("best."): tensor
+            for name, tensor in self._kept.items()
+            if name.startswith("best.")
+        }
+        self._watch = _Watch()
+
+    def _step_back(self) -> None:
+        """Return to the last check and halve the rate.
+
+        Raises:
+            AutocompressError: that has been tried often enough.
+        """
+        failed, slower = self.step + 1, self.slower / 2
+        self._put_back()
+        self.slower = slower
+        if slower < 0.5**MOST_BACK_STEPS:
+            raise AutocompressError(
+                f"healing diverges at step {failed}, also at a rate of "
+                f"{self.settings.rate * self.slower:.2g}",
+                hint="Lower --rate, or raise --tokens; the model before healing is untouched.",
+            )
+        self.progress.note(
+            f"The loss diverges at step {failed}: back to step {self.step}, at half the rate "
+            f"({self.settings.rate * slower:.2g})."
+        )
+
+    def _forecast(self) -> str:
+        held = self.optimiser.memory_bytes / 2**20
+        tokens = self.settings.steps * self._size * self.context
+        text = self.windows.numel()
+        return (
+            f"Healing on {tokens:,} tokens, {tokens / text:.1f} times the text of {text:,}; "
+            f"numbers in training and the optimiser's take {held:,.0f} MiB."
+        )
+
+
+class _Watch:
+    """Notices when a loss goes up and away."""
+
+    def __init__(self) -> None:
+        self.smoothed, self._least, self._phase = math.nan, math.inf, False
+
+    def fine(self, loss: float, phase: bool) -> bool:
+        """Take note of a loss; whether it is finite and near the lowest of its phase."""
+        if not math.isfinite(loss):
+            return False
+        if math.isnan(self.smoothed) or phase != self._phase:
+            self.smoothed, self._least, self._phase = loss, math.inf, phase
+        self.smoothed = SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
+        self._least = min(self._least, self.smoothed)
+        return self.smoothed <= DIVERGED * self._least
+
+
+def _windows(ids: Tensor, context: int) -> Tensor:
+    count = len(ids) // context
+    if count < LEAST_WINDOWS:
+        raise DataError(
+            "the text to heal on is too short",
+            got=f"{len(ids)} tokens",
+            wanted=f"at least {LEAST_WINDOWS * context}, {LEAST_WINDOWS} windows of {context}",
+            hint="Name a longer text with --data.",
+        )
+    return ids[: count * context].view(count, context)
+
+
+def _half_precision(device: torch.device) -> AbstractContextManager[object]:
+    """bf16 products on accelerators that have them; on CPUs they are slower than fp32 for most."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def _explained(settings: HealSettings) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
+            raise
+        raise AutocompressError(
+            "there is not enough memory to heal this model",
+            got=f"{settings.tokens} tokens a step, {settings.tokens_at_once or 'as many'} at once",
+            hint="Lower --tokens-at-once, or freeze the codes with --train factors; what was healed "
+            "so far is kept, and the model before healing is untouched.",
+        ) from error

@@ -1,0 +1,78 @@
+"""What healing lowers: the divergence from the dense model's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div
+
+from autocompress.calibration.blocks import find_blocks
+
+
+class Objective:
+    """Losses of a compressed model on some windows, against the dense one run alongside.
+
+    Args:
+        dense: the dense model.
+        student: the compressed model.
+        lm: share of the plain language-model loss.
+    """
+
+    def __init__(self, dense: Any, student: Any, lm: float = 0.0) -> None:
+        self.dense, self.student, self.lm = dense, student, lm
+
+    def on_outputs(self, ids: Tensor) -> Tensor:
+        """Mean over the predicted tokens of ``ids [b, length]``, in nats.
+
+        ``(1 - lm) KL(dense || student) + lm NLL(student)``.
+        """
+        with torch.no_grad():
+            wanted = torch.log_softmax(self._logits(self.dense, ids), -1)
+        logits = self._logits(self.student, ids)
+        loss = kl_div(torch.log_softmax(logits, -1), wanted, reduction="batchmean", log_target=True)
+        if self.lm:
+            loss = (1 - self.lm) * loss + self.lm * cross_entropy(logits, ids[:, 1:].flatten())
+        return loss
+
+    def on_blocks(self, ids: Tensor) -> Tensor:
+        """Relative squared error of each block's output, averaged over the blocks.
+
+        Each block is fed by the compressed ones before it, whose own training does not see it.
+        """
+        with torch.no_grad():
+            wanted = _block_outputs(self.dense, ids, cut=False)
+        seen = _block_outputs(self.student, ids, cut=True)
+        errors = [
+            (ours.float() - theirs.float()).square().mean() / theirs.float().square().mean()
+            for ours, theirs in zip(seen, wanted, strict=True)
+        ]
+        return torch.stack(errors).mean()
+
+    @staticmethod
+    def _logits(model: Any, ids: Tensor) -> Tensor:
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        return logits[:, :-1].float().flatten(0, 1)
+
+
+def _block_outputs(model: Any, ids: Tensor, *, cut: bool) -> Sequence[Tensor]:
+    """Hidden states after each block; with ``cut`` a block's loss does not train those before."""
+    outputs: list[Tensor] = []
+
+    def after(_block: nn.Module, _inputs: object, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        outputs.append(hidden)
+        if not cut:
+            return None
+        rest = hidden.detach()
+        return (rest, *output[1:]) if isinstance(output, tuple) else rest
+
+    handles = [block.register_forward_hook(after) for block in find_blocks(model)]
+    try:
+        model.base_model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs

@@ -1,0 +1,104 @@
+"""Adam with steps in proportion to what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from autocompress.healing.settings import Trained
+from autocompress.healing.student import Student
+
+BETAS = (0.9, 0.95)  # a few hundred steps are too few for the usual 0.999
+EPSILON = 1e-12  # gradients of single codes are small
+CLIP = 3.0  # times the usual norm of the gradient
+NORM_SMOOTHING = 0.9
+LEAST_SIZE = 1e-8
+
+
+class Optimiser:
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980) on a student's stored numbers.
+
+    One rate serves norms, factors and codes: it is a share of the root mean square that each tensor
+    had at the start, as the relative steps of Adafactor (Shazeer and Stern 2018, arXiv 1804.04235,
+    section 8; there of the current one). The logarithm of a scale moves by the rate itself.
+
+    Args:
+        student: whose numbers are trained.
+        trained: all of them, or all but codes.
+    """
+
+    def __init__(self, student: Student, trained: Trained = "all") -> None:
+        self.student = student
+        self._parameters: dict[str, torch.nn.Parameter] = {}
+        for name, parameter in student.trained():
+            if trained == "factors" and name.endswith(".latent.units"):
+                parameter.requires_grad_(False)
+            else:
+                self._parameters[name] = parameter
+        groups = [
+            {"params": [parameter], "size": _size(name, parameter)}
+            for name, parameter in self._parameters.items()
+        ]
+        self._adam = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=EPSILON)
+        self._usual_norm = 0.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of what is trained, its gradients and its two moments."""
+        return 4 * sum(4 * parameter.numel() for parameter in self._parameters.values())
+
+    def step(self, rate: float) -> None:
+        """Change the numbers by their gradients, which are forgotten then."""
+        self._clip()
+        for group in self._adam.param_groups:
+            group["lr"] = rate * group["size"]
+        self._adam.step()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self._adam.zero_grad()
+
+    def _clip(self) -> None:
+        usual = self._usual_norm
+        most = CLIP * usual if usual else float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), most))
+        norm = min(norm, most)
+        self._usual_norm = NORM_SMOOTHING * usual + (1 - NORM_SMOOTHING) * norm if usual else norm
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is needed to go on: the student's numbers in training and Adam's moments."""
+        tensors = {f"student.{name}": each for name, each in self.student.state().items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._adam.state[parameter].items():
+                tensors[f"adam.{key}.{name}"] = value
+        tensors["usual_norm"] = torch.tensor(self._usual_norm)
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` gave."""
+        own = {
+            name.removeprefix("student."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("student.")
+        }
+        self.student.load_state_(own)
+        self._adam.state.clear()
+        for name, parameter in self._parameters.items():
+            state = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = tensors.get(f"adam.{key}.{name}")
+                if value is not None:
+                    device = value.device if key == "step" else parameter.device
+                    state[key] = value.to(device, copy=True)
+            if state:
+                self._adam.state[parameter] = state
+        self._usual_norm = float(tensors["usual_norm"])
+
+
+def _size(name: str, parameter: Tensor) -> float:
+    if name.endswith(".growth"):
+        return 1.0
+    return max(LEAST_SIZE, float(parameter.detach().float().square().mean().sqrt()))
