@@ -17,12 +17,12 @@ import statistics as stats
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.api.session import Session, TextSettings
+from autocompress.api.study_choice import SearchSettings
 from autocompress.api.worker import WorkerSettings
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
@@ -100,12 +100,12 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         runs_dir, texts = args.runs_dir or Path(scratch), TextSettings(data=args.data)
+        settings = SearchSettings(args.model, device=args.device, texts=texts)
         print("Calibrating and building layers ...", flush=True)
-        session = open_session(args.model, texts, runs_dir, device=args.device)
+        session = settings.open(runs_dir)
         plans = uniform_plans(session)
-        worker = replace(
-            WorkerSettings(args.model, texts, runs_dir, device=args.device, threads=1),
-            fingerprint=session.loaded.fingerprint,
+        worker = WorkerSettings(
+            settings, runs_dir, fingerprint=session.loaded.fingerprint, threads=1
         )
         compared = engines(worker, args.workers)
         rates: dict[str, list[float]] = {name: [] for name in compared}

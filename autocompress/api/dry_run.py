@@ -36,6 +36,7 @@ from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
 from autocompress.search.engines.choosing import EngineSettings, check_engine
+from autocompress.search.measured_menu import MOST_MATRICES
 from autocompress.search.reach import smallest_model_bytes
 from autocompress.search.space import Space
 
@@ -246,6 +247,7 @@ def _work(
             if method != Keep():
                 built[spec.shape, method.name] += 1
     matrices = len(inventory.layers)
+    swaps = min(matrices, MOST_MATRICES) * SWAPS_PER_MATRIX
     swap_tokens = min(settings.swap_tokens, len(session.calibration_ids))
     return Work(
         specs=inventory.layers,
@@ -254,7 +256,7 @@ def _work(
         calibration_tokens=0 if cached.statistics == matrices else len(session.calibration_ids),
         fits=missing,
         timed=timed,
-        swaps=matrices * SWAPS_PER_MATRIX + 1 if swap_tokens and measured else 0,
+        swaps=swaps + 1 if swap_tokens and measured else 0,
         swap_tokens=swap_tokens,
         selection_tokens=len(session.selection_ids),
         report_tokens=len(session.report_ids),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.session import Session, open_session
+from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.atomic_write import written_whole
 from autocompress.errors import StorageError, StudyError
@@ -85,17 +85,7 @@ def export_trial(
     measurement = chosen.measurement
     if measurement is None:
         raise StudyError(f"trial {chosen.number} of study {study.name} was not measured")
-    settings = SearchSettings.of_study(study)
-    session = open_session(
-        settings.model,
-        settings.texts,
-        destination.runs_dir,
-        device=settings.device,
-        dtype=settings.dtype,
-        trust_remote_code=settings.trust_remote_code,
-        progress=progress,
-        seed=settings.seed,
-    )
+    session = SearchSettings.of_study(study).open(destination.runs_dir, progress)
     if session.loaded.fingerprint != study.fingerprint:
         raise StudyError(
             f"the model {study.model} has changed since study {study.name}",

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from autocompress.api.forecast import Fits
-from autocompress.api.session import Session, open_session
+from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination, SearchSettings, choose_study
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache
@@ -65,16 +65,7 @@ class _CacheToRead(Cache):
 def open_reading(settings: SearchSettings, destination: Destination, progress: Progress) -> Session:
     """Open a session that reads the cache and writes nothing."""
     with tempfile.TemporaryDirectory() as scratch:
-        session = open_session(
-            settings.model,
-            settings.texts,
-            Path(scratch),
-            device=settings.device,
-            dtype=settings.dtype,
-            trust_remote_code=settings.trust_remote_code,
-            progress=progress,
-            seed=settings.seed,
-        )
+        session = settings.open(Path(scratch), progress)
     session.cache = _CacheToRead(destination.runs_dir / "cache")
     return session
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
-from autocompress.api.session import Session, open_session, read_space, tied_names
+from autocompress.api.session import Session, read_space, tied_names
 from autocompress.api.study_choice import (
     Destination,
     SearchSettings,
@@ -43,6 +45,7 @@ from autocompress.search.study_store import (
 from autocompress.units import Budget, Limits
 
 THIS_PROCESS = EngineSettings()
+MEASURING_SHARE = 0.5  # of the time left, at most, to measure options; the rest is for trials
 
 
 def run_search(
@@ -64,16 +67,7 @@ def run_search(
     budget = check_settings(settings, destination)
     check_engine(engine)
     space = read_space(settings.space)
-    session = open_session(
-        settings.model,
-        settings.texts,
-        destination.runs_dir,
-        device=settings.device,
-        dtype=settings.dtype,
-        trust_remote_code=settings.trust_remote_code,
-        progress=progress,
-        seed=settings.seed,
-    )
+    session = settings.open(destination.runs_dir, progress)
     inventory = session.workbench.inventory
     space.check(inventory.layers)
     identity = identity_of(settings, session, space)
@@ -107,19 +101,12 @@ def run_search(
             touch(folder, name, destination.url(name))
             progress.note(f"Going on with study {name}.")
     try:
-        proposer = make_proposer(session, space, evaluator, to_record(study, folder).limits)
+        limits = to_record(study, folder).limits
+        proposer = make_proposer(session, space, evaluator, limits, effort.deadline)
         proposer.check_latency(evaluator.dense_latency.median_ms)
         keep_menu(folder, proposer)
         workers = WorkerSettings(
-            settings.model,
-            settings.texts,
-            destination.runs_dir,
-            settings.device,
-            settings.dtype,
-            settings.trust_remote_code,
-            settings.seed,
-            evaluator.dense_latency,
-            session.loaded.fingerprint,
+            settings, destination.runs_dir, evaluator.dense_latency, session.loaded.fingerprint
         ).spread(engine.workers)
         chosen = make_engine(
             engine,
@@ -136,8 +123,23 @@ def run_search(
         settle(study)
 
 
-def make_proposer(session: Session, space: Space, evaluator: Evaluator, limits: Limits) -> Proposer:
-    """What makes plans, with every option fitted, measured and, if latency counts, timed."""
+def make_proposer(
+    session: Session,
+    space: Space,
+    evaluator: Evaluator,
+    limits: Limits,
+    deadline: float = math.inf,
+) -> Proposer:
+    """What makes plans, with every option fitted, measured and, if latency counts, timed.
+
+    Args:
+        session: the model.
+        space: what may be chosen from.
+        evaluator: measures options inside a compressed model.
+        limits: of the plans.
+        deadline: of ``time.monotonic``; fitting may end after it, measuring takes a share of what
+            is left until then.
+    """
     menu = session.menu(space)
     latencies = None
     if limits.latency_ms is not None:
@@ -153,8 +155,15 @@ def make_proposer(session: Session, space: Space, evaluator: Evaluator, limits: 
     )
     if session.settings.swap_tokens:
         text = session.scored_text("calibration", session.settings.swap_tokens)
+        now = time.monotonic()
         measure_menu(
-            proposer, evaluator, text, session.cache, session.builder.key, session.progress
+            proposer,
+            evaluator,
+            text,
+            session.cache,
+            session.builder.key,
+            session.progress,
+            now + MEASURING_SHARE * (deadline - now),
         )
     return proposer
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.session import Session, TextSettings
+from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.errors import ConfigurationError, StudyError
+from autocompress.progress import SILENT, Progress
 from autocompress.search.knob_sampler import SAMPLERS
 from autocompress.search.space import Space
 from autocompress.search.storage import default_storage, storage_url
@@ -37,6 +38,19 @@ class SearchSettings:
         """The settings that a study was started with."""
         arguments = dict(record.settings["arguments"])
         return cls(**arguments | {"texts": TextSettings(**arguments["texts"])})
+
+    def open(self, runs_dir: Path, progress: Progress = SILENT) -> Session:
+        """Load the model and make everything ready; see ``open_session``."""
+        return open_session(
+            self.model,
+            self.texts,
+            runs_dir,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            progress=progress,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.api.session import Session
+from autocompress.api.study_choice import SearchSettings
 from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.latency import Latency
 from autocompress.search.engines.base import Measure
@@ -20,26 +21,16 @@ class WorkerSettings:
     """What a worker needs to measure plans as the search itself would. Picklable, and small.
 
     Attributes:
-        model: see ``SearchSettings``.
-        texts: see ``SearchSettings``.
+        search: those of the search; see ``spread`` for the device of several workers.
         runs_dir: folder with the cache, which the driver has filled; on a cluster every node must
             see it under this path.
-        device: as torch names it; see ``spread`` for several workers.
-        dtype: see ``SearchSettings``.
-        trust_remote_code: see ``SearchSettings``.
-        seed: see ``SearchSettings``.
         dense_latency: of the dense model when the study began: what measured times refer to.
         fingerprint: of the model that the search loaded; not compared when left out.
         threads: of torch in the worker; as torch would have it when left out.
     """
 
-    model: str | None
-    texts: TextSettings
+    search: SearchSettings
     runs_dir: Path
-    device: str = "cpu"
-    dtype: str | None = None
-    trust_remote_code: bool = False
-    seed: int = 0
     dense_latency: Latency | None = None
     fingerprint: str | None = None
     threads: int | None = None
@@ -57,10 +48,11 @@ class WorkerSettings:
         With ``device="cuda"`` and several GPUs, worker ``i`` takes ``cuda:i``, counted round.
         """
         shared = self.shared_among(workers)
-        gpus = torch.cuda.device_count() if self.device == "cuda" else 0
+        gpus = torch.cuda.device_count() if self.search.device == "cuda" else 0
         if gpus < 2:
             return [shared] * workers
-        return [replace(shared, device=f"cuda:{index % gpus}") for index in range(workers)]
+        devices = [f"cuda:{index % gpus}" for index in range(workers)]
+        return [replace(shared, search=replace(self.search, device=each)) for each in devices]
 
     def open(self) -> Measure:
         """Load the model and everything else, in this process.
@@ -71,15 +63,7 @@ class WorkerSettings:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         _check_cache(self.runs_dir)
-        session = open_session(
-            self.model,
-            self.texts,
-            self.runs_dir,
-            device=self.device,
-            dtype=self.dtype,
-            trust_remote_code=self.trust_remote_code,
-            seed=self.seed,
-        )
+        session = self.search.open(self.runs_dir)
         _check_model(session, self.fingerprint)
         evaluator = Evaluator(session.workbench, session.build, self.dense_latency)
         text = session.scored_text("selection")

@@ -53,7 +53,12 @@ def search(
         ),
     ] = None,
     time: Annotated[
-        str | None, typer.Option("--time", help="Start no trial after so long: 90s, 10m, 1h.")
+        str | None,
+        typer.Option(
+            "--time",
+            help="Start no trial after so long: 90s, 10m, 1h. Fitting counts, but is not cut "
+            "short; of what it leaves, measuring options gets at most half.",
+        ),
     ] = None,
     patience: Annotated[
         int | None,

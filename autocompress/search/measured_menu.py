@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,7 @@ from autocompress.search.evaluator import Evaluator, ScoredText
 
 LARGEST_RATIO = 32.0  # heavy rank cuts cost several times what is predicted; more is noise
 LEAST_RATIO = 1 / 8  # a difference of two scores may come out as nothing, or less
+MOST_MATRICES = 512  # to measure; a mixture of experts has thousands
 SWAPS_VERSION = 1
 
 
@@ -94,6 +96,37 @@ def coarse_grid(menu: Menu, plans: Sequence[Plan]) -> dict[str, list[Method]]:
     }
 
 
+def most_telling(
+    menu: Menu, grid: Mapping[str, Sequence[Method]], most: int = MOST_MATRICES
+) -> dict[str, Sequence[Method]]:
+    """The layers of a grid whose options differ most in predicted damage, these first.
+
+    On them an allocation depends most, and what a layer costs that is not measured follows from
+    those that are; see ``MeasuredMenu.ratio``.
+
+    Args:
+        menu: has the predictions.
+        grid: options to measure of each layer.
+        most: layers.
+    """
+    predicted = _predicted(menu)
+
+    def spread(name: str) -> float:
+        damages = [predicted[name, method] for method in grid[name]]
+        return max(damages, default=0.0) - min(damages, default=0.0)
+
+    return {name: grid[name] for name in sorted(grid, key=spread, reverse=True)[:most]}
+
+
+def _predicted(menu: Menu) -> dict[tuple[str, Method], float]:
+    """Predicted damage by layer name and method."""
+    return {
+        (layer.spec.name, option.method): option.damage
+        for layer in menu.layers
+        for option in layer.options
+    }
+
+
 class Background:
     """A compressed model that layers are swapped in; each score is taken once and kept.
 
@@ -143,28 +176,28 @@ def measure_swaps(
     menu: Menu,
     grid: Mapping[str, Sequence[Method]],
     progress: Progress = SILENT,
+    deadline: float = math.inf,
 ) -> MeasuredMenu:
     """Measure the options of a grid, one layer at a time, inside a compressed model.
 
     Args:
         background: the compressed model.
         menu: has the predictions.
-        grid: what to measure of each layer.
+        grid: what to measure of each layer, in this order.
         progress: told how far things are.
+        deadline: of ``time.monotonic``; no layer is begun after it, and those before it count.
     """
     wanted = {
         name: [method for method in methods if method != Keep()] for name, methods in grid.items()
     }
     wanted = {name: methods for name, methods in wanted.items() if methods}
-    predicted = {
-        (layer.spec.name, option.method): option.damage
-        for layer in menu.layers
-        for option in layer.options
-    }
+    predicted = _predicted(menu)
     total = sum(1 + len(methods) for methods in wanted.values())
     swaps: dict[str, tuple[Swap, ...]] = {}
     with progress.task("Measuring options inside a compressed model", total) as advance:
         for name, methods in wanted.items():
+            if time.monotonic() >= deadline:
+                break
             dense = background.swapped(name, Keep())
             advance(1)
             measured = []

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
@@ -29,6 +29,7 @@ SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 # Of the dense model, most where the front bends.
 SWEEP_WITHOUT_LIMIT = (0.5, 0.25, 0.16, 0.125, 0.1, 0.085, 0.07, 0.06, 0.05)
 NEAR = (0.6, 0.75, 0.87, 1.0, 1.15, 1.35, 1.6)  # of a target: whose options are worth measuring
+MOST_NEIGHBOURS = 4_000  # of a plan that are looked at; of 30 matrices there are fewer
 
 SLOWEST_TO_LEARN = 1.5  # times the dense model: how much slower a plan is, is of no interest
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
@@ -210,7 +211,7 @@ class Proposer:
         room = within - self.inventory.plan_bytes(trial.plan)
         # The knobs that led to a good plan are what the trials have shown of the scores.
         knobs = Knobs(**trial.params) if trial.params else Knobs()
-        around = neighbours(trial.plan, self._choices(knobs), room)
+        around = islice(neighbours(trial.plan, self._choices(knobs), room), MOST_NEIGHBOURS)
         new = (plan for plan in around if plan.hash not in known)
         plan = next((plan for plan in new if self._as_fast(plan, trial.plan)), None)
         return None if plan is None else Proposal(SWAPS, f"trial {trial.number} swapped", plan)

@@ -16,10 +16,8 @@ from autocompress.search.engines.base import Job
 @pytest.fixture
 def settings(record, workplace) -> WorkerSettings:
     """Those of a worker of the finished search."""
-    of_study = SearchSettings.of_study(record)
     return WorkerSettings(
-        of_study.model,
-        of_study.texts,
+        SearchSettings.of_study(record),
         workplace / "runs",
         dense_latency=Latency(5.0, 0.1),
         fingerprint=record.fingerprint,
@@ -53,7 +51,10 @@ def test_workers_share_the_threads_and_the_gpus(settings, monkeypatch):
     assert [each.threads for each in settings.spread(2)] == [3, 3]
     assert [each.threads for each in settings.spread(7)] == [1] * 7
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert {each.device for each in settings.spread(2)} == {"cpu"}
-    on_gpus = replace(settings, device="cuda").spread(3)
-    assert [each.device for each in on_gpus] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert {each.device for each in replace(settings, device="cuda:1").spread(2)} == {"cuda:1"}
+    for device, devices in (
+        ("cpu", ["cpu"] * 3),
+        ("cuda", ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda:1", ["cuda:1"] * 3),
+    ):
+        on_device = replace(settings, search=replace(settings.search, device=device))
+        assert [each.search.device for each in on_device.spread(3)] == devices

@@ -17,6 +17,7 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
+from autocompress.search import measured_menu
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.measured_menu import (
     LARGEST_RATIO,
@@ -26,6 +27,7 @@ from autocompress.search.measured_menu import (
     Swap,
     coarse_grid,
     measure_swaps,
+    most_telling,
 )
 from tests.search.fake_search import MENU, SPECS
 
@@ -102,6 +104,19 @@ def test_the_grid_is_what_some_plan_takes():
     }
 
 
+def test_the_layers_whose_options_differ_most_in_predicted_damage_are_told_apart():
+    spread = {
+        name: max(PREDICTED[name, method] for method in GRID[name] if method != Keep())
+        for name in NAMES
+    }
+    chosen = most_telling(MENU, GRID, 2)
+    assert list(chosen) == sorted(NAMES, key=spread.__getitem__, reverse=True)[:2]
+    assert all(chosen[name] == GRID[name] for name in chosen)
+    assert most_telling(MENU, GRID) == GRID
+    kept = {**dict.fromkeys(NAMES, (Keep(),)), NAMES[2]: (), NAMES[1]: OPTIONS}
+    assert list(most_telling(MENU, kept, 1)) == [NAMES[1]]
+
+
 class Divergences:
     """Says that a plan costs the sum of what its layers cost, and remembers what it was asked."""
 
@@ -129,10 +144,12 @@ def address(name: str, method: object) -> str:
     return f"{name} {method}"
 
 
-def measure(evaluator, cache, plan=PLAN, grid=None, text=None, address=address) -> MeasuredMenu:
+def measure(
+    evaluator, cache, plan=PLAN, grid=None, text=None, address=address, deadline=math.inf
+) -> MeasuredMenu:
     worker = cast(Evaluator, evaluator)
     background = Background(plan, worker, text or scored_text(), cache, address)
-    return measure_swaps(background, MENU, grid or GRID)
+    return measure_swaps(background, MENU, grid or GRID, deadline=deadline)
 
 
 @pytest.fixture
@@ -191,6 +208,17 @@ def test_after_an_interruption_only_what_is_missing_is_scored(cache, tmp_path, f
     again = Divergences()
     assert measure(again, cache) == whole
     assert again.asked == []
+
+
+def test_after_the_deadline_no_layer_is_begun_and_what_was_measured_counts(cache, monkeypatch):
+    whole = measure(Divergences(), cache).swaps
+    cut = Divergences()
+    monkeypatch.setattr(measured_menu.time, "monotonic", lambda: float(len(cut.asked)))
+    found = measure(cut, Cache(cache.root / "cut"), deadline=5.0).swaps
+    assert list(found) == list(NAMES[: len(found)])
+    assert 0 < len(found) < len(NAMES)
+    assert found == {name: whole[name] for name in found}
+    assert measure(Divergences(), cache, deadline=0.0) == MeasuredMenu()
 
 
 def test_a_finer_grid_scores_only_what_is_new(cache):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,14 +10,15 @@ import pytest
 from autocompress.calibration.cache import Cache
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT, Silent
 from autocompress.search import rounds
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu, Swap, measure_swaps
+from autocompress.search.measured_menu import MeasuredMenu, Swap, measure_swaps, most_telling
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.rounds import measure_menu
 from autocompress.units import Limits
-from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, SPECS
+from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, METHODS, SPECS
 from tests.search.test_measured_menu import address, scored_text
 
 NAMES = [spec.name for spec in SPECS]
@@ -55,11 +58,24 @@ def backgrounds(monkeypatch):
     return seen
 
 
-def run(world: World, tmp_path, ratio: float = 6.0) -> tuple[Plan, Proposer]:
+class Notes(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+
+def run(
+    world: World, tmp_path, ratio: float = 6.0, notes: Silent = SILENT, deadline: float = math.inf
+) -> tuple[Plan, Proposer]:
     proposer = Proposer(MENU, INVENTORY, Limits(int(DENSE_BYTES / ratio), None))
     evaluator = cast(Evaluator, world)
     cache = Cache(tmp_path / "cache")
-    return measure_menu(proposer, evaluator, scored_text(), cache, address), proposer
+    best = measure_menu(proposer, evaluator, scored_text(), cache, address, notes, deadline)
+    return best, proposer
 
 
 def test_predictions_that_are_right_are_measured_in_one_round(tmp_path, backgrounds):
@@ -93,3 +109,40 @@ def test_the_best_plan_is_kept_where_measuring_misleads(tmp_path, monkeypatch):
     best, proposer = run(World((1.0,) * 4), tmp_path)
     assert proposer.background(Knobs()) != proposer.background(PREDICTED)
     assert best == proposer.background(PREDICTED)
+
+
+def test_of_very_many_matrices_some_are_measured_and_that_is_said(tmp_path, monkeypatch):
+    notes = Notes()
+    run(World((1.0,) * 4), tmp_path / "all", notes=notes)
+    assert notes.said == []
+    monkeypatch.setattr(rounds, "most_telling", partial(most_telling, most=2))
+    _, proposer = run(World((1.0,) * 4), tmp_path / "some", notes=notes)
+    assert len(proposer.measured.swaps) == 2
+    (note,) = notes.said
+    assert "2 matrices of 4" in note
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.6, 0.9])
+def test_time_that_is_up_keeps_what_was_measured(tmp_path, monkeypatch, share):
+    """In the first round that is some of it; in a later one, all of the round before."""
+    factors = (30.0, 3.0, 0.5, 0.2)
+    whole, first = World(factors), World(factors)
+    run(whole, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "ROUNDS", 1)
+        _, after_one = run(first, tmp_path / "first")
+    assert len(first.scored) < 0.6 * len(whole.scored)
+
+    world, notes = World(factors), Notes()
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: float(len(world.scored)))
+    deadline = share * len(whole.scored)
+    best, proposer = run(world, tmp_path / "cut", notes=notes, deadline=deadline)
+    assert len(world.scored) <= deadline + len(METHODS)  # the layer that was begun is finished
+    assert ["time" in note for note in notes.said] == [True]
+    found = proposer.measured.swaps
+    if deadline > len(first.scored):
+        assert found == after_one.measured.swaps
+    else:
+        assert len(found) < len(NAMES)
+        assert bool(found) == bool(share)
+    assert set(best) == set(NAMES)

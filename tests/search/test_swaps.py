@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from autocompress.methods.plan import Plan
 from autocompress.methods.tensor_train import TensorTrain
+from autocompress.search import swaps
 from autocompress.search.allocator import Choice
 from autocompress.search.swaps import REACH, neighbours
 from tests.search.menus import METHODS
@@ -62,6 +63,23 @@ def test_every_plan_one_up_and_one_down_within_the_room_by_rising_score(case):
     assert set(found) == {other for _, other in wanted}
     scores = [totals(other, choices)[1] for other in found]
     assert scores == pytest.approx(sorted(scores))
+
+
+def test_only_what_is_asked_for_is_ranked(monkeypatch):
+    """Of thousands of matrices there are too many pairs to sort."""
+    ranked = []
+    argsort = swaps.np.argsort
+    monkeypatch.setattr(
+        swaps.np, "argsort", lambda *args, **kind: ranked.append(1) or argsort(*args, **kind)
+    )
+    choices = [
+        Choice((f"layers.{index}",), METHODS[:3], (10, 20, 30), (9.0 + index, 3.0, 0.0))
+        for index in range(300)
+    ]
+    plan = Plan.of({choice.layers[0]: METHODS[1] for choice in choices})
+    found = list(itertools.islice(neighbours(plan, choices, 0), 5))
+    assert len(set(found)) == 5
+    assert len(ranked) <= 6  # the best partner of a move may be of its own layer
 
 
 def pair_of(first: str, *names: str) -> list[Choice]:
