@@ -17,12 +17,13 @@ import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 
 from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
 from autocompress.errors import BudgetUnreachable
-from autocompress.evaluation.latency import DecodeTimer, interleaved, prompt_of
+from autocompress.evaluation.latency import DecodeTimer, prompt_of
 from autocompress.methods.base import Method
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
@@ -31,7 +32,9 @@ from autocompress.methods.trellis import Trellis
 from autocompress.search.allocation import allocated_plan, bent_choices
 from autocompress.search.allocator import least_ms
 from autocompress.search.end_to_end import Relation, TimedPlan, relate
+from autocompress.search.evaluator import LATENCY_TOKENS
 from autocompress.search.knobs import Knobs
+from autocompress.search.proposer import SLOWEST_TO_LEARN
 from autocompress.units import Budget
 
 UNIFORM: tuple[Method, ...] = (
@@ -56,7 +59,7 @@ class Bench:
             session.workbench, menu, session.cache, progress=session.progress
         )
         model = session.loaded.model
-        self.timer = DecodeTimer(model, prompt_of(model))
+        self.timer = DecodeTimer(model, prompt_of(model), LATENCY_TOKENS)
         self.choices = bent_choices(menu, Knobs(measured=0.0), latencies=self.table)
         self.damages: Mapping[tuple[str, Method], float] = {
             (layer.spec.name, option.method): option.damage
@@ -76,14 +79,17 @@ class Bench:
 
     def measure(self, plan: Plan, label: str) -> TimedPlan:
         """Decode with a plan and with the dense model in turn, and print a line."""
-        workbench, build = self.session.workbench, self.session.build
-
-        def times() -> list[float]:
-            with workbench.applied(plan, build):
-                return self.timer.times()
-
-        found = interleaved({"dense": self.timer.times, "plan": times}, self.rounds)
-        trial = TimedPlan(self.table.total(plan), found["plan"].median_ms, found["dense"].median_ms)
+        workbench = self.session.workbench
+        dense, ratios = [], []
+        for number in range(self.rounds + 1):
+            dense_ms = median(self.timer.times())
+            with workbench.applied(plan, self.session.build):
+                plan_ms = median(self.timer.times())
+            if number:  # in the first, layouts of kernels are made
+                dense.append(dense_ms)
+                ratios.append(plan_ms / dense_ms)
+        dense_ms = median(dense)
+        trial = TimedPlan(self.table.total(plan), median(ratios) * dense_ms, dense_ms)
         self.trials.append(trial)
         damage = sum(self.damages[name, method] for name, method in plan.items())
         ratio = workbench.inventory.dense_bytes / workbench.inventory.plan_bytes(plan)
@@ -96,9 +102,10 @@ class Bench:
         return trial
 
     def relation(self) -> Relation:
-        """What the trials say, with the median of the dense model's latencies."""
-        dense = sorted(trial.dense_ms for trial in self.trials)[len(self.trials) // 2]
-        return relate(self.trials, self.table.dense_ms, dense)
+        """What the trials say, as in a search, with the median of the dense model's latencies."""
+        dense = median(trial.dense_ms for trial in self.trials)
+        useful = [t for t in self.trials if t.measured_ms <= SLOWEST_TO_LEARN * t.dense_ms]
+        return relate(useful, self.table.dense_ms, dense)
 
 
 def measure_spread(bench: Bench) -> None:
@@ -146,7 +153,7 @@ def main() -> None:
     parser.add_argument("--dtype", help="float32 or bfloat16; as stored when left out")
     parser.add_argument("--space", default="default", help="search space")
     parser.add_argument("--latency", default="0.7x", help="share of the dense model's latency")
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each plan")
+    parser.add_argument("--rounds", type=int, default=12, help="counted rounds of each plan")
     parser.add_argument("--runs-dir", type=Path, help="whose cache to use; temporary if left out")
     options = parser.parse_args()
     share = Budget.parse(None, options.latency).latency_share

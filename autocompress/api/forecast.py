@@ -19,7 +19,7 @@ from autocompress.evaluation.scoring import EXACT_VOCABULARY
 from autocompress.evaluation.windows import LOGIT_BYTES
 from autocompress.numerics.metric import FULL_GRAM_LIMIT
 from autocompress.records import Kind, LayerSpec
-from autocompress.search.evaluator import LATENCY_ROUNDS
+from autocompress.search.evaluator import LATENCY_ROUNDS, LATENCY_TOKENS
 
 DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token
 FINALISTS_SHARE = 0.5  # of the measured trials; how many are on the front is not known before
@@ -172,7 +172,7 @@ def _trials(work: Work, speed: Speed, memory: int) -> Stage:
 
 def _timing(speed: Speed) -> float:
     """Seconds that the latency of one plan takes, measured in turn with the dense model's."""
-    tokens = LATENCY_ROUNDS * (WARM_UP_TOKENS + ROUND_TOKENS)
+    tokens = LATENCY_ROUNDS * (WARM_UP_TOKENS + LATENCY_TOKENS)
     prompts = 2 * LATENCY_ROUNDS * speed.scoring.each * PROMPT_TOKENS
     return prompts + tokens * (1 + DECODING_SLOWDOWN) * speed.decoding_ms / 1000
 

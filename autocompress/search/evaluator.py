@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import statistics as stats
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from torch import Tensor
 
 from autocompress.errors import AutocompressError
 from autocompress.evaluation.latency import (
@@ -19,6 +22,7 @@ from autocompress.evaluation.latency import (
 )
 from autocompress.evaluation.scoring import Score, Teacher, score, scores
 from autocompress.evaluation.windows import Windows
+from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.search.engines.base import Job, Outcome
@@ -26,8 +30,12 @@ from autocompress.search.stages import clearly_worse
 from autocompress.surgery.kv_cache import cache_bytes_per_token
 from autocompress.surgery.workbench import Build, Workbench
 
-DENSE = Plan(())
-LATENCY_ROUNDS = 2  # of the plan and of the dense model, in turn
+DENSE, KEEP = Plan(()), Keep()
+# Of the plan and of the dense model in turn: short ones, so that what disturbs the machine for
+# a moment meets both or one ratio of many.
+LATENCY_ROUNDS = 6
+LATENCY_TOKENS = 4  # timed in a round
+PREFILL_ROUNDS = 2  # of these also read a prompt
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,9 @@ class _Times(NamedTuple):
 class Evaluator:
     """Measures plans on one model.
 
-    Latency drifts with whatever else the machine does, so each measurement of a plan is taken next
-    to one of the dense model, and reported as their ratio times the dense model's latency at the
-    start.
+    Latency drifts with whatever else the machine does, so each round of a plan is timed next to one
+    of the dense model. Reported is the median of the rounds' ratios times the dense model's latency
+    at the start.
 
     Args:
         workbench: holds the dense model.
@@ -71,9 +79,10 @@ class Evaluator:
     ) -> None:
         self.workbench, self.build = workbench, build
         self.device = describe_device(workbench.model)
-        self.timer = DecodeTimer(workbench.model, prompt_of(workbench.model))
+        prompt = prompt_of(workbench.model)
+        self.timer = DecodeTimer(workbench.model, prompt, LATENCY_TOKENS)
         self.prefill_timer = PrefillTimer(workbench.model)
-        self.dense_latency = dense_latency or self.timer.measure()
+        self.dense_latency = dense_latency or DecodeTimer(workbench.model, prompt).measure()
 
     def dense(self, text: ScoredText) -> Measurement:
         """Measure the dense model."""
@@ -82,21 +91,31 @@ class Evaluator:
         timed = _Times(self.dense_latency, prefill_ms, cache_bytes_per_token(self.workbench.model))
         return self._measurement(DENSE, text, scored, timed)
 
-    def score(self, plan: Plan, text: ScoredText) -> Score:
+    def score(
+        self, plan: Plan, text: ScoredText, numbers: Mapping[str, Tensor] | None = None
+    ) -> Score:
         """Apply a plan and score it, without its latency."""
-        with self.workbench.applied(plan, self.build) as model:
+        with self.workbench.applied(plan, self.build, numbers) as model:
             return score(model, text.windows, text.teacher)
 
-    def measure(self, plan: Plan, text: ScoredText, *, latency: bool = True) -> Measurement:
+    def measure(
+        self,
+        plan: Plan,
+        text: ScoredText,
+        *,
+        latency: bool = True,
+        numbers: Mapping[str, Tensor] | None = None,
+    ) -> Measurement:
         """Apply a plan, score it on all of a text, and put the model back.
 
         Args:
             plan: what to measure.
             text: what to score on.
             latency: also measure the times of a decoded token and of a prompt.
+            numbers: stored tensors of a healed plan, see ``Workbench.applied``.
         """
         timed = self._times(plan) if latency else None
-        return self._measurement(plan, text, self.score(plan, text), timed)
+        return self._measurement(plan, text, self.score(plan, text, numbers), timed)
 
     def run(self, job: Job, text: ScoredText) -> Outcome:
         """Do a job of a search: score its plan in stages, and give it up where it is beaten.
@@ -128,18 +147,17 @@ class Evaluator:
 
     def _times(self, plan: Plan) -> _Times:
         """Time a plan and the dense model in turn, on the scale of the dense model at the start."""
-        dense: list[float] = []
+        layers = {name: self.build(name, method) for name, method in plan.items() if method != KEEP}
         decode: list[float] = []
         prefill: list[float] = []
-        for _ in range(LATENCY_ROUNDS):
-            dense += self.timer.times()
-            with self.workbench.applied(plan, self.build) as model:
-                decode += self.timer.times()
-                prefill += self.prefill_timer.times()
-                cache_bytes = cache_bytes_per_token(model)
-        drift = self.dense_latency.median_ms / stats.median(dense)
-        decoded = summarise([time * drift for time in decode])
-        return _Times(decoded, drift * stats.median(prefill), cache_bytes)
+        for number in range(LATENCY_ROUNDS):
+            drift = self.dense_latency.median_ms / stats.median(self.timer.times())
+            with self.workbench.applied(plan, lambda name, _method: layers[name]) as model:
+                decode.append(drift * stats.median(self.timer.times()))
+                if number < PREFILL_ROUNDS:
+                    prefill += [drift * time for time in self.prefill_timer.times()]
+                    cache_bytes = cache_bytes_per_token(model)
+        return _Times(summarise(decode), stats.median(prefill), cache_bytes)
 
     def _measurement(
         self, plan: Plan, text: ScoredText, scored: Score, timed: _Times | None

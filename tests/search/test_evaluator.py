@@ -9,11 +9,12 @@ import torch
 from autocompress.errors import StorageError
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
+from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.records import Measurement
 from autocompress.search.engines.base import Job
-from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.evaluator import LATENCY_ROUNDS, Evaluator, ScoredText
 from autocompress.surgery.workbench import Workbench
 from tests.mixed_plans import builder
 
@@ -132,3 +133,29 @@ def test_a_perplexity_that_is_no_number_is_an_error(evaluator, long_text, stages
         weight.data.copy_(kept)
     assert outcome.measurement is None
     assert "not a finite number" in outcome.error
+
+
+def test_a_plan_is_compared_with_the_dense_model_next_to_it(evaluator, text):
+    """The machine changes its speed all the time, and once in the middle of a comparison."""
+    speeds = (1, 1, 7, 7, 2, 2, 0.5, 0.5, 3, 3, 1, 40)
+    calls = iter(speeds)
+
+    class Timer:
+        def times(self):
+            plan = isinstance(
+                evaluator.workbench.model.model.layers[0].self_attn.v_proj, CompressedMatrix
+            )
+            return [next(calls) * (0.6 if plan else 1.0)] * 3
+
+    assert len(speeds) == 2 * LATENCY_ROUNDS
+    evaluator.timer = Timer()
+    measured = evaluator.measure(VALUES, text)
+    assert measured.latency_ms == pytest.approx(0.6 * evaluator.dense_latency.median_ms)
+
+
+def test_a_plan_is_built_once_for_all_rounds(evaluator, text):
+    built = []
+    build = evaluator.build
+    evaluator.build = lambda name, method: built.append(name) or build(name, method)
+    evaluator._times(VALUES)
+    assert built == list(VALUES)
