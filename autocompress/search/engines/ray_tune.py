@@ -9,7 +9,6 @@ environment what it reads there while it is imported.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from autocompress.errors import AutocompressError, ConfigurationError
 from autocompress.search.engines.answering import RETRIES, answer, lost, open_measure
 from autocompress.search.engines.base import AskTell, Job, OpenWorker, Outcome
 from autocompress.search.engines.cluster_address import check_answers
+from autocompress.search.engines.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RayTune:
         adapter = _Adapter(search, self.workers)
         with (
             _quiet(),
-            tempfile.TemporaryDirectory(prefix="autocompress-ray-") as scratch,
+            scratch_folder("autocompress-ray-") as scratch,
             self._connected(scratch),
         ):
             resources = {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
@@ -80,7 +80,7 @@ class RayTune:
                     reuse_actors=True,
                     stop=adapter.stopper,
                     callbacks=[_Notices()],
-                    storage_path=str(Path(scratch) / "results"),
+                    storage_path=str(scratch / "results"),
                     name="search",
                     trial_dirname_creator=lambda trial: str(trial.trial_id),
                     raise_on_failed_trial=False,
@@ -95,7 +95,7 @@ class RayTune:
             raise adapter.trouble
 
     @contextmanager
-    def _connected(self, scratch: str) -> Iterator[None]:
+    def _connected(self, scratch: Path) -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
@@ -105,7 +105,7 @@ class RayTune:
                 ray.init(
                     num_cpus=self.workers * self.cpus_per_trial,
                     include_dashboard=False,
-                    _temp_dir=scratch,  # short: its sockets have paths of at most 107 bytes
+                    _temp_dir=str(scratch),  # short: its sockets have paths of at most 107 bytes
                     **quiet,
                 )
             else:
