@@ -9,8 +9,6 @@ import torch
 from torch.testing import assert_close
 
 from autocompress.calibration import menu as module
-from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import Cache
 from autocompress.calibration.menu import (
     build_menu,
     file_bytes,
@@ -18,91 +16,15 @@ from autocompress.calibration.menu import (
     most_at_once,
     output_cosine,
 )
-from autocompress.calibration.statistics import collect_statistics
-from autocompress.errors import MethodError
-from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.records import Kind, LayerSpec, Role
 from autocompress.surgery.workbench import Workbench
-from tests.conftest import VOCABULARY
+from tests.calibration.counting import METHODS, menu_with
 from tests.export.exporting import export_tiny
 from tests.mixed_plans import CHOICES, mixed_plan
-
-METHODS: tuple[Method, ...] = (Keep(), Quantize(8, 16), Quantize(3, 16), Quantize(2, 0), Svd(4))
-
-
-class CountingBuilder(LayerBuilder):
-    """Counts what is fitted."""
-
-    fits: Counter[tuple[str, Method]]
-
-    def fit(self, name, method):
-        self.fits[name, method] += 1
-        return super().fit(name, method)
-
-
-@pytest.fixture
-def make_builder(tiny_llama, tmp_path):
-    workbench = Workbench(tiny_llama)
-    ids = torch.randint(0, VOCABULARY, (1, 32), generator=torch.Generator().manual_seed(0))
-    metrics = collect_statistics(tiny_llama, workbench.inventory.layers, [ids])
-
-    def make(metrics=metrics, folder="cache", **settings) -> CountingBuilder:
-        builder = CountingBuilder(workbench, metrics, Cache(tmp_path / folder), **settings)
-        builder.fits = Counter()
-        return builder
-
-    make.metrics = metrics
-    return make
-
-
-def menu_with(builder):
-    return build_menu(builder, lambda _spec: METHODS, builder.workbench.inventory.layers)
-
-
-def assert_same_layers(one, other):
-    assert one.state_dict().keys() == other.state_dict().keys()
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor, other.state_dict()[name])
-    assert torch.equal(one.to_dense(), other.to_dense())
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_layer_is_the_same_from_memory_from_the_cache_and_built_afresh(make_builder, method):
-    first, second, elsewhere = make_builder(), make_builder(), make_builder(folder="other")
-    name = first.workbench.inventory.layers[1].name
-    built = first.build(name, method)
-    assert_same_layers(first.build(name, method), built)
-    assert_same_layers(second.build(name, method), built)
-    assert_same_layers(elsewhere.build(name, method), built)
-    assert (first.fits.total(), second.fits.total(), elsewhere.fits.total()) == (1, 0, 1)
-
-
-def test_memory_gives_back_the_layer_itself_until_it_is_full(make_builder):
-    builder = make_builder()
-    name = builder.workbench.inventory.layers[1].name
-    assert builder.build(name, METHODS[1]) is builder.build(name, METHODS[1])
-    small = make_builder(memory_bytes=1)
-    first = small.build(name, METHODS[1])
-    small.build(name, METHODS[2])
-    again = small.build(name, METHODS[1])
-    assert again is not first
-    assert_same_layers(again, first)
-    assert small.fits.total() == 1  # the second from this cache, the first from the other builder's
-
-
-def test_another_metric_is_another_layer(make_builder):
-    builder = make_builder()
-    name = builder.workbench.inventory.layers[1].name
-    other = make_builder(metrics={})
-    builder.build(name, Quantize(3, 16))
-    other.build(name, Quantize(3, 16))
-    assert builder.key(name, Quantize(3, 16)) != other.key(name, Quantize(3, 16))
-    assert other.fits.total() == 1
 
 
 def test_every_option_is_fitted_once_and_never_again(make_builder):
@@ -194,21 +116,6 @@ def test_a_menu_that_was_cut_off_goes_on_where_it_was(make_builder):
     menu_with(again)
     assert not {name for name, _ in again.fits} & {spec.name for spec in half}
     assert again.fits
-
-
-def test_a_corrupt_layer_is_built_again_with_a_warning(make_builder, tmp_path, caplog):
-    builder = make_builder()
-    name = builder.workbench.inventory.layers[1].name
-    built = builder.build(name, Quantize(3, 16))
-    (path,) = (tmp_path / "cache" / "layers").iterdir()
-    cut = path.read_bytes()[:50]
-    path.unlink()  # the built layer is memory-mapped from it
-    path.write_bytes(cut)
-    again = make_builder()
-    assert_same_layers(again.build(name, Quantize(3, 16)), built)
-    assert again.fits.total() == 1
-    assert "computed again" in caplog.text
-    assert make_builder().build(name, Quantize(3, 16)) is not None
 
 
 def test_undominated_options_rise_in_bytes_and_fall_in_damage(make_builder):
@@ -325,12 +232,3 @@ def test_what_was_factorised_is_dropped_when_the_menu_is_done(make_builder):
     before = builder.problem(last)
     menu_with(builder)
     assert builder.problem(last) is not before
-
-
-def test_metrics_that_are_not_finite_are_refused_before_fits_are_prepared(make_builder):
-    metrics = dict(make_builder.metrics)
-    name, metric = next((n, m) for n, m in metrics.items() if m.columns.ndim == 2)
-    broken = torch.full_like(metric.columns, math.nan)
-    metrics[name] = Metric((Curvature(metric.rows, broken),))
-    with pytest.raises(MethodError, match=f"{name}.*Gram matrix of the columns"):
-        make_builder(metrics, "broken").prepare(name, [Svd(4, bits=8)])

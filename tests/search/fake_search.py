@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
-from autocompress.errors import AutocompressError
+from autocompress.errors import AutocompressError, StorageError
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
@@ -17,8 +17,9 @@ from autocompress.records import Measurement, WindowScores
 from autocompress.search.driver import Effort, Search
 from autocompress.search.engines.base import Engine, Job, Outcome
 from autocompress.search.engines.here import Here
-from autocompress.search.measured_menu import MeasuredMenu
-from autocompress.search.proposer import Proposer
+from autocompress.search.hand_written import hand_written_plans
+from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.proposer import SWEEP, Proposer
 from autocompress.search.stages import clearly_worse
 from autocompress.search.storage import default_storage
 from autocompress.search.study import StudyRecord, TrialRecord
@@ -49,6 +50,10 @@ MENU = Menu(
         for place, spec in enumerate(SPECS)
     )
 )
+HAND_WRITTEN = len({plan.hash for _, plan in hand_written_plans(SPECS, 1 / 8)})
+# Trials before the search proper; duplicates are skipped, so that there may be fewer.
+PLANNED = HAND_WRITTEN + 1 + len(SWEEP)
+MEASURED = MeasuredMenu({SPECS[0].name: (Swap(0.1, 0.4),), SPECS[1].name: (Swap(0.1, 0.025),)})
 Trouble = Callable[[int, Plan], None]
 
 
@@ -74,6 +79,16 @@ def measured(plan: Plan, rise: float, text: str = "selection", windows: int = WI
         plan.hash,
         windows=scores,
     )
+
+
+def raise_at(*counts: int, error: type[BaseException] = StorageError) -> Trouble:
+    """Trouble at the jobs of these counts."""
+
+    def trouble(count: int, _plan: Plan) -> None:
+        if count in counts:
+            raise error(f"broken {count}")
+
+    return trouble
 
 
 class FakeEvaluator:
@@ -190,3 +205,11 @@ def run_in(
     """Search in a folder, one job after the other unless an engine is given."""
     search = search_in(folder, trials, **arguments)
     return search.run(engine or Here(evaluator.run), evaluator.report)
+
+
+def values_of(record: StudyRecord) -> list[tuple[Any, ...]]:
+    """What the trials were, without what they took."""
+    return [
+        (t.number, t.phase, t.label, t.state, t.plan, t.bytes, t.selection, t.params)
+        for t in record.trials
+    ]
