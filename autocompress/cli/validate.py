@@ -128,6 +128,8 @@ def _judge_recipe(document: Document, model: str | None) -> Verdict:
     try:
         recipe = read_recipe(document)
         name = f"{recipe.plan.summary()}" + (f", for {recipe.model}" if recipe.model else "")
+        if recipe.penalties:
+            name += f"; healed with a penalty of {', '.join(map(str, recipe.penalties))}"
         notices = (
             check_recipe(recipe.plan, _layers(model), document=document).notices if model else ()
         )

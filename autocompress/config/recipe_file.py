@@ -13,9 +13,11 @@ from pydantic import Field
 from autocompress.atomic_write import written_whole
 from autocompress.config.document import Document, read_document
 from autocompress.config.method_entry import read_method
+from autocompress.config.penalty_entries import PenaltyKeys, penalty_entries, read_penalties
 from autocompress.config.problems import Problem, RecipeFileError, nearest_name, shown
 from autocompress.config.schema import Strict, check, one_of
 from autocompress.errors import MethodError, StorageError
+from autocompress.healing.penalties import Penalty
 from autocompress.methods.base import Method
 from autocompress.methods.cp import Cp
 from autocompress.methods.plan import RECIPE_VERSION, Plan
@@ -34,6 +36,7 @@ class _RecipeKeys(Strict):
     fingerprint: str | None = None
     measurement: dict[str, Any] | None = None
     layers: dict[str, Any] = Field(min_length=1)
+    penalty: list[PenaltyKeys] = Field(default=[])
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Recipe:
         model: the model that it was made for, if stated.
         fingerprint: hash of that model's weights, if stated.
         measurement: what was measured there, if stated.
+        penalties: what is asked of the ranks when the plan is healed.
         document: the file.
     """
 
@@ -52,6 +56,7 @@ class Recipe:
     model: str | None
     fingerprint: str | None
     measurement: Mapping[str, Any] | None = field(hash=False)
+    penalties: tuple[Penalty, ...]
     document: Document = field(compare=False, repr=False)
 
 
@@ -89,10 +94,15 @@ def read_recipe(document: Document) -> Recipe:
         name: read_method(entry, document, ("layers", name))
         for name, entry in (layers.items() if isinstance(layers, dict) else ())
     }
+    known = {name: method for name, method in methods.items() if method is not None}
+    penalties: tuple[Penalty, ...] = ()
+    if keys is not None and len(known) == len(methods):
+        penalties = read_penalties(keys.penalty, known, document)
     if document.problems or keys is None:
         raise RecipeFileError(f"recipe {document.path}", document.problems)
-    plan = Plan.of({name: method for name, method in methods.items() if method is not None})
-    return Recipe(plan, keys.model, keys.fingerprint, keys.measurement, document)
+    return Recipe(
+        Plan.of(known), keys.model, keys.fingerprint, keys.measurement, penalties, document
+    )
 
 
 def check_recipe(
@@ -139,6 +149,7 @@ def save_recipe(
     model: str | None = None,
     fingerprint: str | None = None,
     measurement: Mapping[str, Any] | None = None,
+    penalties: Sequence[Penalty] = (),
 ) -> None:
     """Write a plan as a recipe file, in one step: a reader never sees half of it.
 
@@ -150,6 +161,7 @@ def save_recipe(
         "model": model,
         "fingerprint": fingerprint,
         "measurement": dict(measurement) if measurement else None,
+        "penalty": penalty_entries(penalties),
     }
     content = (
         {"version": recipe.pop("version")}
