@@ -74,7 +74,7 @@ class Optimiser:
         for name, parameter in self._parameters.items():
             for key, value in self._adam.state[parameter].items():
                 tensors[f"adam.{key}.{name}"] = value
-        tensors["usual_norm"] = torch.tensor(self._usual_norm)
+        tensors["usual_norm"] = torch.tensor(self._usual_norm, dtype=torch.float64)
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:

@@ -136,7 +136,7 @@ class TrellisLatent(Latent):
 
     def after_step_(self, step: int) -> None:
         """See ``Latent``."""
-        if step % self.every:
+        if step % self.every or not self.units.requires_grad:
             return
         scale = self.scales()
         ones = torch.ones(len(scale), device=scale.device)
