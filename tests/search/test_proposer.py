@@ -159,11 +159,11 @@ def timed(**changes: Any) -> Relation:
 
 
 def test_room_in_milliseconds_follows_the_relation():
-    """10 ms end to end are 8 ms in the table; 7 ms less the spread leave 4.5 of these."""
+    """10 ms end to end are 8 ms in the table; 7 ms leave 5 of these."""
     made = proposer(latency_ms=7.0, table=Table())
     assert made.room_ms is None  # nothing is known yet
     made.relation = timed()
-    assert made.room_ms == pytest.approx(4.5)
+    assert made.room_ms == pytest.approx(5.0)
     assert proposer(table=Table()).room_ms is None
 
 
@@ -184,9 +184,8 @@ SLOW = {Quantize(bits, 64): 1.8 for bits in (2, 3, 4, 8)}
 def test_plans_are_within_both_limits():
     made = proposer(latency_ms=7.0, table=Table(SLOW))
     free = made.allocated(Knobs(), LIMIT)
-    made.relation = timed(spread_ms=0.0)
     room = (made.latencies.total(free) + 4.0) / 2
-    made.relation = timed(spread_ms=5.0 - room)
+    made.relation = timed(dense_table_ms=room + 3.0)
     assert made.room_ms == pytest.approx(room)
     plan = made.allocated(Knobs(), LIMIT)
     assert made.latencies.total(plan) <= room * 1.0001 < made.latencies.total(free)
