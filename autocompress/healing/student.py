@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.dense import DenseMatrix
 from autocompress.layers.latent import Latent
 from autocompress.layers.packed import PackedTable
 from autocompress.layers.trellis import TrellisMatrix
@@ -52,7 +53,7 @@ class Student:
         matrices = [
             (path, module)
             for path, module in self.model.named_modules()
-            if isinstance(module, CompressedMatrix)
+            if isinstance(module, CompressedMatrix) and not isinstance(module, DenseMatrix)
         ]
         self._stored = {
             f"{path}.{name}": tensor.detach()
@@ -63,8 +64,9 @@ class Student:
             self._take_matrix(path, matrix)
         inside = tuple(f"{path}." for path, _ in matrices)
         for path, module in list(self.model.named_modules()):
-            if not path.startswith(inside) and not isinstance(module, CompressedMatrix):
-                self._take_floats(path, module, vectors_only=True)
+            if f"{path}.".startswith(inside):
+                continue
+            self._take_floats(path, module, vectors_only=True)
 
     def _take_matrix(self, path: str, matrix: CompressedMatrix) -> None:
         """Give one matrix tensors of its own, in place of those that it shares with others."""
@@ -81,11 +83,11 @@ class Student:
         for name, parameter in list(module.named_parameters(recurse=False)):
             if not parameter.is_floating_point() or (vectors_only and parameter.ndim != 1):
                 continue
-            own = nn.Parameter(parameter.detach().clone())
+            own = nn.Parameter(parameter.detach().to(torch.float32, copy=True))
             module.register_parameter(name, own)
-            if own.dtype != torch.float32:
+            if parameter.dtype != torch.float32:
                 parametrize.register_parametrization(
-                    module, name, _StoredType(own.dtype), unsafe=True
+                    module, name, _StoredType(parameter.dtype), unsafe=True
                 )
             self._floats[f"{path}.{name}"] = module, name
 
@@ -160,7 +162,3 @@ class _StoredType(nn.Module):
     def forward(self, master: Tensor) -> Tensor:
         """Round to the stored type."""
         return master.to(self.dtype)
-
-    def right_inverse(self, stored: Tensor) -> Tensor:
-        """Start from what is stored."""
-        return stored.float()
