@@ -7,10 +7,9 @@ import json
 import math
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from autocompress.errors import StorageError
-from autocompress.tracking.mlflow_client import load_mlflow, open_experiment
+from autocompress.tracking.mlflow_client import load_mlflow, open_experiment, without_password
 
 TABLE_FILE = "tasks.json"
 
@@ -42,7 +41,7 @@ def log_evaluation(
     except (mlflow.exceptions.MlflowException, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise StorageError(
-            f"the evaluation was not logged to {_without_password(place)} ({reason})",
+            f"the evaluation was not logged to {without_password(place)} ({reason})",
             hint="The figures above are complete; "
             "name a store that can be written with --tracking-uri.",
         ) from error
@@ -77,7 +76,7 @@ def _write(
             run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE_FILE, "type": "table"}])
         )
     client.set_terminated(run)
-    return f"{_without_password(place)}, run {run}"
+    return f"{without_password(place)}, run {run}"
 
 
 def _json_value(value: Any) -> Any:
@@ -94,8 +93,3 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return "unknown"
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri

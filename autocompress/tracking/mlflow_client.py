@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 EXPERIMENT = "autocompress"
 EXPERIMENT_TAGS = {
@@ -43,6 +43,12 @@ def open_experiment(client: Any, uri: str) -> str:
     return str(
         client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
     )
+
+
+def without_password(uri: str) -> str:
+    """A store's URI as it may be shown."""
+    parts = urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
 def _beside_database(uri: str) -> str | None:

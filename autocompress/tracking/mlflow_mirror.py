@@ -157,6 +157,8 @@ class MlflowMirror:
     def _open(self, study: StudyRecord) -> MlflowStore:
         if self._store is None:
             self._store = MlflowStore(study, self.uri)
+            if not self._ended:
+                self._store.begin()
             with self._lock:
                 self._there = set(self._store.trials)
                 self._missing -= self._there

@@ -32,6 +32,7 @@ from autocompress.tracking.run_data import (
     place_tags,
     recipe_yaml,
     report_metrics,
+    split_table,
     study_data,
     trial_data,
 )
@@ -48,20 +49,30 @@ class MlflowStore:
     Args:
         study: the study; its run folder keeps the identity by which its runs are found again.
         uri: where to track; what MLflow itself would choose when left out.
+
+    Attributes:
+        client: of the store.
+        is_new: whether the study was not in the store before.
     """
 
     def __init__(self, study: StudyRecord, uri: str | None = None) -> None:
         mlflow = load_mlflow()
         self.uri: str = uri or mlflow.get_tracking_uri()
-        self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+        self.client = mlflow.MlflowClient(tracking_uri=self.uri)
         self._children: dict[int, Any] = {}
-        self._experiment = open_experiment(self._client, self.uri)
+        self.is_new = False
+        self._experiment = open_experiment(self.client, self.uri)
         self._parent = self._open_parent(study)
 
     @property
     def trials(self) -> frozenset[int]:
         """Numbers of the trials that are in the store."""
         return frozenset(self._children)
+
+    def run_of(self, study: StudyRecord, trial: TrialRecord) -> str:
+        """Id of the run of a trial, which is written first if it is not there."""
+        self.send_trial(study, trial)
+        return str(self._children[trial.number].info.run_id)
 
     def send_trial(self, study: StudyRecord, trial: TrialRecord) -> None:
         """Write a child run with its parameters, metrics and recipe, unless it is there."""
@@ -71,14 +82,14 @@ class MlflowStore:
         now = int(time.time() * 1000)
         tags = data.tags | _source_tags() | {"mlflow.parentRunId": self._parent}
         began = now - int(trial.seconds * 1000)
-        run = self._client.create_run(
+        run = self.client.create_run(
             self._experiment, start_time=began, tags=tags, run_name=data.name
         )
         run_id = run.info.run_id
         self._log(run_id, data, step=trial.number, at=now)
         if trial.state != "failed":
-            self._client.log_text(run_id, recipe_yaml(trial.plan), "recipe.yaml")
-        self._client.set_terminated(
+            self.client.log_text(run_id, recipe_yaml(trial.plan), "recipe.yaml")
+        self.client.set_terminated(
             run_id, "FAILED" if trial.state == "failed" else "FINISHED", end_time=now
         )
         self._children[trial.number] = run
@@ -106,14 +117,14 @@ class MlflowStore:
             folder = Path(scratch)
             _write_json(folder / "front.json", front_to_dict(study))
             for name, columns in tables.items():
-                _write_json(folder / name, _split_table(columns))
+                _write_json(folder / name, split_table(columns))
             if front_of(study):
                 write_front_html(study, folder / "front.html")
                 write_front_png(study, folder / "front.png")
             best = best_or_none(study)
             if best is not None:
                 (folder / "best.yaml").write_text(recipe_yaml(best.plan), encoding="utf-8")
-            self._client.log_artifacts(self._parent, str(folder))
+            self.client.log_artifacts(self._parent, str(folder))
         final = RunData(
             "",
             metrics={
@@ -131,19 +142,23 @@ class MlflowStore:
         )
         self._log(self._parent, final, step=len(study.trials), at=int(time.time() * 1000))
 
+    def begin(self) -> None:
+        """Mark the parent run ``RUNNING``."""
+        self.client.update_run(self._parent, status="RUNNING")
+
     def end(self, status: str) -> None:
         """Mark the parent run ``FINISHED``, or ``KILLED`` when the search was cut off."""
-        self._client.set_terminated(self._parent, status)
+        self.client.set_terminated(self._parent, status)
 
     def _open_parent(self, study: StudyRecord) -> str:
         identity = _identity(study.folder)
         found = self._search(f"tags.`{TAG}identity` = '{identity}'")
         if found:
             parent = str(found[0].info.run_id)
-            self._client.update_run(parent, status="RUNNING")
             for run in self._search(f"tags.`mlflow.parentRunId` = '{parent}'"):
                 self._adopt(run)
             return parent
+        self.is_new = True
         data = study_data(study)
         revision = git_revision(Path.cwd())
         tags = data.tags | _source_tags() | {TAG + "identity": identity}
@@ -153,7 +168,7 @@ class MlflowStore:
                 TAG + "git_changed": revision["changed"],
             }
         parent = str(
-            self._client.create_run(self._experiment, tags=tags, run_name=data.name).info.run_id
+            self.client.create_run(self._experiment, tags=tags, run_name=data.name).info.run_id
         )
         environment = describe_environment()
         known = {
@@ -163,8 +178,8 @@ class MlflowStore:
         }
         params = data.params | known
         self._log(parent, RunData("", params, data.metrics), step=0, at=int(time.time() * 1000))
-        self._client.log_dict(parent, environment, "environment.json")
-        self._client.log_dict(parent, _plain(study.settings), "settings.json")
+        self.client.log_dict(parent, environment, "environment.json")
+        self.client.log_dict(parent, _plain(study.settings), "settings.json")
         return parent
 
     def _adopt(self, run: Any) -> None:
@@ -173,7 +188,7 @@ class MlflowStore:
         if not number.isdigit():
             return
         if run.info.status == "RUNNING" or int(number) in self._children:
-            self._client.delete_run(run.info.run_id)
+            self.client.delete_run(run.info.run_id)
         else:
             self._children[int(number)] = run
 
@@ -200,7 +215,7 @@ class MlflowStore:
         """
         from mlflow.entities import Metric
 
-        history = self._client.get_metric_history(self._parent, HYPERVOLUME)
+        history = self.client.get_metric_history(self._parent, HYPERVOLUME)
         known: dict[int, float] = {}
         for metric in history:  # more trials never make it less, so the largest is the latest
             known[metric.step] = max(metric.value, known.get(metric.step, 0.0))
@@ -212,7 +227,7 @@ class MlflowStore:
         ]
         for start in range(0, len(missing), MOST_METRICS):
             batch = missing[start : start + MOST_METRICS]
-            self._client.log_batch(self._parent, batch, synchronous=True)
+            self.client.log_batch(self._parent, batch, synchronous=True)
 
     def _log(self, run_id: str, data: RunData, *, step: int, at: int) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -220,9 +235,9 @@ class MlflowStore:
         params = [Param(_key(key), value) for key, value in data.params.items()]
         metrics = [Metric(_key(key), value, at, step) for key, value in data.metrics.items()]
         tags = [RunTag(key, value) for key, value in data.tags.items()]
-        self._client.log_batch(run_id, metrics, params[:MOST_PARAMETERS], tags, synchronous=True)
+        self.client.log_batch(run_id, metrics, params[:MOST_PARAMETERS], tags, synchronous=True)
         for start in range(MOST_PARAMETERS, len(params), MOST_PARAMETERS):
-            self._client.log_batch(
+            self.client.log_batch(
                 run_id, params=params[start : start + MOST_PARAMETERS], synchronous=True
             )
 
@@ -230,7 +245,7 @@ class MlflowStore:
         runs: list[Any] = []
         token: str | None = None
         while True:
-            page = self._client.search_runs(
+            page = self.client.search_runs(
                 [self._experiment], where, max_results=PAGE, page_token=token
             )
             runs += page
@@ -273,17 +288,6 @@ def _source_tags() -> dict[str, str]:
 def _key(name: str) -> str:
     """A name that MLflow accepts: letters, digits, ``_-./`` and spaces."""
     return "".join(sign if sign.isalnum() or sign in "_-./ " else "_" for sign in name)[:250]
-
-
-def _split_table(columns: dict[str, list[Any]]) -> dict[str, Any]:
-    """The form in which MLflow's ``log_table`` stores a table.
-
-    That function appends, which doubles a resumed study.
-    """
-    return {
-        "columns": list(columns),
-        "data": [list(row) for row in zip(*columns.values(), strict=True)],
-    }
 
 
 def _plain(value: Any) -> Any:

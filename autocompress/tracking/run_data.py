@@ -173,6 +173,17 @@ def methods_table(study: StudyRecord) -> dict[str, list[Any]]:
     return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}
 
 
+def split_table(columns: dict[str, list[Any]]) -> dict[str, Any]:
+    """The form in which MLflow's ``log_table`` stores a table.
+
+    That function appends, which doubles a resumed study.
+    """
+    return {
+        "columns": list(columns),
+        "data": [list(row) for row in zip(*columns.values(), strict=True)],
+    }
+
+
 def describe_study(study: StudyRecord) -> str:
     """A few lines of Markdown that a person meets first."""
     lines = [

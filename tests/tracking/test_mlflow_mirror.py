@@ -1,4 +1,4 @@
-"""The mirror against a real SQLite store, which the module shares: making one takes seconds."""
+"""The mirror against a real SQLite store."""
 
 from __future__ import annotations
 
@@ -16,29 +16,12 @@ from autocompress.search.front import front_of
 from autocompress.search.hypervolume import hypervolume_series
 from autocompress.tracking import mlflow_store
 from autocompress.tracking.environment import describe_environment, git_revision
-from autocompress.tracking.mlflow_client import EXPERIMENT, load_mlflow
+from autocompress.tracking.mlflow_client import load_mlflow
 from autocompress.tracking.mlflow_mirror import MlflowMirror, sync
 from tests.search.study_fixtures import realistic_study, with_windows
+from tests.tracking.stored_runs import open_artifact, runs_of
 
 PATIENCE = 120.0
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    return load_mlflow().MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
-
-
-def runs_of(client, study):
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    runs = list(
-        client.search_runs(
-            [experiment.experiment_id], f"tags.`autocompress.study` = '{study.name}'"
-        )
-    )
-    parents = [run for run in runs if run.data.tags["autocompress.role"] == "study"]
-    children = [run for run in runs if run.data.tags["autocompress.role"] == "trial"]
-    return parents, sorted(children, key=lambda run: int(run.data.tags["autocompress.trial"]))
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +117,6 @@ def test_recipe_artifact_is_the_plan(client, mirrored, tmp_path):
     _, children = runs_of(client, mirrored)
     recipe = yaml.safe_load(open_artifact(client, children[8], "recipe.yaml", tmp_path))
     assert Plan.from_recipe(recipe).hash == mirrored.trials[8].plan.hash
-
-
-def open_artifact(client, run, name, folder):
-    from pathlib import Path
-
-    return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_text()
 
 
 def test_sending_again_adds_nothing(client, mirrored):

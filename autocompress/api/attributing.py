@@ -1,0 +1,251 @@
+"""What each group of matrices of a trial, or of an exported folder, saves and harms."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.api.study_choice import Destination, SearchSettings
+from autocompress.config.document import read_document
+from autocompress.config.recipe_file import read_recipe
+from autocompress.errors import StorageError, StudyError
+from autocompress.evaluation.scoring import Score, score
+from autocompress.export.checkpoint import RECIPE
+from autocompress.export.weights import weight_files
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT, Progress
+from autocompress.records import Measurement
+from autocompress.search.attribution import (
+    USUAL_GROUPINGS,
+    Attribution,
+    Damage,
+    attribute,
+    groups_of,
+    numbers_for,
+)
+from autocompress.search.evaluator import ScoredText
+from autocompress.search.picking import pick
+from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.study_store import read_study
+from autocompress.surgery.placement import prefix_of
+
+SELECTION, REPORT = "selection", "report"
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """What the groups of a plan save and harm.
+
+    Attributes:
+        source: the trial or folder that it is of.
+        model: the dense model.
+        plan: what is stored how.
+        bytes: of the compressed model.
+        dense_bytes: of the dense one.
+        attribution: of each group, on the selection text.
+        report: what the whole plan loses on the report text.
+    """
+
+    source: str
+    model: str
+    plan: Plan
+    bytes: int
+    dense_bytes: int
+    attribution: Attribution
+    report: Damage
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON; damages in nats per token."""
+        return {
+            "from": self.source,
+            "model": self.model,
+            "plan": self.plan.hash,
+            "bytes": self.bytes,
+            "dense_bytes": self.dense_bytes,
+            "text": SELECTION,
+            **self.attribution.to_dict(),
+            "report": asdict(self.report),
+        }
+
+
+def attribute_trial(
+    destination: Destination,
+    *,
+    trial: str = "best",
+    by: Sequence[str] = USUAL_GROUPINGS,
+    progress: Progress = SILENT,
+) -> tuple[Attributed, StudyRecord, TrialRecord]:
+    """Say what each group of matrices of a trial saves and harms.
+
+    Args:
+        destination: where the study is; the latest when it names none.
+        trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial.
+        by: how matrices are grouped; see ``groups_of``.
+        progress: told how far things are.
+
+    Returns:
+        What was found, and the study and the trial it is of.
+
+    Raises:
+        StudyError: no such study or trial, or its model has changed since.
+        BudgetUnreachable: no trial is within the limits of the study.
+        ConfigurationError: an unknown grouping, or a plan that keeps every matrix.
+    """
+    study = read_study(destination.study, destination.runs_dir, destination.storage)
+    chosen = pick(study, trial)
+    groups_of(chosen.plan, study.specs, by)  # refuses what cannot be done before the model is read
+    session = SearchSettings.of_study(study).open(destination.runs_dir, progress)
+    if session.loaded.fingerprint != study.fingerprint:
+        raise _other_model(f"study {study.name}", session, study.fingerprint)
+    reported = None if chosen.report is None else _on_report(chosen.report, study.dense_report)
+    source = f"trial {chosen.number} of study {study.name}"
+    found = attribute_plan(session, chosen.plan, source, by=by, report=reported)
+    return found, study, chosen
+
+
+def attribute_folder(
+    folder: Path,
+    *,
+    by: Sequence[str] = USUAL_GROUPINGS,
+    model: str | None = None,
+    data: str | None = None,
+    runs_dir: Path = Path("runs"),
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
+) -> Attributed:
+    """Say what each group of matrices of an exported folder saves and harms.
+
+    Args:
+        folder: the folder.
+        by: how matrices are grouped; see ``groups_of``.
+        model: the dense model that it was made from; the one its recipe names when left out.
+        data: source of text, cut into three parts as in a search; the bundled texts when left out.
+        runs_dir: folder of the cache.
+        device: where the model runs.
+        trust_remote_code: let code that comes with a hub model run.
+        progress: told how far things are.
+
+    Raises:
+        StudyError: it was made from another model.
+        StorageError: its files cannot be read.
+        ConfigurationError: an unknown grouping, or a plan that keeps every matrix.
+    """
+    recipe = read_recipe(read_document(folder / RECIPE))
+    session = open_session(
+        model or recipe.model,
+        TextSettings(data),
+        runs_dir,
+        device=device,
+        dtype=_dtype_of(folder),
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )
+    wanted = recipe.fingerprint
+    if wanted is not None and wanted != session.loaded.fingerprint:
+        raise _other_model(f"folder {folder}", session, wanted)
+    numbers = _numbers_in(folder, recipe.plan, session)
+    return attribute_plan(session, recipe.plan, str(folder), numbers=numbers, by=by)
+
+
+def attribute_plan(
+    session: Session,
+    plan: Plan,
+    source: str,
+    *,
+    numbers: Mapping[str, Tensor] | None = None,
+    by: Sequence[str] = USUAL_GROUPINGS,
+    report: Damage | None = None,
+) -> Attributed:
+    """Say what each group of matrices of a plan saves and harms, on the selection text.
+
+    Args:
+        session: the dense model.
+        plan: the plan.
+        source: where it is from.
+        numbers: stored tensors by their names in a checkpoint, as healing leaves them. A group that
+            is put back is dense, the others use theirs.
+        by: how matrices are grouped; see ``groups_of``.
+        report: what the plan loses on the report text, where that is known.
+
+    Raises:
+        ConfigurationError: an unknown grouping, or a plan that keeps every matrix.
+    """
+    workbench = session.workbench
+    inventory = workbench.inventory
+    groups = groups_of(plan, inventory.layers, by)
+
+    def score_on(text: ScoredText, chosen: Plan) -> Score:
+        held = numbers_for(chosen, plan, inventory, numbers or {})
+        with workbench.applied(chosen, session.build, held) as model:
+            return score(model, text.windows, text.teacher)
+
+    text = session.scored_text(SELECTION)
+    count = len(groups) + 1
+    with session.progress.task("Putting groups back (plans)", count) as advance:
+        attribution = attribute(
+            plan,
+            inventory,
+            lambda chosen: score_on(text, chosen),
+            text.teacher.score,
+            groups,
+            advance,
+        )
+    if report is None:
+        final = session.scored_text(REPORT)
+        report = Damage.of(score_on(final, plan), final.teacher.score)
+    size = inventory.plan_bytes(plan)
+    model = session.loaded.source
+    return Attributed(source, model, plan, size, inventory.dense_bytes, attribution, report)
+
+
+def _on_report(measured: Measurement, dense: Measurement) -> Damage:
+    return Damage(math.log(measured.perplexity / dense.perplexity), measured.kl)
+
+
+def _other_model(what: str, session: Session, wanted: str) -> StudyError:
+    return StudyError(
+        f"the model {session.loaded.source} is not, or no longer, the one of {what}",
+        got=f"fingerprint {session.loaded.fingerprint}",
+        wanted=wanted,
+        hint="Bring back the weights of that time.",
+    )
+
+
+def _dtype_of(folder: Path) -> str | None:
+    """The type of the dense model that a folder was made from, on which its fingerprint depends."""
+    path = folder / "config.json"
+    try:
+        dtype = json.loads(path.read_text("utf-8"))["quantization_config"]["dtype"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} is not that of a folder written by autocompress export: {error!r}"
+        ) from error
+    return str(dtype)
+
+
+def _numbers_in(folder: Path, plan: Plan, session: Session) -> dict[str, Tensor]:
+    """What a folder stores of compressed matrices, and its vectors, which healing trains too."""
+    inventory = session.workbench.inventory
+    inside = tuple(prefix_of(inventory[name]) for name, method in plan.items() if method != Keep())
+    device = str(session.loaded.model.device)
+    try:
+        stored = [load_file(path, device=device) for path in weight_files(folder)]
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"the weights in {folder} cannot be read: {error}") from error
+    return {
+        name: tensor
+        for tensors in stored
+        for name, tensor in tensors.items()
+        if name.startswith(inside) or tensor.ndim == 1
+    }

@@ -1,0 +1,185 @@
+"""``autocompress attribute``: what each method and each group of layers saves, and harms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autocompress.cli.options import RUNS_DIR, Data, Json, RunsDir
+from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
+from autocompress.errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    from autocompress.api.attributing import Attributed
+    from autocompress.search.attribution import Attribution
+    from autocompress.search.study import StudyRecord, TrialRecord
+
+WIDTH_OF_A_FILE = 140  # where stdout is no terminal
+COLUMNS = ("group", "matrices", "saved", "of all", "rise", "±", "KL", "of all")
+EXPLANATION = (
+    "rise and KL: nats per token on the selection text that go away when the group is dense and "
+    "the rest stays as it is stored; ± half the 95 % interval of the rise. "
+    "interaction: what the groups' damages leave of the plan's; below zero where they are more."
+)
+
+
+def attribute(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STUDY|FOLDER]",
+            help="A study, by default the latest, or a folder that export wrote.",
+        ),
+    ] = None,
+    trial: Annotated[
+        str | None,
+        typer.Option(
+            "--trial",
+            help="best, knee, smallest, fastest, or the number of a trial.",
+            show_default="best",
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            help="method, part (attention, mlp), depth (thirds), role, block, layer; with commas.",
+        ),
+    ] = "method,part,depth",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Of a folder: the dense model, where its recipe is outdated."),
+    ] = None,
+    data: Data = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="URL of the study's storage, if elsewhere.")
+    ] = None,
+    track: Annotated[
+        bool, typer.Option("--track/--no-track", help="Add it to the trial's run in MLflow.")
+    ] = True,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow store; its own choice otherwise.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    r"""Say what each method, part and depth of a plan contributes to its saving and its damage.
+
+    \b
+    autocompress attribute
+    autocompress attribute demo-10x --trial best
+    autocompress attribute demo-10x --trial 17 --by role,layer --json
+    autocompress attribute ./my-compressed-model --data my-text.txt
+
+    One group of matrices at a time is put back to dense, and the rest is scored again. The matrices
+    that cost more of the damage than they save of the bytes are those to store with more bits.
+    """
+    quieten_libraries()
+    from autocompress.api.attributing import attribute_folder, attribute_trial
+    from autocompress.api.study_choice import Destination
+
+    groupings = [name.strip() for name in by.split(",") if name.strip()]
+    progress = ConsoleProgress()
+    if source is not None and (Path(source) / "config.json").is_file():
+        _refuse(f"the folder {source}", {"--trial": trial, "--storage": storage})
+        found = attribute_folder(
+            Path(source), by=groupings, model=model, data=data, runs_dir=runs_dir, progress=progress
+        )
+        _print(found, as_json=as_json)
+        return
+    _refuse("a study, which has its own", {"--model": model, "--data": data})
+    destination = Destination(source, runs_dir, storage)
+    found, study, chosen = attribute_trial(
+        destination, trial=trial or "best", by=groupings, progress=progress
+    )
+    _print(found, as_json=as_json)
+    if track:
+        _track(study, chosen, found.attribution, tracking_uri)
+
+
+def _refuse(what: str, options: dict[str, str | None]) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise ConfigurationError(f"{option} does not go with {what}", got=value)
+
+
+def _track(
+    study: StudyRecord, trial: TrialRecord, attribution: Attribution, uri: str | None
+) -> None:
+    """Log to MLflow; a store that was not asked for by name must not make the command fail."""
+    from autocompress.tracking.attribution_run import log_attribution
+
+    try:
+        place = log_attribution(study, trial, attribution, uri)
+    except StorageError as error:
+        if uri is not None:
+            raise
+        log.print(str(error), markup=False, soft_wrap=True)
+    else:
+        log.print(f"Logged to {place}", markup=False, soft_wrap=True)
+
+
+def _print(found: Attributed, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_attributed(found)
+
+
+def print_attributed(found: Attributed) -> None:
+    """Print the totals, and a table for each way of grouping."""
+    from rich.console import Console
+
+    from autocompress.units import format_bytes
+
+    target = console
+    if not console.is_terminal:
+        target = Console(file=console.file, width=WIDTH_OF_A_FILE, highlight=False)
+    total, report = found.attribution.total, found.report
+    lines = (
+        f"{found.source}: {found.plan.summary()}",
+        f"  size            {format_bytes(found.bytes)} of {format_bytes(found.dense_bytes)} "
+        f"({found.dense_bytes / found.bytes:.3g} times smaller)",
+        f"  selection text  rise {total.rise:+.4f}, KL {total.kl:.4f} nats per token",
+        f"  report text     rise {report.rise:+.4f}, KL {report.kl:.4f}",
+    )
+    for line in lines:
+        target.print(line, markup=False, soft_wrap=True)
+    for grouping in found.attribution.groupings:
+        target.print(_table(found.attribution, grouping))
+    target.print(EXPLANATION, markup=False)
+
+
+def _table(attribution: Attribution, grouping: str) -> object:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from autocompress.units import format_bytes
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"By {grouping}", title_justify="left")
+    for index, name in enumerate(COLUMNS):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for each in attribution.by(grouping):
+        table.add_row(
+            Text(each.group),
+            str(each.layers),
+            format_bytes(each.bytes_saved),
+            f"{each.saved_share:.0%}",
+            f"{each.damage.rise:+.4f}",
+            "" if each.interval is None else f"{each.interval.half_width:.4f}",
+            f"{each.damage.kl:+.4f}",
+            _share(each.damage.kl, attribution.total.kl),
+        )
+    rest = attribution.interaction(grouping)
+    share = _share(rest.kl, attribution.total.kl)
+    table.add_row(
+        "interaction", "", "", "", f"{rest.rise:+.4f}", "", f"{rest.kl:+.4f}", share, style="dim"
+    )
+    return table
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole > 0 else ""

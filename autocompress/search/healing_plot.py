@@ -1,0 +1,156 @@
+"""The curve of healing: divergence and loss against steps, as an HTML file and as PNG."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import StorageError
+
+Checks = Sequence[Mapping[str, float]]
+
+# Okabe and Ito's palette, told apart by colour-blind readers.
+INK, FAINT, KL, LOSS = "#222222", "#555555", "#0072B2", "#D55E00"
+KL_TITLE = "KL from dense, selection text,\nnats per token"
+LOSS_TITLE = "objective,\nhealing text"
+BEFORE, KEPT = "before healing", "kept"
+STEPS = "steps"
+
+
+def best_of(checks: Checks) -> Mapping[str, float]:
+    """The check of least divergence, whose numbers are kept."""
+    return min(checks, key=lambda check: check["kl"])
+
+
+def summary(checks: Checks) -> str:
+    """What healing did to the figures of the selection text, before and after, in a line."""
+    before, after = checks[0], best_of(checks)
+    perplexities = [f"{math.exp(check['nll']):#.4g}" for check in (before, after)]
+    return (
+        f"selection text: KL {before['kl']:.4f} to {after['kl']:.4f}, "
+        f"perplexity {' to '.join(perplexities)}, best at step {after['step']:g}"
+    )
+
+
+def healing_figure(checks: Checks, title: str = "Healing") -> Any:
+    """Draw the curve as a plotly figure.
+
+    Args:
+        checks: ``step``, ``loss`` on the healing text (NaN before the first step), ``kl`` and
+            ``nll`` on the selection text, in the order of their steps.
+        title: what was healed.
+    """
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.06)
+    for row, (key, colour, name) in enumerate(_panels(), 1):
+        steps, values = _curve(checks, key)
+        marker = {"color": colour}
+        figure.add_scatter(x=steps, y=values, marker=marker, showlegend=False, row=row, col=1)
+        figure.update_yaxes(title=name.replace("\n", "<br>"), row=row, col=1)
+    after = best_of(checks)
+    figure.add_hline(
+        checks[0]["kl"], line={"color": FAINT, "dash": "dot"}, row=1, col=1,
+        annotation={"text": BEFORE, "font": {"color": FAINT}},
+        annotation_position="bottom right",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[after["step"]], y=[after["kl"]], row=1, col=1, showlegend=False,
+        mode="markers+text", text=[KEPT], textposition="bottom center",
+        marker={"symbol": "star", "size": 15, "color": KL, "line": {"color": INK, "width": 1}},
+    )  # fmt: skip
+    figure.update_xaxes(gridcolor="#e6e6e6", rangemode="tozero")
+    figure.update_xaxes(title=STEPS, row=2, col=1)
+    figure.update_yaxes(gridcolor="#e6e6e6")
+    figure.update_yaxes(rangemode="tozero", row=1, col=1)
+    line = f"<span style='font-size:12px'>{html.escape(summary(checks))}</span>"
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": f"<b>{html.escape(title)}</b><br>{line}", "x": 0.01, "xanchor": "left"},
+        font={"color": INK, "size": 13},
+        margin={"l": 90, "r": 30, "t": 75, "b": 55},
+    )
+    return figure
+
+
+def write_healing_html(checks: Checks, path: Path, title: str = "Healing") -> Path:
+    """Write the interactive curve, with plotly.js inside so that it opens without a network.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    figure = healing_figure(checks, title)
+    text = figure.to_html(include_plotlyjs=True, config={"displaylogo": False})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Path:
+    """Draw the same curve by matplotlib, without a browser or display.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    figure = _draw(checks, title)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", dpi=150)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _draw(checks: Checks, title: str) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    for axes, (key, colour, name) in zip((upper, lower), _panels(), strict=True):
+        axes.plot(*_curve(checks, key), color=colour, marker="o", markersize=4)
+        axes.set_ylabel(name, color=INK, fontsize=9)
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    before, after = checks[0], best_of(checks)
+    upper.axhline(before["kl"], color=FAINT, linestyle=":", linewidth=1.2)
+    upper.annotate(
+        BEFORE, (1, before["kl"]), (-4, -4), xycoords=("axes fraction", "data"),
+        textcoords="offset points", ha="right", va="top", fontsize=9, color=FAINT,
+    )  # fmt: skip
+    place = after["step"], after["kl"]
+    upper.plot(*place, "*", color=KL, markersize=14, markeredgecolor=INK)
+    upper.annotate(
+        KEPT, place, (0, -9), textcoords="offset points", ha="center", va="top", fontsize=9
+    )
+    upper.set_ylim(bottom=0)
+    lower.set_xlim(left=0)
+    lower.set_xlabel(STEPS, color=INK)
+    upper.set_title(title, loc="left", fontweight="bold", fontsize=12, pad=20, color=INK)
+    upper.text(0, 1.03, summary(checks), transform=upper.transAxes, fontsize=9, color=FAINT)
+    return figure
+
+
+def _panels() -> tuple[tuple[str, str, str], ...]:
+    """Figure, colour and title of each panel, from above."""
+    return (("kl", KL, KL_TITLE), ("loss", LOSS, LOSS_TITLE))
+
+
+def _curve(checks: Checks, key: str) -> tuple[list[float], list[float]]:
+    """Steps and values where the value is a finite number."""
+    points = [(check["step"], check[key]) for check in checks if math.isfinite(check[key])]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write {path}", got=error.strerror, hint="Name a folder you may write to."
+    )

@@ -1,0 +1,43 @@
+"""The curve of healing as metrics with steps, and as a picture."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocompress.search.healing_plot import write_healing_png
+
+CURVES = ("loss", "kl", "nll")
+PICTURE = "healing.png"
+MOST_METRICS = 1000  # of one batch
+
+
+def send_healing(client: Any, run: str, checks: Sequence[Mapping[str, float]]) -> None:
+    """Log ``heal_loss``, ``heal_kl`` and ``heal_nll`` by step, those that are not there yet.
+
+    Args:
+        client: of MLflow.
+        run: of the healed trial.
+        checks: ``step``, ``loss`` on the healing text, ``kl`` and ``nll`` on the selection text;
+            what is no finite number is left out.
+    """
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    missing = []
+    for curve in CURVES:
+        key = f"heal_{curve}"
+        there = {metric.step for metric in client.get_metric_history(run, key)}
+        missing += [
+            Metric(key, check[curve], now, int(check["step"]))
+            for check in checks
+            if math.isfinite(check[curve]) and check["step"] not in there
+        ]
+    for start in range(0, len(missing), MOST_METRICS):
+        client.log_batch(run, missing[start : start + MOST_METRICS], synchronous=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        client.log_artifact(run, str(write_healing_png(checks, Path(scratch) / PICTURE)))
