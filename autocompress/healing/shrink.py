@@ -1,0 +1,247 @@
+"""Truncates the ranks of healed matrices to what they still need, at a stated loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import mul
+
+import torch
+from torch import Tensor
+
+from autocompress.errors import ConfigurationError, RecipeError
+from autocompress.healing.bonds import Bonds, FoldedBonds, bonds_of, folded_cores
+from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.corrected import CorrectedMatrix
+from autocompress.layers.cp import CpMatrix
+from autocompress.methods.base import MatrixProblem, Method
+from autocompress.methods.core_fitting import unwhitened, whitened, whitened_target
+from autocompress.methods.cp import Cp
+from autocompress.methods.plan import Plan
+from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
+from autocompress.methods.shared_work import metric_of
+from autocompress.methods.svd import Svd
+from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.tucker import Tucker
+from autocompress.numerics.cp import CpForm
+from autocompress.numerics.entanglement import cp_weights
+from autocompress.numerics.metric import Curvature, Metric
+from autocompress.numerics.svd import grams_of
+from autocompress.numerics.tensor_fit import refine
+from autocompress.numerics.tensor_train import even_norms
+from autocompress.progress import SILENT, Progress
+from autocompress.records import LayerSpec
+from autocompress.search.families.base import RANK_MULTIPLE
+from autocompress.surgery.placement import prefix_of
+from autocompress.surgery.stored_numbers import StoredNumbers
+
+DEFAULT_TOLERANCE = 0.003  # share of a matrix's squared norm
+CORRECTOR = "corrector."  # before the names of a corrector's tensors
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What became of one factorised layer.
+
+    Attributes:
+        name: of the layer.
+        before: as it was stored.
+        after: as it is stored now; the same where nothing was cut.
+        stated: share of its squared norm that the singular values at its bonds say is lost, at
+            most. For a corrector, of the corrector's.
+        measured: the share that was lost once its factors were fitted, rounded and laid out.
+        damage: predicted rise of the loss by that, in nats per token.
+        reason: why nothing was cut, where nothing was.
+    """
+
+    name: str
+    before: Method
+    after: Method
+    stated: float = 0.0
+    measured: float = 0.0
+    damage: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A plan of lower ranks.
+
+    Attributes:
+        plan: the new plan.
+        numbers: its stored tensors, under the names of a checkpoint.
+        cuts: one for each factorised layer, in the order of the plan.
+    """
+
+    plan: Plan
+    numbers: dict[str, Tensor]
+    cuts: tuple[Cut, ...]
+
+
+def shrink(
+    plan: Plan,
+    numbers: Mapping[str, Tensor],
+    specs: Iterable[LayerSpec],
+    metrics: Mapping[str, Metric],
+    tolerance: float = DEFAULT_TOLERANCE,
+    progress: Progress = SILENT,
+) -> Shrunk:
+    """Cut the ranks of factorised layers to the lowest whose truncation loses little.
+
+    At each bond the discarded share of the squared singular values is at most the tolerance, over
+    the number of bonds, since these losses add up (Oseledets 2011, theorem 2.2). Singular values
+    are those in the layer's metric, as its method fits in, so that a share is one of the predicted
+    rise of the loss that leaving the matrix out would cause. Ranks from 8 on are rounded up to
+    multiples of 8. A layer whose factors, fitted to the lower ranks and rounded anew, lose more
+    than the tolerance stays as it is.
+
+    Args:
+        plan: what the numbers are stored by.
+        numbers: all tensors of the factorised matrices, as ``Healed.numbers`` has them.
+        specs: the compressible matrices of the model.
+        metrics: by layer name, those of the calibration; plain for layers that have none.
+        tolerance: share of a matrix's squared norm.
+        progress: told how many layers are done.
+
+    Raises:
+        ConfigurationError: the tolerance is no share.
+        RecipeError: the numbers lack a layer, or are of another plan.
+    """
+    if not 0 < tolerance < 1:
+        raise ConfigurationError("tolerance", got=tolerance, wanted="a share between 0 and 1")
+    stored, by_name = StoredNumbers(numbers), {spec.name: spec for spec in specs}
+    methods, found, cuts = dict(plan), dict(numbers), []
+    names = [name for name, method in plan.items() if method.factorised]
+    with progress.task("Cutting ranks (layers)", len(names)) as advance:
+        for name in names:
+            spec = by_name[name]
+            matrix = stored.matrix(spec, plan[name])
+            if matrix is None:
+                raise RecipeError(f"the numbers lack layer {spec}", wanted="those of a whole plan")
+            cut, tensors = _cut(spec, plan[name], matrix, metrics.get(name), tolerance)
+            cuts.append(cut)
+            methods[name] = cut.after
+            if tensors:
+                prefix = prefix_of(spec)
+                found = {key: t for key, t in found.items() if not key.startswith(prefix)}
+                found |= {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
+            advance(1)
+    return Shrunk(Plan.of(methods), found, tuple(cuts))
+
+
+def _cut(
+    spec: LayerSpec,
+    before: Method,
+    matrix: CompressedMatrix,
+    metric: Metric | None,
+    tolerance: float,
+) -> tuple[Cut, dict[str, Tensor]]:
+    """What becomes of a layer, and its new tensors if there are any."""
+    metric = metric or Metric.identity(*spec.shape)
+    part = matrix.corrector if isinstance(matrix, CorrectedMatrix) else matrix
+    problem = MatrixProblem(spec, part.to_dense(), metric, matrix.bias)
+    tails = _tails(part, _fit_metric(before, problem))
+    after = _with_ranks(before, [_rank_within(tail, tolerance / len(tails)) for tail in tails])
+    if after == before:
+        return Cut(spec.name, before, before, reason="no rank has fallen"), {}
+    ranks = zip(tails, _ranks(before), _ranks(after), strict=True)
+    stated = sum(float(tail[min(new, len(tail) - 1)]) for tail, old, new in ranks if new < old)
+    cut_part, tensors = _rebuilt(after, part, problem)
+    damage = metric.damage(cut_part.to_dense() - problem.weight32)
+    measured = damage / max(metric.damage(problem.weight32), torch.finfo(torch.float32).tiny)
+    if measured > tolerance:
+        reason = f"{after} would lose {measured:.2%} once it is fitted and rounded"
+        return Cut(spec.name, before, before, reason=reason), {}
+    if isinstance(matrix, CorrectedMatrix):
+        kept = {k: t for k, t in matrix.state_dict().items() if not k.startswith(CORRECTOR)}
+        tensors = kept | {CORRECTOR + key: tensor for key, tensor in tensors.items()}
+    return Cut(spec.name, before, after, stated, measured, damage), tensors
+
+
+def _tails(matrix: CompressedMatrix, metric: Metric) -> list[Tensor]:
+    """Share ``[k + 1]`` of the squared norm that is lost at each bond, by the rank kept there."""
+    bonds = bonds_of(matrix, metric)
+    if bonds is None:
+        return []
+    if isinstance(matrix, CpMatrix):
+        return [_sorted_components(bonds)[1]]
+    return [_lost(values.double().square().flip(0).cumsum(0)) for values in bonds.values()]
+
+
+def _lost(rising: Tensor) -> Tensor:
+    """Squared norms of the last 1, 2, ... of all parts, as shares by the number of those kept."""
+    lost = torch.cat([rising.flip(0), rising.new_zeros(1)])
+    return lost / lost[0].clamp_min(torch.finfo(lost.dtype).tiny)
+
+
+def _sorted_components(bonds: Bonds) -> tuple[Tensor, Tensor]:
+    """Components of a CP decomposition by falling norm, and what is lost without the last ones.
+
+    They are not orthogonal, so the norm of a sum of them follows from all their products.
+    """
+    assert isinstance(bonds, FoldedBonds)
+    _, cores = bonds.cores()
+    order = cp_weights(cores).argsort(descending=True)
+    products = reduce(mul, [core[:, order].double().T @ core[:, order].double() for core in cores])
+    sums = products.flip(0, 1).cumsum(0).cumsum(1).diagonal()
+    return order, _lost(sums.clamp_min(0))
+
+
+def _rank_within(lost: Tensor, tolerance: float) -> int:
+    """The lowest rank that loses no more, rounded up to a multiple of 8 from 8 on."""
+    rank = max(1, int((lost > tolerance).nonzero().max()) + 1) if bool(lost[0] > 0) else 1
+    return rank if rank < RANK_MULTIPLE else -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
+
+
+def _ranks(method: Method) -> tuple[int, ...]:
+    if isinstance(method, TensorTrain | Tucker):
+        return method.ranks
+    assert isinstance(method, Svd | Cp | QuantizePlusLowRank)
+    return (method.rank,)
+
+
+def _with_ranks(method: Method, needed: Sequence[int]) -> Method:
+    """The method with the ranks that are needed, where those are lower."""
+    ranks = tuple(map(min, needed, _ranks(method)))
+    if isinstance(method, TensorTrain | Tucker):
+        return replace(method, ranks=ranks)
+    assert isinstance(method, Svd | Cp | QuantizePlusLowRank)
+    return replace(method, rank=ranks[0])
+
+
+def _fit_metric(method: Method, problem: MatrixProblem) -> Metric:
+    """The metric that a method fits in."""
+    if not isinstance(method, Svd):
+        return problem.metric
+    metric = metric_of(problem, method.gram)
+    return Metric((Curvature(*grams_of(metric, method.metric, problem.weight)),))
+
+
+def _rebuilt(
+    method: Method, part: CompressedMatrix, problem: MatrixProblem
+) -> tuple[CompressedMatrix, dict[str, Tensor]]:
+    """The factorised part at lower ranks, and its stored tensors.
+
+    Its own matrix is fitted anew, which is a truncation that the other cores make up for.
+    """
+    if isinstance(method, QuantizePlusLowRank):
+        method = Svd(method.rank, bits=method.factor_bits, gram=method.gram)
+        spec = replace(problem.spec, bias=False)
+        problem = MatrixProblem(spec, problem.weight, problem.metric)
+    if isinstance(method, Cp):
+        assert isinstance(part, CpMatrix)
+        _start_from_components(method, part, problem)
+    layer = method.build(problem)
+    return layer, layer.state_dict()
+
+
+def _start_from_components(method: Cp, part: CpMatrix, problem: MatrixProblem) -> None:
+    """Let a fit start from the largest components: from random ones it would end elsewhere."""
+    order, _ = _sorted_components(FoldedBonds.of(part, problem.metric))
+    form = CpForm((method.rank,), method.out_modes, method.in_modes)
+    _, cores = folded_cores(part)
+    kept = [core[:, order[: method.rank]] for core in cores]
+    target = whitened_target(problem, form.out_modes, form.in_modes)
+    fitted = unwhitened(form, refine(form, whitened(form, kept, target), target), target)
+    problem.once(("cores", form), lambda: even_norms(fitted))
