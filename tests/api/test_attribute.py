@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+
+from autocompress.api.attributing import attribute_folder, attribute_plan, attribute_trial
+from autocompress.api.study_choice import Destination, SearchSettings
+from autocompress.errors import AutocompressError, ConfigurationError, StorageError, StudyError
+from autocompress.evaluation.scoring import score
+from autocompress.export.checkpoint import RECIPE, export_checkpoint
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.search.picking import pick
+from autocompress.surgery.inventory import stored_tensors_of
+
+
+@pytest.fixture(scope="module")
+def session(record):
+    return SearchSettings.of_study(record).open(record.folder.parent)
+
+
+@pytest.fixture(scope="module")
+def folder(record, session, tmp_path_factory):
+    """The best trial as a folder."""
+    out = tmp_path_factory.mktemp("exported") / "model"
+    export_checkpoint(session.loaded, pick(record).plan, session.build, out)
+    return out
+
+
+@pytest.fixture
+def destination(record):
+    return Destination(record.name, record.folder.parent)
+
+
+def test_a_trial_is_attributed_on_the_text_it_was_selected_on(record, destination):
+    found, study, chosen = attribute_trial(destination, by=["part"])
+    assert (study.name, chosen.number) == (record.name, pick(record).number)
+    assert found.source == f"trial {chosen.number} of study {record.name}"
+    total, report = found.attribution.total, found.report
+    dense = record.dense_selection.perplexity
+    assert total.rise == pytest.approx(math.log(chosen.selection.perplexity / dense), abs=1e-6)
+    assert total.kl == pytest.approx(chosen.selection.kl, rel=1e-4)
+    assert report.kl == chosen.report.kl
+    assert found.attribution.bytes_saved == record.dense_bytes - chosen.bytes
+    parts = {each.group: each for each in found.attribution.by("part")}
+    assert set(parts) <= {"attention", "mlp", "embedding"}
+    assert all(0 < each.damage.kl < total.kl for each in parts.values() if each.saved_share > 0.1)
+    assert found.to_dict()["groups"][0]["damage"].keys() == {"rise", "kl"}
+
+
+def test_the_folder_of_a_trial_says_the_same(record, destination, folder, workplace, monkeypatch):
+    """And needs no layer fitted, for they are in the folder."""
+    known, _, _ = attribute_trial(destination, by=["part"])
+    monkeypatch.setattr("autocompress.api.session.Session.build", None)
+    found = attribute_folder(
+        folder, by=["part"], data=str(workplace / "text.txt"), runs_dir=record.folder.parent
+    )
+    assert found.attribution == known.attribution
+    assert (found.plan.hash, found.bytes) == (known.plan.hash, known.bytes)
+    assert found.report.kl == pytest.approx(known.report.kl, rel=1e-4)
+
+
+def test_stored_numbers_take_the_place_of_fitted_ones(record, session):
+    plan = pick(record).plan
+    with session.workbench.applied(plan, session.build) as model:
+        stored = {name: tensor.clone() for name, tensor in stored_tensors_of(model).items()}
+    norm = "model.norm.weight"
+    numbers = {norm: 1.5 * stored[norm]}
+    found = attribute_plan(session, plan, "healed", numbers=numbers, by=["layer"])
+    text = session.scored_text("selection")
+    with session.workbench.applied(plan, session.build, numbers) as model:
+        wanted = score(model, text.windows, text.teacher)
+    assert found.attribution.total.kl == wanted.kl
+    first = found.attribution.by("layer")[0]
+    rest = Plan.of({**plan, first.group: Keep()})
+    with session.workbench.applied(rest, session.build, numbers) as model:
+        assert first.without.kl == score(model, text.windows, text.teacher).kl
+
+
+def test_bad_requests_are_refused_before_the_model_is_read(record, destination, monkeypatch):
+    monkeypatch.setattr(SearchSettings, "open", None)
+    with pytest.raises(ConfigurationError, match="--by"):
+        attribute_trial(destination, by=["colour"])
+    with pytest.raises(StudyError, match="no trial 99"):
+        attribute_trial(destination, trial="99")
+
+
+def test_folders_that_will_not_do(record, folder, tmp_path):
+    runs = record.folder.parent
+    with pytest.raises(AutocompressError, match="recipe"):
+        attribute_folder(tmp_path, runs_dir=runs)
+    recipe = yaml.safe_load((folder / RECIPE).read_text())
+    (tmp_path / RECIPE).write_text(yaml.safe_dump(recipe | {"fingerprint": "0" * 16}))
+    with pytest.raises(StorageError, match=r"config\.json is not"):
+        attribute_folder(tmp_path, runs_dir=runs)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(StudyError, match="not, or no longer, the one of folder"):
+        attribute_folder(tmp_path, runs_dir=runs)
