@@ -56,7 +56,7 @@ def test_every_public_name_resolves(name):
 
 
 def test_all_names_what_a_user_needs():
-    functions = {"compress", "evaluate", "export", "front", "load", "profile", "search"}
+    functions = {"compress", "evaluate", "export", "front", "heal", "load", "profile", "search"}
     assert set(autocompress.__all__) == functions | {"LatentCache", "__version__", "predict_plan"}
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from autocompress.api.session import Session
-from autocompress.api.study_choice import Destination, SearchSettings
+from autocompress.api.study_choice import Destination
+from autocompress.api.study_session import open_study_session
 from autocompress.atomic_write import written_whole
 from autocompress.errors import StorageError, StudyError
 from autocompress.evaluation.windows import Windows
@@ -18,6 +22,7 @@ from autocompress.export.verify import Verification, verify_checkpoint
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
+from autocompress.search.healed_trials import read_numbers
 from autocompress.search.picking import pick
 from autocompress.search.study_store import read_study
 
@@ -85,16 +90,12 @@ def export_trial(
     measurement = chosen.measurement
     if measurement is None:
         raise StudyError(f"trial {chosen.number} of study {study.name} was not measured")
-    session = SearchSettings.of_study(study).open(destination.runs_dir, progress)
-    if session.loaded.fingerprint != study.fingerprint:
-        raise StudyError(
-            f"the model {study.model} has changed since study {study.name}",
-            got=f"fingerprint {session.loaded.fingerprint}",
-            wanted=study.fingerprint,
-            hint="Search again, or bring back the weights of that time.",
-        )
+    session = open_study_session(study, destination.runs_dir, progress)
     source = f"trial {chosen.number} of study {study.name}"
-    return write_folder(session, chosen.plan, out, measurement, source, overwrite=overwrite)
+    numbers = read_numbers(study.folder, chosen)
+    return write_folder(
+        session, chosen.plan, out, measurement, source, numbers=numbers, overwrite=overwrite
+    )
 
 
 def write_folder(
@@ -104,6 +105,7 @@ def write_folder(
     measurement: Measurement,
     source: str,
     *,
+    numbers: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> Exported:
     """Write a plan of a session's model as a folder, and load it again in a fresh process.
@@ -116,6 +118,7 @@ def write_folder(
         out: the folder.
         measurement: of the plan, on the text that the fresh process scores as well.
         source: where the plan is from.
+        numbers: stored tensors of a healed plan; as the methods fit them when left out.
         overwrite: whether a model in ``out`` may be replaced.
 
     Raises:
@@ -129,6 +132,7 @@ def write_folder(
             session.build,
             out,
             measurement=measurement.to_dict(),
+            numbers=numbers,
             overwrite=overwrite,
         )
     ids = session.report_ids if measurement.text == "report" else session.selection_ids

@@ -12,10 +12,12 @@ from typing import Annotated
 
 import typer
 
+from autocompress.cli.attribute import attribute
 from autocompress.cli.compress import compress
 from autocompress.cli.evaluate import evaluate
 from autocompress.cli.export import export
 from autocompress.cli.front import front
+from autocompress.cli.heal import heal
 from autocompress.cli.profile import profile
 from autocompress.cli.search import search
 from autocompress.cli.validate import validate
@@ -62,7 +64,7 @@ def _help_of(command: Callable[..., None]) -> str:
     return text.partition("\nRaises:")[0].replace("\\b", "\b")
 
 
-for command in (search, front, export, evaluate, profile, compress, validate):
+for command in (search, front, heal, attribute, export, evaluate, profile, compress, validate):
     app.command(help=_help_of(command))(command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def export_checkpoint(
     out: Path,
     *,
     measurement: dict[str, Any] | None = None,
+    numbers: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> ExportReport:
     """Apply a plan to a dense model and write the result.
@@ -71,6 +73,7 @@ def export_checkpoint(
         build: makes the compressed matrix of a layer by a method.
         out: the folder to write.
         measurement: what is known of this plan, for the card and ``measurements.json``.
+        numbers: stored tensors of a healed plan, see ``Workbench.applied``.
         overwrite: whether a model in ``out`` may be replaced.
 
     Raises:
@@ -86,7 +89,7 @@ def export_checkpoint(
     workbench = Workbench(loaded.model)
     inventory = workbench.inventory
     with whole_folder(out, overwrite=overwrite) as folder:
-        with workbench.applied(plan, build) as model:
+        with workbench.applied(plan, build, numbers) as model:
             weights = write_weights(stored_tensors_of(model), folder)
         _write_configuration(loaded, plan, folder, weights)
         _write_documents(loaded, plan, folder, inventory, measurement)

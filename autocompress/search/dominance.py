@@ -75,9 +75,9 @@ def non_dominated(trials: Iterable[TrialRecord], *, timed: bool = True) -> tuple
     unique: dict[str, TrialRecord] = {}
     for trial in trials:
         if math.isfinite(selection_loss(trial)):
-            seen = unique.get(trial.plan.hash)
+            seen = unique.get(trial.key)
             if seen is None or (trial.report is not None and seen.report is None):
-                unique[trial.plan.hash] = trial
+                unique[trial.key] = trial
     candidates = list(unique.values())
     front = [
         one

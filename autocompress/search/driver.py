@@ -270,5 +270,5 @@ class Search:
             "Measuring the front on the report text (plans)", len(missing)
         ) as advance:
             for trial in missing:
-                keep_report(self.study, measure(trial))
+                keep_report(self.study, trial, measure(trial))
                 advance(1)

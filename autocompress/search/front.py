@@ -12,7 +12,7 @@ from autocompress.search.bootstrap import Interval, loss_interval, rise_interval
 from autocompress.search.dominance import knee_of, latency, non_dominated, selection_loss
 from autocompress.search.hypervolume import hypervolume, hypervolume_series, reference_rise
 from autocompress.search.picking import best_or_none, pick
-from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
+from autocompress.search.study import StudyRecord, TrialRecord
 
 __all__ = [
     "Gain",
@@ -41,7 +41,7 @@ def finalists(study: StudyRecord) -> tuple[TrialRecord, ...]:
     wanted += [
         trial for trial in (best, best and hand_written_rival(study, best)) if trial is not None
     ]
-    unique = {trial.plan.hash: trial for trial in reversed(wanted)}
+    unique = {trial.key: trial for trial in reversed(wanted)}
     return tuple(sorted(unique.values(), key=lambda trial: trial.bytes))
 
 
@@ -79,14 +79,20 @@ class Gain:
 
 
 def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | None:
-    """The hand-written plan with the lowest perplexity that fits where ``best`` had to fit."""
+    """The hand-written plan with the lowest perplexity that fits where ``best`` had to fit.
+
+    A healed plan is compared with healed ones, where there are any.
+    """
     room = (
         max(best.bytes, study.limits.memory_bytes or 0) if meets(study.limits, best) else best.bytes
     )
     fitting = [
-        trial for trial in study.complete if trial.phase == HAND_WRITTEN and trial.bytes <= room
+        trial
+        for trial in study.complete
+        if trial.by_hand and trial.bytes <= room and math.isfinite(selection_loss(trial))
     ]
-    fitting = [trial for trial in fitting if math.isfinite(selection_loss(trial))]
+    healed = [trial for trial in fitting if trial.healing]
+    fitting = healed if best.healing and healed else [t for t in fitting if not t.healing]
     return min(fitting, key=lambda trial: (selection_loss(trial), trial.bytes), default=None)
 
 
@@ -198,7 +204,8 @@ def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "trial": trial.number,
         "label": trial.label,
         "phase": trial.phase,
-        "hand_written": trial.phase == HAND_WRITTEN,
+        "hand_written": trial.by_hand,
+        "healing": trial.healing and trial.healing.to_dict(),
         "perplexity": None if shown is None else finite(shown.perplexity),
         "rise": finite(rise(study, trial)),
         "rise_interval": _ends(rise_interval(study, trial)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,42 @@ from autocompress.search.end_to_end import Relation
 from autocompress.units import Limits
 
 HAND_WRITTEN, ALLOCATION, KNOBS, SWAPS = "hand-written", "allocation", "knobs", "swaps"
+HEALED = "healed"  # numbers trained after the search, in a plan that it had measured
 PLANNED = (HAND_WRITTEN, ALLOCATION)  # phases whose trials are made whatever came before
+
+
+@dataclass(frozen=True)
+class Healing:
+    """How stored numbers were trained.
+
+    Attributes:
+        steps: of training.
+        tokens: trained on, repeats counted.
+        text: what it was trained on.
+        settings: of the healing.
+        checks: ``step``, smoothed ``loss``, ``kl`` and ``nll`` on the selection text.
+        of: number of the trial that it started from, where it is one of a study.
+        phase: of that trial.
+        numbers: hash of the stored numbers, which lie in the run folder.
+    """
+
+    steps: int
+    tokens: int
+    text: str
+    settings: dict[str, Any] = field(hash=False)
+    checks: tuple[dict[str, float], ...] = field(hash=False, repr=False)
+    of: int = -1
+    phase: str = ""
+    numbers: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Healing:
+        """Read what ``to_dict`` gave, through JSON or not."""
+        return cls(**{**values, "checks": tuple(values["checks"])})
 
 
 @dataclass(frozen=True)
@@ -33,6 +69,7 @@ class TrialRecord:
         seconds: wall time of the trial.
         params: knobs that the sampler chose.
         error: why it failed, when it did.
+        healing: how its numbers were trained; ``None`` when they are as the methods fitted them.
     """
 
     number: int
@@ -47,6 +84,17 @@ class TrialRecord:
     seconds: float = 0.0
     params: dict[str, Any] = field(default_factory=dict, hash=False)
     error: str = ""
+    healing: Healing | None = None
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person would have written the plan, healed or not."""
+        return (self.healing.phase if self.healing else self.phase) == HAND_WRITTEN
+
+    @property
+    def key(self) -> str:
+        """What was measured: the plan's hash, and that of its numbers if they were healed."""
+        return self.plan.hash + (f"-{self.healing.numbers}" if self.healing else "")
 
     @property
     def measurement(self) -> Measurement | None:

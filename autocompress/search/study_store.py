@@ -32,7 +32,7 @@ from autocompress.search.storage import (
     storage_errors,
     storage_url,
 )
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.study import Healing, StudyRecord, TrialRecord
 from autocompress.units import Limits
 
 HEADER = "autocompress"
@@ -232,8 +232,8 @@ def to_trial_record(trial: FrozenTrial, reports: dict[str, Measurement]) -> Tria
         Measurement.from_dict(result[name]) if name in result else None
         for name in ("selection", "partial")
     )
-    plan = Plan.from_recipe(proposal["recipe"])
-    return TrialRecord(
+    plan, healing = Plan.from_recipe(proposal["recipe"]), proposal.get("healing")
+    record = TrialRecord(
         number=trial.number,
         phase=proposal["phase"],
         label=proposal["label"],
@@ -241,17 +241,18 @@ def to_trial_record(trial: FrozenTrial, reports: dict[str, Measurement]) -> Tria
         plan=plan,
         bytes=proposal["bytes"],
         selection=selection,
-        report=reports.get(plan.hash) if selection else None,
         partial=partial,
         seconds=result.get("seconds", 0.0),
         params=dict(trial.params),
         error=result.get("error", ""),
+        healing=healing and Healing.from_dict(healing),
     )
+    return replace(record, report=reports.get(record.key) if selection else None)
 
 
-def keep_report(study: optuna.Study, measurement: Measurement) -> None:
-    """Keep a measurement on the report text, by the plan's hash."""
-    study.set_user_attr(REPORT + measurement.plan_hash, measurement.to_dict())
+def keep_report(study: optuna.Study, trial: TrialRecord, measurement: Measurement) -> None:
+    """Keep a measurement of a trial on the report text."""
+    study.set_user_attr(REPORT + trial.key, measurement.to_dict())
 
 
 def keep_relation(study: optuna.Study, relation: Relation) -> None:

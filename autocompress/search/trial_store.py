@@ -13,7 +13,7 @@ from autocompress.errors import StorageError
 from autocompress.search.engines.base import Outcome
 from autocompress.search.knob_sampler import ask_with
 from autocompress.search.proposer import Proposal
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.study import HEALED, StudyRecord, TrialRecord
 from autocompress.search.study_store import to_trial_record
 from autocompress.search.trial_owner import own
 
@@ -39,7 +39,10 @@ class TrialStore:
         self.running: set[str] = set()
 
     def news(self) -> list[TrialRecord]:
-        """The trials that have ended since this was last asked, those of other searches too."""
+        """The trials that have ended since this was last asked, those of other searches too.
+
+        Healed ones are left out: a search must not measure unhealed plans by them.
+        """
         fresh = []
         self.running.clear()
         for trial in self.study.get_trials(deepcopy=False):
@@ -49,7 +52,7 @@ class TrialStore:
             elif trial.number not in self.frozen:
                 self.frozen[trial.number] = trial
                 record = to_trial_record(trial, {})
-                fresh += [] if record is None else [record]
+                fresh += [] if record is None or record.phase == HEALED else [record]
         return fresh
 
     def begin(self, proposal: Proposal, size: int) -> Trial:

@@ -69,7 +69,7 @@ def test_trials_and_reports_come_back(tmp_path):
     seen = add_trial(study)
     report = measurement(0.1, 7, 4.0, PLAN, text="report")
     assert read_study("s", tmp_path).trials[0].report is None
-    keep_report(study, report)
+    keep_report(study, read_study("s", tmp_path).trials[0], report)
     (trial,) = read_study("s", tmp_path).trials
     assert (trial.phase, trial.label, trial.state) == ("knobs", "searched", "complete")
     assert (trial.plan, trial.bytes, trial.seconds) == (PLAN, 7, 1.5)

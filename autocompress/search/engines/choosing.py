@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+import torch
+
 from autocompress.errors import ConfigurationError
 from autocompress.search.engines.base import Engine, Measure, OpenWorker
 from autocompress.search.engines.cluster_address import check_answers
@@ -72,12 +74,21 @@ def check_engine(settings: EngineSettings) -> None:
     """Make sure that an engine can be had, before the work that its trials wait for.
 
     Raises:
-        ConfigurationError: Ray is not installed, or no cluster answers at the address.
+        ConfigurationError: Ray is not installed, no cluster answers at the address, or a Ray of our
+            own would not find the GPUs of a trial.
     """
-    if settings.kind == "ray":
-        load_ray_tune(settings.address)
-        if settings.address is not None:
-            check_answers(settings.address)
+    if settings.kind != "ray":
+        return
+    load_ray_tune(settings.address)
+    if settings.address is not None:
+        check_answers(settings.address)
+    elif settings.gpus_per_trial > (gpus := torch.accelerator.device_count()):
+        raise ConfigurationError(
+            "--gpus-per-trial is more than there are",
+            got=f"{settings.gpus_per_trial:g}",
+            wanted=f"at most {gpus}, as many as torch finds on this machine",
+            hint="Leave it out to search on the CPU, or name a cluster with --address.",
+        )
 
 
 def make_engine(

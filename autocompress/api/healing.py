@@ -1,0 +1,350 @@
+"""``autocompress.heal``: trains the stored numbers of a trial, of a front, or of a folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from torch import Tensor
+
+from autocompress.api.exporting import Exported
+from autocompress.api.session import Session
+from autocompress.api.study_choice import Destination
+from autocompress.api.study_session import open_study_session
+from autocompress.calibration.cache import content_key, tensor_key
+from autocompress.errors import StudyError
+from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source, token_ids
+from autocompress.evaluation.latency import Latency
+from autocompress.evaluation.windows import Windows
+from autocompress.healing.checkpoint import Checkpoint
+from autocompress.healing.healer import Healed, Healer
+from autocompress.healing.settings import HealSettings
+from autocompress.healing.student import Student
+from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT, Progress
+from autocompress.records import Measurement
+from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.front import finalists
+from autocompress.search.healed_trials import (
+    FOLDER,
+    add_healed,
+    healed_already,
+    keep_numbers,
+    read_numbers,
+)
+from autocompress.search.observer import Observer
+from autocompress.search.picking import pick
+from autocompress.search.storage import settle, storage_errors
+from autocompress.search.study import Healing, StudyRecord, TrialRecord
+from autocompress.search.study_store import find_study, keep_report, load_optuna_study, to_record
+
+DEFAULT_SETTINGS = HealSettings()
+
+
+@dataclass(frozen=True)
+class HealingReport:
+    """What healing changed, on the report text.
+
+    Attributes:
+        source: what was healed.
+        plan: how it stores what; healing does not change that.
+        dense: the dense model.
+        before: the compressed model as it was.
+        after: healed.
+        healing: how.
+        trial: the healed trial, where it is one of a study.
+        study: that study, the new trial included.
+        exported: the folder that was written, if one was.
+    """
+
+    source: str
+    plan: Plan
+    dense: Measurement
+    before: Measurement
+    after: Measurement
+    healing: Healing
+    trial: int | None = None
+    study: StudyRecord | None = None
+    exported: Exported | None = None
+
+    @property
+    def rise_before(self) -> float:
+        """Rise of log-perplexity over the dense model before healing, nats per token."""
+        return math.log(self.before.perplexity / self.dense.perplexity)
+
+    @property
+    def rise_after(self) -> float:
+        """The same after healing."""
+        return math.log(self.after.perplexity / self.dense.perplexity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return {
+            "source": self.source,
+            "trial": self.trial,
+            "study": self.study and self.study.name,
+            "plan": self.plan.hash,
+            "bytes": self.after.bytes,
+            "rise_before": self.rise_before,
+            "rise_after": self.rise_after,
+            "dense": self.dense.to_dict(),
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "healing": self.healing.to_dict(),
+            "exported": self.exported and self.exported.to_dict(),
+        }
+
+
+def heal_trial(
+    destination: Destination,
+    trial: str = "best",
+    settings: HealSettings = DEFAULT_SETTINGS,
+    *,
+    data: str | None = None,
+    checkpoint: Path | None = None,
+    observers: Sequence[Observer] = (),
+    progress: Progress = SILENT,
+) -> HealingReport:
+    """Heal one trial of a study; the healed plan becomes a further trial of it.
+
+    Args:
+        destination: where the study is; the latest when it names none.
+        trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial. A healed one
+            is healed further.
+        settings: how to heal.
+        data: text to heal on; the calibration text of the study when left out.
+        checkpoint: file that holds how far it is, to go on after a kill; in the run folder when
+            left out.
+        observers: told of the new trial.
+        progress: told how far things are.
+
+    Raises:
+        StudyError: no such study or trial, or its model has changed since.
+        DataError: too little text, or one that was selected or is reported on.
+        AutocompressError: healing diverges, or there is not enough memory.
+    """
+    name, url, folder = find_study(destination.study, destination.runs_dir, destination.storage)
+    study = load_optuna_study(name, url)
+    try:
+        with storage_errors(url):
+            record = to_record(study, folder)
+            source = pick(record, trial)
+            work = _Work(study, record, data, settings, destination.runs_dir, progress)
+            for observer in observers:
+                observer.started(record)
+            after = work.heal(source, observers, checkpoint)
+            record = to_record(study, folder)
+            for observer in observers:
+                observer.finished(record)
+    finally:
+        settle(study)
+    source, after = _numbered(record, source.number), _numbered(record, after.number)
+    if source.report is None or after.report is None or after.healing is None:
+        raise StudyError(f"the storage has lost what was measured of trial {after.number}")
+    return HealingReport(
+        f"trial {source.number} of study {name}, {source.label}",
+        source.plan,
+        record.dense_report,
+        source.report,
+        after.report,
+        after.healing,
+        after.number,
+        record,
+    )
+
+
+def heal_front(
+    study: optuna.Study,
+    folder: Path,
+    session: Session,
+    settings: HealSettings,
+    *,
+    data: str | None = None,
+    observers: Sequence[Observer] = (),
+) -> None:
+    """Heal the members of a study's front alike, and the hand-written plan to compare with.
+
+    Those that have been healed in this way already are left as they are, so a run that was cut off
+    goes on.
+
+    Args:
+        study: as stored.
+        folder: its run folder.
+        session: its model and texts.
+        settings: how to heal each.
+        data: text to heal on; the calibration text of the study when left out.
+        observers: told of each new trial.
+    """
+    record = to_record(study, folder)
+    members = [trial for trial in finalists(without_healed(record)) if trial.healing is None]
+    work = _Work(study, record, data, settings, folder.parent, session.progress, session)
+    with session.progress.task("Healing the front (plans)", len(members)) as advance:
+        for trial in members:
+            work.heal(trial, observers)
+            advance(1)
+
+
+def without_healed(record: StudyRecord) -> StudyRecord:
+    """A study as it was before anything was healed."""
+    return replace(record, trials=tuple(trial for trial in record.trials if not trial.healing))
+
+
+class _Work:
+    """What healing several trials of a study shares."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        record: StudyRecord,
+        data: str | None,
+        settings: HealSettings,
+        runs_dir: Path,
+        progress: Progress,
+        session: Session | None = None,
+    ) -> None:
+        self.study, self.record, self.settings = study, record, settings
+        self.session = session or open_study_session(record, runs_dir, progress)
+        self.text, self.ids = healing_text(self.session, data, settings)
+        with self.session.progress.task("Measuring the dense model"):
+            self.selection = self.session.scored_text("selection")
+            self.report = self.session.scored_text("report")
+        dense = record.dense_selection
+        known = dense.latency_ms is not None and dense.latency_spread_ms is not None
+        latency = Latency(dense.latency_ms, dense.latency_spread_ms) if known else None  # type: ignore[arg-type]
+        self.evaluator = Evaluator(self.session.workbench, self.session.build, latency)
+
+    def heal(
+        self,
+        source: TrialRecord,
+        observers: Sequence[Observer] = (),
+        checkpoint: Path | None = None,
+    ) -> TrialRecord:
+        """Heal a trial, or find what has come of that before."""
+        started, folder = time.monotonic(), self.record.folder
+        planned = Healing(
+            self.settings.steps,
+            0,
+            self.text,
+            asdict(self.settings),
+            (),
+            of=source.number,
+            phase=source.healing.phase if source.healing else source.phase,
+        )
+        known = healed_already(to_record(self.study, folder).trials, source, planned)
+        if known is not None:
+            self.session.progress.note(
+                f"Trial {source.number} was healed like this already: trial {known.number}."
+            )
+            return known
+        self.session.progress.note(f"Healing trial {source.number}, {source.label}.")
+        identity = self._identity(source)
+        numbers = read_numbers(folder, source)
+        if source.report is None:
+            keep_report(self.study, source, self._measure(source, numbers, self.report))
+        path = checkpoint or folder / FOLDER / f"{content_key(identity)[:12]}.part"
+        healed = heal_plan(
+            self.session,
+            source.plan,
+            numbers,
+            self.ids,
+            self.settings,
+            Checkpoint(path, identity),
+        )
+        healing = replace(
+            planned,
+            steps=healed.checks[-1].step,
+            tokens=healed.tokens,
+            numbers=keep_numbers(folder, healed.numbers),
+            checks=tuple(asdict(check) for check in healed.checks),
+        )
+        selection = self._measure(source, healed.numbers, self.selection)
+        report = self._measure(source, healed.numbers, self.report)
+        trial = add_healed(
+            self.study, source, healing, selection, report, time.monotonic() - started
+        )
+        Checkpoint(path, identity).remove()
+        for observer in observers:
+            observer.trial_finished(self.record.name, trial)
+        return trial
+
+    def _identity(self, source: TrialRecord) -> dict[str, Any]:
+        return {
+            "model": self.record.fingerprint,
+            "plan": source.key,
+            "text": tensor_key(self.ids),
+            "settings": asdict(self.settings),
+        }
+
+    def _measure(
+        self, source: TrialRecord, numbers: Mapping[str, Tensor] | None, text: ScoredText
+    ) -> Measurement:
+        """Score healed numbers. What they cost in time is what their form was seen to cost."""
+        seen = self.evaluator.measure(source.plan, text, latency=False, numbers=numbers)
+        before = source.selection
+        if before is None:
+            return seen
+        return replace(
+            seen,
+            latency_ms=before.latency_ms,
+            latency_spread_ms=before.latency_spread_ms,
+            prefill_ms=before.prefill_ms,
+            cache_bytes_per_token=before.cache_bytes_per_token,
+        )
+
+
+def heal_plan(
+    session: Session,
+    plan: Plan,
+    numbers: Mapping[str, Tensor] | None,
+    ids: Tensor,
+    settings: HealSettings,
+    checkpoint: Checkpoint | None = None,
+) -> Healed:
+    """Heal a plan of a session's model, which stays dense.
+
+    Args:
+        session: the dense model, its texts and its layers.
+        plan: what stores which matrix how.
+        numbers: stored tensors to start from; as fitted when left out.
+        ids: tokens ``[n]`` to train on.
+        settings: how to heal.
+        checkpoint: where the run is kept.
+
+    Raises:
+        DataError: too few tokens.
+        AutocompressError: healing diverges, or there is not enough memory.
+    """
+    student = Student(session.workbench, plan, session.build, numbers)
+    selection = Windows(session.selection_ids, session.context)
+    dense = session.workbench.model
+    healer = Healer(dense, student, ids, selection, settings, checkpoint, session.progress)
+    return healer.run()
+
+
+def healing_text(session: Session, data: str | None, settings: HealSettings) -> tuple[str, Tensor]:
+    """Name and tokens ``[n]`` of the text to heal on: as many as the steps can use.
+
+    Raises:
+        DataError: it is too short, or overlaps with the selection or the report text.
+    """
+    texts = session.texts
+    own = texts.calibration if data is None else read_source(data)
+    name = texts.names["calibration"] if data is None else data
+    if data is not None:
+        held_out = {part: getattr(texts, part) for part in PARTS if part != "calibration"}
+        check_disjoint(held_out | {"healing": own}, {**texts.names, "healing": data})
+    limit = settings.steps * max(settings.tokens, session.context)
+    if data is None and "calibration" in session.own.tokens:
+        return name, session.own.tokens["calibration"][:limit]
+    return name, token_ids(
+        own, session.loaded.tokenizer, limit=limit, least=1, name=f"the healing text {name}"
+    )
+
+
+def _numbered(record: StudyRecord, number: int) -> TrialRecord:
+    return next(trial for trial in record.trials if trial.number == number)

@@ -1,0 +1,129 @@
+"""``autocompress heal``: train the stored numbers of a compressed model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from autocompress.cli.options import RUNS_DIR, Json, RunsDir
+from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
+
+
+def heal(
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A study, or an exported folder; else the latest study."),
+    ] = None,
+    trial: Annotated[
+        str,
+        typer.Option("--trial", help="best, knee, smallest, fastest, or the number of a trial."),
+    ] = "best",
+    steps: Annotated[int, typer.Option("--steps", help="Of training.")] = 300,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Text to train on, a file or hub/name:config:split; else the calibration text.",
+        ),
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", help="Of a step.")] = 4096,
+    tokens_at_once: Annotated[
+        int | None,
+        typer.Option("--tokens-at-once", help="Of a pass: fewer take less memory."),
+    ] = None,
+    rate: Annotated[
+        float,
+        typer.Option("--rate", help="Highest learning rate, as a share of what is trained."),
+    ] = 0.01,
+    train: Annotated[
+        Literal["all", "factors"],
+        typer.Option(
+            "--train", help="all stored numbers, or factors: all but codes, in less memory."
+        ),
+    ] = "all",
+    align: Annotated[
+        float,
+        typer.Option("--align", help="Share of the steps that train each block by itself first."),
+    ] = 0.0,
+    lm: Annotated[
+        float,
+        typer.Option("--lm", help="Share of the language-model loss beside the divergence."),
+    ] = 0.0,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", help="End after so many checks without progress; else never."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of the text.")] = 0,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="File to keep progress in; else one in the run folder."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="The dense model of a folder, if it is not where it was."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write the healed model to; a must for folders."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that is already in --out.")
+    ] = False,
+    runs_dir: RunsDir = RUNS_DIR,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="URL of the study's storage, if not in the run folder."),
+    ] = None,
+    track: Annotated[
+        bool, typer.Option("--track/--no-track", help="Mirror the healed trial into MLflow.")
+    ] = True,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", help="MLflow's store or server; else MLflow's own default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    r"""Train the stored numbers of a compressed model to predict what the dense one predicts.
+
+    \b
+    autocompress heal                                   the best trial of the latest study
+    autocompress heal demo-10x --trial knee --steps 200
+    autocompress heal small-model --out healed-model    an exported folder
+
+    What is trained is what is stored: codes, scales, factors, norms and biases. Bytes and form
+    stay. A healed plan is a further trial of its study, to be picked and exported like any other.
+    Stop it at any time: the same command goes on.
+    """
+    quieten_libraries()
+    from autocompress.api.functions import heal as run
+    from autocompress.cli.heal_view import print_healed
+
+    healed = run(
+        study,
+        trial=trial,
+        steps=steps,
+        data=data,
+        tokens=tokens,
+        tokens_at_once=tokens_at_once,
+        rate=rate,
+        train=train,
+        align=align,
+        lm=lm,
+        patience=patience,
+        seed=seed,
+        checkpoint=checkpoint,
+        model=model,
+        out=out,
+        overwrite=overwrite,
+        runs_dir=runs_dir,
+        storage=storage,
+        track=track,
+        tracking_uri=tracking_uri,
+        progress=ConsoleProgress(),
+    )
+    if as_json:
+        print_json(healed.to_dict())
+    else:
+        print_healed(healed, console)

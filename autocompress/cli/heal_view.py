@@ -1,0 +1,65 @@
+"""What ``autocompress heal`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from autocompress.units import format_bytes
+
+if TYPE_CHECKING:
+    from autocompress.api.healing import HealingReport
+    from autocompress.records import Measurement
+
+
+def print_healed(report: HealingReport, console: Console) -> None:
+    """Print the model before and after, and what to type next."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Healed: {report.source}")
+    table.title_justify, table.title_style = "left", "bold"
+    for name in ("", "perplexity", "rise", "KL", "size"):
+        table.add_column(name, justify="right" if name else "left")
+    _row(table, "dense", report.dense, None)
+    _row(table, "before", report.before, report.rise_before)
+    _row(table, "healed", report.after, report.rise_after)
+    console.print(table)
+    healing = report.healing
+    lines = [
+        f"{healing.steps} steps, {healing.tokens:,} tokens of the text {healing.text}. "
+        + _gain(report)
+    ]
+    if report.exported is not None:
+        lines.append(f"Written to {report.exported.report.folder}, loaded again and compared.")
+    if report.trial is not None and report.study is not None:
+        name = report.study.name
+        lines += [
+            f"It is trial {report.trial} of study {name}.",
+            "",
+            "Next:",
+            f"  autocompress export {name} --trial {report.trial} --out {name}-{report.trial}",
+            f"  autocompress attribute {name} --trial {report.trial}",
+            f"  autocompress heal {name} --trial {report.trial}    to heal it further",
+        ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _gain(report: HealingReport) -> str:
+    if report.after.perplexity >= report.before.perplexity:
+        return "Healing has gained nothing here: try more --steps, or more text with --data."
+    if report.rise_before <= 0:
+        return "It lost nothing before."
+    share = report.rise_after / report.rise_before
+    return f"The rise of log-perplexity is {share:.2f} of what it was (report text)."
+
+
+def _row(table: Table, name: str, measured: Measurement, rise: float | None) -> None:
+    table.add_row(
+        name,
+        f"{measured.perplexity:.4g}",
+        "" if rise is None else f"{rise:+.4f}",
+        "" if rise is None else f"{measured.kl:.4f}",
+        format_bytes(measured.bytes),
+    )
