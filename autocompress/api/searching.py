@@ -103,7 +103,6 @@ def run_search(
     try:
         limits = to_record(study, folder).limits
         proposer = make_proposer(session, space, evaluator, limits, effort.deadline)
-        proposer.check_latency(evaluator.dense_latency.median_ms)
         keep_menu(folder, proposer)
         workers = WorkerSettings(
             settings, destination.runs_dir, evaluator.dense_latency, session.loaded.fingerprint
@@ -139,6 +138,9 @@ def make_proposer(
         limits: of the plans.
         deadline: of ``time.monotonic``; fitting may end after it, measuring takes a share of what
             is left until then.
+
+    Raises:
+        BudgetUnreachable: no plan is as fast as the limits want; said before any is measured.
     """
     menu = session.menu(space)
     latencies = None
@@ -153,6 +155,7 @@ def make_proposer(
         tied_names(space, session.workbench.inventory),
         latencies,
     )
+    proposer.check_latency(evaluator.dense_latency.median_ms)
     if session.settings.swap_tokens:
         text = session.scored_text("calibration", session.settings.swap_tokens)
         now = time.monotonic()

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 import autocompress
-from autocompress.api import session
+from autocompress.api import searching, session
 from autocompress.api.session import TextSettings
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.cli.main import main
@@ -108,6 +108,12 @@ def test_a_budget_that_cannot_be_met_says_the_smallest_that_can(workplace, searc
     assert not (workplace / "runs" / "small").exists()
     again = search(study="reachable", budget=reachable, trials=1)  # what it says is true
     assert pick(again).bytes <= again.limits.memory_bytes
+
+
+def test_a_latency_that_cannot_be_met_is_said_before_options_are_measured(search, monkeypatch):
+    monkeypatch.setattr(searching, "measure_menu", lambda *_: pytest.fail("they were measured"))
+    with pytest.raises(BudgetUnreachable, match="as fast as the latency limit"):
+        search(study="fast", latency="0.001x")
 
 
 @pytest.mark.parametrize(

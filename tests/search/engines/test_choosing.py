@@ -6,7 +6,7 @@ import pytest
 
 from autocompress.errors import ConfigurationError
 from autocompress.search.engines import choosing
-from autocompress.search.engines.choosing import EngineSettings, make_engine
+from autocompress.search.engines.choosing import EngineSettings, check_engine, make_engine
 from autocompress.search.engines.here import Here
 from autocompress.search.engines.local import LocalProcesses
 from tests.search.engines.fake_ask_tell import answer_by_formula, formula
@@ -40,3 +40,11 @@ def test_ray_that_is_not_installed_is_a_clear_error(monkeypatch):
     monkeypatch.delattr(choosing.__package__ + ".ray_tune", raising=False)
     with pytest.raises(ConfigurationError, match=r"needs Ray.*pip install"):
         make_engine(EngineSettings("ray"), answer_by_formula, [formula])
+
+
+def test_gpus_that_are_not_there_are_missed_before_any_work(monkeypatch):
+    monkeypatch.setattr(choosing.torch.accelerator, "device_count", lambda: 1)
+    for fits in (0.0, 0.5, 1.0):
+        check_engine(EngineSettings("ray", gpus_per_trial=fits))
+    with pytest.raises(ConfigurationError, match=r"--gpus-per-trial .*got 2, wanted at most 1"):
+        check_engine(EngineSettings("ray", gpus_per_trial=2))
