@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -16,11 +16,13 @@ from autocompress.errors import AutocompressError, DataError
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import LOGIT_BYTES_ACCELERATOR, Windows
 from autocompress.healing.checkpoint import Checkpoint
+from autocompress.healing.entanglement import EntanglementPenalty
 from autocompress.healing.objective import Objective
 from autocompress.healing.optimiser import Optimiser
 from autocompress.healing.schedule import batches, rate_at
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.student import Student
+from autocompress.numerics.metric import Metric
 from autocompress.progress import SILENT, Progress
 
 CHECKS = 12  # on the selection text in a run
@@ -41,12 +43,14 @@ class Check:
         loss: smoothed objective on the healing text; NaN before the first step.
         kl: divergence from the dense model on the selection text, nats per token.
         nll: negative log-likelihood there.
+        penalty: what the settings' penalties amount to then.
     """
 
     step: int
     loss: float
     kl: float
     nll: float
+    penalty: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,11 @@ class Healer:
         settings: see there.
         checkpoint: where the run is kept, to go on after a kill; nowhere when left out.
         progress: shows how far it is.
+        metrics: by layer name, for the penalties of the settings; plain where there are none.
 
     Raises:
         DataError: too few tokens to train on.
+        ConfigurationError: a penalty counts for no factorised layer of the plan.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class Healer:
         settings: HealSettings,
         checkpoint: Checkpoint | None = None,
         progress: Progress = SILENT,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self.student, self.settings = student, settings
         self.checkpoint, self.progress = checkpoint, progress
@@ -100,6 +107,7 @@ class Healer:
         self.selection = selection.first(CHECK_TOKENS // self.context)
         self.teacher = Teacher.of(dense, self.selection)
         self.objective = Objective(dense, student.model, settings.lm)
+        self.penalty = EntanglementPenalty(student, settings.penalties, metrics)
         self.optimiser = Optimiser(student, settings.trained)
         self.checks: list[Check] = []
         self.best_numbers: dict[str, Tensor] = {}
@@ -108,8 +116,8 @@ class Healer:
 
     @property
     def best(self) -> Check:
-        """The check of least divergence so far."""
-        return min(self.checks, key=lambda check: check.kl)
+        """The check of least divergence so far, penalties included."""
+        return min(self.checks, key=lambda check: check.kl + check.penalty)
 
     def run(self) -> Healed:
         """Train to the end, or until progress ends.
@@ -178,6 +186,9 @@ class Healer:
         if not self._watch.fine(total, aligning):
             self.optimiser.forget()
             return False
+        asked = self.penalty.on_step(self.step)
+        if asked is not None:
+            asked.backward()  # type: ignore[no-untyped-call]
         self.step += 1
         settings = self.settings
         self.optimiser.step(rate_at(self.step, settings.steps, settings.rate * self.slower))
@@ -197,7 +208,9 @@ class Healer:
         self.student.settle_()
         with torch.no_grad():
             scored = score(self.student.model, self.selection, self.teacher)
-        self.checks.append(Check(self.step, self._watch.smoothed, scored.kl, scored.nll))
+        self.checks.append(
+            Check(self.step, self._watch.smoothed, scored.kl, scored.nll, self.penalty.total())
+        )
         if self.best is self.checks[-1]:
             self.best_numbers = self.student.numbers()
         self._keep()
@@ -313,6 +326,6 @@ def _explained(settings: HealSettings) -> Iterator[None]:
         raise AutocompressError(
             "there is not enough memory to heal this model",
             got=f"{settings.tokens} tokens a step, {settings.tokens_at_once or 'as many'} at once",
-            hint="Lower --tokens-at-once, or freeze the codes with --train factors; what was healed "
-            "so far is kept, and the model before healing is untouched.",
+            hint="Lower --tokens-at-once, or freeze the codes with --train factors; what was "
+            "healed so far is kept, and the model before healing is untouched.",
         ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from autocompress.errors import ConfigurationError
+from autocompress.healing.penalties import Penalty
 
 Trained = Literal["all", "factors"]
 
@@ -30,6 +31,7 @@ class HealSettings:
         patience: checks on the selection text without progress before it ends early; no limit when
             left out.
         seed: of the order of the windows.
+        penalties: what is asked of the ranks of factorised layers beside.
     """
 
     steps: int = 300
@@ -41,6 +43,7 @@ class HealSettings:
     trained: Trained = "all"
     patience: int | None = None
     seed: int = 0
+    penalties: tuple[Penalty, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "tokens"):
