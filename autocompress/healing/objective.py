@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import cross_entropy
 
 from autocompress.calibration.blocks import find_blocks
+from autocompress.healing.teacher import DenseTeacher
 
 
 class Objective:
-    """Losses of a compressed model on some windows, against the dense one run alongside.
+    """Losses of a compressed model on some windows, against the dense one.
 
     Args:
         dense: the dense model.
@@ -23,22 +24,22 @@ class Objective:
 
     def __init__(self, dense: Any, student: Any, lm: float = 0.0) -> None:
         self.dense, self.student, self.lm = dense, student, lm
+        self.teacher = DenseTeacher(dense)
 
     def on_outputs(self, ids: Tensor) -> Tensor:
         """Mean over the predicted tokens of ``ids [b, length]``, in nats.
 
         ``(1 - lm) KL(dense || student) + lm NLL(student)``.
         """
-        with torch.no_grad():
-            wanted = torch.log_softmax(self._logits(self.dense, ids), -1)
-        logits = self._logits(self.student, ids)
-        loss = kl_div(torch.log_softmax(logits, -1), wanted, reduction="batchmean", log_target=True)
+        logits: Tensor = self.student(input_ids=ids, use_cache=False).logits
+        logits = logits[:, :-1].float().flatten(0, 1)
+        loss = self.teacher.predictions(ids).divergence(logits)
         if self.lm:
             loss = (1 - self.lm) * loss + self.lm * cross_entropy(logits, ids[:, 1:].flatten())
         return loss
 
     def on_blocks(self, ids: Tensor) -> Tensor:
-        """Relative squared error of each block's output, averaged over the blocks.
+        """Relative squared error of each block's output, averaged over the blocks and windows.
 
         Each block is fed by the compressed ones before it, whose own training does not see it.
         """
@@ -46,15 +47,15 @@ class Objective:
             wanted = _block_outputs(self.dense, ids, cut=False)
         seen = _block_outputs(self.student, ids, cut=True)
         errors = [
-            (ours.float() - theirs.float()).square().mean() / theirs.float().square().mean()
+            _energy(ours.float() - theirs.float()) / _energy(theirs.float())
             for ours, theirs in zip(seen, wanted, strict=True)
         ]
         return torch.stack(errors).mean()
 
-    @staticmethod
-    def _logits(model: Any, ids: Tensor) -> Tensor:
-        logits: Tensor = model(input_ids=ids, use_cache=False).logits
-        return logits[:, :-1].float().flatten(0, 1)
+
+def _energy(hidden: Tensor) -> Tensor:
+    """Sum of squares of each window ``[b, length, n]``: ``[b]``."""
+    return hidden.square().sum((1, 2))
 
 
 def _block_outputs(model: Any, ids: Tensor, *, cut: bool) -> Sequence[Tensor]:

@@ -1,0 +1,264 @@
+"""Healing lowers the divergence, survives kills and losses that run away, and ends in time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import autocompress.healing.healer as healer_module
+from autocompress.errors import AutocompressError, ConfigurationError, DataError
+from autocompress.evaluation.scoring import score
+from autocompress.healing.checkpoint import Checkpoint
+from autocompress.healing.healer import MOST_BACK_STEPS, Healer
+from autocompress.healing.objective import Objective
+from autocompress.healing.settings import HealSettings
+from autocompress.healing.student import Student
+from tests.healing.conftest import CONTEXT, chain_ids
+from tests.healing.plans import building
+
+STEP = {"tokens": 8 * CONTEXT, "rate": 0.03}
+
+
+@pytest.fixture
+def make(workbench, plan, healing_ids, selection, notes, monkeypatch):
+    """Make a healer on a fresh student, that checks at four steps."""
+    monkeypatch.setattr(healer_module, "CHECKS", 4)
+    build = building(workbench)
+
+    def healer(checkpoint=None, ids=healing_ids, **settings):
+        student = Student(workbench, plan, build)
+        settings = HealSettings(**STEP | settings)
+        return Healer(workbench.model, student, ids, selection, settings, checkpoint, notes)
+
+    return healer
+
+
+def spoil(healer, *steps, value=float("nan")):
+    """Let the loss be something else in certain calls of the objective, counted from 1."""
+    sound, calls = healer.objective.on_outputs, []
+
+    def on_outputs(ids):
+        calls.append(1)
+        loss = sound(ids)
+        return loss * value if not steps or len(calls) in steps else loss
+
+    healer.objective.on_outputs = on_outputs
+
+
+def assert_same_numbers(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_the_divergence_on_unseen_text_falls(make, workbench, plan, selection):
+    healed = make(steps=40).run()
+    first, best = healed.checks[0], healed.best
+    assert first.step == 0
+    assert best.kl < 0.6 * first.kl
+    assert best.kl == min(check.kl for check in healed.checks)
+    assert healed.checks[-1].step == 40
+    assert healed.tokens == 40 * 8 * CONTEXT
+    with workbench.applied(plan, building(workbench), healed.numbers) as model, torch.no_grad():
+        scored = score(model, selection)
+    assert_close(scored.nll, best.nll)
+
+
+def test_a_language_model_loss_alone_lowers_the_likelihoods_loss(make):
+    healed = make(steps=20, lm=1.0).run()
+    assert healed.checks[-1].nll < healed.checks[0].nll
+
+
+def test_frozen_codes_stay_and_the_rest_is_trained(make):
+    healer = make(steps=8, trained="factors")
+    before = healer.student.numbers()
+    healed = healer.run()
+    assert healed.best.step > 0
+    changed = {name for name, t in healed.numbers.items() if not torch.equal(t, before[name])}
+    ends = {name.rsplit(".", 1)[1] for name in changed}
+    assert ends == {"scales", "weight"}
+    assert any("norm" in name for name in changed)
+    assert any("left" in name for name in changed)
+    assert healer.optimiser.memory_bytes < make(steps=12).optimiser.memory_bytes / 2
+
+
+def test_a_loss_that_is_no_number_steps_back_at_half_the_rate(make, notes):
+    healer = make(steps=16)
+    spoil(healer, 6)
+    healed = healer.run()
+    assert healer.slower == 0.5
+    assert healer.step == 16
+    (note,) = [each for each in notes.said if "diverges" in each]
+    assert "step 6: back to step 4" in note
+    assert "0.015" in note
+    assert healed.best.kl < healed.checks[0].kl
+
+
+def test_a_loss_that_runs_away_steps_back(make, notes):
+    healer = make(steps=16)
+    spoil(healer, *range(5, 16), value=50.0)
+    healer.run()
+    assert healer.slower < 1
+    assert any("diverges" in each for each in notes.said)
+
+
+def test_healing_that_diverges_again_and_again_gives_up(make, workbench):
+    before = {name: tensor.clone() for name, tensor in workbench.model.state_dict().items()}
+    healer = make(steps=24)
+    spoil(healer)
+    with pytest.raises(AutocompressError, match=r"diverges at step 1.*Lower --rate"):
+        healer.run()
+    assert healer.slower == 0.5 ** (MOST_BACK_STEPS + 1)
+    for name, tensor in workbench.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("settings", [{}, {"align": 0.5}, {"trained": "factors"}], ids=str)
+def test_a_run_that_is_cut_off_goes_on_to_the_same_numbers(make, settings, tmp_path, notes):
+    settings = {"steps": 16, **settings}
+    whole = make(**settings).run()
+    checkpoint = Checkpoint(tmp_path / "run", {"plan": "a"})
+    cut = make(checkpoint, **settings)
+    take, taken = cut._take_step, []
+
+    def killed_at_11(windows):
+        taken.append(1)
+        if len(taken) == 11:
+            raise KeyboardInterrupt
+        return take(windows)
+
+    cut._take_step = killed_at_11
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    resumed = make(checkpoint, **settings).run()
+    assert any("Going on with healing at step 8 of 16" in each for each in notes.said)
+    assert_same_numbers(resumed.numbers, whole.numbers)
+    assert [(c.step, c.kl, c.nll) for c in resumed.checks] == [
+        (c.step, c.kl, c.nll) for c in whole.checks
+    ]
+    assert resumed.best.kl == whole.best.kl
+
+
+def test_a_finished_run_is_not_repeated(make, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "run", {"plan": "a"})
+    first = make(checkpoint, steps=4).run()
+    again = make(checkpoint, steps=4)
+    spoil(again)
+    assert_same_numbers(again.run().numbers, first.numbers)
+
+
+def test_a_checkpoint_of_another_run_is_refused(make, tmp_path):
+    make(Checkpoint(tmp_path / "run", {"plan": "a", "rate": 0.1}), steps=1).run()
+    kept = (tmp_path / "run").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"plan differs.*got a.*b"):
+        make(Checkpoint(tmp_path / "run", {"plan": "b", "rate": 0.1}), steps=12).run()
+    assert (tmp_path / "run").read_bytes() == kept
+
+
+def test_checks_without_progress_end_the_run(make, notes, monkeypatch):
+    monkeypatch.setattr(healer_module, "CHECKS", 12)
+    healer = make(steps=24, patience=3)
+    scored = healer_module.score
+    rising = iter(range(100))
+
+    def worse(*args):
+        found = scored(*args)
+        object.__setattr__(found, "kl", abs(next(rising) - 2.0))  # least at the third check
+        return found
+
+    monkeypatch.setattr(healer_module, "score", worse)
+    healed = healer.run()
+    assert [check.kl for check in healed.checks] == [2, 1, 0, 1, 2, 3]
+    assert healed.best.step == 4
+    assert healer.step == 10
+    assert any("ends at step 10: 3 checks" in each for each in notes.said)
+
+
+def test_too_little_text_is_refused(make):
+    with pytest.raises(DataError, match=r"too short.*got 63 tokens.*at least 64"):
+        make(ids=chain_ids(4 * CONTEXT - 1, seed=1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()],
+    ids=["torch", "python"],
+)
+def test_out_of_memory_says_what_to_lower(make, error):
+    healer = make(steps=12, tokens_at_once=32)
+
+    def fail(_ids):
+        raise error
+
+    healer.objective.on_outputs = fail
+    with pytest.raises(AutocompressError, match=r"not enough memory.*32 at once.*--tokens-at-once"):
+        healer.run()
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(make):
+    healer = make(steps=12)
+
+    def fail(_ids):
+        raise RuntimeError("shapes do not match")
+
+    healer.objective.on_outputs = fail
+    with pytest.raises(RuntimeError, match="shapes"):
+        healer.run()
+
+
+@pytest.mark.parametrize("align", [0.0, 1.0])
+def test_gradients_of_parts_add_up_to_those_of_the_whole_step(make, healing_ids, align):
+    windows = healing_ids[: 8 * CONTEXT].view(8, CONTEXT)
+    gradients = []
+    for at_once in (8 * CONTEXT, 3 * CONTEXT):  # 8 windows; 3, 3 and 2
+        healer = make(steps=12, tokens_at_once=at_once, align=align)
+        healer.optimiser.step = lambda _rate: None
+        assert healer._take_step(windows)
+        gradients.append({name: p.grad for name, p in healer.student.trained()})
+    for name, gradient in gradients[0].items():
+        if gradient is None:
+            assert gradients[1][name] is None
+            continue
+        limit = 1e-4 * float(gradient.abs().max())
+        assert_close(gradients[1][name], gradient, rtol=0, atol=limit)
+
+
+def test_the_loss_of_a_block_does_not_reach_the_blocks_before_it(make, workbench, healing_ids):
+    student = make(steps=12).student
+    objective = Objective(workbench.model, student.model)
+    ids = healing_ids[: 8 * CONTEXT].view(8, CONTEXT)
+    objective.on_blocks(ids).backward()
+    of_first = {name: p.grad.clone() for name, p in student.trained() if ".layers.0." in name}
+    assert any(gradient.any() for gradient in of_first.values())
+    student.model.zero_grad()
+    with torch.no_grad():
+        for name, parameter in student.trained():
+            if ".layers.1." in name:
+                parameter.mul_(0.5)
+    objective.on_blocks(ids).backward()
+    for name, parameter in student.trained():
+        if ".layers.0." in name:
+            assert torch.equal(parameter.grad, of_first[name]), name
+        if ".layers.1." in name:
+            assert parameter.grad is not None, name
+
+
+def test_aligned_steps_come_first_and_bring_the_blocks_nearer(make, workbench, selection):
+    healer = make(steps=16, align=0.5)
+    objective = Objective(workbench.model, healer.student.model)
+    ids = selection.ids.view(-1, CONTEXT)
+    with torch.no_grad():
+        before = float(objective.on_blocks(ids))
+    asked = []
+    for name in ("on_blocks", "on_outputs"):
+        sound = getattr(healer.objective, name)
+        setattr(
+            healer.objective,
+            name,
+            lambda ids, name=name, sound=sound: (asked.append(name), sound(ids))[1],
+        )
+    healer.run()
+    assert asked == ["on_blocks"] * 8 + ["on_outputs"] * 8
+    with torch.no_grad():
+        assert float(objective.on_blocks(ids)) < 0.8 * before
