@@ -1,0 +1,84 @@
+"""The dense model's predictions on the healing text, each computed once where memory allows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocompress.evaluation.divergence import TOP_K
+
+MOST_BYTES = 2**30  # of predictions that are kept
+LEAST_REST = 1e-6  # probability of all that is not kept, in a model to compare with
+
+
+class Predictions:
+    """The most probable tokens after each token of some windows, and the mass of all others.
+
+    Args:
+        indices: ``[n, k]``, of the vocabulary.
+        logs: ``[n, k]`` in fp32, their logarithmic probabilities.
+    """
+
+    def __init__(self, indices: Tensor, logs: Tensor) -> None:
+        self.indices, self.logs = indices, logs
+
+    @classmethod
+    def of(cls, logits: Tensor) -> Predictions:
+        """Keep ``TOP_K`` of each row of ``logits [n, vocabulary]``, all of a small vocabulary."""
+        logs = torch.log_softmax(logits.float(), -1)
+        kept, indices = logs.topk(min(TOP_K, logs.shape[-1]), -1, sorted=False)
+        return cls(indices, kept)
+
+    def divergence(self, logits: Tensor) -> Tensor:
+        """Mean ``KL(these || softmax(logits))`` for ``logits [n, vocabulary]``, in nats.
+
+        The rest counts as one outcome, which makes it a lower bound (``evaluation.divergence``).
+        """
+        logs = torch.log_softmax(logits.float(), -1).gather(-1, self.indices)
+        kept = (self.logs.exp() * (self.logs - logs)).sum(-1)
+        rest, own_rest = (1 - each.exp().sum(-1) for each in (self.logs, logs))
+        rest = rest.clamp_min(0)
+        bucket = rest * (rest.clamp_min(LEAST_REST) / own_rest.clamp_min(LEAST_REST)).log()
+        return (kept + bucket).mean()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the tensors."""
+        return self.indices.nbytes + self.logs.nbytes
+
+
+class DenseTeacher:
+    """The dense model, asked for its predictions on windows that come again and again.
+
+    Args:
+        dense: the dense model.
+        most_bytes: of predictions that are kept; those of other windows are computed every time.
+    """
+
+    def __init__(self, dense: Any, most_bytes: int = MOST_BYTES) -> None:
+        self.dense, self.most_bytes = dense, most_bytes
+        self._kept: dict[bytes, Predictions] = {}
+        self._bytes = 0
+
+    @torch.no_grad()
+    def predictions(self, ids: Tensor) -> Predictions:
+        """Predictions of every token but the first of the windows ``ids [b, length]``, in a row."""
+        keys = [row.cpu().numpy().tobytes() for row in ids]
+        missing = [place for place, key in enumerate(keys) if key not in self._kept]
+        fresh: dict[bytes, Predictions] = {}
+        if missing:
+            logits = self.dense(input_ids=ids[missing], use_cache=False).logits[:, :-1]
+            fresh = {
+                keys[place]: Predictions.of(each)
+                for place, each in zip(missing, logits, strict=True)
+            }
+        found = [self._kept.get(key) or fresh[key] for key in keys]
+        for key, each in fresh.items():
+            if self._bytes + each.memory_bytes <= self.most_bytes:
+                self._kept[key] = each
+                self._bytes += each.memory_bytes
+        return Predictions(
+            torch.cat([each.indices for each in found]), torch.cat([each.logs for each in found])
+        )
