@@ -25,7 +25,6 @@ from autocompress.api.healing import heal_plan, healing_text
 from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.calibration.cache import content_key
 from autocompress.errors import StudyError
-from autocompress.evaluation.scoring import score
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
 from autocompress.methods.base import Method
