@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autocompress.api.session import Session, TextSettings, open_session
-from autocompress.api.study_choice import Destination, SearchSettings
+from autocompress.api.study_choice import Destination
+from autocompress.api.study_session import open_study_session
 from autocompress.config.document import read_document
 from autocompress.config.recipe_file import read_recipe
-from autocompress.errors import StorageError, StudyError
+from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.scoring import Score, score
 from autocompress.export.checkpoint import RECIPE
 from autocompress.export.weights import weight_files
@@ -34,6 +35,7 @@ from autocompress.search.attribution import (
     numbers_for,
 )
 from autocompress.search.evaluator import ScoredText
+from autocompress.search.healed_trials import read_numbers
 from autocompress.search.picking import pick
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.search.study_store import read_study
@@ -104,12 +106,11 @@ def attribute_trial(
     study = read_study(destination.study, destination.runs_dir, destination.storage)
     chosen = pick(study, trial)
     groups_of(chosen.plan, study.specs, by)  # refuses what cannot be done before the model is read
-    session = SearchSettings.of_study(study).open(destination.runs_dir, progress)
-    if session.loaded.fingerprint != study.fingerprint:
-        raise _other_model(f"study {study.name}", session, study.fingerprint)
+    numbers = read_numbers(study.folder, chosen)
+    session = open_study_session(study, destination.runs_dir, progress)
     reported = None if chosen.report is None else _on_report(chosen.report, study.dense_report)
     source = f"trial {chosen.number} of study {study.name}"
-    found = attribute_plan(session, chosen.plan, source, by=by, report=reported)
+    found = attribute_plan(session, chosen.plan, source, numbers=numbers, by=by, report=reported)
     return found, study, chosen
 
 
@@ -137,7 +138,7 @@ def attribute_folder(
         progress: told how far things are.
 
     Raises:
-        StudyError: it was made from another model.
+        ModelError: it was made from another model.
         StorageError: its files cannot be read.
         ConfigurationError: an unknown grouping, or a plan that keeps every matrix.
     """
@@ -153,7 +154,12 @@ def attribute_folder(
     )
     wanted = recipe.fingerprint
     if wanted is not None and wanted != session.loaded.fingerprint:
-        raise _other_model(f"folder {folder}", session, wanted)
+        raise ModelError(
+            f"{session.loaded.source} is not the model that {folder} was made from",
+            got=f"fingerprint {session.loaded.fingerprint}",
+            wanted=wanted,
+            hint="Name the one it was made from with --model.",
+        )
     numbers = _numbers_in(folder, recipe.plan, session)
     return attribute_plan(session, recipe.plan, str(folder), numbers=numbers, by=by)
 
@@ -211,15 +217,6 @@ def attribute_plan(
 
 def _on_report(measured: Measurement, dense: Measurement) -> Damage:
     return Damage(math.log(measured.perplexity / dense.perplexity), measured.kl)
-
-
-def _other_model(what: str, session: Session, wanted: str) -> StudyError:
-    return StudyError(
-        f"the model {session.loaded.source} is not, or no longer, the one of {what}",
-        got=f"fingerprint {session.loaded.fingerprint}",
-        wanted=wanted,
-        hint="Bring back the weights of that time.",
-    )
 
 
 def _dtype_of(folder: Path) -> str | None:

@@ -22,6 +22,7 @@ from autocompress.search.hypervolume import hypervolume, hypervolume_series
 from autocompress.search.picking import best_or_none
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.tracking.environment import describe_environment, git_revision
+from autocompress.tracking.healing_curve import send_healing
 from autocompress.tracking.mlflow_client import load_mlflow, open_experiment
 from autocompress.tracking.run_data import (
     TAG,
@@ -89,6 +90,8 @@ class MlflowStore:
         self._log(run_id, data, step=trial.number, at=now)
         if trial.state != "failed":
             self.client.log_text(run_id, recipe_yaml(trial.plan), "recipe.yaml")
+        if trial.healing is not None:
+            send_healing(self.client, run_id, trial.healing.checks)
         self.client.set_terminated(
             run_id, "FAILED" if trial.state == "failed" else "FINISHED", end_time=now
         )
@@ -179,7 +182,7 @@ class MlflowStore:
         params = data.params | known
         self._log(parent, RunData("", params, data.metrics), step=0, at=int(time.time() * 1000))
         self.client.log_dict(parent, environment, "environment.json")
-        self.client.log_dict(parent, _plain(study.settings), "settings.json")
+        self.client.log_dict(parent, study.settings, "settings.json")
         return parent
 
     def _adopt(self, run: Any) -> None:
@@ -288,10 +291,6 @@ def _source_tags() -> dict[str, str]:
 def _key(name: str) -> str:
     """A name that MLflow accepts: letters, digits, ``_-./`` and spaces."""
     return "".join(sign if sign.isalnum() or sign in "_-./ " else "_" for sign in name)[:250]
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -72,6 +72,7 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
             f"role.{role}": methods
             for role, methods in methods_by_role(study.specs, trial.plan).items()
         },
+        **_healing_params(trial),
     }
     metrics: dict[str, float | None] = {
         "bytes": trial.bytes,
@@ -97,6 +98,14 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
     if trial.error:
         tags[TAG + "error"] = trial.error[:LONGEST_PARAMETER]
     return RunData(f"{trial.number:03d} {trial.label}", _short(params), _numbers(metrics), tags)
+
+
+def _healing_params(trial: TrialRecord) -> dict[str, str]:
+    """How the numbers of a healed trial were trained, without the curve."""
+    if trial.healing is None:
+        return {}
+    known = {key: value for key, value in trial.healing.to_dict().items() if key != "checks"}
+    return _flat(known, "healing.")
 
 
 def measurement_metrics(

@@ -7,7 +7,13 @@ import yaml
 
 from autocompress.api.attributing import attribute_folder, attribute_plan, attribute_trial
 from autocompress.api.study_choice import Destination, SearchSettings
-from autocompress.errors import AutocompressError, ConfigurationError, StorageError, StudyError
+from autocompress.errors import (
+    AutocompressError,
+    ConfigurationError,
+    ModelError,
+    StorageError,
+    StudyError,
+)
 from autocompress.evaluation.scoring import score
 from autocompress.export.checkpoint import RECIPE, export_checkpoint
 from autocompress.methods.keep import Keep
@@ -96,5 +102,22 @@ def test_folders_that_will_not_do(record, folder, tmp_path):
     with pytest.raises(StorageError, match=r"config\.json is not"):
         attribute_folder(tmp_path, runs_dir=runs)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    with pytest.raises(StudyError, match="not, or no longer, the one of folder"):
+    with pytest.raises(ModelError, match="is not the model that"):
         attribute_folder(tmp_path, runs_dir=runs)
+
+
+def test_a_healed_trial_is_attributed_with_its_own_numbers(destination, session, monkeypatch):
+    """Here a halved norm, which harms whichever matrices are dense."""
+    plain, study, chosen = attribute_trial(destination, by=["part"])
+    norm = session.loaded.model.get_parameter("model.norm.weight")
+    asked = []
+
+    def read_numbers(folder, trial):
+        asked.append((folder, trial))
+        return {"model.norm.weight": 0.5 * norm}
+
+    monkeypatch.setattr("autocompress.api.attributing.read_numbers", read_numbers)
+    healed, _, _ = attribute_trial(destination, by=["part"])
+    assert asked == [(study.folder, chosen)]
+    assert healed.attribution.total.kl > 1.1 * plain.attribution.total.kl
+    assert all(each.without.kl > 0.01 for each in healed.attribution.contributions)
