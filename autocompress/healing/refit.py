@@ -1,0 +1,200 @@
+"""Fits each matrix anew to what the compressed model really gives it, before any gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.layers.base import CompressedMatrix
+from autocompress.methods.base import MatrixProblem
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.numerics.metric import Curvature, Metric, apply_gram
+from autocompress.progress import SILENT, Progress
+from autocompress.records import Kind, LayerSpec, Role
+from autocompress.surgery.experts import slot_of
+from autocompress.surgery.permanent import compressed_copy
+from autocompress.surgery.placement import prefix_of, set_module
+from autocompress.surgery.workbench import Build, Workbench
+
+DAMPING = 0.01  # share of the mean diagonal of the Gram matrix, as in GPTQ (arXiv 2210.17323)
+
+
+def refit(
+    workbench: Workbench,
+    plan: Plan,
+    build: Build,
+    metrics: Mapping[str, Metric],
+    batches: Iterable[Tensor],
+    *,
+    strength: float = 1.0,
+    progress: Progress = SILENT,
+) -> dict[str, Tensor]:
+    """Fit matrices in the order of the model, each on inputs from those already fitted anew.
+
+    Matrices that share an input share a pass, which ends where they are. Of embeddings, heads and
+    experts (whose tokens are not the same in both models) the fits stay as they are.
+
+    Args:
+        workbench: holds the dense model.
+        plan: how its matrices are stored.
+        build: makes the compressed matrix of a layer by a method; it is not changed.
+        metrics: by layer name, for what errors of the outputs cost.
+        batches: token ids ``[b, length]`` each, of the calibration text; each runs at once.
+        strength: see ``Moments.target``.
+        progress: told how many matrices are done, and how many are nearer than before.
+
+    Returns:
+        Stored tensors by their names in a checkpoint, of those matrices whose outputs came nearer
+        to the dense model's.
+    """
+    batches = list(batches)
+    student = compressed_copy(workbench, plan, build)
+    groups = _in_order(workbench, plan, batches[0][:1])
+    count = sum(map(len, groups))
+    numbers: dict[str, Tensor] = {}
+    nearer = 0
+    with progress.task("Refitting (matrices)", count) as advance:
+        for group in groups:
+            moments = _moments(workbench.model, student, group[0].name, batches)
+            for spec in group:
+                problem = workbench.problem(spec.name, moments.metric(metrics[spec.name]))
+                target = moments.target(problem.weight32, strength)
+                layer = plan[spec.name].build(
+                    MatrixProblem(spec, target, problem.metric, problem.bias)
+                )
+                known = student.get_submodule(spec.name)
+                assert isinstance(known, CompressedMatrix)
+                if moments.error(problem, layer) < moments.error(problem, known):
+                    set_module(student, spec.name, layer.train(student.training))
+                    numbers |= {prefix_of(spec) + n: t for n, t in layer.state_dict().items()}
+                    nearer += 1
+                advance(1)
+    progress.note(f"Refitting brought the outputs of {nearer} of {count} matrices nearer.")
+    return numbers
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of a matrix's inputs in the dense model, ``x``, and the compressed one, ``s``.
+
+    Attributes:
+        gram: ``E[s s^T]``, fp32 ``[in, in]``.
+        gap: ``E[(x - s) s^T]``, fp32 ``[in, in]``.
+        tokens: that both are means over.
+    """
+
+    gram: Tensor
+    gap: Tensor
+    tokens: int
+
+    def metric(self, known: Metric) -> Metric:
+        """The metric of a matrix in the compressed model: its own inputs, the known gradients."""
+        return Metric((Curvature(known.rows, self.gram, self.tokens),))
+
+    def target(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+        """What makes of ``s`` the outputs that ``weight [out, in]`` makes of ``x``, nearly.
+
+        ``W + strength W E[(x - s) s^T] (E[s s^T] + damping)^-1``: the least squares, damped towards
+        ``W``. It is the correction of quantization error propagation (Arai and Ichikawa 2025, arXiv
+        2504.09629), where the strength is their alpha; the same aim inside the rounding of codes is
+        called asymmetric calibration (GPTAQ, Li et al. 2025, arXiv 2504.02692).
+
+        Args:
+            weight: ``[out, in]`` in fp32.
+            strength: share of the correction to make, from 0 to 1.
+        """
+        damping = DAMPING * self.gram.diagonal().mean()
+        damping = damping.clamp_min(torch.finfo(torch.float32).tiny)
+        damped = self.gram + damping * torch.eye(len(self.gram), device=self.gram.device)
+        correction = torch.cholesky_solve(self.gap.T, torch.linalg.cholesky(damped)).T
+        return weight + strength * weight @ correction.to(weight)
+
+    def error(self, problem: MatrixProblem, layer: CompressedMatrix) -> float:
+        """Rise of the loss that is predicted from a layer's outputs on ``s``, up to a constant.
+
+        ``1/2 E |W x - (W + D) s|^2`` in the Gram matrix of the output gradients, without the terms
+        that do not depend on the change ``D``.
+        """
+        change = layer.to_dense() - problem.weight32
+        wanted = problem.weight32 @ self.gap.to(change)
+        rows = problem.metric.rows.to(change)
+        return problem.metric.damage(change) - float((apply_gram(rows, wanted) * change).sum())
+
+
+class _Reached(Exception):
+    """Ends a pass of a model at a matrix, with what it is given."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+
+def _in_order(workbench: Workbench, plan: Plan, ids: Tensor) -> list[list[LayerSpec]]:
+    """Matrices to refit in the order of their use, those together that share an input."""
+    model: Any = workbench.model
+    specs = [workbench.inventory[name] for name, method in plan.items() if method != Keep()]
+    calls: list[tuple[LayerSpec, Tensor]] = []
+
+    def note(spec: LayerSpec) -> Any:
+        return lambda _module, args: calls.append((spec, args[0]))
+
+    handles = [
+        model.get_submodule(spec.name).register_forward_pre_hook(note(spec))
+        for spec in specs
+        if spec.kind is not Kind.EMBEDDING
+        and spec.role is not Role.HEAD
+        and slot_of(model, spec.name) is None
+    ]
+    try:
+        with torch.no_grad():
+            model(input_ids=ids.to(model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = [spec.name for spec, _ in calls]
+    groups: list[list[LayerSpec]] = []
+    last: Tensor | None = None
+    for spec, inputs in calls:
+        if names.count(spec.name) > 1:  # used at several places, with inputs of several kinds
+            continue
+        if inputs is not last:
+            groups.append([])
+        groups[-1].append(spec)
+        last = inputs
+    return groups
+
+
+def _moments(dense: Any, student: Any, name: str, batches: Sequence[Tensor]) -> Moments:
+    """Run both models up to a matrix on all token ids."""
+    gram: Tensor | None = None
+    gap: Tensor | None = None
+    tokens = 0
+    for ids in batches:
+        x, s = (_inputs_of(model, name, ids.to(dense.device)) for model in (dense, student))
+        gram = s.T @ s if gram is None else gram.addmm_(s.T, s)
+        gap = (x - s).T @ s if gap is None else gap.addmm_((x - s).T, s)
+        tokens += len(s)
+    assert gram is not None
+    assert gap is not None
+    return Moments(gram / tokens, gap / tokens, tokens)
+
+
+@torch.no_grad()
+def _inputs_of(model: Any, name: str, ids: Tensor) -> Tensor:
+    """What a matrix is given for ``ids [b, length]``, as fp32 ``[tokens, in]``."""
+
+    def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        raise _Reached(args[0])
+
+    handle = model.get_submodule(name).register_forward_pre_hook(stop)
+    try:
+        model(input_ids=ids, use_cache=False)
+    except _Reached as reached:
+        return reached.inputs.flatten(0, -2).float()
+    finally:
+        handle.remove()
+    raise AssertionError(f"{name} is not used")
