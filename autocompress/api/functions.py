@@ -41,6 +41,8 @@ def search(
     workers: int = 1,
     address: str | None = None,
     gpus_per_trial: float = 0.0,
+    heal: int | None = None,
+    heal_data: str | None = None,
     sampler: str = "auto",
     seed: int = 0,
     data: str | None = None,
@@ -75,6 +77,8 @@ def search(
         address: of a Ray cluster that this machine is a node of, ``host:port`` or ``auto``; a Ray
             of its own when left out.
         gpus_per_trial: that Ray sets aside for each trial.
+        heal: steps of training for each member of the front at the end; none when left out.
+        heal_data: text to heal on; the calibration text when left out.
         sampler: ``auto``, ``tpe``, ``nsga2``, ``gp`` or ``random``.
         seed: of the calibration's labels and the sampler.
         data: one source of text (a file, or ``hub/name:config:split``), cut into three disjoint
@@ -103,11 +107,18 @@ def search(
     """
     endurance = Endurance(trials, time, patience)
     where = EngineSettings(engine, workers, address, gpus_per_trial)
+    healing = None if heal is None else HealSettings(heal, seed=seed)
     with _mirrored(track, tracking_uri, progress) as observers:
         if resume is not None:
             destination = Destination(resume, Path(runs_dir), storage)
             return resume_search(
-                destination, endurance, where, observers=observers, progress=progress
+                destination,
+                endurance,
+                where,
+                heal=healing,
+                heal_data=heal_data,
+                observers=observers,
+                progress=progress,
             )
         settings = SearchSettings(
             model,
@@ -123,7 +134,14 @@ def search(
         )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(
-            settings, destination, endurance, where, observers=observers, progress=progress
+            settings,
+            destination,
+            endurance,
+            where,
+            heal=healing,
+            heal_data=heal_data,
+            observers=observers,
+            progress=progress,
         )
 
 

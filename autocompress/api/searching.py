@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
+from autocompress.api.healing import heal_front
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.api.study_choice import (
     Destination,
@@ -21,11 +22,13 @@ from autocompress.api.study_choice import (
 from autocompress.api.worker import WorkerSettings
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.evaluation.latency import Latency
+from autocompress.healing.settings import HealSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
 from autocompress.search.driver import Search
 from autocompress.search.engines.choosing import EngineSettings, check_engine, make_engine
 from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.healed_trials import read_numbers
 from autocompress.search.hypervolume import REFERENCE_SETTING
 from autocompress.search.observer import Observer
 from autocompress.search.proposer import Proposer
@@ -54,10 +57,22 @@ def run_search(
     endurance: Endurance = DEFAULT_ENDURANCE,
     engine: EngineSettings = THIS_PROCESS,
     *,
+    heal: HealSettings | None = None,
+    heal_data: str | None = None,
     observers: Sequence[Observer] = (),
     progress: Progress = SILENT,
 ) -> StudyRecord:
     """Search, or go on with the study of that name and those settings.
+
+    Args:
+        settings: what determines the trials.
+        destination: where the study is kept.
+        endurance: how long to search.
+        engine: what runs the trials.
+        heal: how to heal the members of the front afterwards; not at all when left out.
+        heal_data: text to heal on; the calibration text when left out.
+        observers: told what happens.
+        progress: told how far things are.
 
     Raises:
         BudgetUnreachable: no plan can be as small as the budget, said before anything is computed.
@@ -117,7 +132,19 @@ def run_search(
             search = Search(
                 study, folder, proposer, effort, len(selection.windows), observers, progress
             )
-            return search.run(chosen, lambda trial: evaluator.measure(trial.plan, report))
+            record = search.run(
+                chosen,
+                lambda trial: evaluator.measure(
+                    trial.plan, report, numbers=read_numbers(folder, trial)
+                ),
+            )
+            if heal is None:
+                return record
+            heal_front(study, folder, session, heal, data=heal_data, observers=observers)
+            record = to_record(study, folder)
+            for observer in observers:
+                observer.finished(record)
+            return record
     finally:
         settle(study)
 
@@ -176,6 +203,8 @@ def resume_search(
     endurance: Endurance = DEFAULT_ENDURANCE,
     engine: EngineSettings = THIS_PROCESS,
     *,
+    heal: HealSettings | None = None,
+    heal_data: str | None = None,
     observers: Sequence[Observer] = (),
     progress: Progress = SILENT,
 ) -> StudyRecord:
@@ -188,6 +217,8 @@ def resume_search(
         replace(destination, study=name, storage=url),
         replace(endurance, trials=trials),
         engine,
+        heal=heal,
+        heal_data=heal_data,
         observers=observers,
         progress=progress,
     )

@@ -17,8 +17,9 @@ from autocompress.search.against_dense import describe, rise
 from autocompress.search.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
 from autocompress.search.dominance import knee_of, latency
 from autocompress.search.front import Gain, front_of, gain_over_hand_written
+from autocompress.search.healing_report import healing_notes
 from autocompress.search.picking import best_or_none
-from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
+from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 MARKS = "marks"
@@ -92,7 +93,7 @@ def notes(study: StudyRecord) -> list[str]:
     lines = []
     front, best = front_of(study), best_or_none(study)
     gain = gain_over_hand_written(study)
-    if gain is not None and gain.best.phase == HAND_WRITTEN:
+    if gain is not None and gain.best.by_hand:
         lines.append(f"The best is a plan a person would have written: {gain.best.label}.")
     elif gain is not None and math.isfinite(gain.share):
         lines.append(
@@ -114,7 +115,7 @@ def notes(study: StudyRecord) -> list[str]:
         lines.append(f"Latency: {study.relation}.")
     if any(trial.report is None for trial in front):
         lines.append("* measured on the selection text only")
-    return [*lines, *_about_intervals(study, front)]
+    return [*lines, *healing_notes(study), *_about_intervals(study, front)]
 
 
 def _in_brackets(interval: Interval | None) -> str:
@@ -180,7 +181,7 @@ def _marks(study: StudyRecord, picked: TrialRecord | None) -> dict[int, list[str
     if picked is not None and (best is None or picked.number != best.number):
         marks.setdefault(picked.number, []).append("picked")
     for trial in study.complete:
-        if trial.phase == HAND_WRITTEN:
+        if trial.by_hand:
             marks.setdefault(trial.number, []).append("by hand")
     return marks
 

@@ -81,6 +81,18 @@ def search(
     gpus_per_trial: Annotated[
         float, typer.Option("--gpus-per-trial", help="GPUs that Ray sets aside for each trial.")
     ] = 0.0,
+    heal: Annotated[
+        int | None,
+        typer.Option(
+            "--heal",
+            help="Then train the numbers of each plan on the front for so many steps.",
+            metavar="STEPS",
+        ),
+    ] = None,
+    heal_data: Annotated[
+        str | None,
+        typer.Option("--heal-data", help="Text to train them on; else the calibration text."),
+    ] = None,
     sampler: Annotated[
         str, typer.Option("--sampler", help="auto, tpe, nsga2, gp or random.")
     ] = "auto",
@@ -130,6 +142,7 @@ def search(
     autocompress search --model ./my-model --data my-text.txt --budget 25% --latency 0.8x
     autocompress search --budget 10x --dry-run
     autocompress search --resume demo-10x --trials 100
+    autocompress search --budget 10x --heal 200
     autocompress search --budget 10x --workers 2
     autocompress search --budget 10x --engine ray --address auto --workers 8 --gpus-per-trial 1
 
@@ -178,6 +191,8 @@ def search(
         workers=workers,
         address=address,
         gpus_per_trial=gpus_per_trial,
+        heal=heal,
+        heal_data=heal_data,
         sampler=sampler,
         seed=seed,
         data=data,

@@ -1,0 +1,91 @@
+"""What healing did to a front: how much it regained, and which plans changed places."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+from autocompress.search.against_dense import rise
+from autocompress.search.study import StudyRecord, TrialRecord
+
+MOST_CHANGES = 5  # that are told one by one
+
+
+@dataclass(frozen=True)
+class HealedPair:
+    """A trial and what healing made of it.
+
+    Attributes:
+        before: the trial.
+        after: healed.
+        rise_before: of log-perplexity, on the report text where both were measured on it.
+        rise_after: the same of the healed trial.
+    """
+
+    before: TrialRecord
+    after: TrialRecord
+    rise_before: float
+    rise_after: float
+
+    @property
+    def share(self) -> float:
+        """What is left of the rise."""
+        return self.rise_after / self.rise_before if self.rise_before > 0 else math.nan
+
+
+def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
+    """Each trial that was healed, with the best of its healed ones, by bytes."""
+    trials = {trial.number: trial for trial in study.complete}
+    best: dict[int, HealedPair] = {}
+    for after in study.complete:
+        before = trials.get(after.healing.of) if after.healing else None
+        if before is None or before.measurement is None or after.measurement is None:
+            continue
+        if before.measurement.text != after.measurement.text:
+            continue
+        pair = HealedPair(before, after, rise(study, before), rise(study, after))
+        if before.number not in best or pair.rise_after < best[before.number].rise_after:
+            best[before.number] = pair
+    return tuple(sorted(best.values(), key=lambda pair: pair.before.bytes))
+
+
+def order_changes(pairs: tuple[HealedPair, ...]) -> tuple[tuple[HealedPair, HealedPair], ...]:
+    """Pairs of which the better one before healing is the worse one after it, the winner first."""
+    changes = []
+    for one, other in combinations(pairs, 2):
+        was = one.rise_before - other.rise_before
+        now = one.rise_after - other.rise_after
+        if was * now < 0:
+            changes.append((one, other) if now < 0 else (other, one))
+    return tuple(changes)
+
+
+def healing_notes(study: StudyRecord) -> list[str]:
+    """Lines about healing for under a table of the front; none where nothing was healed."""
+    pairs = healed_pairs(study)
+    if not pairs:
+        return []
+    shares = [pair.share for pair in pairs if math.isfinite(pair.share)]
+    count = "1 plan was" if len(pairs) == 1 else f"{len(pairs)} plans were"
+    lines = []
+    if shares:
+        low, high = f"{min(shares):.2f}", f"{max(shares):.2f}"
+        span = low if low == high else f"{low} to {high}"
+        lines.append(f"{count} healed: of the rise of log-perplexity, {span} is left.")
+    for winner, loser in order_changes(pairs)[:MOST_CHANGES]:
+        lines.append(
+            f"Healing changes an order: trial {winner.after.number} (before: "
+            f"{winner.before.number}, rise {winner.rise_before:.4f}) has a rise of "
+            f"{winner.rise_after:.4f}, trial {loser.after.number} (before: "
+            f"{loser.before.number}, {loser.rise_before:.4f}) one of {loser.rise_after:.4f}."
+        )
+    if len(pairs) > 1 and not order_changes(pairs):
+        lines.append("Healing changes no order among them.")
+    worse = [pair for pair in pairs if pair.rise_after > pair.rise_before]
+    lines += [
+        f"Trial {pair.after.number} is worse than trial {pair.before.number}, which it was healed "
+        "from, on the report text."
+        for pair in worse
+    ]
+    return lines
