@@ -136,22 +136,20 @@ class Healer:
         ):
             advance(self.step)
             drawn = islice(self._batches(), self.step, None)
-            while self.step < settings.steps:
-                if self._take_step(next(drawn)):
-                    advance(1)
-                    if self.step % every == 0 or self.step == settings.steps:
-                        self._check()
-                        if self._stagnant:
-                            self.progress.note(
-                                f"Healing ends at step {self.step}: {settings.patience} checks "
-                                "on the selection text without progress."
-                            )
-                            break
-                else:
-                    before = self.step
+            while self.step < settings.steps and not self._stagnant:
+                before = self.step
+                sound = self._take_step(next(drawn))
+                if sound and (self.step % every == 0 or self.step == settings.steps):
+                    sound = self._check()
+                if not sound:
                     self._step_back()
-                    advance(self.step - before)
                     drawn = islice(self._batches(), self.step, None)
+                advance(self.step - before)
+        if self._stagnant and self.step < settings.steps:
+            self.progress.note(
+                f"Healing ends at step {self.step}: {settings.patience} checks "
+                "on the selection text without progress."
+            )
         tokens = self.step * self._size * self.context
         return Healed(self.best_numbers, tuple(self.checks), self.best, tokens)
 
@@ -203,17 +201,20 @@ class Healer:
         vocabulary: int = self.student.model.config.get_text_config().vocab_size
         return max(1, LOGIT_BYTES_ACCELERATOR // (4 * vocabulary * self.context))
 
-    def _check(self) -> None:
-        """Score the selection text and keep the run."""
+    def _check(self) -> bool:
+        """Score the selection text and keep the run; whether its scores are numbers at all."""
         self.student.settle_()
         with torch.no_grad():
             scored = score(self.student.model, self.selection, self.teacher)
+        if self.checks and not math.isfinite(scored.kl):
+            return False
         self.checks.append(
             Check(self.step, self._watch.smoothed, scored.kl, scored.nll, self.penalty.total())
         )
         if self.best is self.checks[-1]:
             self.best_numbers = self.student.numbers()
         self._keep()
+        return True
 
     def _keep(self) -> None:
         self._kept = self.optimiser.state() | {

@@ -24,7 +24,9 @@ class StoredNumbers:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._others = dict(tensors)
 
-    def matrix(self, spec: LayerSpec, method: Method) -> CompressedMatrix | None:
+    def matrix(
+        self, spec: LayerSpec, method: Method, device: torch.device
+    ) -> CompressedMatrix | None:
         """The matrix of a layer, or ``None`` if nothing of it is here. Asked for once a layer.
 
         Raises:
@@ -50,7 +52,7 @@ class StoredNumbers:
                 hint="They belong to another plan.",
             )
         layer.load_state_dict(tensors, assign=True)
-        return layer.requires_grad_(False)
+        return layer.to(device).requires_grad_(False)
 
     def others(self, model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
         """What no matrix has taken, as parameters with the modules and names they belong to.

@@ -81,7 +81,8 @@ class Workbench:
             for spec, method in specs:
                 if method == Keep():
                     continue
-                matrix = stored.matrix(spec, method) or build(spec.name, method)
+                device = weight_of(self._dense[self._homes[spec.name]], spec).device
+                matrix = stored.matrix(spec, method, device) or build(spec.name, method)
                 replaced += (self._homes[spec.name], *spec.tied)
                 place(self.model, spec, matrix)
             for module, name, parameter in stored.others(self.model):

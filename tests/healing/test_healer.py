@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -101,6 +103,24 @@ def test_a_loss_that_runs_away_steps_back(make, notes):
     healer.run()
     assert healer.slower < 1
     assert any("diverges" in each for each in notes.said)
+
+
+def test_a_model_that_is_spoilt_at_a_check_is_not_kept(make, notes, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "run", {})
+    healer = make(checkpoint, steps=8)
+    step, rates = healer.optimiser.step, []
+
+    def spoil_the_fourth(rate):
+        step(rate)
+        rates.append(rate)
+        if len(rates) == 4:
+            torch.nn.init.constant_(next(p for _, p in healer.student.trained()), torch.nan)
+
+    healer.optimiser.step = spoil_the_fourth
+    healed = healer.run()
+    assert any("back to step 2, at half the rate" in each for each in notes.said)
+    assert [check.step for check in healed.checks] == [0, 2, 4, 6, 8]
+    assert all(math.isfinite(check.kl) for check in healed.checks)
 
 
 def test_healing_that_diverges_again_and_again_gives_up(make, workbench):
