@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.api.exported_folder import open_folder
+from autocompress.api.session import Session, TextSettings
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
-from autocompress.config.document import read_document
-from autocompress.config.recipe_file import read_recipe
-from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.scoring import Score, score
-from autocompress.export.checkpoint import RECIPE
-from autocompress.export.weights import weight_files
-from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
@@ -39,7 +31,6 @@ from autocompress.search.healed_trials import read_numbers
 from autocompress.search.picking import pick
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.search.study_store import read_study
-from autocompress.surgery.placement import prefix_of
 
 SELECTION, REPORT = "selection", "report"
 
@@ -138,30 +129,20 @@ def attribute_folder(
         progress: told how far things are.
 
     Raises:
-        ModelError: it was made from another model.
+        ModelError: the dense model is not the one that it was made from.
         StorageError: its files cannot be read.
         ConfigurationError: an unknown grouping, or a plan that keeps every matrix.
     """
-    recipe = read_recipe(read_document(folder / RECIPE))
-    session = open_session(
-        model or recipe.model,
-        TextSettings(data),
-        runs_dir,
+    session, plan, numbers = open_folder(
+        folder,
+        model=model,
+        texts=TextSettings(data),
+        runs_dir=runs_dir,
         device=device,
-        dtype=_dtype_of(folder),
         trust_remote_code=trust_remote_code,
         progress=progress,
     )
-    wanted = recipe.fingerprint
-    if wanted is not None and wanted != session.loaded.fingerprint:
-        raise ModelError(
-            f"{session.loaded.source} is not the model that {folder} was made from",
-            got=f"fingerprint {session.loaded.fingerprint}",
-            wanted=wanted,
-            hint="Name the one it was made from with --model.",
-        )
-    numbers = _numbers_in(folder, recipe.plan, session)
-    return attribute_plan(session, recipe.plan, str(folder), numbers=numbers, by=by)
+    return attribute_plan(session, plan, str(folder), numbers=numbers, by=by)
 
 
 def attribute_plan(
@@ -192,7 +173,7 @@ def attribute_plan(
     groups = groups_of(plan, inventory.layers, by)
 
     def score_on(text: ScoredText, chosen: Plan) -> Score:
-        held = numbers_for(chosen, plan, inventory, numbers or {})
+        held = numbers_for(chosen, plan, workbench, numbers or {})
         with workbench.applied(chosen, session.build, held) as model:
             return score(model, text.windows, text.teacher)
 
@@ -217,32 +198,3 @@ def attribute_plan(
 
 def _on_report(measured: Measurement, dense: Measurement) -> Damage:
     return Damage(math.log(measured.perplexity / dense.perplexity), measured.kl)
-
-
-def _dtype_of(folder: Path) -> str | None:
-    """The type of the dense model that a folder was made from, on which its fingerprint depends."""
-    path = folder / "config.json"
-    try:
-        dtype = json.loads(path.read_text("utf-8"))["quantization_config"]["dtype"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"{path} is not that of a folder written by autocompress export: {error!r}"
-        ) from error
-    return str(dtype)
-
-
-def _numbers_in(folder: Path, plan: Plan, session: Session) -> dict[str, Tensor]:
-    """What a folder stores of compressed matrices, and its vectors, which healing trains too."""
-    inventory = session.workbench.inventory
-    inside = tuple(prefix_of(inventory[name]) for name, method in plan.items() if method != Keep())
-    device = str(session.loaded.model.device)
-    try:
-        stored = [load_file(path, device=device) for path in weight_files(folder)]
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"the weights in {folder} cannot be read: {error}") from error
-    return {
-        name: tensor
-        for tensors in stored
-        for name, tensor in tensors.items()
-        if name.startswith(inside) or tensor.ndim == 1
-    }

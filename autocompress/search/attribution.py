@@ -4,6 +4,8 @@ One group at a time is put back to dense while the rest stays as the plan stores
 better is the damage of that group, what is then larger is what it had saved. Savings add up to that
 of the plan; damages need not: what groups do to one another (errors that cancel, or that grow in
 later layers) is counted in none of them or in several. The difference is reported as interaction.
+Healed numbers are trained around one another, those outside the groups (norms, biases) included, so
+that there is more of it in a healed plan.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from autocompress.progress import Advance
 from autocompress.records import LayerSpec
 from autocompress.search.bootstrap import Interval, difference_interval
 from autocompress.surgery.inventory import Inventory
-from autocompress.surgery.placement import prefix_of
+from autocompress.surgery.placement import home_of, prefix_of
+from autocompress.surgery.workbench import Workbench
 
 ScorePlan = Callable[[Plan], Score]
 GROUPINGS = ("method", "part", "depth", "role", "block", "layer")
@@ -202,22 +205,25 @@ def without(plan: Plan, group: Group) -> Plan:
 
 
 def numbers_for(
-    ablated: Plan, plan: Plan, inventory: Inventory, numbers: Mapping[str, Tensor]
+    ablated: Plan, plan: Plan, workbench: Workbench, numbers: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Stored numbers of a plan without those of the matrices that another plan puts back to dense.
+    """Stored numbers of a plan without those that have no place where matrices are put back.
 
     Args:
-        ablated: the plan with matrices put back.
+        ablated: the plan with matrices put back to dense.
         plan: the plan that the numbers are of.
-        inventory: of the model.
+        workbench: holds the dense model.
         numbers: stored tensors by their names in a checkpoint, as healing leaves them.
     """
-    back = tuple(
-        prefix_of(inventory[name])
-        for name, method in plan.items()
-        if method != Keep() and ablated.get(name, Keep()) == Keep()
-    )
-    return {name: tensor for name, tensor in numbers.items() if not name.startswith(back)}
+    compressed = {name for name, method in ablated.items() if method != Keep()}
+    taken_apart = {home_of(workbench.model, name) for name in compressed}
+    gone = []
+    for spec in workbench.inventory.layers:
+        home = home_of(workbench.model, spec.name)
+        back = spec.name not in compressed and plan.get(spec.name, Keep()) != Keep()
+        if back or (home != spec.name and home not in taken_apart):  # an expert, in its stack
+            gone.append(prefix_of(spec))
+    return {name: tensor for name, tensor in numbers.items() if not name.startswith(tuple(gone))}
 
 
 def attribute(

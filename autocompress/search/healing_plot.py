@@ -55,7 +55,7 @@ def healing_figure(checks: Checks, title: str = "Healing") -> Any:
     figure.add_hline(
         checks[0]["kl"], line={"color": FAINT, "dash": "dot"}, row=1, col=1,
         annotation={"text": BEFORE, "font": {"color": FAINT}},
-        annotation_position="bottom right",
+        annotation_position="top right",
     )  # fmt: skip
     figure.add_scatter(
         x=[after["step"]], y=[after["kl"]], row=1, col=1, showlegend=False,
@@ -65,7 +65,7 @@ def healing_figure(checks: Checks, title: str = "Healing") -> Any:
     figure.update_xaxes(gridcolor="#e6e6e6", rangemode="tozero")
     figure.update_xaxes(title=STEPS, row=2, col=1)
     figure.update_yaxes(gridcolor="#e6e6e6")
-    figure.update_yaxes(rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(range=[0, _top(checks)], row=1, col=1)
     line = f"<span style='font-size:12px'>{html.escape(summary(checks))}</span>"
     figure.update_layout(
         template="plotly_white",
@@ -123,15 +123,15 @@ def _draw(checks: Checks, title: str) -> Any:
     before, after = checks[0], best_of(checks)
     upper.axhline(before["kl"], color=FAINT, linestyle=":", linewidth=1.2)
     upper.annotate(
-        BEFORE, (1, before["kl"]), (-4, -4), xycoords=("axes fraction", "data"),
-        textcoords="offset points", ha="right", va="top", fontsize=9, color=FAINT,
+        BEFORE, (1, before["kl"]), (-4, 3), xycoords=("axes fraction", "data"),
+        textcoords="offset points", ha="right", va="bottom", fontsize=9, color=FAINT,
     )  # fmt: skip
     place = after["step"], after["kl"]
     upper.plot(*place, "*", color=KL, markersize=14, markeredgecolor=INK)
     upper.annotate(
         KEPT, place, (0, -9), textcoords="offset points", ha="center", va="top", fontsize=9
     )
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, _top(checks))
     lower.set_xlim(left=0)
     lower.set_xlabel(STEPS, color=INK)
     upper.set_title(title, loc="left", fontweight="bold", fontsize=12, pad=20, color=INK)
@@ -142,6 +142,11 @@ def _draw(checks: Checks, title: str) -> Any:
 def _panels() -> tuple[tuple[str, str, str], ...]:
     """Figure, colour and title of each panel, from above."""
     return (("kl", KL, KL_TITLE), ("loss", LOSS, LOSS_TITLE))
+
+
+def _top(checks: Checks) -> float:
+    """Where the axis of divergence ends, with room for words above the highest."""
+    return 1.15 * max(check["kl"] for check in checks)
 
 
 def _curve(checks: Checks, key: str) -> tuple[list[float], list[float]]:

@@ -16,7 +16,9 @@ PICTURE = "healing.png"
 MOST_METRICS = 1000  # of one batch
 
 
-def send_healing(client: Any, run: str, checks: Sequence[Mapping[str, float]]) -> None:
+def send_healing(
+    client: Any, run: str, checks: Sequence[Mapping[str, float]], title: str = "Healing"
+) -> None:
     """Log ``heal_loss``, ``heal_kl`` and ``heal_nll`` by step, those that are not there yet.
 
     Args:
@@ -24,6 +26,7 @@ def send_healing(client: Any, run: str, checks: Sequence[Mapping[str, float]]) -
         run: of the healed trial.
         checks: ``step``, ``loss`` on the healing text, ``kl`` and ``nll`` on the selection text;
             what is no finite number is left out.
+        title: of the picture.
     """
     from mlflow.entities import Metric
 
@@ -40,4 +43,4 @@ def send_healing(client: Any, run: str, checks: Sequence[Mapping[str, float]]) -
     for start in range(0, len(missing), MOST_METRICS):
         client.log_batch(run, missing[start : start + MOST_METRICS], synchronous=True)
     with tempfile.TemporaryDirectory() as scratch:
-        client.log_artifact(run, str(write_healing_png(checks, Path(scratch) / PICTURE)))
+        client.log_artifact(run, str(write_healing_png(checks, Path(scratch) / PICTURE, title)))

@@ -91,7 +91,7 @@ class MlflowStore:
         if trial.state != "failed":
             self.client.log_text(run_id, recipe_yaml(trial.plan), "recipe.yaml")
         if trial.healing is not None:
-            send_healing(self.client, run_id, trial.healing.checks)
+            send_healing(self.client, run_id, trial.healing.checks, data.name)
         self.client.set_terminated(
             run_id, "FAILED" if trial.state == "failed" else "FINISHED", end_time=now
         )
