@@ -44,7 +44,7 @@ def test_the_target_is_the_least_squares_solution(monkeypatch):
     x, s, moments = seen()
     weight = matrix(OUT, IN)
     solution = torch.linalg.lstsq(s, x @ weight.T).solution.T
-    assert_close(moments.target(weight), solution, rtol=1e-3, atol=1e-4)
+    assert_close(moments.target(weight, 1.0), solution, rtol=1e-3, atol=1e-4)
     assert_close(moments.target(weight, 0.5), (weight + solution) / 2, rtol=1e-3, atol=1e-4)
 
 
@@ -52,9 +52,9 @@ def test_the_target_of_equal_inputs_is_the_matrix():
     _, _, moments = seen()
     weight = matrix(OUT, IN)
     equal = Moments(moments.gram, torch.zeros(IN, IN), TOKENS)
-    assert torch.equal(equal.target(weight), weight)
+    assert torch.equal(equal.target(weight, 1.0), weight)
     never = Moments(torch.zeros(IN, IN), torch.zeros(IN, IN), TOKENS)
-    assert torch.equal(never.target(weight), weight)
+    assert torch.equal(never.target(weight, 1.0), weight)
 
 
 def test_the_error_is_that_of_the_outputs_up_to_a_constant():
