@@ -113,10 +113,11 @@ def shrink(
     stored, by_name = StoredNumbers(numbers), {spec.name: spec for spec in specs}
     methods, found, cuts = dict(plan), dict(numbers), []
     names = [name for name, method in plan.items() if method.factorised]
+    device = next((tensor.device for tensor in numbers.values()), torch.device("cpu"))
     with progress.task("Cutting ranks (layers)", len(names)) as advance:
         for name in names:
             spec = by_name[name]
-            matrix = stored.matrix(spec, plan[name])
+            matrix = stored.matrix(spec, plan[name], device)
             if matrix is None:
                 raise RecipeError(f"the numbers lack layer {spec}", wanted="those of a whole plan")
             cut, tensors = _cut(spec, plan[name], matrix, metrics.get(name), tolerance)

@@ -26,6 +26,7 @@ from tests.healing.plans import building, logits_of, some_ids
 from tests.methods.matrices import linear_metric, matrix, spec_of
 
 SPEC = spec_of(48, 64)
+CPU = torch.device("cpu")
 METRIC = linear_metric(48, 64)
 WIDE = {
     "svd": Svd(40),
@@ -49,7 +50,7 @@ def shrunk(weight, method, tolerance, *, metric=None):
     result = shrink(Plan.of({SPEC.name: method}), numbers, [SPEC], metrics, tolerance)
     (cut,) = result.cuts
     assert result.plan[SPEC.name] == cut.after
-    after = StoredNumbers(result.numbers).matrix(SPEC, cut.after)
+    after = StoredNumbers(result.numbers).matrix(SPEC, cut.after, CPU)
     return layer.to_dense(), after.to_dense(), cut
 
 
@@ -123,7 +124,7 @@ def test_correctors_are_cut_and_their_codes_stay():
     (cut,) = result.cuts
     assert cut.after.rank < 32
     assert cut.measured <= 0.3
-    after = StoredNumbers(result.numbers).matrix(SPEC, cut.after)
+    after = StoredNumbers(result.numbers).matrix(SPEC, cut.after, CPU)
     assert torch.equal(after.codes.to_dense(), layer.codes.to_dense())
     left_out = (after.to_dense() - layer.to_dense()).square().sum()
     assert float(left_out / layer.corrector.to_dense().square().sum()) <= 0.3
