@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import autocompress
-from autocompress.api.healing import heal_plan, healing_text
+from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.calibration.cache import content_key
 from autocompress.errors import StudyError
@@ -126,11 +126,16 @@ CASES: dict[str, tuple[str, Plans, dict[str, Any]]] = {
 
 
 def heal_case(
-    name: str, session: Session, settings: HealSettings, runs_dir: Path, file: Path
+    name: str,
+    session: Session,
+    settings: HealSettings,
+    data: str | None,
+    runs_dir: Path,
+    file: Path,
 ) -> None:
     """Heal a plan and keep the figures."""
     plan = CASES[name][1](session, runs_dir)
-    text, ids = healing_text(session, None, settings)
+    text, ids = healing_text(session, data, settings)
     identity = {"case": name, "plan": plan.hash, "settings": asdict(settings), "text": text}
     kept = Checkpoint(file.with_suffix(".part"), identity)
     evaluator = Evaluator(session.workbench, session.build)
@@ -176,6 +181,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--tokens", type=int, default=2048, help="of a step")
     parser.add_argument("--rate", type=float, default=HealSettings.rate)
+    parser.add_argument("--data", help="text to heal on; else the calibration text")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--table", action="store_true", help="heal nothing, print what is there")
     arguments = parser.parse_args()
@@ -187,10 +193,10 @@ def main() -> None:
         settings = HealSettings(
             arguments.steps, arguments.tokens, rate=arguments.rate, **CASES[name][2]
         )
-        key = content_key(name, asdict(settings), session.loaded.fingerprint)[:8]
+        key = content_key(name, asdict(settings), arguments.data, session.loaded.fingerprint)[:8]
         files[name] = folder / f"{name}-{key}.json"
         if not files[name].exists() and not arguments.table:
-            heal_case(name, session, settings, arguments.runs_dir, files[name])
+            heal_case(name, session, settings, arguments.data, arguments.runs_dir, files[name])
     print(f"\n{arguments.steps} steps of {arguments.tokens} tokens, report text")
     print(
         f"{'':<52}{'ratio':>8}{'before':>9}{'healed':>9}{'share':>7}"

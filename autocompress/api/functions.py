@@ -10,8 +10,9 @@ from pathlib import Path
 
 from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import Exported, export_trial
-from autocompress.api.healing import HealingReport, heal_trial
+from autocompress.api.healing import heal_trial
 from autocompress.api.healing_folder import heal_folder
+from autocompress.api.healing_report import HealingReport
 from autocompress.api.profiling import Profile, make_profile
 from autocompress.api.searching import resume_search, run_search
 from autocompress.api.session import TextSettings, one_of
@@ -219,7 +220,8 @@ def heal(
         study: name or record of a study, the latest when left out; or an exported folder.
         trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial.
         steps: of training.
-        data: text to train on; the calibration text when left out.
+        data: text to train on, the calibration text when left out; for a folder one source that is
+            cut into three disjoint parts, the bundled texts when left out.
         tokens: of a step.
         tokens_at_once: of a pass; fewer take less memory.
         rate: highest learning rate, as a share of what is trained.

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from torch import Tensor
 
-from autocompress.api.exporting import Exported
+from autocompress.api.heal_plan import heal_plan, healing_text, with_times_of
+from autocompress.api.healing_report import HealingReport
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.errors import StudyError
-from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source, token_ids
 from autocompress.evaluation.latency import Latency
-from autocompress.evaluation.windows import Windows
 from autocompress.healing.checkpoint import Checkpoint
-from autocompress.healing.healer import Healed, Healer
 from autocompress.healing.settings import HealSettings
-from autocompress.healing.student import Student
-from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
 from autocompress.search.evaluator import Evaluator, ScoredText
@@ -44,60 +39,6 @@ from autocompress.search.study import Healing, StudyRecord, TrialRecord
 from autocompress.search.study_store import find_study, keep_report, load_optuna_study, to_record
 
 DEFAULT_SETTINGS = HealSettings()
-
-
-@dataclass(frozen=True)
-class HealingReport:
-    """What healing changed, on the report text.
-
-    Attributes:
-        source: what was healed.
-        plan: how it stores what; healing does not change that.
-        dense: the dense model.
-        before: the compressed model as it was.
-        after: healed.
-        healing: how.
-        trial: the healed trial, where it is one of a study.
-        study: that study, the new trial included.
-        exported: the folder that was written, if one was.
-    """
-
-    source: str
-    plan: Plan
-    dense: Measurement
-    before: Measurement
-    after: Measurement
-    healing: Healing
-    trial: int | None = None
-    study: StudyRecord | None = None
-    exported: Exported | None = None
-
-    @property
-    def rise_before(self) -> float:
-        """Rise of log-perplexity over the dense model before healing, nats per token."""
-        return math.log(self.before.perplexity / self.dense.perplexity)
-
-    @property
-    def rise_after(self) -> float:
-        """The same after healing."""
-        return math.log(self.after.perplexity / self.dense.perplexity)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain mapping for JSON."""
-        return {
-            "source": self.source,
-            "trial": self.trial,
-            "study": self.study and self.study.name,
-            "plan": self.plan.hash,
-            "bytes": self.after.bytes,
-            "rise_before": self.rise_before,
-            "rise_after": self.rise_after,
-            "dense": self.dense.to_dict(),
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "healing": self.healing.to_dict(),
-            "exported": self.exported and self.exported.to_dict(),
-        }
 
 
 def heal_trial(
@@ -285,65 +226,7 @@ class _Work:
     ) -> Measurement:
         """Score healed numbers. What they cost in time is what their form was seen to cost."""
         seen = self.evaluator.measure(source.plan, text, latency=False, numbers=numbers)
-        before = source.selection
-        if before is None:
-            return seen
-        return replace(
-            seen,
-            latency_ms=before.latency_ms,
-            latency_spread_ms=before.latency_spread_ms,
-            prefill_ms=before.prefill_ms,
-            cache_bytes_per_token=before.cache_bytes_per_token,
-        )
-
-
-def heal_plan(
-    session: Session,
-    plan: Plan,
-    numbers: Mapping[str, Tensor] | None,
-    ids: Tensor,
-    settings: HealSettings,
-    checkpoint: Checkpoint | None = None,
-) -> Healed:
-    """Heal a plan of a session's model, which stays dense.
-
-    Args:
-        session: the dense model, its texts and its layers.
-        plan: what stores which matrix how.
-        numbers: stored tensors to start from; as fitted when left out.
-        ids: tokens ``[n]`` to train on.
-        settings: how to heal.
-        checkpoint: where the run is kept.
-
-    Raises:
-        DataError: too few tokens.
-        AutocompressError: healing diverges, or there is not enough memory.
-    """
-    student = Student(session.workbench, plan, session.build, numbers)
-    selection = Windows(session.selection_ids, session.context)
-    dense = session.workbench.model
-    healer = Healer(dense, student, ids, selection, settings, checkpoint, session.progress)
-    return healer.run()
-
-
-def healing_text(session: Session, data: str | None, settings: HealSettings) -> tuple[str, Tensor]:
-    """Name and tokens ``[n]`` of the text to heal on: as many as the steps can use.
-
-    Raises:
-        DataError: it is too short, or overlaps with the selection or the report text.
-    """
-    texts = session.texts
-    own = texts.calibration if data is None else read_source(data)
-    name = texts.names["calibration"] if data is None else data
-    if data is not None:
-        held_out = {part: getattr(texts, part) for part in PARTS if part != "calibration"}
-        check_disjoint(held_out | {"healing": own}, {**texts.names, "healing": data})
-    limit = settings.steps * max(settings.tokens, session.context)
-    if data is None and "calibration" in session.own.tokens:
-        return name, session.own.tokens["calibration"][:limit]
-    return name, token_ids(
-        own, session.loaded.tokenizer, limit=limit, least=1, name=f"the healing text {name}"
-    )
+        return seen if source.selection is None else with_times_of(source.selection, seen)
 
 
 def _numbered(record: StudyRecord, number: int) -> TrialRecord:

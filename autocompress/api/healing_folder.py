@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
-
+from autocompress.api.exported_folder import open_folder
 from autocompress.api.exporting import write_folder
-from autocompress.api.healing import HealingReport, heal_plan, healing_text
-from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.api.heal_plan import heal_plan, healing_text, with_times_of
+from autocompress.api.healing_report import HealingReport
+from autocompress.api.session import TextSettings
 from autocompress.calibration.cache import content_key, tensor_key
-from autocompress.errors import ConfigurationError, ModelError
-from autocompress.export.checkpoint import MEASUREMENTS
+from autocompress.errors import ConfigurationError
 from autocompress.export.folder import check_free
-from autocompress.export.weights import weight_files
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
-from autocompress.methods.keep import Keep
-from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import Evaluator
+from autocompress.search.healed_trials import key_of
 from autocompress.search.study import Healing
-from autocompress.surgery.loading import BUNDLED_MODEL
-from autocompress.surgery.placement import prefix_of
 
 FOLDER = "healing"  # of checkpoints, among the runs
 
@@ -38,9 +30,10 @@ def heal_folder(
     *,
     model: str | None = None,
     data: str | None = None,
-    texts: TextSettings | None = None,
     runs_dir: Path = Path("runs"),
     checkpoint: Path | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> HealingReport:
@@ -51,16 +44,18 @@ def heal_folder(
         out: the folder to write.
         settings: how to heal.
         model: the dense model; where the folder says it was when left out.
-        data: text to heal on; the calibration text when left out.
-        texts: calibration, selection and report texts; the bundled ones when left out.
+        data: one source of text, cut into three disjoint parts: to heal on, to watch progress on
+            and to report on; the bundled texts when left out.
         runs_dir: folder of runs, for the cache and the checkpoint.
         checkpoint: file that holds how far it is; among the runs when left out.
+        device: where the models run.
+        trust_remote_code: let code that comes with a hub model run.
         overwrite: whether a model in ``out`` may be replaced.
         progress: told how far things are.
 
     Raises:
         ConfigurationError: no ``out``, or one in use.
-        ModelError: the folder is no export, or the dense model is not the one it was made from.
+        ModelError: the dense model cannot be loaded, or is not the one that it was made from.
         DataError: too little text, or one that was selected or is reported on.
         AutocompressError: healing diverges, or there is not enough memory.
     """
@@ -69,27 +64,23 @@ def heal_folder(
             f"{folder} is a folder, and is healed into another", wanted="--out NEW_FOLDER"
         )
     check_free(out, overwrite)
-    plan, facts = _read(folder)
-    session = open_session(
-        model or _source(facts), texts or TextSettings(), runs_dir, progress=progress
+    session, plan, numbers = open_folder(
+        folder,
+        model=model,
+        texts=TextSettings(data),
+        runs_dir=runs_dir,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
     )
-    known = facts.get("fingerprint")
-    if known not in (None, session.loaded.fingerprint):
-        raise ModelError(
-            f"{session.loaded.source} is not the model that {folder} was made from",
-            got=f"fingerprint {session.loaded.fingerprint}",
-            wanted=str(known),
-            hint="Name the one it was made from with --model.",
-        )
-    numbers = _numbers(folder, plan, session)
-    text, ids = healing_text(session, data, settings)
+    text, ids = healing_text(session, None, settings)
     report = session.scored_text("report")
     evaluator = Evaluator(session.workbench, session.build)
     before = evaluator.measure(plan, report, numbers=numbers)
     identity = {
         "model": session.loaded.fingerprint,
         "plan": plan.hash,
-        "numbers": content_key({name: tensor_key(tensor) for name, tensor in numbers.items()}),
+        "numbers": key_of(numbers),
         "text": tensor_key(ids),
         "settings": asdict(settings),
     }
@@ -98,13 +89,7 @@ def heal_folder(
     )
     healed = heal_plan(session, plan, numbers, ids, settings, kept)
     seen = evaluator.measure(plan, report, latency=False, numbers=healed.numbers)
-    after = replace(
-        seen,
-        latency_ms=before.latency_ms,
-        latency_spread_ms=before.latency_spread_ms,
-        prefill_ms=before.prefill_ms,
-        cache_bytes_per_token=before.cache_bytes_per_token,
-    )
+    after = with_times_of(before, seen)
     source = f"{folder}, healed"
     written = write_folder(
         session, plan, out, after, source, numbers=healed.numbers, overwrite=overwrite
@@ -120,35 +105,3 @@ def heal_folder(
     return HealingReport(
         str(folder), plan, evaluator.dense(report), before, after, healing, exported=written
     )
-
-
-def _read(folder: Path) -> tuple[Plan, dict[str, Any]]:
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        recipe = config["quantization_config"]["recipe"]
-        facts = json.loads((folder / MEASUREMENTS).read_text("utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder} is no folder that autocompress has exported",
-            got=f"{type(error).__name__}: {error}",
-            wanted=f"one with config.json and {MEASUREMENTS}",
-        ) from error
-    return Plan.from_recipe(recipe), facts
-
-
-def _source(facts: dict[str, Any]) -> str | None:
-    source = facts.get("model")
-    return None if source == BUNDLED_MODEL else source
-
-
-def _numbers(folder: Path, plan: Plan, session: Session) -> dict[str, Tensor]:
-    """Tensors of the compressed matrices, and vectors: all that healing may have changed."""
-    inventory = session.workbench.inventory
-    inside = tuple(prefix_of(inventory[name]) for name, method in plan.items() if method != Keep())
-    kept = tuple(f"{name}." for name, method in plan.items() if method == Keep())
-    return {
-        name: tensor
-        for path in weight_files(folder)
-        for name, tensor in load_file(path).items()
-        if name.startswith(inside) or (tensor.ndim == 1 and not name.startswith(kept))
-    }

@@ -64,6 +64,10 @@ def front(
     autocompress front my-study --budget 7x
     autocompress front my-study --methods
 
+    Trials are ranked by their KL divergence from the dense model on the selection text: of plans
+    that lose little, perplexity on a short text tells which is better only by luck. So perplexity
+    need not fall from one plan of the front to the next larger one.
+
     A limit given here takes the place of the study's own. Exits with 3 when no trial is within the
     limits.
     """

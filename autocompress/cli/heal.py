@@ -25,7 +25,7 @@ def heal(
         str | None,
         typer.Option(
             "--data",
-            help="Text to train on, a file or hub/name:config:split; else the calibration text.",
+            help="Text to train on, else the calibration text; for a folder cut in three parts.",
         ),
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Of a step.")] = 4096,

@@ -11,7 +11,7 @@ from rich.table import Table
 from autocompress.units import format_bytes
 
 if TYPE_CHECKING:
-    from autocompress.api.healing import HealingReport
+    from autocompress.api.healing_report import HealingReport
     from autocompress.records import Measurement
 
 

@@ -12,6 +12,8 @@ from autocompress.numerics.packing import pack
 from autocompress.numerics.rounding import Grid, in_groups
 from autocompress.numerics.trellis import dequantize, encode
 
+GRID_ERROR = 12**-0.5  # of numbers anywhere between two codes
+TRELLIS_ERRORS = {1: 0.55, 2: 0.27, 3: 0.135, 4: 0.07}  # seen on normal numbers
 EDGE = 0.49  # of a step beyond the last code: a latent number further out could not come back soon
 
 
@@ -30,13 +32,16 @@ class Latent(nn.Module):
 
     Attributes:
         units: parameter, ``[rows, columns]``.
+        error: root mean square of the rounding of units, about: how far they have to go before a
+            code changes.
         growth: parameter, logarithm of a scale over what it was at first, ``[rows, groups]``.
     """
 
     first_scale: Tensor
 
-    def __init__(self, units: Tensor, scale: Tensor) -> None:
+    def __init__(self, units: Tensor, scale: Tensor, error: float) -> None:
         super().__init__()
+        self.error = error
         self.units = nn.Parameter(units)
         self.growth = nn.Parameter(torch.zeros_like(scale, dtype=torch.float32))
         self.register_buffer("first_scale", scale.detach().float())
@@ -81,7 +86,7 @@ class GridLatent(Latent):
         centre = grid.centre
         centre = centre[..., None] if isinstance(centre, Tensor) else torch.tensor(centre)
         units = in_groups(codes, grid.scale.shape[1]).float() - centre
-        super().__init__(units.flatten(-2), grid.scale)
+        super().__init__(units.flatten(-2), grid.scale, GRID_ERROR)
         self.register_buffer("centre", centre.to(codes.device))
 
     centre: Tensor
@@ -121,7 +126,7 @@ class TrellisLatent(Latent):
 
     def __init__(self, codes: Tensor, scale: Tensor, bits: int, *, every: int = 5) -> None:
         units = dequantize(codes, torch.ones_like(scale), bits)
-        super().__init__(units, scale)
+        super().__init__(units, scale, TRELLIS_ERRORS[bits])
         self.bits, self.every = bits, every
         self.register_buffer("chosen", codes.clone())
         self.register_buffer("reached", units.clone())
