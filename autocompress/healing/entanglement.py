@@ -12,14 +12,19 @@ from autocompress.healing.penalties import Penalty, chosen_penalties
 from autocompress.healing.student import Student
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix
 from autocompress.numerics.entanglement import entropy
-from autocompress.numerics.metric import Metric
-from autocompress.numerics.shrinkage import with_grams
+from autocompress.numerics.metric import Curvature, Metric
 
+LARGEST_GRAM = 1024  # of a side in full; all layers' whitenings are held while a model is trained
 TURNS = 4  # steps in which every layer pays once, for all of them
 
 
 class EntanglementPenalty:
     """Weighted entropies at the bonds of layers, summed.
+
+    The norm that singular values are divided by is held constant in the gradient. Otherwise descent
+    lowers an entropy by raising the largest values too, and what is cut afterwards costs more than
+    its share says (seen on the bundled model: 150 steps at a weight of 0.05, cut to 0.85 of the
+    bytes, 0.86 nats against 0.74 without any penalty).
 
     They need decompositions of matrices as large as the ranks, which is why a step asks a part of
     the layers only, each for the weight of all the steps until its next turn.
@@ -27,9 +32,9 @@ class EntanglementPenalty:
     Args:
         student: whose factors are trained.
         penalties: the first that matches a layer counts there.
-        metrics: by layer name. Entropies are those of singular values in the metric's diagonals,
-            which tell directions that matter from others, and take no memory to speak of; plain for
-            layers that have none.
+        metrics: by layer name. Entropies are those of singular values in the metric, which ranks
+            are cut in as well, but of a side above ``LARGEST_GRAM`` in its diagonal, to save
+            memory; plain for layers that have none.
 
     Raises:
         ConfigurationError: a penalty counts for no factorised layer.
@@ -63,7 +68,7 @@ class EntanglementPenalty:
 def _sum(layers: Sequence[tuple[Penalty, Bonds]]) -> Tensor:
     return torch.stack(
         [
-            penalty.weight * entropy(values, penalty.order)
+            penalty.weight * entropy(values, penalty.order, norm=values.detach().norm())
             for penalty, bonds in layers
             for values in bonds.values()
         ]
@@ -74,6 +79,14 @@ def _bonds(student: Student, name: str, metric: Metric | None) -> Bonds:
     module = student.model.get_submodule(name)
     matrix = module.matrix if isinstance(module, CompressedEmbedding) else module
     assert isinstance(matrix, CompressedMatrix)
-    bonds = bonds_of(matrix, None if metric is None else with_grams(metric, "diagonal"))
+    bonds = bonds_of(matrix, None if metric is None else _small(metric))
     assert bonds is not None  # the plan says that it is factorised
     return bonds
+
+
+def _small(metric: Metric) -> Metric:
+    rows, columns = (
+        gram.diagonal() if gram.ndim == 2 and len(gram) > LARGEST_GRAM else gram
+        for gram in (metric.rows, metric.columns)
+    )
+    return Metric((Curvature(rows, columns),))

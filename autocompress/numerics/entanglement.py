@@ -29,7 +29,7 @@ LEAST_SHARE = 1e-8  # below it a value is gone: slopes of low orders would drown
 NEAR_SHANNON = 1e-3  # of an order to 1, where its formula is all cancellation
 
 
-def entropy(values: Tensor, alpha: float) -> Tensor:
+def entropy(values: Tensor, alpha: float, *, norm: Tensor | None = None) -> Tensor:
     """Rényi entropy of the normalised squares of singular values, in nats.
 
     ``log(sum p^alpha) / (1 - alpha)`` (Rényi 1961): it falls with the order ``alpha``, from the
@@ -40,12 +40,15 @@ def entropy(values: Tensor, alpha: float) -> Tensor:
     Args:
         values: ``[k]``, not negative; zero for values that all vanish.
         alpha: above 0; infinity as well.
+        norm: what the values are divided by; their own norm when left out. Held constant, it lets
+            descent only lower small values, not raise large ones until the small look smaller.
 
     Returns:
         A scalar from 0 to ``log k``.
     """
     squares = values.square()
-    shares = squares / squares.sum().clamp_min(torch.finfo(squares.dtype).tiny)
+    total = squares.sum() if norm is None else norm.square()
+    shares = squares / total.clamp_min(torch.finfo(squares.dtype).tiny)
     shares = shares[shares > LEAST_SHARE]
     if not len(shares):
         return values.sum() * 0

@@ -114,6 +114,18 @@ def test_weights_of_orthogonal_components_are_the_singular_values() -> None:
     torch.testing.assert_close(torch.linalg.svdvals(cp_to_matrix(factors, 1))[:3], scales)
 
 
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+def test_with_a_constant_norm_the_value_is_the_same_and_no_value_is_to_be_raised(
+    alpha: float,
+) -> None:
+    values = drawn(6).abs().requires_grad_()
+    pinned = entropy(values, alpha, norm=values.detach().norm())
+    torch.testing.assert_close(pinned, entropy(values, alpha))
+    assert bool((torch.autograd.grad(pinned, values)[0] > 0).all())
+    largest = int(values.argmax())
+    assert float(torch.autograd.grad(entropy(values, alpha), values)[0][largest]) < 0
+
+
 @pytest.mark.parametrize("alpha", ORDERS)
 def test_gradients_are_those_of_finite_differences(alpha: float) -> None:
     left, right = drawn(3, 6).requires_grad_(), drawn(3, 4, seed=1).requires_grad_()
@@ -160,5 +172,5 @@ def test_descent_along_it_lowers_the_rank(alpha: float) -> None:
         optimiser.zero_grad()
         entropy(factors_bond(left, right), alpha).backward()
         optimiser.step()
-    values = factors_bond(left, right)
+    values = factors_bond(left, right).detach()
     assert float(values[1:].square().sum() / values.square().sum()) < 0.05
