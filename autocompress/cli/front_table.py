@@ -114,7 +114,7 @@ def notes(study: StudyRecord) -> list[str]:
     if study.relation is not None:
         lines.append(f"Latency: {study.relation}.")
     if front:
-        lines.append("Trials are ranked by their KL on the selection text.")
+        lines.append("Trials are ranked by divergence from the dense model on the selection text.")
     if any(trial.report is None for trial in front):
         lines.append("* measured on the selection text only")
     return [*lines, *healing_notes(study), *_about_intervals(study, front)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from autocompress.search.study import TrialRecord
 
@@ -13,6 +13,9 @@ LATENCY_TOLERANCE = 0.25
 Medians of decode times scatter between runs, on a busy machine by tens of per cent; with an exact
 third axis every plan would sooner or later be the fastest of its neighbours by chance.
 """
+
+Loss = Callable[[TrialRecord], float]
+"""What a trial loses, nats per token."""
 
 HYPERVOLUME_REFERENCE_RISE = 1.0
 """Rise of the loss, nats per token, that makes a plan worth nothing: 2.7 times the perplexity."""
@@ -29,6 +32,29 @@ def selection_loss(trial: TrialRecord) -> float:
     return math.log(measured.perplexity)
 
 
+def divergence(trial: TrialRecord) -> float:
+    """KL divergence from the dense model on the selection text, nats per token; NaN if unknown."""
+    return math.nan if trial.selection is None else trial.selection.kl
+
+
+def ranking_loss(trials: Iterable[TrialRecord]) -> Loss:
+    """What some trials are ranked by among one another.
+
+    It is the KL divergence from the dense model. Under light compression perplexity on a short text
+    ranks plans by luck: it falls as often as it rises, while the divergence compares whole
+    distributions and is never negative. Where one of these trials has no finite divergence, it is
+    the log-perplexity of all of them: the two are not mixed, and what beats what stays an order.
+
+    Args:
+        trials: all that are to be compared; those without a finite perplexity do not count.
+
+    Returns:
+        ``divergence`` or ``selection_loss``; finite for those trials.
+    """
+    measured = (trial for trial in trials if math.isfinite(selection_loss(trial)))
+    return divergence if all(math.isfinite(divergence(t)) for t in measured) else selection_loss
+
+
 def latency(trial: TrialRecord) -> float | None:
     """Median decode time in milliseconds: the search's if measured there, else the final one.
 
@@ -40,16 +66,21 @@ def latency(trial: TrialRecord) -> float | None:
     return None
 
 
-def dominates(one: TrialRecord, other: TrialRecord, *, timed: bool = True) -> bool:
+def dominates(one: TrialRecord, other: TrialRecord, loss: Loss, *, timed: bool = True) -> bool:
     """Whether ``one`` makes ``other`` pointless.
 
     It is no worse in loss and in bytes, better in at least one of them, and not slower by more
     than ``LATENCY_TOLERANCE``. Without a latency on both sides two axes decide. A tie in loss and
     bytes goes to the faster trial, then to the earlier one; to that at once if not ``timed``, when
     latency counts for nothing.
+
+    Args:
+        one: a trial.
+        other: another one.
+        loss: the ``ranking_loss`` of all trials that are compared.
+        timed: whether latency counts.
     """
-    ours = (selection_loss(one), one.bytes)
-    theirs = (selection_loss(other), other.bytes)
+    ours, theirs = (loss(one), one.bytes), (loss(other), other.bytes)
     if ours == theirs:
         return _tie_break(one) < _tie_break(other) if timed else one.number < other.number
     if ours[0] > theirs[0] or ours[1] > theirs[1]:
@@ -67,10 +98,17 @@ def _tie_break(trial: TrialRecord) -> tuple[float, int]:
     return (math.inf if time is None else time), trial.number
 
 
-def non_dominated(trials: Iterable[TrialRecord], *, timed: bool = True) -> tuple[TrialRecord, ...]:
+def non_dominated(
+    trials: Iterable[TrialRecord], loss: Loss | None = None, *, timed: bool = True
+) -> tuple[TrialRecord, ...]:
     """The trials that no other dominates, by bytes. A plan that was measured twice appears once.
 
-    Trials without a finite loss are left out. Not ``timed``, latency counts for nothing.
+    Trials without a finite perplexity are left out. Not ``timed``, latency counts for nothing.
+
+    Args:
+        trials: the candidates.
+        loss: the ``ranking_loss`` of more trials than these; theirs when left out.
+        timed: whether latency counts.
     """
     unique: dict[str, TrialRecord] = {}
     for trial in trials:
@@ -79,28 +117,35 @@ def non_dominated(trials: Iterable[TrialRecord], *, timed: bool = True) -> tuple
             if seen is None or (trial.report is not None and seen.report is None):
                 unique[trial.key] = trial
     candidates = list(unique.values())
-    front = [
-        one
-        for one in candidates
-        if not any(dominates(other, one, timed=timed) for other in candidates if other is not one)
-    ]
-    return tuple(sorted(front, key=lambda trial: (trial.bytes, selection_loss(trial))))
+    ranked_by = loss or ranking_loss(candidates)
+
+    def beaten(one: TrialRecord) -> bool:
+        others = (other for other in candidates if other is not one)
+        return any(dominates(other, one, ranked_by, timed=timed) for other in others)
+
+    front = [one for one in candidates if not beaten(one)]
+    return tuple(sorted(front, key=lambda trial: (trial.bytes, ranked_by(trial))))
 
 
-def knee_of(front: Sequence[TrialRecord]) -> TrialRecord:
+def knee_of(front: Sequence[TrialRecord], loss: Loss | None = None) -> TrialRecord:
     """The trial farthest below the chord between a front's ends, in normalised (log bytes, loss).
 
     Where there are not three different sizes there is no bend, and the lowest loss is returned.
+
+    Args:
+        front: the trials.
+        loss: the ``ranking_loss`` of more trials than these; theirs when left out.
     """
-    left, right = min(front, key=lambda trial: trial.bytes), min(front, key=selection_loss)
+    loss = loss or ranking_loss(front)
+    left, right = min(front, key=lambda trial: trial.bytes), min(front, key=loss)
     width = math.log(right.bytes / left.bytes)
-    height = selection_loss(left) - selection_loss(right)
+    height = loss(left) - loss(right)
     if width <= 0 or height <= 0:
         return right
 
     def below_chord(trial: TrialRecord) -> float:
         across = math.log(trial.bytes / left.bytes) / width
-        down = (selection_loss(left) - selection_loss(trial)) / height
+        down = (loss(left) - loss(trial)) / height
         return down - across
 
     bend = max(front, key=below_chord)

@@ -9,7 +9,14 @@ from typing import Any
 from autocompress.records import Measurement
 from autocompress.search.against_dense import dense_on, meets, rise
 from autocompress.search.bootstrap import Interval, loss_interval, rise_interval
-from autocompress.search.dominance import knee_of, latency, non_dominated, selection_loss
+from autocompress.search.dominance import (
+    divergence,
+    knee_of,
+    latency,
+    non_dominated,
+    ranking_loss,
+    selection_loss,
+)
 from autocompress.search.hypervolume import hypervolume, hypervolume_series, reference_rise
 from autocompress.search.picking import best_or_none, pick
 from autocompress.search.study import StudyRecord, TrialRecord
@@ -29,7 +36,8 @@ def front_of(study: StudyRecord) -> tuple[TrialRecord, ...]:
     """The non-dominated complete trials, by bytes.
 
     Dominance is decided on the selection text, which every trial was measured on, never on a
-    mixture of texts; ``dominance.dominates`` states the rule.
+    mixture of texts; ``dominance.dominates`` states the rule. It goes by divergence from the dense
+    model: perplexity need not fall from one member to the next larger one.
     """
     return non_dominated(study.complete)
 
@@ -79,7 +87,7 @@ class Gain:
 
 
 def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | None:
-    """The hand-written plan with the lowest perplexity that fits where ``best`` had to fit.
+    """The hand-written plan that ranks first of those that fit where ``best`` had to fit.
 
     A healed plan is compared with healed ones, where there are any.
     """
@@ -93,7 +101,8 @@ def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | N
     ]
     healed = [trial for trial in fitting if trial.healing]
     fitting = healed if best.healing and healed else [t for t in fitting if not t.healing]
-    return min(fitting, key=lambda trial: (selection_loss(trial), trial.bytes), default=None)
+    loss = ranking_loss(fitting)
+    return min(fitting, key=lambda trial: (loss(trial), trial.bytes), default=None)
 
 
 def gain_over_hand_written(study: StudyRecord) -> Gain | None:
@@ -197,7 +206,8 @@ def _first_latency(*measurements: Measurement) -> float | None:
 def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
     """One measured trial as a plain mapping, its recipe included.
 
-    ``rise_interval`` is the 95 % interval of the rise on the report text, or ``null``.
+    ``rise_interval`` is the 95 % interval of the rise on the report text, or ``null``;
+    ``selection_kl`` is what trials are ranked by.
     """
     shown = trial.measurement
     return {
@@ -210,6 +220,7 @@ def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "rise": finite(rise(study, trial)),
         "rise_interval": _ends(rise_interval(study, trial)),
         "kl": None if shown is None else finite(shown.kl),
+        "selection_kl": finite(divergence(trial)),
         "text": None if shown is None else shown.text,
         "tokens": None if shown is None else shown.tokens,
         "bytes": trial.bytes,

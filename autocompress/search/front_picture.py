@@ -1,9 +1,9 @@
 """What the picture of a front shows, before any plotting library draws it.
 
 Horizontal: stored bytes, logarithmic, ticked at compression ratios. Vertical: rise of
-    log-perplexity over the dense
-model, logarithmic, because the interesting plans lie between a thousandth of a nat and one; ticks
-also say perplexity.
+log-perplexity over the dense model, logarithmic, because the interesting plans lie between a
+thousandth of a nat and one; ticks also say perplexity. What is on the front is decided by
+divergence on the selection text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from autocompress.search.against_dense import quality, rise, shown_perplexity
 from autocompress.search.bootstrap import LEVEL, rise_interval
-from autocompress.search.dominance import knee_of, latency
+from autocompress.search.dominance import divergence, knee_of, latency, non_dominated
 from autocompress.search.front import front_of, gain_over_hand_written
 from autocompress.search.picking import best_or_none
 from autocompress.search.recipe_summary import recipe_lines
@@ -22,6 +22,7 @@ from autocompress.units import format_bytes
 
 LEAST_FLOOR, MOST_FLOOR = 1e-4, 1e-2
 X_TITLE = "stored size of the model (compression ratio)"
+RANKING = " The front is by KL on the selection text."
 Y_TITLE = "rise of log-perplexity, nats per token (perplexity)"
 
 
@@ -60,7 +61,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class FrontPicture:
-    """Everything that a renderer needs, in data coordinates."""
+    """Everything that a renderer needs, in data coordinates.
+
+    ``front_line`` are the members of the front by divergence and size alone, by size; the others
+    are there for their speed. Its height is another figure and may rise here and there.
+    """
 
     title: str
     subtitle: str
@@ -123,7 +128,11 @@ def picture_of(study: StudyRecord) -> FrontPicture:
         title=f"{study.name}: what the model loses at each size",
         subtitle=_subtitle(study),
         dots=tuple(dots.values()),
-        front_line=_line(front),
+        front_line=tuple(
+            dots[trial.number]
+            for trial in non_dominated(on_front, timed=False)
+            if trial.number in dots
+        ),
         marks=_marks(study, dots, front),
         floor=floor,
         dense_bytes=study.dense_bytes,
@@ -144,7 +153,7 @@ def picture_of(study: StudyRecord) -> FrontPicture:
             )
             for tick in _decade_ticks(floor, y_range[1])
         ),
-        footnote=_footnote(front, dots),
+        footnote=_footnote(front, dots) + (RANKING if front else ""),
     )
 
 
@@ -156,11 +165,13 @@ def _floor(heights: list[float]) -> float:
 def _dot(study: StudyRecord, trial: TrialRecord, on_front: bool, floor: float) -> Dot:
     group = HAND_WRITTEN if trial.phase == HAND_WRITTEN else "front" if on_front else "other"
     height, time, interval = rise(study, trial), latency(trial), rise_interval(study, trial)
+    kl = divergence(trial)
     spread = "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"
     lines = (
         f"trial {trial.number}: {trial.label}" + (", on the front" if on_front else ""),
         f"{format_bytes(trial.bytes)}, {study.dense_bytes / trial.bytes:.3g}x of the checkpoint",
         f"{quality(trial)}, rise {height:+.4f}{spread} nats",
+        *([f"KL {kl:.4f} on the selection text"] if math.isfinite(kl) else []),
         *([f"{time:.3g} ms a token"] if time is not None else []),
         *recipe_lines(study.specs, trial.plan),
     )
@@ -185,15 +196,6 @@ def _marks(study: StudyRecord, dots: dict[int, Dot], front: tuple[Dot, ...]) -> 
 
 def _size_and_quality(dot: Dot) -> str:
     return f"{format_bytes(dot.bytes)}, perplexity {dot.perplexity:.4g}"
-
-
-def _line(front: tuple[Dot, ...]) -> tuple[Dot, ...]:
-    """The members on the front by quality and size alone; the others are there for their speed."""
-    line: list[Dot] = []
-    for dot in front:
-        if not line or dot.height < line[-1].height:
-            line.append(dot)
-    return tuple(line)
 
 
 def _subtitle(study: StudyRecord) -> str:

@@ -1,19 +1,19 @@
 """What each method is good for in a study: where it is on the front, where it is beaten, by what.
 
-Plans are compared as measured on the selection text, by bytes and loss alone; how much slower the
-better one is, is said beside it. Single matrices are compared in ``method_rivals.py``.
+Plans are compared as measured on the selection text, by bytes and divergence alone, as trials are
+ranked; how much slower the better one is, is said beside it. Single matrices are compared in
+``method_rivals.py``.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from autocompress.methods.keep import Keep
-from autocompress.search.dominance import latency, selection_loss
+from autocompress.search.dominance import latency, ranking_loss
 from autocompress.search.front import finite, front_of
 from autocompress.search.method_rivals import Offer, Rival, Tally, method_label
 from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
@@ -43,10 +43,11 @@ class BeatenPlan:
     Attributes:
         trial: number of the uniform plan's trial.
         label: what it is called.
-        by: number of the better trial: that of least bytes times rise.
+        by: number of the better trial: that of least bytes times rise of the loss.
         by_label: what that is called.
         bytes_share: its bytes over the uniform plan's, at most 1.
-        rise_share: its rise over the uniform plan's, below 1.
+        rise_share: its rise of the loss over the uniform plan's, below 1; the loss is what trials
+            are ranked by, so it is the share of the divergence.
         latency_share: its time of a token over the uniform plan's; ``None`` if one was not timed.
     """
 
@@ -190,12 +191,13 @@ def _uniform_label(trial: TrialRecord) -> str | None:
 
 
 def _winner_over(study: StudyRecord, trial: TrialRecord) -> BeatenPlan | None:
-    dense = math.log(study.dense_selection.perplexity)
-    own = selection_loss(trial) - dense
+    loss = ranking_loss(study.complete)
+    dense = loss(replace(trial, selection=study.dense_selection))
+    own = loss(trial) - dense
     better = [
-        _beaten(trial, other, max(selection_loss(other) - dense, 0.0) / own)
+        _beaten(trial, other, max(loss(other) - dense, 0.0) / own)
         for other in study.complete
-        if own > 0 and other.bytes <= trial.bytes and selection_loss(other) - dense < own
+        if own > 0 and other.bytes <= trial.bytes and loss(other) - dense < own
     ]
     return min(better, key=lambda each: each.bytes_share * each.rise_share, default=None)
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
 from autocompress.search.against_dense import describe, shown_perplexity
-from autocompress.search.dominance import knee_of, latency, non_dominated, selection_loss
+from autocompress.search.dominance import (
+    Loss,
+    knee_of,
+    latency,
+    non_dominated,
+    ranking_loss,
+    selection_loss,
+)
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
@@ -27,9 +34,9 @@ def pick(
 
     Args:
         study: the study.
-        how: ``best`` (lowest perplexity within the limits, on the selection text), ``knee``
-            (largest distance to the chord of the front), ``smallest``, ``fastest``, or the number
-            of a trial.
+        how: ``best`` (least divergence from the dense model within the limits, on the selection
+            text; see ``dominance.ranking_loss``), ``knee`` (largest distance to the chord of the
+            front), ``smallest``, ``fastest``, or the number of a trial.
         max_bytes: most stored bytes. For ``best`` it replaces the study's own limit.
         max_perplexity: most perplexity, as the table shows it; see ``shown_perplexity``.
         max_latency_ms: most milliseconds a token. For ``best`` it replaces the study's own limit.
@@ -55,22 +62,24 @@ def pick(
     candidates = [trial for trial in study.complete if math.isfinite(selection_loss(trial))]
     if not candidates:
         raise StudyError(f"study {study.name} has no measured trial yet", hint="Resume the search.")
-    fitting = non_dominated(trial for trial in candidates if limits.excess(study, trial) <= 0)
+    loss = ranking_loss(candidates)
+    within = (trial for trial in candidates if limits.excess(study, trial) <= 0)
+    fitting = non_dominated(within, loss)
     if not fitting:
-        nearest = min(
-            candidates, key=lambda trial: (limits.excess(study, trial), selection_loss(trial))
-        )
+        nearest = min(candidates, key=lambda trial: (limits.excess(study, trial), loss(trial)))
         raise BudgetUnreachable(
             f"no measured trial of study {study.name} is within the limits",
             wanted=str(limits),
             hint=f"The nearest is {describe(study, nearest)}.",
         )
-    return _choose(study, how, fitting)
+    return _choose(study, how, fitting, loss)
 
 
-def _choose(study: StudyRecord, how: str, front: tuple[TrialRecord, ...]) -> TrialRecord:
+def _choose(
+    study: StudyRecord, how: str, front: tuple[TrialRecord, ...], loss: Loss
+) -> TrialRecord:
     if how == "knee":
-        return knee_of(front)
+        return knee_of(front, loss)
     if how == "smallest":
         return min(front, key=lambda trial: trial.bytes)
     if how == "fastest":
@@ -83,7 +92,7 @@ def _choose(study: StudyRecord, how: str, front: tuple[TrialRecord, ...]) -> Tri
                 hint="Pick best, knee or smallest instead.",
             )
         return min(timed, key=lambda entry: entry[:2])[2]
-    return min(front, key=selection_loss)
+    return min(front, key=loss)
 
 
 def _within(study: StudyRecord, trial: TrialRecord, limits: _Limits) -> TrialRecord:

@@ -14,7 +14,7 @@ from autocompress.errors import BudgetUnreachable
 from autocompress.methods.plan import Plan
 from autocompress.search.allocation import allocated_plan, bent_choices
 from autocompress.search.allocator import Choice, smallest_bytes
-from autocompress.search.dominance import selection_loss
+from autocompress.search.dominance import ranking_loss
 from autocompress.search.end_to_end import Relation, TimedPlan, relate
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
@@ -186,18 +186,18 @@ class Proposer:
     def target(self, front: Sequence[TrialRecord]) -> float:
         """Bytes to search at: the budget, or without one where the front has its widest step.
 
-        That is where one more member adds most to the hypervolume: between the two neighbours on
-        the front that leave most room between them, halfway in the logarithm of the bytes.
+        That is where one more member has most to add: between the two neighbours on the front that
+        leave most room between them, halfway in the logarithm of the bytes.
 
         Args:
             front: the members that meet the limits, by bytes.
         """
         if self.limits.memory_bytes is not None or len(front) < 2:
             return self.targets[0]
+        loss = ranking_loss(front)
         steps = [
             (
-                math.log(large.bytes / small.bytes)
-                * (selection_loss(small) - selection_loss(large)),
+                math.log(large.bytes / small.bytes) * (loss(small) - loss(large)),
                 math.sqrt(small.bytes * large.bytes),
             )
             for small, large in pairwise(front)

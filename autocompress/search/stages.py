@@ -16,8 +16,7 @@ from autocompress.search.study import TrialRecord
 STAGES = (1 / 8, 1 / 2)  # of the windows, before each decision to go on
 LEAST_WINDOWS = 4  # of a stage; fewer say nothing about their spread
 RIVALS = 3
-# A plan may still win by perplexity, or by the rest of the text, while its divergence is this much
-# above a rival's.
+# A plan may still win on the rest of the text while its divergence is this much above a rival's.
 MARGIN = 0.2
 STANDARD_ERRORS = 2.0
 

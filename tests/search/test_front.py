@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,21 @@ from hypothesis import strategies as st
 
 from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
 from autocompress.search.against_dense import shown_perplexity
-from autocompress.search.dominance import LATENCY_TOLERANCE, area_below, knee_of
+from autocompress.search.dominance import (
+    LATENCY_TOLERANCE,
+    area_below,
+    divergence,
+    dominates,
+    knee_of,
+    ranking_loss,
+    selection_loss,
+)
 from autocompress.search.front import (
     finalists,
     front_of,
     front_to_dict,
     gain_over_hand_written,
+    hand_written_rival,
     hypervolume,
     pick,
 )
@@ -64,7 +73,56 @@ def test_without_latency_quality_falls_along_the_front(points):
     front = front_of(study_with(points))
     for smaller, larger in pairwise(front):
         assert smaller.bytes < larger.bytes
-        assert smaller.selection.perplexity > larger.selection.perplexity
+        assert smaller.selection.kl > larger.selection.kl
+
+
+def with_divergence(trial, kl):
+    return replace(trial, selection=replace(trial.selection, kl=kl))
+
+
+LUCKY = with_divergence(trial(0, -0.002, 1_500_000), 0.02)  # perplexity below the dense model's
+GOOD = with_divergence(trial(1, 0.001, 1_500_000), 0.003)
+SMALL = with_divergence(trial(2, -0.001, 1_000_000), 0.01)
+
+
+def test_divergence_ranks_where_perplexity_is_luck():
+    study = study_of(LUCKY, GOOD, SMALL)
+    assert [t.number for t in front_of(study)] == [2, 1]
+    assert pick(study).number == 1
+    with pytest.raises(BudgetUnreachable, match="nearest is trial 1"):
+        pick(study_of(LUCKY, GOOD), max_bytes=1_400_000)
+    point = front_to_dict(study)["best"]
+    assert (point["trial"], point["selection_kl"]) == (1, 0.003)
+
+
+def test_divergence_ranks_the_plans_written_by_hand():
+    by_hand = [replace(each, phase="hand-written") for each in (LUCKY, GOOD)]
+    assert hand_written_rival(study_of(*by_hand, GOOD), GOOD).number == 1
+
+
+@pytest.mark.parametrize("unknown", [math.nan, math.inf])
+def test_where_one_divergence_is_unknown_perplexity_ranks_them_all(unknown):
+    trials = [LUCKY, with_divergence(GOOD, unknown), SMALL]
+    assert ranking_loss(trials) is selection_loss
+    assert [t.number for t in front_of(study_of(*trials))] == [2, 0]
+    assert pick(study_of(*trials)).number == 0
+    # What is not measured, or not a number, does not take the divergence from the others.
+    broken = replace(GOOD, selection=replace(GOOD.selection, perplexity=math.nan, kl=math.nan))
+    failed = trial(3, 0.1, 1_000_000, state="failed")
+    assert ranking_loss([LUCKY, broken, failed]) is divergence
+    assert [t.number for t in front_of(study_of(LUCKY, broken))] == [0]
+
+
+@given(st.lists(st.tuples(RISES, SIZES, st.sampled_from([0.1, 0.2, math.nan])), max_size=6))
+def test_nothing_beats_what_beats_it_even_where_divergences_are_unknown(points):
+    trials = [
+        with_divergence(trial(n, rise, size), kl) for n, (rise, size, kl) in enumerate(points)
+    ]
+    loss = ranking_loss(trials)
+    for one, other, third in product(trials, repeat=3):
+        first, second = dominates(one, other, loss), dominates(other, third, loss)
+        assert not (first and second) or dominates(one, third, loss)
+    assert bool(front_of(study_of(*trials))) == bool(trials)
 
 
 def test_brute_force_checker_can_fail():
@@ -104,7 +162,7 @@ def test_trials_without_a_finite_perplexity_are_left_out():
     assert [t.number for t in front_of(study)] == [0]
 
 
-def test_best_is_the_lowest_perplexity_within_the_budget():
+def test_best_is_the_least_divergence_within_the_budget():
     assert pick(realistic_study()).label == "allocated 10x"
 
 
@@ -139,6 +197,11 @@ def test_knee_is_the_corner_of_a_corner():
     assert knee_of(corner).number == 1
     assert knee_of(corner[:1]).number == 0
     assert knee_of([corner[0], corner[2]]).number == 2
+    # By divergence the bend is elsewhere.
+    straight = [
+        with_divergence(each, kl) for each, kl in zip(corner, (2.0, 1.95, 0.0), strict=True)
+    ]
+    assert knee_of(straight).number == 2
 
 
 def test_perplexity_limit_means_what_the_table_shows():

@@ -80,6 +80,19 @@ def test_every_measured_plan_is_in_the_picture_once():
     assert {mark.text.split(":")[0] for mark in picture.marks} == {"best", "knee"}
 
 
+def test_the_line_joins_the_front_by_divergence_whatever_perplexity_does():
+    def at(number, rise, size, kl, latency_ms=3.0):
+        made = trial(number, rise, size, latency_ms)
+        return replace(made, selection=replace(made.selection, kl=kl))
+
+    wiggle = [at(0, 0.02, 1_000_000, 0.1), at(1, 0.03, 1_500_000, 0.05), at(2, 0.0, 2_000_000, 0.0)]
+    picture = picture_of(study_of(*wiggle, at(3, 0.01, 1_600_000, 0.06, 1.0)))
+    assert [dot.trial.number for dot in picture.front_line] == [0, 1, 2]
+    assert [dot.group for dot in picture.dots] == ["front"] * 4  # the last one for its speed
+    assert "by KL" in picture.footnote
+    assert any("KL 0.0500" in line for line in picture.front_line[1].lines)
+
+
 def test_bars_are_where_intervals_are_known_and_clipped_at_the_floor():
     study = with_windows(realistic_study())
     picture = picture_of(study)

@@ -99,6 +99,20 @@ def test_uniform_plans_name_the_trial_that_beats_them_most():
     assert beaten.latency_share == pytest.approx(1.5)
 
 
+def test_uniform_plans_are_beaten_by_divergence():
+    def at(number, rise, size, kl, **fields):
+        made = trial(number, rise, size, **fields)
+        return replace(made, selection=replace(made.selection, kl=kl))
+
+    plan = uniform_plan(Quantize(4))
+    by_hand = at(0, -0.001, 2_000_000, 0.04, plan=plan, phase="hand-written")
+    study = study_of(by_hand, at(1, 0.002, 2_000_000, 0.01), at(2, -0.002, 2_000_000, 0.05))
+    (beaten,) = reports_of(study)["4 bit"].beaten_plans
+    assert (beaten.by, beaten.rise_share) == (1, pytest.approx(0.25))
+    unknown = replace(study, trials=(*study.trials[:2], at(2, -0.002, 2_000_000, math.nan)))
+    assert not reports_of(unknown)["4 bit"].beaten_plans  # by perplexity it loses nothing
+
+
 def test_uniform_plans_that_were_given_up_are_told_apart():
     plan = uniform_plan(Svd(rank=16))
     given_up = trial(0, 2.0, 1_600_000, plan=plan, phase="hand-written", label="uniform SVD")

@@ -238,6 +238,12 @@ def test_without_a_budget_the_target_is_halfway_in_the_widest_step_of_the_front(
     ]
     halfway = (sizes[0] * sizes[1]) ** 0.5
     assert made.target(front) == pytest.approx(max(halfway, made.least_bytes()))
+    divergences = (0.9, 0.89, 0.88, 0.0)
+    front = [
+        replace(each, selection=replace(each.selection, kl=kl))
+        for each, kl in zip(front, divergences, strict=True)
+    ]
+    assert made.target(front) == pytest.approx((sizes[2] * sizes[3]) ** 0.5)
     assert made.target(front[1:]) == pytest.approx((sizes[2] * sizes[3]) ** 0.5)
     assert made.target(front[:1]) == made.targets[0]
     assert proposer().target(front) == LIMIT
