@@ -1,11 +1,12 @@
 """Print whether healing with an entanglement penalty lets ranks be cut for less.
 
     python experiments/entanglement.py
-    python experiments/entanglement.py --forms svd --weight 0.05 --alpha 0.25 --steps 300
+    python experiments/entanglement.py --weight 0.2 --steps 300
+    python experiments/entanglement.py --forms tensor_train --weight 3 --tolerances 0.02 0.04 0.06
     python experiments/entanglement.py --model DIR --data FILE
 
 All linear layers of the model become two factors, or trains of two cores, at a share of their
-parameters; the rest stays dense. Both are healed twice on the calibration text, with the same
+parameters; the rest stays dense. They are healed twice on the calibration text, with the same
 windows and steps: without the penalty, and with it. Then ranks are cut to the lowest that lose at
 most a tolerance of each matrix, for several tolerances.
 
@@ -136,13 +137,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--forms", nargs="*", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=["svd"])
     parser.add_argument("--share", type=float, default=0.5, help="of the parameters kept")
     parser.add_argument("--alpha", type=float, default=0.25, help="order of the Rényi entropy")
-    parser.add_argument("--weight", type=float, default=0.03, help="of a nat at one bond")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--weight", type=float, default=0.05, help="of a nat at one bond")
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--tokens", type=int, default=1024, help="of a step")
-    parser.add_argument("--tolerances", nargs="*", type=float, default=[0.003, 0.01, 0.02])
+    parser.add_argument("--tolerances", nargs="*", type=float, default=[0.005, 0.01, 0.02])
     add_arguments(parser)
     args = parser.parse_args()
     session = session_of(args)

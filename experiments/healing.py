@@ -5,9 +5,10 @@
     python experiments/healing.py --table        # of what was measured before
 
 Plans of the search are those of `python experiments/compare_with_hand_written.py`, in the same
---runs-dir; a search that is not there is run first. Each plan is healed on the calibration text,
-watched on the selection text and reported on the report text. A case that is finished is kept, one
-that is cut off goes on, so several processes may share the cases out.
+--runs-dir; a search that is not there is run first. Each plan is healed on the calibration text and
+on what the bundled model was trained on (or on --data: with `calibration` on that text alone, which
+is too short for so many steps), watched on the selection text and reported on the report text. A
+case that is finished is kept, one that is cut off goes on, so several processes may share them out.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from demo_corpus import build_corpus
+
 import autocompress
 from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.atomic_write import written_whole
 from autocompress.calibration.cache import content_key
 from autocompress.errors import StudyError
+from autocompress.evaluation.corpus import bundled_text
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
 from autocompress.methods.base import Method
@@ -41,6 +46,8 @@ from autocompress.search.front import hand_written_rival, pick
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.study import StudyRecord
 
+CALIBRATION = "calibration"
+MOST_CHARACTERS = 5_000_000  # to heal on
 ALIGNED = 0.25
 PRESET_RATIO = 2.5  # of the whole model, the embedding in 8 bits
 Plans = Callable[[Session, Path], Plan]
@@ -163,6 +170,16 @@ def heal_case(
     print_row(name, facts)
 
 
+def long_text(folder: Path) -> str:
+    """Path of a file with the calibration text and much of the bundled model's training text."""
+    path = folder / "healing-text.txt"
+    if not path.exists():
+        text = "\n\n".join([bundled_text("calibration"), *build_corpus().training])
+        with written_whole(path) as temporary:
+            temporary.write_text(text[:MOST_CHARACTERS], encoding="utf-8")
+    return str(path)
+
+
 def print_row(name: str, facts: dict[str, Any]) -> None:
     print(
         f"{CASES[name][0]:<52}{facts['ratio']:>7.2f}x{facts['before']:>9.4f}{facts['after']:>9.4f}"
@@ -179,9 +196,9 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="CASE")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--tokens", type=int, default=2048, help="of a step")
+    parser.add_argument("--tokens", type=int, default=1536, help="of a step")
     parser.add_argument("--rate", type=float, default=HealSettings.rate)
-    parser.add_argument("--data", help="text to heal on; else the calibration text")
+    parser.add_argument("--data", help="text to heal on, or calibration")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--table", action="store_true", help="heal nothing, print what is there")
     arguments = parser.parse_args()
@@ -196,7 +213,9 @@ def main() -> None:
         key = content_key(name, asdict(settings), arguments.data, session.loaded.fingerprint)[:8]
         files[name] = folder / f"{name}-{key}.json"
         if not files[name].exists() and not arguments.table:
-            heal_case(name, session, settings, arguments.data, arguments.runs_dir, files[name])
+            data = arguments.data or long_text(folder)
+            own = None if data == CALIBRATION else data
+            heal_case(name, session, settings, own, arguments.runs_dir, files[name])
     print(f"\n{arguments.steps} steps of {arguments.tokens} tokens, report text")
     print(
         f"{'':<52}{'ratio':>8}{'before':>9}{'healed':>9}{'share':>7}"

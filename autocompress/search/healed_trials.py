@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -106,13 +107,14 @@ def healed_already(
     """The trial that has healed a source in the same way, if there is one."""
     for trial in trials:
         known = trial.healing
-        if known and (known.of, known.settings, known.text) == (
-            source.number,
-            healing.settings,
-            healing.text,
-        ):
+        if known and known.of == source.number and _way(known) == _way(healing):
             return trial
     return None
+
+
+def _way(healing: Healing) -> str:
+    """How it was done, comparable with what has been through JSON."""
+    return json.dumps([healing.settings, healing.text], sort_keys=True)
 
 
 def _path(folder: Path, key: str) -> Path:
