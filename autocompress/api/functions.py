@@ -200,6 +200,7 @@ def heal(
     tokens_at_once: int | None = None,
     rate: float = 0.01,
     train: Trained = "all",
+    refit: bool = True,
     align: float = 0.0,
     lm: float = 0.0,
     patience: int | None = None,
@@ -226,6 +227,7 @@ def heal(
         tokens_at_once: of a pass; fewer take less memory.
         rate: highest learning rate, as a share of what is trained.
         train: ``all`` stored numbers, or ``factors``: all but codes.
+        refit: first fit each matrix anew to what the compressed model gives it.
         align: share of the steps that train each block by itself first.
         lm: share of the language-model loss beside the divergence.
         patience: end after so many checks on the selection text without progress.
@@ -243,7 +245,9 @@ def heal(
     Raises:
         AutocompressError: and those below it; the message is one paragraph that says what to do.
     """
-    settings = HealSettings(steps, tokens, tokens_at_once, rate, align, lm, train, patience, seed)
+    settings = HealSettings(
+        steps, tokens, tokens_at_once, rate, align, lm, train, patience, seed, refit=refit
+    )
     kept = None if checkpoint is None else Path(checkpoint)
     written = None if out is None else Path(out)
     if isinstance(study, str | Path) and (Path(study) / "config.json").is_file():

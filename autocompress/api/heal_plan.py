@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from autocompress.api.session import Session
+from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source, token_ids
+from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows
 from autocompress.healing.checkpoint import Checkpoint
-from autocompress.healing.healer import Healed, Healer
+from autocompress.healing.healer import CHECK_TOKENS, Healed, Healer
+from autocompress.healing.refit import refit
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.student import Student
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
+
+REFIT_TOKENS = 65_536  # of the healing text, at most
+REFIT_VERSION = 1  # raise it when what refitting does changes
+WINDOWS_AT_ONCE = 16  # in a pass of the refitting
 
 
 def with_times_of(before: Measurement, seen: Measurement) -> Measurement:
@@ -51,11 +59,49 @@ def heal_plan(
         DataError: too few tokens.
         AutocompressError: healing diverges, or there is not enough memory.
     """
-    student = Student(session.workbench, plan, session.build, numbers)
     selection = Windows(session.selection_ids, session.context)
     dense = session.workbench.model
-    healer = Healer(dense, student, ids, selection, settings, checkpoint, session.progress)
+    if numbers is None and settings.refit:
+        numbers = _refitted(session, plan, ids, selection.first(CHECK_TOKENS // session.context))
+    student = Student(session.workbench, plan, session.build, numbers)
+    metrics = session.metrics if settings.penalties else None
+    healer = Healer(dense, student, ids, selection, settings, checkpoint, session.progress, metrics)
     return healer.run()
+
+
+def _refitted(
+    session: Session, plan: Plan, ids: Tensor, selection: Windows
+) -> dict[str, Tensor] | None:
+    """Stored numbers of matrices fitted anew, or kept from before; ``None`` if they lose more."""
+    key = content_key(
+        session.statistics_key, plan.hash, tensor_key(ids[:REFIT_TOKENS]), REFIT_VERSION
+    )
+    numbers = session.cache.tensors("refits", key)
+    workbench = session.workbench
+    if numbers is None:
+        count = min(len(ids), REFIT_TOKENS) // session.context
+        windows = ids[: count * session.context].view(count, session.context)
+        numbers = refit(
+            workbench,
+            plan,
+            session.build,
+            session.metrics,
+            [batch.to(workbench.model.device) for batch in torch.split(windows, WINDOWS_AT_ONCE)],
+            progress=session.progress,
+        )
+        session.cache.keep_tensors("refits", key, numbers)
+    teacher = Teacher.of(workbench.model, selection)
+    divergences = []
+    for stored in (None, numbers):
+        with workbench.applied(plan, session.build, stored) as model:
+            divergences.append(score(model, selection, teacher).kl)
+    fitted, anew = divergences
+    session.progress.note(
+        "Fitted anew to what the compressed model gives each matrix: "
+        f"KL {fitted:.4f} to {anew:.4f} on the selection text"
+        + ("." if anew < fitted else ", so the first fits are kept.")
+    )
+    return numbers if anew < fitted else None
 
 
 def healing_text(session: Session, data: str | None, settings: HealSettings) -> tuple[str, Tensor]:

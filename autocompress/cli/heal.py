@@ -43,6 +43,13 @@ def heal(
             "--train", help="all stored numbers, or factors: all but codes, in less memory."
         ),
     ] = "all",
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit/--no-refit",
+            help="First fit each matrix anew to what the compressed model gives it.",
+        ),
+    ] = True,
     align: Annotated[
         float,
         typer.Option("--align", help="Share of the steps that train each block by itself first."),
@@ -109,6 +116,7 @@ def heal(
         tokens_at_once=tokens_at_once,
         rate=rate,
         train=train,
+        refit=refit,
         align=align,
         lm=lm,
         patience=patience,

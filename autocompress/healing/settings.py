@@ -21,6 +21,8 @@ class HealSettings:
         tokens_at_once: of a pass, whose gradients are added up to a step; as many as keep the
             logits small when left out.
         rate: the highest learning rate, as a share of the root mean square of what is trained.
+        refit: first fit each matrix anew to what the compressed model really gives it; not for
+            numbers that have been trained before.
         align: share of the steps in which each block is trained by itself to return what the dense
             model's block does, before the whole model is trained on its outputs.
         lm: share of the plain language-model loss in the objective; the rest is divergence from the
@@ -44,6 +46,7 @@ class HealSettings:
     patience: int | None = None
     seed: int = 0
     penalties: tuple[Penalty, ...] = ()
+    refit: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "tokens"):
