@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,7 +64,7 @@ class MeasuredMenu:
         curve = self._curves.get(layer)
         if curve is None:
             return self._mean_ratio
-        return math.exp(np.interp(math.log(damage), *curve))
+        return math.exp(_interpolated(math.log(damage), *curve))
 
     @cached_property
     def _curves(self) -> dict[str, tuple[list[float], list[float]]]:
@@ -82,6 +83,16 @@ class MeasuredMenu:
         """Geometric mean over all swaps."""
         logs = [log for _, ratios in self._curves.values() for log in ratios]
         return math.exp(np.mean(logs)) if logs else 1.0
+
+
+def _interpolated(place: float, places: Sequence[float], values: Sequence[float]) -> float:
+    """Linear between rising places, constant beyond; for one number much faster than NumPy's."""
+    above = bisect_right(places, place)
+    if above in (0, len(places)):
+        return values[max(above - 1, 0)]
+    left, right = places[above - 1], places[above]
+    slope = (values[above] - values[above - 1]) / (right - left)
+    return slope * (place - left) + values[above - 1]
 
 
 def _within_bounds(ratio: float) -> float:

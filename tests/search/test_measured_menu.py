@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -62,6 +63,17 @@ def test_beyond_the_swaps_the_ratio_is_constant():
     assert [menu.ratio("a", damage) for damage in (1e-9, 0.1, 0.4, 100.0)] == pytest.approx(
         [2.0, 2.0, 4.0, 4.0]
     )
+
+
+def test_among_many_swaps_the_two_nearest_count():
+    predicted = [0.1, 0.2, 0.2, 0.5, 3.0]  # two options may be predicted the same
+    ratios = [2.0, 1.0, 1.5, 4.0, 0.5]
+    swaps = tuple(Swap(p, p * r) for p, r in zip(predicted, ratios, strict=True))
+    menu = MeasuredMenu({"a": swaps})
+    for damage in (0.05, 0.1, 0.15, 0.3, 0.5, 1.0, 2.9, 3.0, 9.0):
+        place = np.interp(math.log(damage), np.log(predicted), np.log(ratios))
+        assert menu.ratio("a", damage) == pytest.approx(math.exp(place), rel=1e-9)
+    assert min(ratios) <= menu.ratio("a", 0.2) <= max(ratios)
 
 
 @pytest.mark.parametrize(
