@@ -21,7 +21,7 @@ _PUBLIC = {
     "compress": "autocompress.api.compressing",
     "evaluate": "autocompress.api.evaluating",
     "front": "autocompress.api.functions",
-    "heal": "autocompress.api.functions",
+    "heal": "autocompress.api.heal_function",
     "load": "autocompress.surgery.loading",
     "predict_plan": "autocompress.api.predicting",
     "profile": "autocompress.api.functions",

@@ -149,8 +149,8 @@ def heal_case(
     report = session.scored_text("report")
     dense = report.teacher.score.nll
     before = evaluator.score(plan, report)
-    healed = heal_plan(session, plan, None, ids, settings, kept)
-    after = evaluator.score(plan, report, healed.numbers)
+    _, numbers, healed = heal_plan(session, plan, None, ids, settings, kept)
+    after = evaluator.score(plan, report, numbers)
     facts = {
         "bytes": session.workbench.inventory.plan_bytes(plan),
         "ratio": session.workbench.inventory.dense_bytes

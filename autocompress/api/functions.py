@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import Exported, export_trial
-from autocompress.api.healing import heal_trial
-from autocompress.api.healing_folder import heal_folder
-from autocompress.api.healing_report import HealingReport
 from autocompress.api.profiling import Profile, make_profile
 from autocompress.api.searching import resume_search, run_search
 from autocompress.api.session import TextSettings, one_of
 from autocompress.api.study_choice import Destination, SearchSettings
-from autocompress.export.folder import check_free
-from autocompress.healing.settings import HealSettings, Trained
+from autocompress.healing.settings import HealSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.search.engines.choosing import EngineSettings
-from autocompress.search.observer import Observer
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import read_study
-from autocompress.tracking.mlflow_mirror import MlflowMirror
-
-logger = logging.getLogger(__name__)
+from autocompress.tracking.mlflow_mirror import mirrored
 
 
 def search(
@@ -109,7 +98,7 @@ def search(
     endurance = Endurance(trials, time, patience)
     where = EngineSettings(engine, workers, address, gpus_per_trial)
     healing = None if heal is None else HealSettings(heal, seed=seed)
-    with _mirrored(track, tracking_uri, progress) as observers:
+    with mirrored(track, tracking_uri, progress) as observers:
         if resume is not None:
             destination = Destination(resume, Path(runs_dir), storage)
             return resume_search(
@@ -190,99 +179,6 @@ def front(
     return read_study(study, Path(runs_dir), storage)
 
 
-def heal(
-    study: str | Path | StudyRecord | None = None,
-    *,
-    trial: str | int = "best",
-    steps: int = 300,
-    data: str | None = None,
-    tokens: int = 4096,
-    tokens_at_once: int | None = None,
-    rate: float = 0.01,
-    train: Trained = "all",
-    refit: bool = True,
-    align: float = 0.0,
-    lm: float = 0.0,
-    patience: int | None = None,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-    model: str | None = None,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    runs_dir: str | Path = "runs",
-    storage: str | None = None,
-    track: bool = True,
-    tracking_uri: str | None = None,
-    progress: Progress = SILENT,
-) -> HealingReport:
-    """Train the stored numbers of a compressed model to predict what the dense one predicts.
-
-    Args:
-        study: name or record of a study, the latest when left out; or an exported folder.
-        trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial.
-        steps: of training.
-        data: text to train on, the calibration text when left out; for a folder one source that is
-            cut into three disjoint parts, the bundled texts when left out.
-        tokens: of a step.
-        tokens_at_once: of a pass; fewer take less memory.
-        rate: highest learning rate, as a share of what is trained.
-        train: ``all`` stored numbers, or ``factors``: all but codes.
-        refit: first fit each matrix anew to what the compressed model gives it.
-        align: share of the steps that train each block by itself first.
-        lm: share of the language-model loss beside the divergence.
-        patience: end after so many checks on the selection text without progress.
-        seed: of the order of the text.
-        checkpoint: file to keep progress in; one among the runs when left out.
-        model: the dense model that a folder was made from, if it is not where it was.
-        out: folder to write the healed model to; must be given for a folder.
-        overwrite: whether a model in ``out`` may be replaced.
-        runs_dir: folder of run folders and of the cache; a record knows its own.
-        storage: URL of Optuna's storage, when it is not in the run folder.
-        track: mirror the healed trial into MLflow.
-        tracking_uri: MLflow's store; what MLflow itself would choose when left out.
-        progress: told how far things are.
-
-    Raises:
-        AutocompressError: and those below it; the message is one paragraph that says what to do.
-    """
-    settings = HealSettings(
-        steps, tokens, tokens_at_once, rate, align, lm, train, patience, seed, refit=refit
-    )
-    kept = None if checkpoint is None else Path(checkpoint)
-    written = None if out is None else Path(out)
-    if isinstance(study, str | Path) and (Path(study) / "config.json").is_file():
-        return heal_folder(
-            Path(study),
-            written,
-            settings,
-            model=model,
-            data=data,
-            runs_dir=Path(runs_dir),
-            checkpoint=kept,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    destination = _destination(str(study) if isinstance(study, Path) else study, runs_dir, storage)
-    if written is not None:
-        check_free(written, overwrite)
-    with _mirrored(track, tracking_uri, progress) as observers:
-        healed = heal_trial(
-            destination,
-            str(trial),
-            settings,
-            data=data,
-            checkpoint=kept,
-            observers=observers,
-            progress=progress,
-        )
-    if written is None:
-        return healed
-    exported = export_trial(
-        destination, written, trial=str(healed.trial), overwrite=overwrite, progress=progress
-    )
-    return replace(healed, exported=exported)
-
-
 def export(
     study: str | StudyRecord | None = None,
     *,
@@ -307,29 +203,9 @@ def export(
         progress: told how far things are.
     """
     return export_trial(
-        _destination(study, runs_dir, storage),
+        Destination.of(study, runs_dir, storage),
         Path(out),
         trial=str(trial),
         overwrite=overwrite,
         progress=progress,
     )
-
-
-def _destination(
-    study: str | StudyRecord | None, runs_dir: str | Path, storage: str | None
-) -> Destination:
-    if isinstance(study, StudyRecord):
-        return Destination(study.name, study.folder.parent, storage)
-    return Destination(study, Path(runs_dir), storage)
-
-
-@contextmanager
-def _mirrored(track: bool, uri: str | None, progress: Progress) -> Iterator[list[Observer]]:
-    """Observers that mirror a study into MLflow; what could not be sent is told at the end."""
-    mirror = MlflowMirror(uri) if track else None
-    try:
-        yield [mirror] if mirror else []
-    finally:
-        for warning in mirror.close() if mirror else []:
-            progress.note(warning)
-            logger.warning(warning)

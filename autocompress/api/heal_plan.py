@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.healer import CHECK_TOKENS, Healed, Healer
 from autocompress.healing.refit import refit
 from autocompress.healing.settings import HealSettings
+from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
@@ -37,6 +39,20 @@ def with_times_of(before: Measurement, seen: Measurement) -> Measurement:
     )
 
 
+class HealedPlan(NamedTuple):
+    """What came of healing a plan.
+
+    Attributes:
+        plan: the same, or with lower ranks where the settings ask to shrink it.
+        numbers: its stored tensors.
+        healed: how it went, before anything was shrunk.
+    """
+
+    plan: Plan
+    numbers: dict[str, Tensor]
+    healed: Healed
+
+
 def heal_plan(
     session: Session,
     plan: Plan,
@@ -44,7 +60,7 @@ def heal_plan(
     ids: Tensor,
     settings: HealSettings,
     checkpoint: Checkpoint | None = None,
-) -> Healed:
+) -> HealedPlan:
     """Heal a plan of a session's model, which stays dense.
 
     Args:
@@ -66,7 +82,15 @@ def heal_plan(
     student = Student(session.workbench, plan, session.build, numbers)
     metrics = session.metrics if settings.penalties else None
     healer = Healer(dense, student, ids, selection, settings, checkpoint, session.progress, metrics)
-    return healer.run()
+    healed = healer.run()
+    if settings.shrink is None:
+        return HealedPlan(plan, healed.numbers, healed)
+    layers, progress = session.workbench.inventory.layers, session.progress
+    shrunk = shrink(plan, healed.numbers, layers, session.metrics, settings.shrink, progress)
+    for cut in shrunk.cuts:
+        what = cut.reason or f"{cut.before} to {cut.after}, {cut.measured:.2%} of its norm lost"
+        progress.note(f"{cut.name}: {what}")
+    return HealedPlan(shrunk.plan, shrunk.numbers, healed)
 
 
 def _refitted(
@@ -81,12 +105,16 @@ def _refitted(
     if numbers is None:
         count = min(len(ids), REFIT_TOKENS) // session.context
         windows = ids[: count * session.context].view(count, session.context)
+        windows = windows.to(session.loaded.model.device)
         numbers = refit(
             workbench,
             plan,
             session.build,
             session.metrics,
-            [batch.to(workbench.model.device) for batch in torch.split(windows, WINDOWS_AT_ONCE)],
+            [
+                batch.to(session.loaded.model.device)
+                for batch in torch.split(windows, WINDOWS_AT_ONCE)
+            ],
             progress=session.progress,
         )
         session.cache.keep_tensors("refits", key, numbers)

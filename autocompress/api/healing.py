@@ -188,7 +188,7 @@ class _Work:
         if source.report is None:
             keep_report(self.study, source, self._measure(source, numbers, self.report))
         path = checkpoint or folder / FOLDER / f"{content_key(identity)[:12]}.part"
-        healed = heal_plan(
+        plan, numbers, healed = heal_plan(
             self.session,
             source.plan,
             numbers,
@@ -200,14 +200,16 @@ class _Work:
             planned,
             steps=healed.checks[-1].step,
             tokens=healed.tokens,
-            numbers=keep_numbers(folder, healed.numbers),
+            numbers=keep_numbers(folder, numbers),
             checks=tuple(asdict(check) for check in healed.checks),
         )
-        selection = self._measure(source, healed.numbers, self.selection)
-        report = self._measure(source, healed.numbers, self.report)
-        trial = add_healed(
-            self.study, source, healing, selection, report, time.monotonic() - started
+        size = self.session.workbench.inventory.plan_bytes(plan)
+        form = source if plan == source.plan else replace(source, plan=plan, bytes=size)
+        selection, report = (
+            self._measure(form, numbers, text, timed=form is not source)
+            for text in (self.selection, self.report)
         )
+        trial = add_healed(self.study, form, healing, selection, report, time.monotonic() - started)
         Checkpoint(path, identity).remove()
         for observer in observers:
             observer.trial_finished(self.record.name, trial)
@@ -222,11 +224,16 @@ class _Work:
         }
 
     def _measure(
-        self, source: TrialRecord, numbers: Mapping[str, Tensor] | None, text: ScoredText
+        self,
+        source: TrialRecord,
+        numbers: Mapping[str, Tensor] | None,
+        text: ScoredText,
+        *,
+        timed: bool = False,
     ) -> Measurement:
         """Score healed numbers. What they cost in time is what their form was seen to cost."""
-        seen = self.evaluator.measure(source.plan, text, latency=False, numbers=numbers)
-        return seen if source.selection is None else with_times_of(source.selection, seen)
+        seen = self.evaluator.measure(source.plan, text, latency=timed, numbers=numbers)
+        return seen if timed or source.selection is None else with_times_of(source.selection, seen)
 
 
 def _numbered(record: StudyRecord, number: int) -> TrialRecord:

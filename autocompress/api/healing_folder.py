@@ -87,13 +87,12 @@ def heal_folder(
     kept = Checkpoint(
         checkpoint or runs_dir / FOLDER / f"{content_key(identity)[:12]}.part", identity
     )
-    healed = heal_plan(session, plan, numbers, ids, settings, kept)
-    seen = evaluator.measure(plan, report, latency=False, numbers=healed.numbers)
-    after = with_times_of(before, seen)
+    form, healthy, healed = heal_plan(session, plan, numbers, ids, settings, kept)
+    after = evaluator.measure(form, report, latency=form != plan, numbers=healthy)
+    if form == plan:
+        after = with_times_of(before, after)
     source = f"{folder}, healed"
-    written = write_folder(
-        session, plan, out, after, source, numbers=healed.numbers, overwrite=overwrite
-    )
+    written = write_folder(session, form, out, after, source, numbers=healthy, overwrite=overwrite)
     kept.remove()
     healing = Healing(
         steps=healed.checks[-1].step,
@@ -103,5 +102,5 @@ def heal_folder(
         checks=tuple(asdict(check) for check in healed.checks),
     )
     return HealingReport(
-        str(folder), plan, evaluator.dense(report), before, after, healing, exported=written
+        str(folder), form, evaluator.dense(report), before, after, healing, exported=written
     )

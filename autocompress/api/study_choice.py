@@ -67,6 +67,15 @@ class Destination:
     runs_dir: Path = Path("runs")
     storage: str | None = None
 
+    @classmethod
+    def of(
+        cls, study: str | StudyRecord | None, runs_dir: str | Path, storage: str | None
+    ) -> Destination:
+        """Where a study is that is given by its name or its record, which knows its folder."""
+        if isinstance(study, StudyRecord):
+            return cls(study.name, study.folder.parent, storage)
+        return cls(study, Path(runs_dir), storage)
+
     def url(self, name: str) -> str:
         """URL of the storage of a study."""
         return storage_url(self.storage) if self.storage else default_storage(self.runs_dir / name)

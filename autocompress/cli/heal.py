@@ -54,6 +54,18 @@ def heal(
         float,
         typer.Option("--align", help="Share of the steps that train each block by itself first."),
     ] = 0.0,
+    penalty: Annotated[
+        Path | None,
+        typer.Option(
+            "--penalty", help="A recipe whose penalty: entries push ranks down.", metavar="RECIPE"
+        ),
+    ] = None,
+    shrink: Annotated[
+        float | None,
+        typer.Option(
+            "--shrink", help="Then cut ranks that lose at most this share of a matrix, as 0.003."
+        ),
+    ] = None,
     lm: Annotated[
         float,
         typer.Option("--lm", help="Share of the language-model loss beside the divergence."),
@@ -104,7 +116,7 @@ def heal(
     Stop it at any time: the same command goes on.
     """
     quieten_libraries()
-    from autocompress.api.functions import heal as run
+    from autocompress.api.heal_function import heal as run
     from autocompress.cli.heal_view import print_healed
 
     healed = run(
@@ -117,6 +129,8 @@ def heal(
         rate=rate,
         train=train,
         refit=refit,
+        penalty=penalty,
+        shrink=shrink,
         align=align,
         lm=lm,
         patience=patience,

@@ -23,6 +23,8 @@ class HealSettings:
         rate: the highest learning rate, as a share of the root mean square of what is trained.
         refit: first fit each matrix anew to what the compressed model really gives it; not for
             numbers that have been trained before.
+        shrink: afterwards cut ranks where at most this share of a matrix's squared norm is lost; no
+            ranks when left out.
         align: share of the steps in which each block is trained by itself to return what the dense
             model's block does, before the whole model is trained on its outputs.
         lm: share of the plain language-model loss in the objective; the rest is divergence from the
@@ -47,6 +49,7 @@ class HealSettings:
     seed: int = 0
     penalties: tuple[Penalty, ...] = ()
     refit: bool = True
+    shrink: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "tokens"):
@@ -58,6 +61,8 @@ class HealSettings:
         for name in ("align", "lm"):
             value = getattr(self, name)
             _check(name, value, 0 <= value <= 1, "a share from 0 to 1")
+        shrunk = self.shrink
+        _check("shrink", shrunk, shrunk is None or 0 < shrunk < 1, "a share such as 0.003")
         _check("train", self.trained, self.trained in get_args(Trained), "all or factors")
 
 

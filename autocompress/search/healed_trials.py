@@ -73,7 +73,9 @@ def add_healed(
     report: Measurement,
     seconds: float,
 ) -> TrialRecord:
-    """Add a trial that has healed another one's plan, with what was measured of it.
+    """Add a trial that has healed another one, with what was measured of it.
+
+    The plan and the bytes are those of ``source``: as they became, where ranks were cut.
 
     Raises:
         StorageError: the storage has lost it.

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+from autocompress.progress import Progress
+from autocompress.search.observer import Observer
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.tracking.mlflow_store import MlflowStore
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_ATTEMPTS = 30.0
 SECONDS_TO_CLOSE = 30.0
@@ -186,3 +192,18 @@ def sync(
     mirror = MlflowMirror(uri)
     mirror.finished(study)
     return mirror.close(timeout)
+
+
+@contextmanager
+def mirrored(track: bool, uri: str | None, progress: Progress) -> Iterator[list[Observer]]:
+    """Observers that mirror a study into MLflow, none unless ``track``.
+
+    What could not be sent is told at the end.
+    """
+    mirror = MlflowMirror(uri) if track else None
+    try:
+        yield [mirror] if mirror else []
+    finally:
+        for warning in mirror.close() if mirror else []:
+            progress.note(warning)
+            logger.warning(warning)

@@ -1,0 +1,120 @@
+"""``autocompress.heal``, with the words of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from autocompress.api.exporting import export_trial
+from autocompress.api.healing import heal_trial
+from autocompress.api.healing_folder import heal_folder
+from autocompress.api.healing_report import HealingReport
+from autocompress.api.study_choice import Destination
+from autocompress.config.document import read_document
+from autocompress.config.recipe_file import read_recipe
+from autocompress.export.folder import check_free
+from autocompress.healing.settings import HealSettings, Trained
+from autocompress.progress import SILENT, Progress
+from autocompress.search.study import StudyRecord
+from autocompress.tracking.mlflow_mirror import mirrored
+
+
+def heal(
+    study: str | Path | StudyRecord | None = None,
+    *,
+    trial: str | int = "best",
+    steps: int = 300,
+    data: str | None = None,
+    tokens: int = 4096,
+    tokens_at_once: int | None = None,
+    rate: float = 0.01,
+    train: Trained = "all",
+    refit: bool = True,
+    penalty: str | Path | None = None,
+    shrink: float | None = None,
+    align: float = 0.0,
+    lm: float = 0.0,
+    patience: int | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    model: str | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    runs_dir: str | Path = "runs",
+    storage: str | None = None,
+    track: bool = True,
+    tracking_uri: str | None = None,
+    progress: Progress = SILENT,
+) -> HealingReport:
+    """Train the stored numbers of a compressed model to predict what the dense one predicts.
+
+    Args:
+        study: name or record of a study, the latest when left out; or an exported folder.
+        trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial.
+        steps: of training.
+        data: text to train on, the calibration text when left out; for a folder one source that is
+            cut into three disjoint parts, the bundled texts when left out.
+        tokens: of a step.
+        tokens_at_once: of a pass; fewer take less memory.
+        rate: highest learning rate, as a share of what is trained.
+        train: ``all`` stored numbers, or ``factors``: all but codes.
+        penalty: a recipe whose ``penalty:`` entries say what is asked of the ranks meanwhile.
+        shrink: afterwards cut ranks where this share of a matrix's squared norm at most is lost.
+        refit: first fit each matrix anew to what the compressed model gives it.
+        align: share of the steps that train each block by itself first.
+        lm: share of the language-model loss beside the divergence.
+        patience: end after so many checks on the selection text without progress.
+        seed: of the order of the text.
+        checkpoint: file to keep progress in; one among the runs when left out.
+        model: the dense model that a folder was made from, if it is not where it was.
+        out: folder to write the healed model to; must be given for a folder.
+        overwrite: whether a model in ``out`` may be replaced.
+        runs_dir: folder of run folders and of the cache; a record knows its own.
+        storage: URL of Optuna's storage, when it is not in the run folder.
+        track: mirror the healed trial into MLflow.
+        tracking_uri: MLflow's store; what MLflow itself would choose when left out.
+        progress: told how far things are.
+
+    Raises:
+        AutocompressError: and those below it; the message is one paragraph that says what to do.
+    """
+    asked = () if penalty is None else read_recipe(read_document(Path(penalty))).penalties
+    settings = HealSettings(
+        *(steps, tokens, tokens_at_once, rate, align, lm, train, patience, seed),
+        *(asked, refit, shrink),
+    )
+    kept = None if checkpoint is None else Path(checkpoint)
+    written = None if out is None else Path(out)
+    if isinstance(study, str | Path) and (Path(study) / "config.json").is_file():
+        return heal_folder(
+            Path(study),
+            written,
+            settings,
+            model=model,
+            data=data,
+            runs_dir=Path(runs_dir),
+            checkpoint=kept,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    destination = Destination.of(
+        str(study) if isinstance(study, Path) else study, runs_dir, storage
+    )
+    if written is not None:
+        check_free(written, overwrite)
+    with mirrored(track, tracking_uri, progress) as observers:
+        healed = heal_trial(
+            destination,
+            str(trial),
+            settings,
+            data=data,
+            checkpoint=kept,
+            observers=observers,
+            progress=progress,
+        )
+    if written is None:
+        return healed
+    exported = export_trial(
+        destination, written, trial=str(healed.trial), overwrite=overwrite, progress=progress
+    )
+    return replace(healed, exported=exported)
