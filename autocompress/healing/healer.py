@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -12,26 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autocompress.errors import AutocompressError, DataError
+from autocompress.errors import AutocompressError
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import LOGIT_BYTES_ACCELERATOR, Windows
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.entanglement import EntanglementPenalty
+from autocompress.healing.hardware import explained_memory, half_precision
 from autocompress.healing.objective import Objective
 from autocompress.healing.optimiser import Optimiser
-from autocompress.healing.schedule import batches, rate_at
+from autocompress.healing.schedule import batches, rate_at, windows_of
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.student import Student
+from autocompress.healing.watch import Watch
 from autocompress.numerics.metric import Metric
 from autocompress.progress import SILENT, Progress
 
 CHECKS = 12  # on the selection text in a run
 CHECK_TOKENS = 8_192  # of it
-LEAST_WINDOWS = 4  # to train on
-SMOOTHING = 0.9  # of the loss that is watched
-DIVERGED = 2.0  # times the lowest smoothed loss of its phase
 MOST_BACK_STEPS = 5
-OUT_OF_MEMORY = "can't allocate memory", "out of memory", "not enough memory"
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class Healer:
         self.student, self.settings = student, settings
         self.checkpoint, self.progress = checkpoint, progress
         self.context = selection.context
-        self.windows = _windows(ids, self.context)
+        self.windows = windows_of(ids, self.context)
         self.selection = selection.first(CHECK_TOKENS // self.context)
         self.teacher = Teacher.of(dense, self.selection)
         self.objective = Objective(dense, student.model, settings.lm)
@@ -112,7 +109,7 @@ class Healer:
         self.checks: list[Check] = []
         self.best_numbers: dict[str, Tensor] = {}
         self.step, self.slower = 0, 1.0
-        self._watch = _Watch()
+        self._watch = Watch()
 
     @property
     def best(self) -> Check:
@@ -132,7 +129,7 @@ class Healer:
         every = max(1, settings.steps // CHECKS)
         with (
             self.progress.task("Healing (steps)", settings.steps) as advance,
-            _explained(settings),
+            explained_memory(settings),
         ):
             advance(self.step)
             drawn = islice(self._batches(), self.step, None)
@@ -176,7 +173,7 @@ class Healer:
         lossy = self.objective.on_blocks if aligning else self.objective.on_outputs
         total = 0.0
         for part in torch.split(windows, self._at_once):
-            with _half_precision(self.student.model.device):
+            with half_precision(self.student.model.device):
                 loss = lossy(part.to(self.student.model.device))
             share = len(part) / len(windows)
             (loss * share).backward()  # type: ignore[no-untyped-call]
@@ -248,7 +245,7 @@ class Healer:
             for name, tensor in self._kept.items()
             if name.startswith("best.")
         }
-        self._watch = _Watch()
+        self._watch = Watch()
 
     def _step_back(self) -> None:
         """Return to the last check and halve the rate.
@@ -278,55 +275,3 @@ class Healer:
             f"Healing on {tokens:,} tokens, {tokens / text:.1f} times the text of {text:,}; "
             f"numbers in training and the optimiser's take {held:,.0f} MiB."
         )
-
-
-class _Watch:
-    """Notices when a loss goes up and away."""
-
-    def __init__(self) -> None:
-        self.smoothed, self._least, self._phase = math.nan, math.inf, False
-
-    def fine(self, loss: float, phase: bool) -> bool:
-        """Take note of a loss; whether it is finite and near the lowest of its phase."""
-        if not math.isfinite(loss):
-            return False
-        if math.isnan(self.smoothed) or phase != self._phase:
-            self.smoothed, self._least, self._phase = loss, math.inf, phase
-        self.smoothed = SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
-        self._least = min(self._least, self.smoothed)
-        return self.smoothed <= DIVERGED * self._least
-
-
-def _windows(ids: Tensor, context: int) -> Tensor:
-    count = len(ids) // context
-    if count < LEAST_WINDOWS:
-        raise DataError(
-            "the text to heal on is too short",
-            got=f"{len(ids)} tokens",
-            wanted=f"at least {LEAST_WINDOWS * context}, {LEAST_WINDOWS} windows of {context}",
-            hint="Name a longer text with --data.",
-        )
-    return ids[: count * context].view(count, context)
-
-
-def _half_precision(device: torch.device) -> AbstractContextManager[object]:
-    """bf16 products on accelerators that have them; on CPUs they are slower than fp32 for most."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
-
-
-@contextmanager
-def _explained(settings: HealSettings) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
-            raise
-        raise AutocompressError(
-            "there is not enough memory to heal this model",
-            got=f"{settings.tokens} tokens a step, {settings.tokens_at_once or 'as many'} at once",
-            hint="Lower --tokens-at-once, or freeze the codes with --train factors; what was "
-            "healed so far is kept, and the model before healing is untouched.",
-        ) from error

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from autocompress.errors import DataError
+
+LEAST_WINDOWS = 4  # to train on
 WARM_UP = 0.05  # share of the steps in which the rate rises
 
 
@@ -29,3 +32,20 @@ def batches(windows: Tensor, size: int, seed: int) -> Iterator[Tensor]:
             waiting += torch.randperm(len(windows), generator=generator).tolist()
         chosen, waiting = waiting[:size], waiting[size:]
         yield windows[chosen]
+
+
+def windows_of(ids: Tensor, context: int) -> Tensor:
+    """Cut ``ids [n]`` into whole windows ``[n // context, context]``.
+
+    Raises:
+        DataError: there are too few.
+    """
+    count = len(ids) // context
+    if count < LEAST_WINDOWS:
+        raise DataError(
+            "the text to heal on is too short",
+            got=f"{len(ids)} tokens",
+            wanted=f"at least {LEAST_WINDOWS * context}, {LEAST_WINDOWS} windows of {context}",
+            hint="Name a longer text with --data.",
+        )
+    return ids[: count * context].view(count, context)
