@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-PRIOR_TRIALS = 2  # what the first guess weighs: the share of a token and the spread below
+# What the first guess weighs, the share of a token and the spread below; a slope that few trials
+# give follows their noise.
+PRIOR_TRIALS = 4
 PRIOR_SHARE = 2 / 3  # of a token of the dense model that is spent in its matrices
 PRIOR_SPREAD = 0.03  # of the dense model's latency
 LEAST_SLOPE = 0.1  # of the first guess; below, the table says nothing about the model

@@ -12,6 +12,7 @@ from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.plan import Plan
+from autocompress.search.against_dense import meets
 from autocompress.search.allocation import allocated_plan, bent_choices
 from autocompress.search.allocator import Choice, smallest_bytes
 from autocompress.search.dominance import ranking_loss
@@ -86,12 +87,15 @@ class Proposer:
         self.groups, self.latencies = groups, latencies
         self.measured = MeasuredMenu()
         self.relation: Relation | None = None
+        self._proven_ms = -math.inf
         self.targets = sweep(limits, inventory.dense_bytes, self.least_bytes())
 
     def learn_latency(self, trials: Iterable[TrialRecord], dense_ms: float) -> None:
         """Learn from trials how the table relates to what is measured end to end.
 
-        Much slower plans are left out: their spread says nothing of plans that are to be fast.
+        What the best trial takes in the table that surely met the limit is allowed from then on,
+        whatever the relation says. Much slower plans are left out of the relation: their spread
+        says nothing of plans that are to be fast.
 
         Args:
             trials: each compared with the dense model next to it.
@@ -99,6 +103,10 @@ class Proposer:
         """
         if self.latencies is None:
             return
+        trials = list(trials)
+        fast = [trial for trial in trials if self._surely_meets(trial)]
+        best = min(fast, key=ranking_loss(fast), default=None)
+        self._proven_ms = -math.inf if best is None else self.latencies.total(best.plan)
         timed = [
             TimedPlan(self.latencies.total(trial.plan), trial.selection.latency_ms, dense_ms)
             for trial in trials
@@ -107,6 +115,15 @@ class Proposer:
             and trial.selection.latency_ms <= SLOWEST_TO_LEARN * dense_ms
         ]
         self.relation = relate(timed, self.latencies.dense_ms, dense_ms)
+
+    def _surely_meets(self, trial: TrialRecord) -> bool:
+        """Whether a trial meets the limits by more than the spread of its latency: not by luck."""
+        measured, limit = trial.selection, self.limits.latency_ms
+        if measured is None or limit is None or not meets(self.limits, trial):
+            return False
+        if measured.latency_ms is None or measured.latency_spread_ms is None:
+            return False
+        return measured.latency_ms + measured.latency_spread_ms <= limit
 
     def check_latency(self, dense_ms: float) -> None:
         """Make sure that the limit of latency is not out of reach, whatever trials may show.
@@ -138,7 +155,7 @@ class Proposer:
         """Milliseconds that the matrices may take by the table; no limit when ``None``."""
         if self.relation is None or self.limits.latency_ms is None:
             return None
-        return self.relation.table_limit(self.limits.latency_ms)
+        return max(self.relation.table_limit(self.limits.latency_ms), self._proven_ms)
 
     def background(self, knobs: Knobs) -> Plan:
         """The plan to measure options in: near the budget, or in the middle of the front."""

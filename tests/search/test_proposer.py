@@ -177,6 +177,23 @@ def test_the_relation_is_learnt_from_trials():
     assert proposer().learn_latency(trials, 12.0) is None
 
 
+def test_what_surely_met_the_limit_is_allowed_in_the_table():
+    made = proposer(latency_ms=7.0, table=Table())
+    plan = Plan.of(dict.fromkeys(NAMES, Quantize(4, 64)))  # 4 ms in the table, of 8
+
+    def seen(number, latency_ms, spread_ms, size=100):
+        known = replace(measurement(0.1, size, latency_ms, plan), latency_spread_ms=spread_ms)
+        return replace(trial(number, 0.1, size, plan=plan), selection=known)
+
+    # By the first guess 9 ms less end to end than the dense model's 16 are 6.75 less in the table.
+    made.learn_latency([seen(0, 6.9, 0.3)], 16.0)
+    assert made.room_ms < 4.0  # within the limit by luck, maybe
+    made.learn_latency([seen(0, 6.9, 0.05), seen(1, 6.9, None), seen(2, 7.1, 0.0)], 16.0)
+    assert made.room_ms == pytest.approx(4.0)
+    made.learn_latency([seen(0, 6.9, 0.05, size=LIMIT + 1)], 16.0)  # over the other limit
+    assert made.room_ms < 4.0
+
+
 # Codes in large groups are slow here, so that the fast plan is another than the least damaged one.
 SLOW = {Quantize(bits, 64): 1.8 for bits in (2, 3, 4, 8)}
 
