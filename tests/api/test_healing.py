@@ -25,7 +25,6 @@ from autocompress.search.healed_trials import FOLDER, read_numbers
 from autocompress.search.study import HEALED
 from autocompress.search.study_store import read_study
 
-SHORT = HealSettings(steps=6, tokens=512)
 WORDS = {"steps": 6, "tokens": 512, "track": False}
 
 
@@ -129,12 +128,12 @@ def test_too_little_text_is_refused(study, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused_and_kept(study, smallest, text, tmp_path):
     path = tmp_path / "run.part"
     destination = Destination(study.name, study.folder.parent)
-    others = HealSettings(steps=4, tokens=512)
+    first, other = (HealSettings(steps=steps, tokens=512) for steps in (4, 5))
     with pytest.raises(KeyboardInterrupt):
-        _heal_until_first_check(destination, smallest, others, text, path)
+        _heal_until_first_check(destination, smallest, first, text, path)
     size = path.stat().st_size
     with pytest.raises(ConfigurationError, match="another run of healing: settings"):
-        heal_trial(destination, str(smallest.number), SHORT, data=text, checkpoint=path)
+        heal_trial(destination, str(smallest.number), other, data=text, checkpoint=path)
     assert path.stat().st_size == size
 
 
@@ -203,9 +202,10 @@ def _step(path):
         return 0
 
 
-def test_a_search_heals_its_front_alike(search, text):
-    found = search(study="healed-front", heal=3, heal_data=text)
-    healed = [trial for trial in found.complete if trial.phase == HEALED]
+def test_a_search_heals_its_front_alike(search, study, text):
+    found = search(study=study.name, heal=3, heal_data=text)
+    ways = [trial for trial in found.complete if trial.healing]
+    healed = [trial for trial in ways if trial.healing.settings["steps"] == 3]
     before = [trial for trial in found.complete if trial.phase != HEALED]
     assert len(healed) >= 2
     by_number = {trial.number: trial for trial in before}
@@ -214,5 +214,5 @@ def test_a_search_heals_its_front_alike(search, text):
         assert trial.selection.kl <= source.selection.kl * (1 + 1e-6)
         assert trial.report is not None
         assert trial.healing.settings == healed[0].healing.settings
-    again = search(study="healed-front", heal=3, heal_data=text)
+    again = search(study=study.name, heal=3, heal_data=text)
     assert len(again.trials) == len(found.trials)
