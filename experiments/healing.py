@@ -26,6 +26,7 @@ from demo_corpus import build_corpus
 import autocompress
 from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.api.target import read_target
 from autocompress.atomic_write import written_whole
 from autocompress.calibration.cache import content_key
 from autocompress.errors import StudyError
@@ -49,7 +50,9 @@ from autocompress.search.study import StudyRecord
 CALIBRATION = "calibration"
 MOST_CHARACTERS = 5_000_000  # to heal on
 ALIGNED = 0.25
-PRESET_RATIO = 2.5  # of the whole model, the embedding in 8 bits
+PRESET_RATIO = 2.5  # of the matrices, the embedding in 8 bits
+GENTLE = 0.55  # of the parameters of attention that are left by the preset
+TRAINS = Path(__file__).with_name("tensor_trains.yaml")
 Plans = Callable[[Session, Path], Plan]
 
 
@@ -87,7 +90,7 @@ def two_bits(session: Session, _runs_dir: Path) -> Plan:
 
 
 def tensor_trains(gentle: bool, session: Session, _runs_dir: Path) -> Plan:
-    """Tensor trains at ``PRESET_RATIO``, alike everywhere or sparing attention."""
+    """Tensor trains at ``PRESET_RATIO``, alike everywhere or gentle on attention."""
     inventory = session.workbench.inventory
     blocks: dict[str, list[LayerSpec]] = {}
     for spec in inventory.layers:
@@ -96,13 +99,19 @@ def tensor_trains(gentle: bool, session: Session, _runs_dir: Path) -> Plan:
     fixed = inventory.dense_bytes / PRESET_RATIO - sum(
         methods[spec.name].cost(spec) for spec in blocks["embedding"]
     )
-    kept = blocks["attention"] if gentle else []
-    methods |= {spec.name: Keep() for spec in kept}
-    room = fixed - sum(Keep().cost(spec) for spec in kept)
+    spared = blocks["attention"] if gentle else []
+    methods |= {spec.name: train(spec, GENTLE) for spec in spared}
+    room = fixed - sum(methods[spec.name].cost(spec) for spec in spared)
     trains = [spec for spec in inventory.layers if spec.name not in methods]
     share = room / sum(Keep().cost(spec) for spec in trains)
     methods |= {spec.name: train(spec, share) for spec in trains}
     return Plan.of(methods)
+
+
+def allocated_trains(session: Session, runs_dir: Path) -> Plan:
+    """Tensor trains in the bytes of those that are alike, each matrix's ranks as allocated."""
+    size = session.workbench.inventory.plan_bytes(tensor_trains(False, session, runs_dir))
+    return read_target(None, f"{size}B", str(TRAINS)).plan_for(session)
 
 
 def train(spec: LayerSpec, share: float) -> TensorTrain:
@@ -128,7 +137,12 @@ CASES: dict[str, tuple[str, Plans, dict[str, Any]]] = {
     "svd": ("uniform SVD, half the parameters", partial(hand_written, "uniform SVD"), {}),
     "tt": ("uniform tensor train, half", partial(hand_written, "uniform tensor"), {}),
     "tt-uniform": ("tensor trains alike, 2.5x", partial(tensor_trains, False), {}),
-    "tt-gentle": ("tensor trains, attention kept, 2.5x", partial(tensor_trains, True), {}),
+    "tt-gentle": (
+        "tensor trains, gentle on attention, 2.5x",
+        partial(tensor_trains, True),
+        {},
+    ),
+    "tt-allocated": ("tensor trains, ranks allocated, 2.5x", allocated_trains, {}),
 }
 
 
@@ -196,7 +210,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="CASE")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--tokens", type=int, default=1536, help="of a step")
+    parser.add_argument("--tokens", type=int, default=HealSettings.tokens, help="of a step")
     parser.add_argument("--rate", type=float, default=HealSettings.rate)
     parser.add_argument("--data", help="text to heal on, or calibration")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))

@@ -80,8 +80,18 @@ def heal(
     """
     asked = () if penalty is None else read_recipe(read_document(Path(penalty))).penalties
     settings = HealSettings(
-        *(steps, tokens, tokens_at_once, rate, align, lm, train, patience, seed),
-        *(asked, refit, shrink),
+        steps=steps,
+        tokens=tokens,
+        tokens_at_once=tokens_at_once,
+        rate=rate,
+        align=align,
+        lm=lm,
+        trained=train,
+        patience=patience,
+        seed=seed,
+        penalties=asked,
+        refit=refit,
+        shrink=shrink,
     )
     kept = None if checkpoint is None else Path(checkpoint)
     written = None if out is None else Path(out)

@@ -30,8 +30,10 @@ from autocompress.search.healed_trials import (
     add_healed,
     healed_already,
     keep_numbers,
+    picture_of,
     read_numbers,
 )
+from autocompress.search.healing_png import write_healing_png
 from autocompress.search.observer import Observer
 from autocompress.search.picking import pick
 from autocompress.search.storage import settle, storage_errors
@@ -210,6 +212,8 @@ class _Work:
             for text in (self.selection, self.report)
         )
         trial = add_healed(self.study, form, healing, selection, report, time.monotonic() - started)
+        title = f"Trial {source.number} of {self.record.name}, {trial.label}"
+        write_healing_png(healing.checks, picture_of(folder, trial.number), title)
         Checkpoint(path, identity).remove()
         for observer in observers:
             observer.trial_finished(self.record.name, trial)

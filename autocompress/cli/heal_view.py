@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from autocompress.search.healed_trials import picture_of
 from autocompress.units import format_bytes
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def print_healed(report: HealingReport, console: Console) -> None:
             f"  autocompress export {name} --trial {report.trial} --out {name}-{report.trial}",
             f"  autocompress attribute {name} --trial {report.trial}",
             f"  autocompress heal {name} --trial {report.trial}    to heal it further",
+            f"  open {picture_of(report.study.folder, report.trial)}",
         ]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

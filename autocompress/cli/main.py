@@ -147,7 +147,3 @@ def _disk_paragraph(error: OSError) -> str:
         f"the file{place} cannot be written or read: {error.strerror}. "
         "What had finished is kept; try again elsewhere."
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

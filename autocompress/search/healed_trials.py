@@ -119,5 +119,10 @@ def _way(healing: Healing) -> str:
     return json.dumps([healing.settings, healing.text], sort_keys=True)
 
 
+def picture_of(folder: Path, number: int) -> Path:
+    """Where the curve of a healed trial is drawn."""
+    return folder / FOLDER / f"trial-{number}.png"
+
+
 def _path(folder: Path, key: str) -> Path:
     return folder / FOLDER / f"{key}.safetensors"

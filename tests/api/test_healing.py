@@ -21,7 +21,7 @@ from autocompress.export.weights import weight_files
 from autocompress.healing.settings import HealSettings
 from autocompress.progress import SILENT
 from autocompress.search.front import front_of, pick
-from autocompress.search.healed_trials import FOLDER, read_numbers
+from autocompress.search.healed_trials import FOLDER, picture_of, read_numbers
 from autocompress.search.study import HEALED
 from autocompress.search.study_store import read_study
 
@@ -74,6 +74,7 @@ def test_a_healed_trial_is_a_further_trial_of_the_same_form_that_loses_less(
     beside = sum(tensor.nbytes for name, tensor in stored.items() if "norm" not in name)
     assert beside <= trial.bytes
     assert not list((after.folder / FOLDER).glob("*.part"))
+    assert picture_of(after.folder, trial.number).exists()
 
 
 def test_what_was_healed_in_this_way_is_not_healed_again(study, smallest, healed, text):
@@ -167,7 +168,7 @@ def test_a_trial_that_does_not_exist_is_named(study):
 
 def test_healing_that_is_killed_goes_on_to_the_same_numbers(study, smallest, text, tmp_path):
     runs = study.folder.parent
-    command = [sys.executable, "-m", "autocompress.cli.main", "heal", study.name, "--no-track"]
+    command = [sys.executable, "-m", "autocompress", "heal", study.name, "--no-track"]
     command += ["--trial", str(smallest.number), "--runs-dir", str(runs), "--data", text]
     command += ["--steps", "24", "--tokens", "256"]
     with (tmp_path / "log").open("w") as log:

@@ -30,7 +30,7 @@ def test_a_search_that_is_killed_keeps_what_it_had_and_repeats_none_of_it(
     record, search, workplace
 ):
     runs = workplace / "runs"
-    command = [sys.executable, "-m", "autocompress.cli.main", "search", "--no-track"]
+    command = [sys.executable, "-m", "autocompress", "search", "--no-track"]
     command += ["--data", str(workplace / "text.txt"), "--space", str(workplace / "tiny.yaml")]
     command += ["--budget", "8x", "--study", "killed", "--runs-dir", str(runs)]
     with (workplace / "log").open("w") as log:

@@ -12,7 +12,17 @@ from autocompress.cli import main as shell
 from autocompress.cli.output import ConsoleProgress, print_json
 from autocompress.errors import BudgetUnreachable, ConfigurationError
 
-COMMANDS = ("search", "front", "heal", "attribute", "export", "evaluate", "profile", "compress", "validate")
+COMMANDS = (
+    "search",
+    "front",
+    "heal",
+    "attribute",
+    "export",
+    "evaluate",
+    "profile",
+    "compress",
+    "validate",
+)
 HEAVY = (
     "torch",
     "transformers",

@@ -1,8 +1,7 @@
-"""The curve of healing: divergence and loss against steps, as an HTML file and as PNG."""
+"""The curve of healing, divergence and loss against steps, as a picture for MLflow and folders."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,65 +34,14 @@ def summary(checks: Checks) -> str:
     )
 
 
-def healing_figure(checks: Checks, title: str = "Healing") -> Any:
-    """Draw the curve as a plotly figure.
+def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Path:
+    """Draw the curve by matplotlib, without a browser or display.
 
     Args:
         checks: ``step``, ``loss`` on the healing text (NaN before the first step), ``kl`` and
             ``nll`` on the selection text, in the order of their steps.
+        path: the file.
         title: what was healed.
-    """
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.06)
-    for row, (key, colour, name) in enumerate(_panels(), 1):
-        steps, values = _curve(checks, key)
-        marker = {"color": colour}
-        figure.add_scatter(x=steps, y=values, marker=marker, showlegend=False, row=row, col=1)
-        figure.update_yaxes(title=name.replace("\n", "<br>"), row=row, col=1)
-    after = best_of(checks)
-    figure.add_hline(
-        checks[0]["kl"], line={"color": FAINT, "dash": "dot"}, row=1, col=1,
-        annotation={"text": BEFORE, "font": {"color": FAINT}},
-        annotation_position="top right",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[after["step"]], y=[after["kl"]], row=1, col=1, showlegend=False,
-        mode="markers+text", text=[KEPT], textposition="bottom center",
-        marker={"symbol": "star", "size": 15, "color": KL, "line": {"color": INK, "width": 1}},
-    )  # fmt: skip
-    figure.update_xaxes(gridcolor="#e6e6e6", rangemode="tozero")
-    figure.update_xaxes(title=STEPS, row=2, col=1)
-    figure.update_yaxes(gridcolor="#e6e6e6")
-    figure.update_yaxes(range=[0, _top(checks)], row=1, col=1)
-    line = f"<span style='font-size:12px'>{html.escape(summary(checks))}</span>"
-    figure.update_layout(
-        template="plotly_white",
-        title={"text": f"<b>{html.escape(title)}</b><br>{line}", "x": 0.01, "xanchor": "left"},
-        font={"color": INK, "size": 13},
-        margin={"l": 90, "r": 30, "t": 75, "b": 55},
-    )
-    return figure
-
-
-def write_healing_html(checks: Checks, path: Path, title: str = "Healing") -> Path:
-    """Write the interactive curve, with plotly.js inside so that it opens without a network.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    figure = healing_figure(checks, title)
-    text = figure.to_html(include_plotlyjs=True, config={"displaylogo": False})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return path
-
-
-def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Path:
-    """Draw the same curve by matplotlib, without a browser or display.
 
     Raises:
         StorageError: the file cannot be written.

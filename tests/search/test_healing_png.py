@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from autocompress.errors import StorageError
+from autocompress.search.healing_png import best_of, summary, write_healing_png
+
+CHECKS = (
+    {"step": 0, "loss": math.nan, "kl": 0.13, "nll": math.log(17.0)},
+    {"step": 25, "loss": 0.2, "kl": 0.08, "nll": math.log(16.6)},
+    {"step": 50, "loss": 0.1, "kl": 0.05, "nll": math.log(16.4)},
+    {"step": 75, "loss": 0.09, "kl": 0.06, "nll": math.log(16.3)},
+)
+
+
+def test_what_is_kept_is_the_least_divergence():
+    assert best_of(CHECKS)["step"] == 50
+    line = summary(CHECKS)
+    assert "KL 0.1300 to 0.0500" in line
+    assert "perplexity 17.00 to 16.40" in line
+    assert "step 50" in line
+
+
+@pytest.mark.parametrize("checks", [CHECKS, CHECKS[:1]], ids=["whole", "before the first step"])
+def test_a_picture_is_written(checks, tmp_path):
+    picture = write_healing_png(checks, tmp_path / "a" / "heal.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_unwritable_folder_is_one_paragraph(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot write .*heal"):
+        write_healing_png(CHECKS, tmp_path / "file" / "heal")
