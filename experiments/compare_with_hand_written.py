@@ -54,7 +54,7 @@ def on_report_text(session: Session, trial: TrialRecord) -> Measurement:
 
 def print_comparison(study: StudyRecord, session: Session, best: TrialRecord) -> None:
     dense = study.dense_report.perplexity
-    print(f"{'':<22}{'bytes':>10}{'ratio':>8}{'perplexity':>12}{'rise':>9}{'share':>8}")
+    print(f"{'':<22}{'bytes':>10}{'ratio':>8}{'perplexity':>12}{'rise':>9}{'share':>8}{'KL':>9}")
     print(f"{'dense':<22}{study.dense_bytes:>10}{1:>7.2f}x{dense:>12.4f}")
     rows = [
         ("hand-written", hand_written_rival(study, best)),
@@ -71,7 +71,8 @@ def print_comparison(study: StudyRecord, session: Session, best: TrialRecord) ->
         columns = (
             f"{trial.bytes:>10}{study.dense_bytes / trial.bytes:>7.2f}x{measured.perplexity:>12.4f}"
         )
-        print(f"{name:<22}{columns}{rise:>9.4f}{rise / hand_written:>8.2f}  {trial.label}")
+        shares = f"{rise:>9.4f}{rise / hand_written:>8.2f}{measured.kl:>9.4f}"
+        print(f"{name:<22}{columns}{shares}  {trial.label}")
     print(f"share: of the hand-written plan's rise (wanted of the best: at most {TARGET}).")
 
 
