@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 # Public name -> module that defines it, imported on first use (PEP 562).
 _PUBLIC = {
     "LatentCache": "autocompress.surgery.kv_cache",
+    "attribute": "autocompress.api.attribute_function",
     "compress": "autocompress.api.compressing",
     "evaluate": "autocompress.api.evaluating",
     "front": "autocompress.api.functions",

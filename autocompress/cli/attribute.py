@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autocompress.cli.options import RUNS_DIR, Data, Json, RunsDir
-from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
-from autocompress.errors import ConfigurationError, StorageError
+from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
 
 if TYPE_CHECKING:
     from autocompress.api.attributing import Attributed
     from autocompress.search.attribution import Attribution
-    from autocompress.search.study import StudyRecord, TrialRecord
 
 WIDTH_OF_A_FILE = 140  # where stdout is no terminal
 COLUMNS = ("group", "matrices", "saved", "of all", "rise", "±", "KL", "of all")
@@ -77,51 +74,20 @@ def attribute(
     that cost more of the damage than they save of the bytes are those to store with more bits.
     """
     quieten_libraries()
-    from autocompress.api.attributing import attribute_folder, attribute_trial
-    from autocompress.api.study_choice import Destination
+    from autocompress.api.attribute_function import attribute as run
 
-    groupings = [name.strip() for name in by.split(",") if name.strip()]
-    progress = ConsoleProgress()
-    if source is not None and (Path(source) / "config.json").is_file():
-        _refuse(f"the folder {source}", {"--trial": trial, "--storage": storage})
-        found = attribute_folder(
-            Path(source), by=groupings, model=model, data=data, runs_dir=runs_dir, progress=progress
-        )
-        _print(found, as_json=as_json)
-        return
-    _refuse("a study, which has its own", {"--model": model, "--data": data})
-    destination = Destination(source, runs_dir, storage)
-    found, study, chosen = attribute_trial(
-        destination, trial=trial or "best", by=groupings, progress=progress
+    found = run(
+        source,
+        trial=trial,
+        by=[name.strip() for name in by.split(",") if name.strip()],
+        model=model,
+        data=data,
+        runs_dir=runs_dir,
+        storage=storage,
+        track=track,
+        tracking_uri=tracking_uri,
+        progress=ConsoleProgress(),
     )
-    _print(found, as_json=as_json)
-    if track:
-        _track(study, chosen, found.attribution, tracking_uri)
-
-
-def _refuse(what: str, options: dict[str, str | None]) -> None:
-    for option, value in options.items():
-        if value is not None:
-            raise ConfigurationError(f"{option} does not go with {what}", got=value)
-
-
-def _track(
-    study: StudyRecord, trial: TrialRecord, attribution: Attribution, uri: str | None
-) -> None:
-    """Log to MLflow; a store that was not asked for by name must not make the command fail."""
-    from autocompress.tracking.attribution_run import log_attribution
-
-    try:
-        place = log_attribution(study, trial, attribution, uri)
-    except StorageError as error:
-        if uri is not None:
-            raise
-        log.print(str(error), markup=False, soft_wrap=True)
-    else:
-        log.print(f"Logged to {place}", markup=False, soft_wrap=True)
-
-
-def _print(found: Attributed, *, as_json: bool) -> None:
     if as_json:
         print_json(found.to_dict())
     else:

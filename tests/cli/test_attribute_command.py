@@ -6,13 +6,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from autocompress.api import attributing
+from autocompress.api import attribute_function
 from autocompress.api.attributing import Attributed
 from autocompress.cli.attribute import attribute
 from autocompress.errors import ConfigurationError, StorageError
 from autocompress.search.attribution import Attribution, Contribution, Damage
 from autocompress.search.bootstrap import Interval
-from autocompress.tracking import attribution_run
 from tests.search.study_fixtures import realistic_study
 
 STUDY = realistic_study()
@@ -47,9 +46,11 @@ def asked(monkeypatch):
 
         return take
 
-    monkeypatch.setattr(attributing, "attribute_trial", answer("trial", (FOUND, STUDY, TRIAL)))
-    monkeypatch.setattr(attributing, "attribute_folder", answer("folder", FOUND))
-    monkeypatch.setattr(attribution_run, "log_attribution", answer("log", "sqlite:///x, run 7"))
+    monkeypatch.setattr(
+        attribute_function, "attribute_trial", answer("trial", (FOUND, STUDY, TRIAL))
+    )
+    monkeypatch.setattr(attribute_function, "attribute_folder", answer("folder", FOUND))
+    monkeypatch.setattr(attribute_function, "log_attribution", answer("log", "sqlite:///x, run 7"))
     return calls
 
 
@@ -114,7 +115,7 @@ def test_a_tracker_that_is_down_takes_nothing_away(asked, monkeypatch):
     def fail(*_arguments):
         raise StorageError("the attribution was not logged")
 
-    monkeypatch.setattr(attribution_run, "log_attribution", fail)
+    monkeypatch.setattr(attribute_function, "log_attribution", fail)
     result = run("llama-10x")
     assert "3 bit" in result.stdout
     assert "the attribution was not logged" in result.stderr
