@@ -22,6 +22,9 @@ from autocompress.records import Kind, LayerSpec
 from autocompress.search.evaluator import LATENCY_ROUNDS, LATENCY_TOKENS
 
 DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token
+# Of training on a token, in passes of the scoring: the dense model, and the other there and back.
+TRAINING_PASSES = 6
+TRAINED_BYTES = 24  # of each number: its latent, gradient, two moments, and what it was before
 FINALISTS_SHARE = 0.5  # of the measured trials; how many are on the front is not known before
 TIMING_SECONDS = 4 * ENOUGH_SECONDS  # of an option, one like it, and dense ones; large: more
 
@@ -51,6 +54,8 @@ class Work:
         plan_bytes: of a compressed model.
         held_bytes: memory of this process with the dense model in it.
         threads: that fit small matrices side by side.
+        healed: plans to heal afterwards, about.
+        healing_tokens: that each of them is trained on, repeats counted.
     """
 
     specs: tuple[LayerSpec, ...]
@@ -70,11 +75,18 @@ class Work:
     plan_bytes: int
     held_bytes: int
     threads: int
+    healed: int = 0
+    healing_tokens: int = 0
 
     @property
     def finalists(self) -> int:
         """About how many plans are measured on the report text."""
-        return math.ceil(FINALISTS_SHARE * self.trials)
+        return finalists_of(self.trials)
+
+
+def finalists_of(trials: int) -> int:
+    """About how many of so many trials are measured on the report text."""
+    return math.ceil(FINALISTS_SHARE * trials)
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,21 @@ def predict_stages(work: Work, speed: Speed) -> tuple[Stage, ...]:
             f"about {work.finalists} plans on {work.report_tokens:,} tokens",
             work.finalists * (speed.scoring.seconds(work.report_tokens) + _timing(speed)),
             scored + built,
+        ),
+        *_healing(work, speed, scored),
+    )
+
+
+def _healing(work: Work, speed: Speed, memory: int) -> tuple[Stage, ...]:
+    if not work.healed:
+        return ()
+    parameters = sum(spec.parameters for spec in work.specs)
+    return (
+        Stage(
+            "healing",
+            f"about {work.healed} plans on {work.healing_tokens:,} tokens",
+            work.healed * TRAINING_PASSES * speed.scoring.seconds(work.healing_tokens),
+            memory + TRAINED_BYTES * parameters,
         ),
     )
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import Exported, export_trial
+from autocompress.api.healing import front_healing
 from autocompress.api.profiling import Profile, make_profile
 from autocompress.api.searching import resume_search, run_search
 from autocompress.api.session import TextSettings, one_of
 from autocompress.api.study_choice import Destination, SearchSettings
-from autocompress.healing.settings import HealSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.search.engines.choosing import EngineSettings
 from autocompress.search.study import StudyRecord
@@ -97,7 +97,7 @@ def search(
     """
     endurance = Endurance(trials, time, patience)
     where = EngineSettings(engine, workers, address, gpus_per_trial)
-    healing = None if heal is None else HealSettings(heal, seed=seed)
+    healing = front_healing(heal, heal_data, seed)
     with mirrored(track, tracking_uri, progress) as observers:
         if resume is not None:
             destination = Destination(resume, Path(runs_dir), storage)

@@ -15,8 +15,10 @@ from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source, t
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows
 from autocompress.healing.checkpoint import Checkpoint
+from autocompress.healing.hardware import explained_memory
 from autocompress.healing.healer import CHECK_TOKENS, Healed, Healer
 from autocompress.healing.refit import refit
+from autocompress.healing.schedule import LEAST_WINDOWS, windows_of
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
@@ -25,7 +27,7 @@ from autocompress.records import Measurement
 
 REFIT_TOKENS = 65_536  # of the healing text, at most
 REFIT_VERSION = 1  # raise it when what refitting does changes
-WINDOWS_AT_ONCE = 16  # in a pass of the refitting
+WINDOWS_AT_ONCE = 16  # in a pass of the refitting, at most
 
 
 def with_times_of(before: Measurement, seen: Measurement) -> Measurement:
@@ -75,14 +77,10 @@ def heal_plan(
         DataError: too few tokens.
         AutocompressError: healing diverges, or there is not enough memory.
     """
-    selection = Windows(session.selection_ids, session.context)
-    dense = session.workbench.model
-    if numbers is None and settings.refit:
-        numbers = _refitted(session, plan, ids, selection.first(CHECK_TOKENS // session.context))
-    student = Student(session.workbench, plan, session.build, numbers)
-    metrics = session.metrics if settings.penalties else None
-    healer = Healer(dense, student, ids, selection, settings, checkpoint, session.progress, metrics)
-    healed = healer.run()
+    if checkpoint is not None:
+        checkpoint.check()
+    with explained_memory(settings):
+        healed = _trained(session, plan, numbers, ids, settings, checkpoint)
     if settings.shrink is None:
         return HealedPlan(plan, healed.numbers, healed)
     layers, progress = session.workbench.inventory.layers, session.progress
@@ -93,8 +91,28 @@ def heal_plan(
     return HealedPlan(shrunk.plan, shrunk.numbers, healed)
 
 
+def _trained(
+    session: Session,
+    plan: Plan,
+    numbers: Mapping[str, Tensor] | None,
+    ids: Tensor,
+    settings: HealSettings,
+    checkpoint: Checkpoint | None,
+) -> Healed:
+    selection = Windows(session.selection_ids, session.context)
+    dense = session.workbench.model
+    if numbers is None and settings.refit:
+        at_once = min(WINDOWS_AT_ONCE, (settings.tokens_at_once or ids.numel()) // session.context)
+        watched = selection.first(CHECK_TOKENS // session.context)
+        numbers = _refitted(session, plan, ids, watched, max(1, at_once))
+    student = Student(session.workbench, plan, session.build, numbers)
+    metrics = session.metrics if settings.penalties else None
+    healer = Healer(dense, student, ids, selection, settings, checkpoint, session.progress, metrics)
+    return healer.run()
+
+
 def _refitted(
-    session: Session, plan: Plan, ids: Tensor, selection: Windows
+    session: Session, plan: Plan, ids: Tensor, selection: Windows, at_once: int
 ) -> dict[str, Tensor] | None:
     """Stored numbers of matrices fitted anew, or kept from before; ``None`` if they lose more."""
     key = content_key(
@@ -105,17 +123,9 @@ def _refitted(
     if numbers is None:
         count = min(len(ids), REFIT_TOKENS) // session.context
         windows = ids[: count * session.context].view(count, session.context)
-        windows = windows.to(session.loaded.model.device)
+        batches = torch.split(windows.to(session.loaded.model.device), at_once)
         numbers = refit(
-            workbench,
-            plan,
-            session.build,
-            session.metrics,
-            [
-                batch.to(session.loaded.model.device)
-                for batch in torch.split(windows, WINDOWS_AT_ONCE)
-            ],
-            progress=session.progress,
+            workbench, plan, session.build, session.metrics, batches, progress=session.progress
         )
         session.cache.keep_tensors("refits", key, numbers)
     teacher = Teacher.of(workbench.model, selection)
@@ -144,9 +154,12 @@ def healing_text(session: Session, data: str | None, settings: HealSettings) -> 
     if data is not None:
         held_out = {part: getattr(texts, part) for part in PARTS if part != "calibration"}
         check_disjoint(held_out | {"healing": own}, {**texts.names, "healing": data})
-    limit = settings.steps * max(settings.tokens, session.context)
+    least = LEAST_WINDOWS * session.context
+    limit = max(settings.steps * max(settings.tokens, session.context), least)
     if data is None and "calibration" in session.own.tokens:
-        return name, session.own.tokens["calibration"][:limit]
-    return name, token_ids(
-        own, session.loaded.tokenizer, limit=limit, least=1, name=f"the healing text {name}"
-    )
+        ids = session.own.tokens["calibration"][:limit]
+    else:
+        tokenizer = session.loaded.tokenizer
+        ids = token_ids(own, tokenizer, limit=limit, least=1, name=f"the healing text {name}")
+    windows_of(ids, session.context)  # refuses what is too short before anything is done
+    return name, ids

@@ -17,10 +17,12 @@ from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.calibration.cache import content_key, tensor_key
-from autocompress.errors import StudyError
+from autocompress.errors import AutocompressError, ConfigurationError, StorageError, StudyError
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
 from autocompress.search.evaluator import Evaluator, ScoredText
@@ -78,9 +80,7 @@ def heal_trial(
             record = to_record(study, folder)
             source = pick(record, trial)
             work = _Work(study, record, data, settings, destination.runs_dir, progress)
-            for observer in observers:
-                observer.started(record)
-            after = work.heal(source, observers, checkpoint)
+            after = work.heal(source, checkpoint=checkpoint)
             record = to_record(study, folder)
             for observer in observers:
                 observer.finished(record)
@@ -91,7 +91,7 @@ def heal_trial(
         raise StudyError(f"the storage has lost what was measured of trial {after.number}")
     return HealingReport(
         f"trial {source.number} of study {name}, {source.label}",
-        source.plan,
+        after.plan,
         record.dense_report,
         source.report,
         after.report,
@@ -99,6 +99,23 @@ def heal_trial(
         after.number,
         record,
     )
+
+
+def front_healing(steps: int | None, data: str | None, seed: int) -> HealSettings | None:
+    """How a search heals its front; ``None`` where it was not asked to.
+
+    Raises:
+        ConfigurationError: a text to heal on without steps, or steps that cannot be.
+    """
+    if steps is None:
+        if data is not None:
+            raise ConfigurationError(
+                "--heal-data names a text to heal the front on",
+                got=data,
+                hint="Say with --heal how many steps to heal it for, such as --heal 200.",
+            )
+        return None
+    return HealSettings(steps, seed=seed)
 
 
 def heal_front(
@@ -113,7 +130,7 @@ def heal_front(
     """Heal the members of a study's front alike, and the hand-written plan to compare with.
 
     Those that have been healed in this way already are left as they are, so a run that was cut off
-    goes on.
+    goes on. One that cannot be healed is told of, and the others are.
 
     Args:
         study: as stored.
@@ -124,12 +141,21 @@ def heal_front(
         observers: told of each new trial.
     """
     record = to_record(study, folder)
-    members = [trial for trial in finalists(without_healed(record)) if trial.healing is None]
+    members = [trial for trial in finalists(without_healed(record)) if _is_compressed(trial.plan)]
     work = _Work(study, record, data, settings, folder.parent, session.progress, session)
     with session.progress.task("Healing the front (plans)", len(members)) as advance:
         for trial in members:
-            work.heal(trial, observers)
+            try:
+                work.heal(trial, observers)
+            except StorageError:
+                raise
+            except AutocompressError as error:
+                session.progress.note(f"Trial {trial.number} was not healed: {error}")
             advance(1)
+
+
+def _is_compressed(plan: Plan) -> bool:
+    return any(not isinstance(method, Keep) for method in plan.values())
 
 
 def without_healed(record: StudyRecord) -> StudyRecord:
@@ -153,6 +179,7 @@ class _Work:
         self.study, self.record, self.settings = study, record, settings
         self.session = session or open_study_session(record, runs_dir, progress)
         self.text, self.ids = healing_text(self.session, data, settings)
+        self.tokens_hash = tensor_key(self.ids)
         with self.session.progress.task("Measuring the dense model"):
             self.selection = self.session.scored_text("selection")
             self.report = self.session.scored_text("report")
@@ -177,8 +204,9 @@ class _Work:
             (),
             of=source.number,
             phase=source.healing.phase if source.healing else source.phase,
+            tokens_hash=self.tokens_hash,
         )
-        known = healed_already(to_record(self.study, folder).trials, source, planned)
+        known = healed_already(to_record(self.study, folder), source, planned)
         if known is not None:
             self.session.progress.note(
                 f"Trial {source.number} was healed like this already: trial {known.number}."
@@ -223,7 +251,7 @@ class _Work:
         return {
             "model": self.record.fingerprint,
             "plan": source.key,
-            "text": tensor_key(self.ids),
+            "text": self.tokens_hash,
             "settings": asdict(self.settings),
         }
 

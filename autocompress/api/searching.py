@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
+from autocompress.api.heal_plan import healing_text
 from autocompress.api.healing import heal_front
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.api.study_choice import (
@@ -85,6 +86,8 @@ def run_search(
     session = settings.open(destination.runs_dir, progress)
     inventory = session.workbench.inventory
     space.check(inventory.layers)
+    if heal is not None:
+        healing_text(session, heal_data, heal)  # a bad text is refused before the search
     identity = identity_of(settings, session, space)
     name, study = choose_study(settings, destination, identity)
     folder = destination.runs_dir / name

@@ -12,6 +12,7 @@ from rich.text import Text
 from autocompress.api.dry_run import DryRun, dry_run
 from autocompress.api.endurance import Endurance
 from autocompress.api.forecast import about
+from autocompress.api.healing import front_healing
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.cli.output import ConsoleProgress, console, print_json
 from autocompress.errors import BudgetUnreachable
@@ -35,6 +36,8 @@ def show_dry_run(
     address: str | None = None,
     gpus_per_trial: float = 0.0,
     resume: bool,
+    heal: int | None = None,
+    heal_data: str | None = None,
     as_json: bool,
 ) -> None:
     """Look what a search would do, and print it.
@@ -45,7 +48,16 @@ def show_dry_run(
     """
     progress = ConsoleProgress()
     chosen = EngineSettings(engine, workers, address, gpus_per_trial)
-    run = dry_run(settings, destination, endurance, chosen, resume=resume, progress=progress)
+    run = dry_run(
+        settings,
+        destination,
+        endurance,
+        chosen,
+        resume=resume,
+        heal=front_healing(heal, heal_data, settings.seed),
+        heal_data=heal_data,
+        progress=progress,
+    )
     if as_json:
         print_json(run.to_dict())
     else:

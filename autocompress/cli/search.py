@@ -169,6 +169,8 @@ def search(
             address=address,
             gpus_per_trial=gpus_per_trial,
             resume=resume is not None,
+            heal=heal,
+            heal_data=heal_data,
             as_json=as_json,
         )
         return

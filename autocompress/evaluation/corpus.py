@@ -199,8 +199,8 @@ def check_disjoint(texts: Mapping[str, str], names: Mapping[str, str]) -> None:
                 f"the {one} text ({names[one]}) and the {other} text ({names[other]}) overlap",
                 got=f'{share:.0%} shared passages, one of them "{sample}..."',
                 wanted="texts that have nothing in common",
-                hint="Name three different sources, or one source with --data: "
-                "it is cut into disjoint parts.",
+                hint="Name another source for one of them; a source that a search is given with "
+                "--data is cut into disjoint parts.",
             )
 
 

@@ -53,12 +53,29 @@ class Checkpoint:
             ConfigurationError: it is of another run.
             StorageError: it cannot be read.
         """
+        return self._read(whole=True)
+
+    def check(self) -> None:
+        """Refuse a file of another run before any work is done, without reading its tensors.
+
+        Raises:
+            ConfigurationError: it is of another run.
+            StorageError: it cannot be read.
+        """
+        self._read(whole=False)
+
+    def _read(self, *, whole: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if not self.path.exists():
             return None
+        if self.path.is_dir():
+            raise ConfigurationError(
+                "the checkpoint of healing is a folder", got=str(self.path), wanted="a file"
+            )
         try:
             with safe_open(self.path, "pt") as file:
                 record = json.loads(file.metadata()[FACTS])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = file.keys() if whole else ()
+                tensors = {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StorageError(
                 f"the checkpoint of healing {self.path} cannot be read: {error}",

@@ -15,7 +15,7 @@ from autocompress.atomic_write import written_whole
 from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.errors import StorageError
 from autocompress.records import Measurement
-from autocompress.search.study import HEALED, Healing, TrialRecord
+from autocompress.search.study import HEALED, Healing, StudyRecord, TrialRecord
 from autocompress.search.study_store import keep_report, to_trial_record
 from autocompress.search.trial_owner import own
 
@@ -103,20 +103,23 @@ def add_healed(
     return record
 
 
-def healed_already(
-    trials: tuple[TrialRecord, ...], source: TrialRecord, healing: Healing
-) -> TrialRecord | None:
-    """The trial that has healed a source in the same way, if there is one."""
-    for trial in trials:
+def healed_already(study: StudyRecord, source: TrialRecord, healing: Healing) -> TrialRecord | None:
+    """The trial that has healed a source in the same way, if there is one and it is whole.
+
+    One that was cut off before it was measured, or whose numbers are gone, does not count.
+    """
+    for trial in study.complete:
         known = trial.healing
-        if known and known.of == source.number and _way(known) == _way(healing):
+        if known is None or known.of != source.number or way_of(known) != way_of(healing):
+            continue
+        if trial.report is not None and _path(study.folder, known.numbers).exists():
             return trial
     return None
 
 
-def _way(healing: Healing) -> str:
+def way_of(healing: Healing) -> str:
     """How it was done, comparable with what has been through JSON."""
-    return json.dumps([healing.settings, healing.text], sort_keys=True)
+    return json.dumps([healing.settings, healing.text, healing.tokens_hash], sort_keys=True)
 
 
 def picture_of(folder: Path, number: int) -> Path:

@@ -20,14 +20,14 @@ STEPS = "steps"
 
 
 def best_of(checks: Checks) -> Mapping[str, float]:
-    """The check of least divergence, whose numbers are kept."""
-    return min(checks, key=lambda check: check["kl"])
+    """The check whose numbers are kept: of least divergence, penalties included."""
+    return min(checks, key=lambda check: check["kl"] + check.get("penalty", 0.0))
 
 
 def summary(checks: Checks) -> str:
     """What healing did to the figures of the selection text, before and after, in a line."""
     before, after = checks[0], best_of(checks)
-    perplexities = [f"{math.exp(check['nll']):#.4g}" for check in (before, after)]
+    perplexities = [f"{math.exp(min(check['nll'], 700)):#.4g}" for check in (before, after)]
     return (
         f"selection text: KL {before['kl']:.4f} to {after['kl']:.4f}, "
         f"perplexity {' to '.join(perplexities)}, best at step {after['step']:g}"
@@ -35,7 +35,7 @@ def summary(checks: Checks) -> str:
 
 
 def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Path:
-    """Draw the curve by matplotlib, without a browser or display.
+    """Draw the curve by matplotlib, without a browser or display; nothing where no KL is finite.
 
     Args:
         checks: ``step``, ``loss`` on the healing text (NaN before the first step), ``kl`` and
@@ -46,7 +46,10 @@ def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Pat
     Raises:
         StorageError: the file cannot be written.
     """
-    figure = _draw(checks, title)
+    finite = [check for check in checks if math.isfinite(check["kl"])]
+    if not finite:
+        return path
+    figure = _draw(finite, title)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png", dpi=150)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 from autocompress.search.against_dense import rise
+from autocompress.search.healed_trials import way_of
 from autocompress.search.study import StudyRecord, TrialRecord
 
 MOST_CHANGES = 5  # that are told one by one
@@ -35,11 +37,14 @@ class HealedPair:
 
 
 def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
-    """Each trial that was healed, with the best of its healed ones, by bytes."""
+    """Each trial that was healed, with the best of what came of it, by bytes.
+
+    One that was healed several times, further or in other ways, is one pair.
+    """
     trials = {trial.number: trial for trial in study.complete}
     best: dict[int, HealedPair] = {}
     for after in study.complete:
-        before = trials.get(after.healing.of) if after.healing else None
+        before = _first_of(after, trials)
         if before is None or before.measurement is None or after.measurement is None:
             continue
         if before.measurement.text != after.measurement.text:
@@ -50,15 +55,32 @@ def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
     return tuple(sorted(best.values(), key=lambda pair: pair.before.bytes))
 
 
+def _first_of(after: TrialRecord, trials: Mapping[int, TrialRecord]) -> TrialRecord | None:
+    """The trial that was healed first to become a healed one; ``None`` for one that was not."""
+    before: TrialRecord | None = after
+    while before is not None and before.healing is not None:
+        before = trials.get(before.healing.of)
+    return None if before is after else before
+
+
 def order_changes(pairs: tuple[HealedPair, ...]) -> tuple[tuple[HealedPair, HealedPair], ...]:
-    """Pairs of which the better one before healing is the worse one after it, the winner first."""
+    """Pairs of which the better one before healing is the worse one after it, the winner first.
+
+    Only what was healed in the same way, with the same data and steps, is compared.
+    """
     changes = []
     for one, other in combinations(pairs, 2):
+        if _way(one) != _way(other):
+            continue
         was = one.rise_before - other.rise_before
         now = one.rise_after - other.rise_after
         if was * now < 0:
             changes.append((one, other) if now < 0 else (other, one))
     return tuple(changes)
+
+
+def _way(pair: HealedPair) -> str:
+    return "" if pair.after.healing is None else way_of(pair.after.healing)
 
 
 def healing_notes(study: StudyRecord) -> list[str]:

@@ -30,6 +30,7 @@ class Healing:
         of: number of the trial that it started from, where it is one of a study.
         phase: of that trial.
         numbers: hash of the stored numbers, which lie in the run folder.
+        tokens_hash: of the text's tokens.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Healing:
     of: int = -1
     phase: str = ""
     numbers: str = ""
+    tokens_hash: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""

@@ -13,13 +13,12 @@ from autocompress.search.healing_png import write_healing_png
 
 CURVES = ("loss", "kl", "nll")
 PICTURE = "healing.png"
-MOST_METRICS = 1000  # of one batch
 
 
 def send_healing(
     client: Any, run: str, checks: Sequence[Mapping[str, float]], title: str = "Healing"
 ) -> None:
-    """Log ``heal_loss``, ``heal_kl`` and ``heal_nll`` by step, those that are not there yet.
+    """Log ``heal_loss``, ``heal_kl`` and ``heal_nll`` by step into a new run, and their picture.
 
     Args:
         client: of MLflow.
@@ -31,16 +30,12 @@ def send_healing(
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    missing = []
-    for curve in CURVES:
-        key = f"heal_{curve}"
-        there = {metric.step for metric in client.get_metric_history(run, key)}
-        missing += [
-            Metric(key, check[curve], now, int(check["step"]))
-            for check in checks
-            if math.isfinite(check[curve]) and check["step"] not in there
-        ]
-    for start in range(0, len(missing), MOST_METRICS):
-        client.log_batch(run, missing[start : start + MOST_METRICS], synchronous=True)
+    metrics = [
+        Metric(f"heal_{curve}", check[curve], now, int(check["step"]))
+        for curve in CURVES
+        for check in checks
+        if math.isfinite(check[curve])
+    ]
+    client.log_batch(run, metrics, synchronous=True)
     with tempfile.TemporaryDirectory() as scratch:
         client.log_artifact(run, str(write_healing_png(checks, Path(scratch) / PICTURE, title)))

@@ -152,3 +152,10 @@ def test_memory_holds_the_model_and_what_each_stage_adds():
 )
 def test_times_are_said_with_no_more_digits_than_they_are_worth(seconds, words):
     assert about(seconds) == words
+
+
+def test_healing_takes_passes_over_its_text_for_each_finalist():
+    healing = by_name(replace(WORK, healed=4, healing_tokens=10_000))["healing"]
+    assert healing.work == "about 4 plans on 10,000 tokens"
+    assert healing.seconds == pytest.approx(4 * 6 * SPEED.scoring.seconds(10_000))
+    assert "healing" not in by_name(WORK)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from safetensors import safe_open
@@ -15,13 +16,19 @@ from safetensors.torch import load_file
 import autocompress
 from autocompress.api.healing import heal_trial
 from autocompress.api.study_choice import Destination
-from autocompress.errors import ConfigurationError, DataError, StorageError, StudyError
+from autocompress.errors import (
+    AutocompressError,
+    ConfigurationError,
+    DataError,
+    StorageError,
+    StudyError,
+)
 from autocompress.evaluation.corpus import bundled_text
 from autocompress.export.weights import weight_files
 from autocompress.healing.settings import HealSettings
 from autocompress.progress import SILENT
 from autocompress.search.front import front_of, pick
-from autocompress.search.healed_trials import FOLDER, picture_of, read_numbers
+from autocompress.search.healed_trials import FOLDER, healed_already, picture_of, read_numbers
 from autocompress.search.study import HEALED
 from autocompress.search.study_store import read_study
 
@@ -119,11 +126,53 @@ def test_text_that_is_kept_for_measuring_is_refused(study, workplace):
         autocompress.heal(study, data=whole, **WORDS)
 
 
-def test_too_little_text_is_refused(study, tmp_path):
+@pytest.mark.parametrize("times", [3, 40], ids=["less than a window", "one window"])
+def test_too_little_text_is_refused(study, search, tmp_path, times):
     path = tmp_path / "short.txt"
-    path.write_text("Too short a text to learn anything from. " * 3)
+    path.write_text("Too short a text to learn anything from. " * times)
     with pytest.raises(DataError, match="too short"):
         autocompress.heal(study, data=str(path), **WORDS)
+    with pytest.raises(DataError, match="too short"):
+        search(study="never-begun", heal=3, heal_data=str(path))
+    assert not (study.folder.parent / "never-begun").exists()
+
+
+def test_a_text_to_heal_on_without_steps_is_refused(search):
+    with pytest.raises(ConfigurationError, match="--heal 200"):
+        search(study="never-begun", heal_data="text.txt")
+
+
+def test_a_checkpoint_that_is_a_folder_is_refused(study, text, tmp_path):
+    with pytest.raises(ConfigurationError, match="is a folder"):
+        autocompress.heal(study, data=text, checkpoint=tmp_path, steps=5, tokens=512, track=False)
+
+
+def test_what_is_not_whole_does_not_count_as_healed(study, smallest, healed):
+    record = read_study(study.name, study.folder.parent)
+    source, trial = pick(record, str(smallest.number)), pick(record, str(healed.trial))
+    assert healed_already(record, source, trial.healing) == trial
+    others = [each for each in record.trials if each.number != trial.number]
+    for cut_off in (replace(trial, state="failed"), replace(trial, report=None)):
+        assert (
+            healed_already(replace(record, trials=(*others, cut_off)), source, trial.healing)
+            is None
+        )
+    assert (
+        healed_already(replace(record, folder=study.folder / "moved"), source, trial.healing)
+        is None
+    )
+    assert healed_already(record, source, replace(trial.healing, tokens_hash="other")) is None
+
+
+def test_one_member_that_cannot_be_healed_does_not_stop_the_others(
+    study, search, text, monkeypatch
+):
+    def diverge(*_arguments):
+        raise AutocompressError("healing diverges at step 2")
+
+    monkeypatch.setattr("autocompress.api.healing.heal_plan", diverge)
+    found = search(study=study.name, heal=2, heal_data=text)
+    assert not [trial for trial in found.trials if trial.healing and trial.healing.steps == 2]
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_kept(study, smallest, text, tmp_path):

@@ -29,6 +29,21 @@ def test_a_picture_is_written(checks, tmp_path):
     assert picture.startswith(b"\x89PNG")
 
 
+def test_the_penalty_counts_for_what_is_kept():
+    checks = [check | {"penalty": 0.001 * check["step"]} for check in CHECKS]
+    assert best_of(checks)["step"] == 50
+    checks[1]["penalty"] = 0.0
+    checks[2]["penalty"] = 0.1
+    assert best_of(checks)["step"] == 25
+
+
+def test_figures_that_are_no_numbers_do_not_stop_it(tmp_path):
+    broken = {"step": 0, "loss": math.nan, "kl": math.inf, "nll": 800.0}
+    path = write_healing_png((broken, *CHECKS[1:]), tmp_path / "heal.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert not write_healing_png((broken,), tmp_path / "none.png").exists()
+
+
 def test_unwritable_folder_is_one_paragraph(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot write .*heal"):

@@ -47,6 +47,18 @@ def test_the_best_of_several_healed_ones_counts():
     assert pair.after.number == 3
 
 
+def test_what_was_healed_further_is_one_plan():
+    once = healed(2, SMALL, 0.2)
+    further = healed(3, once, 0.1)
+    (pair,) = healed_pairs(study_of(SMALL, once, further))
+    assert (pair.before.number, pair.after.number) == (0, 3)
+
+
+def test_only_what_was_healed_alike_is_compared():
+    study = study_of(SMALL, LARGE, healed(2, SMALL, 0.05, steps=500), healed(3, LARGE, 0.1))
+    assert not order_changes(healed_pairs(study))
+
+
 def test_a_change_of_order_is_told_with_both_sides():
     study = study_of(SMALL, LARGE, healed(2, SMALL, 0.05), healed(3, LARGE, 0.1))
     ((winner, loser),) = order_changes(healed_pairs(study))
