@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from autocompress.api.attributing import Attributed, attribute_folder, attribute_trial
+from autocompress.api.attributing import Attributed, attribute_plan, attribute_trial
+from autocompress.api.exported_folder import folder_of, open_folder, refuse_options
 from autocompress.api.study_choice import Destination
-from autocompress.errors import ConfigurationError, StorageError
+from autocompress.errors import StorageError
 from autocompress.progress import SILENT, Progress
 from autocompress.search.attribution import USUAL_GROUPINGS
 from autocompress.search.study import StudyRecord
@@ -21,6 +22,8 @@ def attribute(
     by: Sequence[str] = USUAL_GROUPINGS,
     model: str | None = None,
     data: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
     runs_dir: str | Path = "runs",
     storage: str | None = None,
     track: bool = True,
@@ -39,21 +42,41 @@ def attribute(
         model: of a folder: the dense model, when it is not where its recipe says.
         data: of a folder: source of text, cut into three parts as in a search; the bundled texts
             when left out.
+        device: of a folder: where the model runs; ``cpu`` when left out.
+        trust_remote_code: of a folder: let code that comes with a hub model run.
         runs_dir: folder of run folders and of the cache; a record knows its own.
-        storage: URL of a study's storage, when it is not in the run folder.
-        track: add it to the trial's run in MLflow.
-        tracking_uri: MLflow's store; what MLflow itself would choose when left out.
+        storage: of a study: URL of its storage, when it is not in the run folder.
+        track: of a study: add it to the trial's run in MLflow.
+        tracking_uri: of a study: MLflow's store; what MLflow itself would choose when left out.
         progress: told how far things are.
 
     Raises:
         AutocompressError: and those below it; the message is one paragraph that says what to do.
     """
-    if isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
-        _refuse(f"the folder {source}", {"trial": trial, "storage": storage})
-        return attribute_folder(
-            Path(source), by=by, model=model, data=data, runs_dir=Path(runs_dir), progress=progress
+    folder = folder_of(source)
+    if folder is not None:
+        refuse_options(
+            f"the folder {folder}", trial=trial, storage=storage, tracking_uri=tracking_uri
         )
-    _refuse("a study, which has its own", {"model": model, "data": data})
+        opened = open_folder(
+            folder,
+            model=model,
+            data=data,
+            runs_dir=Path(runs_dir),
+            device=device or "cpu",
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+        return attribute_plan(
+            opened.session, opened.plan, str(folder), numbers=opened.numbers, by=by
+        )
+    refuse_options(
+        "a study, which has its own",
+        model=model,
+        data=data,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     name = str(source) if isinstance(source, Path) else source
     destination = Destination.of(name, runs_dir, storage)
     chosen = "best" if trial is None else str(trial)
@@ -68,9 +91,3 @@ def attribute(
         else:
             progress.note(f"Logged to {place}")
     return found
-
-
-def _refuse(what: str, options: Mapping[str, object]) -> None:
-    for option, value in options.items():
-        if value is not None:
-            raise ConfigurationError(f"--{option} does not go with {what}", got=value)

@@ -1,17 +1,15 @@
-"""What each group of matrices of a trial, or of an exported folder, saves and harms."""
+"""What each group of matrices of a trial, or of any plan, saves and harms."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from autocompress.api.exported_folder import open_folder
-from autocompress.api.session import Session, TextSettings
+from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.evaluation.scoring import Score, score
@@ -103,46 +101,6 @@ def attribute_trial(
     source = f"trial {chosen.number} of study {study.name}"
     found = attribute_plan(session, chosen.plan, source, numbers=numbers, by=by, report=reported)
     return found, study, chosen
-
-
-def attribute_folder(
-    folder: Path,
-    *,
-    by: Sequence[str] = USUAL_GROUPINGS,
-    model: str | None = None,
-    data: str | None = None,
-    runs_dir: Path = Path("runs"),
-    device: str = "cpu",
-    trust_remote_code: bool = False,
-    progress: Progress = SILENT,
-) -> Attributed:
-    """Say what each group of matrices of an exported folder saves and harms.
-
-    Args:
-        folder: the folder.
-        by: how matrices are grouped; see ``groups_of``.
-        model: the dense model that it was made from; the one its recipe names when left out.
-        data: source of text, cut into three parts as in a search; the bundled texts when left out.
-        runs_dir: folder of the cache.
-        device: where the model runs.
-        trust_remote_code: let code that comes with a hub model run.
-        progress: told how far things are.
-
-    Raises:
-        ModelError: the dense model is not the one that it was made from.
-        StorageError: its files cannot be read.
-        ConfigurationError: an unknown grouping, or a plan that keeps every matrix.
-    """
-    session, plan, numbers = open_folder(
-        folder,
-        model=model,
-        texts=TextSettings(data),
-        runs_dir=runs_dir,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-    )
-    return attribute_plan(session, plan, str(folder), numbers=numbers, by=by)
 
 
 def attribute_plan(

@@ -6,32 +6,59 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.config.document import read_document
 from autocompress.config.recipe_file import read_recipe
-from autocompress.errors import ModelError, StorageError
+from autocompress.errors import ConfigurationError, ModelError, StorageError
 from autocompress.export.checkpoint import RECIPE
 from autocompress.export.weights import weight_files
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
+from autocompress.surgery.loading import BUNDLED_MODEL
 from autocompress.surgery.placement import prefix_of
+
+
+def folder_of(source: object) -> Path | None:
+    """The model folder that a source names, or ``None`` where it is a study."""
+    if isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
+        return Path(source)
+    return None
+
+
+def refuse_options(what: str, **options: object) -> None:
+    """Refuse options that would do nothing.
+
+    Args:
+        what: the thing that they do not go with.
+        options: by their names; ``None`` or ``False`` where they are left out.
+
+    Raises:
+        ConfigurationError: one is given.
+    """
+    for name, value in options.items():
+        if value is not None and value is not False:
+            option = name.replace("_", "-")
+            raise ConfigurationError(
+                f"--{option} does not go with {what}", got=value, hint="Leave it out."
+            )
 
 
 class OpenedFolder(NamedTuple):
     """An exported folder as a plan of its dense model.
 
     Attributes:
+        path: the folder.
         session: the dense model.
         plan: what the folder stores how.
         numbers: its tensors of compressed matrices and its vectors, which healing trains too, by
             their names in a checkpoint.
     """
 
+    path: Path
     session: Session
     plan: Plan
     numbers: dict[str, Tensor]
@@ -41,7 +68,7 @@ def open_folder(
     folder: Path,
     *,
     model: str | None = None,
-    texts: TextSettings | None = None,
+    data: str | None = None,
     runs_dir: Path = Path("runs"),
     device: str = "cpu",
     trust_remote_code: bool = False,
@@ -52,7 +79,8 @@ def open_folder(
     Args:
         folder: the folder.
         model: the dense model; the one its recipe names when left out.
-        texts: which texts to use; the bundled ones when left out.
+        data: source of text, cut into three parts as in a search; the bundled texts when left out,
+            which is noted where they may be unlike what the model is for.
         runs_dir: folder of the cache.
         device: where the model goes.
         trust_remote_code: let code that comes with a hub model run.
@@ -66,7 +94,7 @@ def open_folder(
     recipe = read_recipe(read_document(folder / RECIPE))
     session = open_session(
         model or recipe.model,
-        texts or TextSettings(),
+        TextSettings(data),
         runs_dir,
         device=device,
         dtype=_dtype_of(folder),
@@ -81,7 +109,13 @@ def open_folder(
             wanted=wanted,
             hint="Name the one it was made from with --model.",
         )
-    return OpenedFolder(session, recipe.plan, _numbers_in(folder, recipe.plan, session))
+    if data is None and session.loaded.source != BUNDLED_MODEL:
+        progress.note(
+            "Without --data the texts that come with autocompress are used, which are Python's "
+            f"library and its documentation: if {session.loaded.source} is for something else, "
+            "name text of that kind."
+        )
+    return OpenedFolder(folder, session, recipe.plan, _numbers_in(folder, recipe.plan, session))
 
 
 def _dtype_of(folder: Path) -> str:
@@ -98,16 +132,17 @@ def _dtype_of(folder: Path) -> str:
 
 def _numbers_in(folder: Path, plan: Plan, session: Session) -> dict[str, Tensor]:
     """What a folder stores of compressed matrices, and its vectors, which healing trains too."""
-    inventory = session.workbench.inventory
+    model, inventory = session.loaded.model, session.workbench.inventory
     inside = tuple(prefix_of(inventory[name]) for name, method in plan.items() if method != Keep())
-    device = str(session.loaded.model.device)
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    numbers: dict[str, Tensor] = {}
     try:
-        stored = [load_file(path, device=device) for path in weight_files(folder)]
+        for path in weight_files(folder):
+            with safe_open(path, "pt", device=str(model.device)) as file:
+                for name in file.keys():  # noqa: SIM118  # it is no mapping
+                    vector = len(file.get_slice(name).get_shape()) == 1 and name not in buffers
+                    if name.startswith(inside) or vector:
+                        numbers[name] = file.get_tensor(name)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"the weights in {folder} cannot be read: {error}") from error
-    return {
-        name: tensor
-        for tensors in stored
-        for name, tensor in tensors.items()
-        if name.startswith(inside) or tensor.ndim == 1
-    }
+    return numbers

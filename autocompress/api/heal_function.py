@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from autocompress.api.exported_folder import folder_of, open_folder, refuse_options
 from autocompress.api.exporting import export_trial
 from autocompress.api.healing import heal_trial
-from autocompress.api.healing_folder import heal_folder
+from autocompress.api.healing_folder import heal_folder, place_for
 from autocompress.api.healing_report import HealingReport
 from autocompress.api.study_choice import Destination
 from autocompress.config.document import read_document
 from autocompress.config.recipe_file import read_recipe
+from autocompress.errors import ConfigurationError
 from autocompress.export.folder import check_free
+from autocompress.healing.penalties import Penalty
 from autocompress.healing.settings import HealSettings, Trained
 from autocompress.progress import SILENT, Progress
 from autocompress.search.study import StudyRecord
@@ -22,7 +25,7 @@ from autocompress.tracking.mlflow_mirror import mirrored
 def heal(
     study: str | Path | StudyRecord | None = None,
     *,
-    trial: str | int = "best",
+    trial: str | int | None = None,
     steps: int = 300,
     data: str | None = None,
     tokens: int = 4096,
@@ -38,6 +41,8 @@ def heal(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     model: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
     runs_dir: str | Path = "runs",
@@ -50,10 +55,11 @@ def heal(
 
     Args:
         study: name or record of a study, the latest when left out; or an exported folder.
-        trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial.
+        trial: of a study: ``best`` when left out, ``knee``, ``smallest``, ``fastest`` or a number.
         steps: of training.
-        data: text to train on, the calibration text when left out; for a folder one source that is
-            cut into three disjoint parts, the bundled texts when left out.
+        data: text to train on, the study's calibration text when left out. For a folder one source
+            that is cut into three disjoint parts, to train, to watch progress and to report on;
+            the bundled texts when left out, whatever the model is for.
         tokens: of a step.
         tokens_at_once: of a pass; fewer take less memory.
         rate: highest learning rate, as a share of what is trained.
@@ -66,19 +72,20 @@ def heal(
         patience: end after so many checks on the selection text without progress.
         seed: of the order of the text.
         checkpoint: file to keep progress in; one among the runs when left out.
-        model: the dense model that a folder was made from, if it is not where it was.
+        model: of a folder: the dense model that it was made from, if that is not where it was.
+        device: of a folder: where the models run; ``cpu`` when left out.
+        trust_remote_code: of a folder: let code that comes with a hub model run.
         out: folder to write the healed model to; must be given for a folder.
         overwrite: whether a model in ``out`` may be replaced.
         runs_dir: folder of run folders and of the cache; a record knows its own.
-        storage: URL of Optuna's storage, when it is not in the run folder.
-        track: mirror the healed trial into MLflow.
-        tracking_uri: MLflow's store; what MLflow itself would choose when left out.
+        storage: of a study: URL of its storage, when it is not in the run folder.
+        track: of a study: mirror the healed trial into MLflow.
+        tracking_uri: of a study: MLflow's store; what MLflow itself would choose when left out.
         progress: told how far things are.
 
     Raises:
         AutocompressError: and those below it; the message is one paragraph that says what to do.
     """
-    asked = () if penalty is None else read_recipe(read_document(Path(penalty))).penalties
     settings = HealSettings(
         steps=steps,
         tokens=tokens,
@@ -89,24 +96,36 @@ def heal(
         trained=train,
         patience=patience,
         seed=seed,
-        penalties=asked,
+        penalties=() if penalty is None else _penalties_of(Path(penalty)),
         refit=refit,
         shrink=shrink,
     )
     kept = None if checkpoint is None else Path(checkpoint)
     written = None if out is None else Path(out)
-    if isinstance(study, str | Path) and (Path(study) / "config.json").is_file():
-        return heal_folder(
-            Path(study),
-            written,
-            settings,
+    folder = folder_of(study)
+    if folder is not None:
+        refuse_options(
+            f"the folder {folder}", trial=trial, storage=storage, tracking_uri=tracking_uri
+        )
+        place = place_for(folder, written, overwrite)
+        opened = open_folder(
+            folder,
             model=model,
             data=data,
             runs_dir=Path(runs_dir),
-            checkpoint=kept,
-            overwrite=overwrite,
+            device=device or "cpu",
+            trust_remote_code=trust_remote_code,
             progress=progress,
         )
+        return heal_folder(
+            opened, place, settings, runs_dir=Path(runs_dir), checkpoint=kept, overwrite=overwrite
+        )
+    refuse_options(
+        "a study, which has its own",
+        model=model,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     destination = Destination.of(
         str(study) if isinstance(study, Path) else study, runs_dir, storage
     )
@@ -115,7 +134,7 @@ def heal(
     with mirrored(track, tracking_uri, progress) as observers:
         healed = heal_trial(
             destination,
-            str(trial),
+            "best" if trial is None else str(trial),
             settings,
             data=data,
             checkpoint=kept,
@@ -128,3 +147,15 @@ def heal(
         destination, written, trial=str(healed.trial), overwrite=overwrite, progress=progress
     )
     return replace(healed, exported=exported)
+
+
+def _penalties_of(path: Path) -> tuple[Penalty, ...]:
+    penalties = read_recipe(read_document(path.expanduser())).penalties
+    if not penalties:
+        raise ConfigurationError(
+            f"--penalty: the recipe {path} has no penalty: entries",
+            wanted='for example  penalty: [{layers: "*.mlp.*", kind: renyi, alpha: 0.5, '
+            "weight: 0.01}]  beside its layers:",
+            hint="Its kinds are renyi and shannon; without a penalty leave --penalty out.",
+        )
+    return penalties

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from autocompress.api.exported_folder import open_folder
+from autocompress.api.exported_folder import OpenedFolder
 from autocompress.api.exporting import write_folder
 from autocompress.api.heal_plan import heal_plan, healing_text, with_times_of
 from autocompress.api.healing_report import HealingReport
-from autocompress.api.session import TextSettings
 from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.errors import ConfigurationError
 from autocompress.export.folder import check_free
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
-from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.healed_trials import key_of
 from autocompress.search.study import Healing
@@ -23,56 +21,59 @@ from autocompress.search.study import Healing
 FOLDER = "healing"  # of checkpoints, among the runs
 
 
-def heal_folder(
-    folder: Path,
-    out: Path | None,
-    settings: HealSettings,
-    *,
-    model: str | None = None,
-    data: str | None = None,
-    runs_dir: Path = Path("runs"),
-    checkpoint: Path | None = None,
-    device: str = "cpu",
-    trust_remote_code: bool = False,
-    overwrite: bool = False,
-    progress: Progress = SILENT,
-) -> HealingReport:
-    """Heal an exported folder and write the result to another.
+def place_for(folder: Path, out: Path | None, overwrite: bool) -> Path:
+    """Where to write a folder healed, checked before any work is put into it.
 
     Args:
-        folder: the exported folder; it stays as it is.
-        out: the folder to write.
-        settings: how to heal.
-        model: the dense model; where the folder says it was when left out.
-        data: one source of text, cut into three disjoint parts: to heal on, to watch progress on
-            and to report on; the bundled texts when left out.
-        runs_dir: folder of runs, for the cache and the checkpoint.
-        checkpoint: file that holds how far it is; among the runs when left out.
-        device: where the models run.
-        trust_remote_code: let code that comes with a hub model run.
-        overwrite: whether a model in ``out`` may be replaced.
-        progress: told how far things are.
+        folder: the exported folder.
+        out: what was asked for.
+        overwrite: whether a model there may be replaced.
 
     Raises:
-        ConfigurationError: no ``out``, or one in use.
-        ModelError: the dense model cannot be loaded, or is not the one that it was made from.
-        DataError: too little text, or one that was selected or is reported on.
-        AutocompressError: healing diverges, or there is not enough memory.
+        ConfigurationError: nothing was asked for, it is in use, or the folder itself would go.
     """
     if out is None:
         raise ConfigurationError(
             f"{folder} is a folder, and is healed into another", wanted="--out NEW_FOLDER"
         )
+    if folder.resolve().is_relative_to(out.expanduser().resolve()):
+        raise ConfigurationError(
+            f"the folder {folder} would be replaced by what is made from it",
+            got=f"--out {out}",
+            wanted="another folder",
+            hint="Healing may also lose: replace the old one yourself when you have compared them.",
+        )
     check_free(out, overwrite)
-    session, plan, numbers = open_folder(
-        folder,
-        model=model,
-        texts=TextSettings(data),
-        runs_dir=runs_dir,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-    )
+    return out
+
+
+def heal_folder(
+    opened: OpenedFolder,
+    out: Path,
+    settings: HealSettings,
+    *,
+    runs_dir: Path = Path("runs"),
+    checkpoint: Path | None = None,
+    overwrite: bool = False,
+) -> HealingReport:
+    """Heal an exported folder and write the result to another.
+
+    Args:
+        opened: the exported folder, which stays as it is. Its session's calibration text is what
+            it is healed on.
+        out: the folder to write, see ``place_for``; whole or not at all.
+        settings: how to heal.
+        runs_dir: folder of runs, for the checkpoint.
+        checkpoint: file that holds how far it is; among the runs when left out.
+        overwrite: whether a model in ``out`` may be replaced.
+
+    Raises:
+        ConfigurationError: ``out`` is in use.
+        DataError: too little text, or one that was selected or is reported on.
+        AutocompressError: healing diverges, or there is not enough memory.
+        StorageError: ``out`` cannot be written, or does not load as what was measured.
+    """
+    session, plan, numbers = opened.session, opened.plan, opened.numbers
     text, ids = healing_text(session, None, settings)
     report = session.scored_text("report")
     evaluator = Evaluator(session.workbench, session.build)
@@ -91,7 +92,7 @@ def heal_folder(
     after = evaluator.measure(form, report, latency=form != plan, numbers=healthy)
     if form == plan:
         after = with_times_of(before, after)
-    source = f"{folder}, healed"
+    source = f"{opened.path}, healed"
     written = write_folder(session, form, out, after, source, numbers=healthy, overwrite=overwrite)
     kept.remove()
     healing = Healing(
@@ -102,5 +103,5 @@ def heal_folder(
         checks=tuple(asdict(check) for check in healed.checks),
     )
     return HealingReport(
-        str(folder), form, evaluator.dense(report), before, after, healing, exported=written
+        str(opened.path), form, evaluator.dense(report), before, after, healing, exported=written
     )

@@ -18,7 +18,8 @@ class HealingReport:
 
     Attributes:
         source: what was healed.
-        plan: how it stores what; healing does not change that.
+        plan: how the healed model stores what: as before, but for ranks that were cut afterwards
+            where that was asked for.
         dense: the dense model.
         before: the compressed model as it was.
         after: healed.

@@ -44,11 +44,19 @@ class RecipeTarget:
         label: see ``Target``.
         plan: the plan as it was given.
         document: the file that it was read from, for messages.
+        penalised: whether the file has penalties, which count when a plan is healed.
     """
 
     label: str
     plan: Plan
     document: Document
+    penalised: bool = False
+
+    @classmethod
+    def of(cls, label: str, document: Document) -> RecipeTarget:
+        """Read a file; see ``read_recipe``."""
+        recipe = read_recipe(document)
+        return cls(label, recipe.plan, document, bool(recipe.penalties))
 
     def plan_for(self, session: Session) -> Plan:
         """Fit the plan to a model; modes that miss a matrix become the nearest that fit.
@@ -61,6 +69,11 @@ class RecipeTarget:
         )
         for notice in checked.notices:
             session.progress.note(notice)
+        if self.penalised:
+            session.progress.note(
+                "The penalty: entries of the recipe do nothing here: they count when what is "
+                "written is healed, with autocompress heal FOLDER --penalty RECIPE."
+            )
         return checked.plan
 
 
@@ -127,10 +140,10 @@ def read_target(recipe: RecipeSource | None, budget: str | None, space: str) -> 
         return RecipeTarget(f"plan {recipe.hash}", recipe, Document(Path("plan")))
     if isinstance(recipe, Mapping):
         document = Document(Path("mapping"), dict(recipe))
-        return RecipeTarget("by a recipe", read_recipe(document).plan, document)
+        return RecipeTarget.of("by a recipe", document)
     if isinstance(recipe, str | Path):
         document = read_document(Path(recipe).expanduser())
-        return RecipeTarget(f"recipe {recipe}", read_recipe(document).plan, document)
+        return RecipeTarget.of(f"recipe {recipe}", document)
     raise ConfigurationError(
         "the recipe is nothing that can be read",
         got=type(recipe).__name__,

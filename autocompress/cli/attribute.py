@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autocompress.cli.options import RUNS_DIR, Data, Json, RunsDir
+from autocompress.cli.options import RUNS_DIR, Json, RunsDir
 from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
+from autocompress.cli.source_options import (
+    DenseModel,
+    FolderDevice,
+    FolderTrustRemoteCode,
+    Source,
+    Storage,
+    TrackingUri,
+    Trial,
+)
 
 if TYPE_CHECKING:
     from autocompress.api.attributing import Attributed
@@ -23,21 +32,8 @@ EXPLANATION = (
 
 
 def attribute(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[STUDY|FOLDER]",
-            help="A study, by default the latest, or a folder that export wrote.",
-        ),
-    ] = None,
-    trial: Annotated[
-        str | None,
-        typer.Option(
-            "--trial",
-            help="best, knee, smallest, fastest, or the number of a trial.",
-            show_default="best",
-        ),
-    ] = None,
+    source: Source = None,
+    trial: Trial = None,
     by: Annotated[
         str,
         typer.Option(
@@ -45,21 +41,24 @@ def attribute(
             help="method, part (attention, mlp), depth (thirds), role, block, layer; with commas.",
         ),
     ] = "method,part,depth",
-    model: Annotated[
+    model: DenseModel = None,
+    data: Annotated[
         str | None,
-        typer.Option("--model", help="Of a folder: the dense model, where its recipe is outdated."),
+        typer.Option(
+            "--data",
+            help="Of a folder: a file or hub/name:config:split, cut into three parts; else the "
+            "bundled texts, whatever the model is for.",
+        ),
     ] = None,
-    data: Data = None,
+    device: FolderDevice = None,
+    trust_remote_code: FolderTrustRemoteCode = False,
     runs_dir: RunsDir = RUNS_DIR,
-    storage: Annotated[
-        str | None, typer.Option("--storage", help="URL of the study's storage, if elsewhere.")
-    ] = None,
+    storage: Storage = None,
     track: Annotated[
-        bool, typer.Option("--track/--no-track", help="Add it to the trial's run in MLflow.")
+        bool,
+        typer.Option("--track/--no-track", help="Of a study: add it to the trial's run in MLflow."),
     ] = True,
-    tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow store; its own choice otherwise.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
     r"""Say what each method, part and depth of a plan contributes to its saving and its damage.
@@ -82,6 +81,8 @@ def attribute(
         by=[name.strip() for name in by.split(",") if name.strip()],
         model=model,
         data=data,
+        device=device,
+        trust_remote_code=trust_remote_code,
         runs_dir=runs_dir,
         storage=storage,
         track=track,

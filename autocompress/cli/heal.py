@@ -9,23 +9,28 @@ import typer
 
 from autocompress.cli.options import RUNS_DIR, Json, RunsDir
 from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
+from autocompress.cli.source_options import (
+    DenseModel,
+    FolderDevice,
+    FolderTrustRemoteCode,
+    Source,
+    Storage,
+    TrackingUri,
+    Trial,
+)
 
 
 def heal(
-    study: Annotated[
-        str | None,
-        typer.Argument(help="A study, or an exported folder; else the latest study."),
-    ] = None,
-    trial: Annotated[
-        str,
-        typer.Option("--trial", help="best, knee, smallest, fastest, or the number of a trial."),
-    ] = "best",
+    study: Source = None,
+    trial: Trial = None,
     steps: Annotated[int, typer.Option("--steps", help="Of training.")] = 300,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help="Text to train on, else the calibration text; for a folder cut in three parts.",
+            help="Of a study: text to train on, else its calibration text. Of a folder: text that "
+            "is cut into three parts, to train, to watch progress and to report on; else the "
+            "bundled texts, whatever the model is for.",
         ),
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Of a step.")] = 4096,
@@ -57,7 +62,10 @@ def heal(
     penalty: Annotated[
         Path | None,
         typer.Option(
-            "--penalty", help="A recipe whose penalty: entries push ranks down.", metavar="RECIPE"
+            "--penalty",
+            help="A recipe whose penalty: entries push ranks down, as "
+            '[{layers: "*.mlp.*", kind: renyi, alpha: 0.5, weight: 0.01}].',
+            metavar="RECIPE",
         ),
     ] = None,
     shrink: Annotated[
@@ -79,29 +87,23 @@ def heal(
         Path | None,
         typer.Option("--checkpoint", help="File to keep progress in; else one in the run folder."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="The dense model of a folder, if it is not where it was."),
-    ] = None,
+    model: DenseModel = None,
+    device: FolderDevice = None,
+    trust_remote_code: FolderTrustRemoteCode = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder to write the healed model to; a must for folders."),
+        typer.Option("--out", help="Folder to write the healed model to; for a folder a must."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model that is already in --out.")
     ] = False,
     runs_dir: RunsDir = RUNS_DIR,
-    storage: Annotated[
-        str | None,
-        typer.Option("--storage", help="URL of the study's storage, if not in the run folder."),
-    ] = None,
+    storage: Storage = None,
     track: Annotated[
-        bool, typer.Option("--track/--no-track", help="Mirror the healed trial into MLflow.")
+        bool,
+        typer.Option("--track/--no-track", help="Of a study: mirror the healed trial into MLflow."),
     ] = True,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option("--tracking-uri", help="MLflow's store or server; else MLflow's own default."),
-    ] = None,
+    tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
     r"""Train the stored numbers of a compressed model to predict what the dense one predicts.
@@ -112,8 +114,10 @@ def heal(
     autocompress heal small-model --out healed-model    an exported folder
 
     What is trained is what is stored: codes, scales, factors, norms and biases. Bytes and form
-    stay. A healed plan is a further trial of its study, to be picked and exported like any other.
-    Stop it at any time: the same command goes on.
+    stay, unless --shrink cuts ranks. A healed plan is a further trial of its study, to be picked
+    and exported like any other. Stop it at any time before its end: the same command goes on.
+    After its end the best trial may be the healed one, and would be healed further: name a trial by
+    its number to start from that one again.
     """
     quieten_libraries()
     from autocompress.api.heal_function import heal as run
@@ -137,6 +141,8 @@ def heal(
         seed=seed,
         checkpoint=checkpoint,
         model=model,
+        device=device,
+        trust_remote_code=trust_remote_code,
         out=out,
         overwrite=overwrite,
         runs_dir=runs_dir,

@@ -49,12 +49,20 @@ def print_healed(report: HealingReport, console: Console) -> None:
 
 
 def _gain(report: HealingReport) -> str:
-    if report.after.perplexity >= report.before.perplexity:
-        return "Healing has gained nothing here: try more --steps, or more text with --data."
-    if report.rise_before <= 0:
-        return "It lost nothing before."
-    share = report.rise_after / report.rise_before
-    return f"The rise of log-perplexity is {share:.2f} of what it was (report text)."
+    """What healing has changed on the report text, judged by KL, by which trials are ranked."""
+    before, after = report.before, report.after
+    changes = (
+        f"On the report text KL went from {before.kl:.4f} to {after.kl:.4f}{_share(report)}, the "
+        f"rise of log-perplexity from {report.rise_before:+.4f} to {report.rise_after:+.4f}."
+    )
+    if after.kl < before.kl or after.bytes < before.bytes:
+        return changes
+    return f"{changes} Healing has gained nothing here: try more --steps, or more text with --data."
+
+
+def _share(report: HealingReport) -> str:
+    before, after = report.before.kl, report.after.kl
+    return f" ({after / before:.2f} of it)" if before > 0 else ""
 
 
 def _row(table: Table, name: str, measured: Measurement, rise: float | None) -> None:

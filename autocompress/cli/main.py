@@ -26,7 +26,7 @@ from autocompress.errors import AutocompressError
 DEBUG = "--debug"
 INTERRUPTED_TEXT = (
     "Interrupted. What had finished is on disk; "
-    "`autocompress search --resume STUDY` goes on with a search; "
+    "`autocompress search --resume STUDY` goes on with a search, the same command with healing; "
     "anything else is quicker the second time."
 )
 INTERRUPTED = 128 + 2  # as shells number a program ended by SIGINT
@@ -41,6 +41,8 @@ of memory or latency.
 autocompress search --budget 10x           search on the bundled model
 autocompress search --model ID --budget 4x search on one of yours
 autocompress front                         what the latest study found
+autocompress heal --trial best             train its stored numbers: a further, better trial
+autocompress attribute --trial best        what its methods and layers save, and harm
 autocompress export --trial best --out DIR write the best trial as a model
 autocompress compress ID --budget 4x --out DIR
                                            one plan for the budget, without a search

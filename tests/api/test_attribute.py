@@ -5,7 +5,9 @@ import math
 import pytest
 import yaml
 
-from autocompress.api.attributing import attribute_folder, attribute_plan, attribute_trial
+import autocompress
+from autocompress.api.attributing import attribute_plan, attribute_trial
+from autocompress.api.exported_folder import open_folder
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.errors import (
     AutocompressError,
@@ -60,7 +62,7 @@ def test_the_folder_of_a_trial_says_the_same(record, destination, folder, workpl
     """And needs no layer fitted, for they are in the folder."""
     known, _, _ = attribute_trial(destination, by=["part"])
     monkeypatch.setattr("autocompress.api.session.Session.build", None)
-    found = attribute_folder(
+    found = autocompress.attribute(
         folder, by=["part"], data=str(workplace / "text.txt"), runs_dir=record.folder.parent
     )
     assert found.attribution == known.attribution
@@ -96,14 +98,14 @@ def test_bad_requests_are_refused_before_the_model_is_read(record, destination, 
 def test_folders_that_will_not_do(record, folder, tmp_path):
     runs = record.folder.parent
     with pytest.raises(AutocompressError, match="recipe"):
-        attribute_folder(tmp_path, runs_dir=runs)
+        open_folder(tmp_path, runs_dir=runs)
     recipe = yaml.safe_load((folder / RECIPE).read_text())
     (tmp_path / RECIPE).write_text(yaml.safe_dump(recipe | {"fingerprint": "0" * 16}))
     with pytest.raises(StorageError, match=r"config\.json is not"):
-        attribute_folder(tmp_path, runs_dir=runs)
+        open_folder(tmp_path, runs_dir=runs)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ModelError, match="is not the model that"):
-        attribute_folder(tmp_path, runs_dir=runs)
+        open_folder(tmp_path, runs_dir=runs)
 
 
 def test_a_healed_trial_is_attributed_with_its_own_numbers(destination, session, monkeypatch):

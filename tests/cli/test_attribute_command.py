@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import inspect
 import json
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -49,7 +51,9 @@ def asked(monkeypatch):
     monkeypatch.setattr(
         attribute_function, "attribute_trial", answer("trial", (FOUND, STUDY, TRIAL))
     )
-    monkeypatch.setattr(attribute_function, "attribute_folder", answer("folder", FOUND))
+    opened = SimpleNamespace(session="session", plan=TRIAL.plan, numbers={})
+    monkeypatch.setattr(attribute_function, "open_folder", answer("folder", opened))
+    monkeypatch.setattr(attribute_function, "attribute_plan", answer("plan", FOUND))
     monkeypatch.setattr(attribute_function, "log_attribution", answer("log", "sqlite:///x, run 7"))
     return calls
 
@@ -96,19 +100,41 @@ def test_json_and_no_tracking(asked):
 
 def test_a_folder(asked, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    run(str(tmp_path), "--data", "text.txt")
+    run(str(tmp_path), "--data", "text.txt", "--by", "role", "--trust-remote-code")
     (folder,), options = asked["folder"]
-    assert (folder, options["data"]) == (tmp_path, "text.txt")
-    assert set(asked) == {"folder"}
+    assert (folder, options["data"], options["device"]) == (tmp_path, "text.txt", "cpu")
+    assert options["trust_remote_code"]
+    assert asked["plan"][1] == {"numbers": {}, "by": ["role"]}
+    run(str(tmp_path), "--device", "cuda:1")
+    assert asked["folder"][1]["device"] == "cuda:1"
+    assert set(asked) == {"folder", "plan"}
 
 
 def test_options_that_do_not_go_together(asked, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="--trial does not go with the folder"):
         run(str(tmp_path), "--trial", "3")
+    with pytest.raises(ConfigurationError, match="--tracking-uri does not go with the folder"):
+        run(str(tmp_path), "--tracking-uri", "sqlite:///x")
     with pytest.raises(ConfigurationError, match="--data does not go with a study"):
         run("llama-10x", "--data", "text.txt")
+    with pytest.raises(ConfigurationError, match="--device does not go with a study"):
+        run("llama-10x", "--device", "cpu")
+    with pytest.raises(ConfigurationError, match="--trust-remote-code does not go with a study"):
+        run("llama-10x", "--trust-remote-code")
     assert asked == {}
+
+
+def test_a_trial_of_a_folder_is_refused_by_any_number(asked, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="--trial does not go with"):
+        attribute_function.attribute(tmp_path, trial=0)
+    assert asked == {}
+
+
+def test_the_words_of_the_command_are_those_of_the_function():
+    words = set(inspect.signature(attribute_function.attribute).parameters) - {"progress"}
+    assert words == set(inspect.signature(attribute).parameters) - {"as_json"}
 
 
 def test_a_tracker_that_is_down_takes_nothing_away(asked, monkeypatch):
