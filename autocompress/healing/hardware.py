@@ -20,6 +20,11 @@ def half_precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Products in the type that a model is stored in, inside of ``half_precision`` too."""
+    return torch.autocast(device.type, enabled=False)
+
+
 @contextmanager
 def explained_memory(settings: HealSettings) -> Iterator[None]:
     """Turn an error of too little memory into one that says what to lower.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autocompress.errors import AutocompressError
+from autocompress.errors import AutocompressError, StorageError
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import LOGIT_BYTES_ACCELERATOR, Windows
 from autocompress.healing.checkpoint import Checkpoint
@@ -22,13 +22,17 @@ from autocompress.healing.optimiser import Optimiser
 from autocompress.healing.schedule import batches, rate_at, windows_of
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.student import Student
+from autocompress.healing.teacher import DenseTeacher
 from autocompress.healing.watch import Watch
 from autocompress.numerics.metric import Metric
 from autocompress.progress import SILENT, Progress
 
+Kept = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts that JSON can hold
+
 CHECKS = 12  # on the selection text in a run
 CHECK_TOKENS = 8_192  # of it
 MOST_BACK_STEPS = 5
+CPU_TOKENS = 1_024  # of a pass on a CPU, where more take memory without being faster
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,10 @@ class Healer:
         checkpoint: where the run is kept, to go on after a kill; nowhere when left out.
         progress: shows how far it is.
         metrics: by layer name, for the penalties of the settings; plain where there are none.
+        teacher: of the same dense model, to share its predictions with other runs on this text.
 
     Raises:
+        AutocompressError: there is not enough memory.
         DataError: too few tokens to train on.
         ConfigurationError: a penalty counts for no factorised layer of the plan.
     """
@@ -96,20 +102,23 @@ class Healer:
         checkpoint: Checkpoint | None = None,
         progress: Progress = SILENT,
         metrics: Mapping[str, Metric] | None = None,
+        teacher: DenseTeacher | None = None,
     ) -> None:
         self.student, self.settings = student, settings
         self.checkpoint, self.progress = checkpoint, progress
         self.context = selection.context
         self.windows = windows_of(ids, self.context)
         self.selection = selection.first(CHECK_TOKENS // self.context)
-        self.teacher = Teacher.of(dense, self.selection)
-        self.objective = Objective(dense, student.model, settings.lm)
-        self.penalty = EntanglementPenalty(student, settings.penalties, metrics)
-        self.optimiser = Optimiser(student, settings.trained)
+        self.objective = Objective(dense, student.model, settings.lm, teacher)
+        with explained_memory(settings):
+            self.teacher = Teacher.of(dense, self.selection)
+            self.penalty = EntanglementPenalty(student, settings.penalties, metrics)
+            self.optimiser = Optimiser(student, settings.trained)
         self.checks: list[Check] = []
         self.best_numbers: dict[str, Tensor] = {}
         self.step, self.slower = 0, 1.0
         self._watch = Watch()
+        self._kept: Kept | None = None
 
     @property
     def best(self) -> Check:
@@ -122,10 +131,12 @@ class Healer:
         Raises:
             AutocompressError: there is not enough memory, or the loss diverges again and again.
             ConfigurationError: the checkpoint is of another run.
+            StorageError: the checkpoint cannot be read or written.
         """
-        self._resume_or_begin()
-        self.progress.note(self._forecast())
         settings = self.settings
+        with explained_memory(settings):
+            self._resume_or_begin()
+        self.progress.note(self._forecast())
         every = max(1, settings.steps // CHECKS)
         with (
             self.progress.task("Healing (steps)", settings.steps) as advance,
@@ -195,8 +206,11 @@ class Healer:
         """Windows of a pass."""
         if self.settings.tokens_at_once is not None:
             return max(1, self.settings.tokens_at_once // self.context)
-        vocabulary: int = self.student.model.config.get_text_config().vocab_size
-        return max(1, LOGIT_BYTES_ACCELERATOR // (4 * vocabulary * self.context))
+        model = self.student.model
+        tokens: int = LOGIT_BYTES_ACCELERATOR // (4 * model.config.get_text_config().vocab_size)
+        if model.device.type == "cpu":
+            tokens = min(tokens, CPU_TOKENS)
+        return max(1, tokens // self.context)
 
     def _check(self) -> bool:
         """Score the selection text and keep the run; whether its scores are numbers at all."""
@@ -214,47 +228,58 @@ class Healer:
         return True
 
     def _keep(self) -> None:
-        self._kept = self.optimiser.state() | {
-            f"best.{name}": tensor for name, tensor in self.best_numbers.items()
-        }
+        """Keep how far the run is, in its file or else in memory."""
+        self._kept = None  # free what is kept before there is more to keep
+        state = self.optimiser.state()
+        best = {f"best.{name}": tensor for name, tensor in self.best_numbers.items()}
         facts: dict[str, Any] = {
             "step": self.step,
             "slower": self.slower,
             "checks": [asdict(check) for check in self.checks],
         }
-        self._kept_facts = facts
         if self.checkpoint is not None:
-            self.checkpoint.keep(self._kept, facts)
+            self.checkpoint.keep(state | best, facts)
+        else:
+            copies = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+            self._kept = copies | best, facts
 
     def _resume_or_begin(self) -> None:
-        found = None if self.checkpoint is None else self.checkpoint.read()
-        if found is None:
+        if self._put_back():
+            done, steps = self.step, self.settings.steps
+            self.progress.note(f"Going on with healing at step {done} of {steps}.")
+        else:
             self._check()
-            return
-        self._kept, self._kept_facts = found
-        self._put_back()
-        self.progress.note(f"Going on with healing at step {self.step} of {self.settings.steps}.")
 
-    def _put_back(self) -> None:
-        facts = self._kept_facts
-        self.optimiser.load_state(self._kept)
+    def _put_back(self) -> bool:
+        """Return to what is kept; whether anything is."""
+        kept = self._kept if self.checkpoint is None else self.checkpoint.read()
+        if kept is None:
+            return False
+        tensors, facts = kept
+        self.optimiser.load_state(tensors)
         self.step, self.slower = facts["step"], facts["slower"]
         self.checks = [Check(**check) for check in facts["checks"]]
         self.best_numbers = {
             name.removeprefix("best."): tensor
-            for name, tensor in self._kept.items()
+            for name, tensor in tensors.items()
             if name.startswith("best.")
         }
         self._watch = Watch()
+        return True
 
     def _step_back(self) -> None:
         """Return to the last check and halve the rate.
 
         Raises:
             AutocompressError: that has been tried often enough.
+            StorageError: the file with the last check is gone.
         """
         failed, slower = self.step + 1, self.slower / 2
-        self._put_back()
+        if not self._put_back():
+            raise StorageError(
+                "the checkpoint of healing is gone",
+                hint=f"The loss diverges at step {failed}: begin anew, at a lower --rate.",
+            )
         self.slower = slower
         if slower < 0.5**MOST_BACK_STEPS:
             raise AutocompressError(

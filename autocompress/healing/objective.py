@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from autocompress.calibration.blocks import find_blocks
+from autocompress.healing.hardware import full_precision
 from autocompress.healing.teacher import DenseTeacher
 
 
@@ -20,20 +22,24 @@ class Objective:
         dense: the dense model.
         student: the compressed model.
         lm: share of the plain language-model loss.
+        teacher: the dense model's predictions, where others use them too.
     """
 
-    def __init__(self, dense: Any, student: Any, lm: float = 0.0) -> None:
+    def __init__(
+        self, dense: Any, student: Any, lm: float = 0.0, teacher: DenseTeacher | None = None
+    ) -> None:
         self.dense, self.student, self.lm = dense, student, lm
-        self.teacher = DenseTeacher(dense)
+        self.teacher = teacher or DenseTeacher(dense)
 
     def on_outputs(self, ids: Tensor) -> Tensor:
         """Mean over the predicted tokens of ``ids [b, length]``, in nats.
 
         ``(1 - lm) KL(dense || student) + lm NLL(student)``.
         """
+        wanted = self.teacher.predictions(ids)  # first, when no activations are held for gradients
         logits: Tensor = self.student(input_ids=ids, use_cache=False).logits
         logits = logits[:, :-1].float().flatten(0, 1)
-        loss = self.teacher.predictions(ids).divergence(logits)
+        loss = wanted.divergence(logits)
         if self.lm:
             loss = (1 - self.lm) * loss + self.lm * cross_entropy(logits, ids[:, 1:].flatten())
         return loss
@@ -43,14 +49,20 @@ class Objective:
 
         Each block is fed by the compressed ones before it, whose own training does not see it.
         """
-        with torch.no_grad():
-            wanted = _block_outputs(self.dense, ids, cut=False)
-        seen = _block_outputs(self.student, ids, cut=True)
+        with torch.no_grad(), full_precision(ids.device):
+            wanted = _block_outputs(self.dense, self._blocks, ids, cut=False)
+        seen = _block_outputs(self.student, self._blocks, ids, cut=True)
         errors = [
             _energy(ours.float() - theirs.float()) / _energy(theirs.float())
             for ours, theirs in zip(seen, wanted, strict=True)
         ]
         return torch.stack(errors).mean()
+
+    @cached_property
+    def _blocks(self) -> Sequence[str]:
+        """Paths of the blocks, as the dense model has them: cores of the student are lists too."""
+        paths = {module: path for path, module in self.dense.named_modules()}
+        return [paths[block] for block in find_blocks(self.dense)]
 
 
 def _energy(hidden: Tensor) -> Tensor:
@@ -58,7 +70,9 @@ def _energy(hidden: Tensor) -> Tensor:
     return hidden.square().sum((1, 2))
 
 
-def _block_outputs(model: Any, ids: Tensor, *, cut: bool) -> Sequence[Tensor]:
+def _block_outputs(
+    model: Any, blocks: Sequence[str], ids: Tensor, *, cut: bool
+) -> Sequence[Tensor]:
     """Hidden states after each block; with ``cut`` a block's loss does not train those before."""
     outputs: list[Tensor] = []
 
@@ -70,7 +84,7 @@ def _block_outputs(model: Any, ids: Tensor, *, cut: bool) -> Sequence[Tensor]:
         rest = hidden.detach()
         return (rest, *output[1:]) if isinstance(output, tuple) else rest
 
-    handles = [block.register_forward_hook(after) for block in find_blocks(model)]
+    handles = [model.get_submodule(path).register_forward_hook(after) for path in blocks]
     try:
         model.base_model(input_ids=ids, use_cache=False)
     finally:

@@ -15,7 +15,10 @@ BETAS = (0.9, 0.95)  # a few hundred steps are too few for the usual 0.999
 EPSILON = 1e-12  # gradients of single codes are small
 CLIP = 3.0  # times the usual norm of the gradient
 NORM_SMOOTHING = 0.9
-LEAST_SIZE = 1e-8
+# Of a tensor of zeros, such as biases that were never trained: a share of nothing would keep it
+# there. It is the deviation that most models' weights are drawn with before training
+# (``initializer_range``), and small beside hidden states.
+SIZE_OF_ZEROS = 0.02
 # Share of the rate for scales, norms and biases: there are few of each, all tokens agree on what
 # they should be, and at the full rate the divergence on held-out text rises.
 FEW_SHARE = 0.3
@@ -77,13 +80,16 @@ class Optimiser:
         self._usual_norm = NORM_SMOOTHING * usual + (1 - NORM_SMOOTHING) * norm if usual else norm
 
     def state(self) -> dict[str, Tensor]:
-        """All that is needed to go on: the student's numbers in training and Adam's moments."""
+        """All that is needed to go on: the student's numbers in training and Adam's moments.
+
+        They are the tensors themselves, on their devices, which the next step changes.
+        """
         tensors = {f"student.{name}": each for name, each in self.student.state().items()}
         for name, parameter in self._parameters.items():
             for key, value in self._adam.state[parameter].items():
                 tensors[f"adam.{key}.{name}"] = value
         tensors["usual_norm"] = torch.tensor(self._usual_norm, dtype=torch.float64)
-        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what ``state`` gave."""
@@ -110,5 +116,5 @@ def _size(student: Student, name: str, parameter: Tensor) -> float:
     owner = student.model.get_submodule(name.rpartition(".")[0])
     if isinstance(owner, Latent):
         return FEW_SHARE if parameter is owner.growth else CODE_STEPS * owner.error
-    size = max(LEAST_SIZE, float(parameter.detach().float().square().mean().sqrt()))
+    size = float(parameter.detach().float().square().mean().sqrt()) or SIZE_OF_ZEROS
     return FEW_SHARE * size if parameter.ndim == 1 else size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -23,8 +24,9 @@ class Student:
     """A copy of a model with a plan applied, whose stored numbers can be trained.
 
     Those are factors, cores, kept elements, codes and their scales, and vectors: norms and biases.
-    Zero points and the places of kept elements stay, and so do matrices that the plan keeps. What
-    is used in a forward pass is always what would be stored, to the bit.
+    Zero points and the places of kept elements stay, and so do matrices that the plan keeps, and
+    vectors that several modules share, which are stored once. What is used in a forward pass is
+    always what would be stored, to the bit.
 
     Args:
         workbench: holds the dense model, which stays as it is.
@@ -48,6 +50,7 @@ class Student:
         self.plan = plan
         self.model = compressed_copy(workbench, plan, build, numbers)
         self.model.requires_grad_(False)
+        self._shared = _shared_by_modules(self.model)
         self._tables: dict[str, PackedTable] = {}
         self._floats: dict[str, tuple[nn.Module, str]] = {}
         matrices = [
@@ -81,7 +84,9 @@ class Student:
 
     def _take_floats(self, path: str, module: nn.Module, *, vectors_only: bool = False) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if not parameter.is_floating_point() or (vectors_only and parameter.ndim != 1):
+            if not parameter.is_floating_point() or parameter in self._shared:
+                continue
+            if vectors_only and parameter.ndim != 1:
                 continue
             own = nn.Parameter(parameter.detach().to(torch.float32, copy=True))
             module.register_parameter(name, own)
@@ -150,6 +155,14 @@ class Student:
             )
             assert isinstance(master, nn.Parameter)
             yield name, master
+
+
+def _shared_by_modules(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters that more than one module holds."""
+    holders = Counter(
+        parameter for module in model.modules() for parameter in module.parameters(recurse=False)
+    )
+    return {parameter for parameter, count in holders.items() if count > 1}
 
 
 class _StoredType(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from autocompress.evaluation.divergence import TOP_K
+from autocompress.healing.hardware import full_precision
 
 MOST_BYTES = 2**30  # of predictions that are kept
 LEAST_REST = 1e-6  # probability of all that is not kept, in a model to compare with
@@ -17,7 +18,7 @@ class Predictions:
     """The most probable tokens after each token of some windows, and the mass of all others.
 
     Args:
-        indices: ``[n, k]``, of the vocabulary.
+        indices: ``[n, k]``, of the vocabulary; of any integer type.
         logs: ``[n, k]`` in fp32, their logarithmic probabilities.
     """
 
@@ -29,14 +30,15 @@ class Predictions:
         """Keep ``TOP_K`` of each row of ``logits [n, vocabulary]``, all of a small vocabulary."""
         logs = torch.log_softmax(logits.float(), -1)
         kept, indices = logs.topk(min(TOP_K, logs.shape[-1]), -1, sorted=False)
-        return cls(indices, kept)
+        narrow = torch.int16 if logs.shape[-1] <= 2**15 else torch.int32
+        return cls(indices.to(narrow), kept)
 
     def divergence(self, logits: Tensor) -> Tensor:
         """Mean ``KL(these || softmax(logits))`` for ``logits [n, vocabulary]``, in nats.
 
         The rest counts as one outcome, which makes it a lower bound (``evaluation.divergence``).
         """
-        logs = torch.log_softmax(logits.float(), -1).gather(-1, self.indices)
+        logs = torch.log_softmax(logits.float(), -1).gather(-1, self.indices.long())
         kept = (self.logs.exp() * (self.logs - logs)).sum(-1)
         rest, own_rest = (1 - each.exp().sum(-1) for each in (self.logs, logs))
         rest = rest.clamp_min(0)
@@ -51,6 +53,10 @@ class Predictions:
 
 class DenseTeacher:
     """The dense model, asked for its predictions on windows that come again and again.
+
+    One serves any number of runs of healing, which then share what is kept. It computes in the type
+    that the model is stored in, also where students use half precision: the noise of that, 2e-4
+    nats, is more than what light plans lose.
 
     Args:
         dense: the dense model.
@@ -69,7 +75,8 @@ class DenseTeacher:
         missing = [place for place, key in enumerate(keys) if key not in self._kept]
         fresh: dict[bytes, Predictions] = {}
         if missing:
-            logits = self.dense(input_ids=ids[missing], use_cache=False).logits[:, :-1]
+            with full_precision(ids.device):
+                logits = self.dense(input_ids=ids[missing], use_cache=False).logits[:, :-1]
             fresh = {
                 keys[place]: Predictions.of(each)
                 for place, each in zip(missing, logits, strict=True)

@@ -9,13 +9,15 @@ import torch
 from torch.testing import assert_close
 
 import autocompress.healing.healer as healer_module
-from autocompress.errors import AutocompressError, ConfigurationError, DataError
+from autocompress.errors import AutocompressError, ConfigurationError, DataError, StorageError
 from autocompress.evaluation.scoring import score
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.healer import MOST_BACK_STEPS, Healer
 from autocompress.healing.objective import Objective
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.student import Student
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
 from tests.healing.conftest import CONTEXT, chain_ids
 from tests.healing.plans import building
 
@@ -28,7 +30,7 @@ def make(workbench, plan, healing_ids, selection, notes, monkeypatch):
     monkeypatch.setattr(healer_module, "CHECKS", 4)
     build = building(workbench)
 
-    def healer(checkpoint=None, ids=healing_ids, **settings):
+    def healer(checkpoint=None, ids=healing_ids, plan=plan, **settings):
         student = Student(workbench, plan, build)
         settings = HealSettings(**STEP | settings)
         return Healer(workbench.model, student, ids, selection, settings, checkpoint, notes)
@@ -103,6 +105,34 @@ def test_a_loss_that_runs_away_steps_back(make, notes):
     healer.run()
     assert healer.slower < 1
     assert any("diverges" in each for each in notes.said)
+
+
+def test_a_run_steps_back_to_its_file_as_to_memory(make, tmp_path):
+    healed = []
+    for checkpoint in (None, Checkpoint(tmp_path / "run", {})):
+        healer = make(checkpoint, steps=12)
+        spoil(healer, 5, 9)
+        healed.append(healer.run())
+        assert healer.slower == 0.25
+    assert_same_numbers(healed[0].numbers, healed[1].numbers)
+
+
+def test_a_file_that_is_gone_is_named(make, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "run", {})
+    healer = make(checkpoint, steps=4)
+    healer.objective.on_outputs = lambda _ids: (
+        checkpoint.remove(),
+        torch.tensor(torch.nan, requires_grad=True),
+    )[1]
+    with pytest.raises(StorageError, match=r"is gone.*diverges at step 1"):
+        healer.run()
+
+
+def test_a_plan_that_keeps_all_does_not_diverge(make, workbench, notes):
+    kept = Plan.of({spec.name: Keep() for spec in workbench.inventory.layers})
+    healed = make(plan=kept, steps=16).run()
+    assert healed.best.kl < 1e-5
+    assert not any("diverges" in each for each in notes.said)
 
 
 def test_a_model_that_is_spoilt_at_a_check_is_not_kept(make, notes, tmp_path):
@@ -214,6 +244,19 @@ def test_out_of_memory_says_what_to_lower(make, error):
     healer.objective.on_outputs = fail
     with pytest.raises(AutocompressError, match=r"not enough memory.*32 at once.*--tokens-at-once"):
         healer.run()
+
+
+def test_out_of_memory_before_the_first_step_is_explained_too(make, monkeypatch):
+    def fail(*_args):
+        raise MemoryError
+
+    healer = make(steps=12)
+    monkeypatch.setattr(healer_module, "score", fail)
+    with pytest.raises(AutocompressError, match="not enough memory"):
+        healer.run()
+    monkeypatch.setattr(healer_module.Teacher, "of", fail)
+    with pytest.raises(AutocompressError, match="not enough memory"):
+        make(steps=12)
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(make):

@@ -12,6 +12,7 @@ from autocompress.errors import ConfigurationError, StorageError
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.schedule import batches, rate_at
 from autocompress.healing.settings import HealSettings
+from autocompress.healing.watch import Watch
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,17 @@ def test_the_rate_rises_then_falls_to_nothing():
     assert all(later < earlier for earlier, later in pairwise(rates[4:]))
     assert 0 < rates[-1] < 0.001
     assert rate_at(1, 1, 2.0) > 0
+
+
+def test_a_loss_of_nothing_but_noise_does_not_diverge():
+    watch = Watch()
+    assert all(watch.fine(loss, phase=False) for loss in (1e-7, -2e-8, -5e-8, 4e-6, 3e-7, 2e-4))
+
+
+def test_a_loss_that_rises_from_noise_to_something_diverges():
+    watch = Watch()
+    assert watch.fine(1e-7, phase=False)
+    assert not all(watch.fine(0.1, phase=False) for _ in range(3))
 
 
 def test_every_window_is_drawn_before_any_comes_again():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import BertConfig, BertLMHeadModel
 
 from autocompress.healing.objective import Objective
+from autocompress.healing.optimiser import Optimiser
 from autocompress.healing.student import Student
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
@@ -17,6 +19,7 @@ from autocompress.methods.trellis import Trellis
 from autocompress.surgery.permanent import compressed_copy
 from autocompress.surgery.placement import prefix_of
 from autocompress.surgery.workbench import Workbench
+from tests.conftest import VOCABULARY
 from tests.healing.plans import CHOICES, building, logits_of, plan_of, some_ids, take_steps
 from tests.mixed_plans import mixed_plan
 from tests.moe_models import FAMILIES as MOE_FAMILIES
@@ -149,6 +152,43 @@ def test_an_embedding_and_its_tied_head_are_one_matrix_in_training(method, tiny_
     table = model.model.embed_tokens.matrix.to_dense()
     assert torch.equal(model.model.embed_tokens(ids), table[ids])
     assert not any(name.startswith("lm_head") for name in student.numbers())
+
+
+def test_a_vector_that_modules_share_stays_one():
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        is_decoder=True,
+    )
+    model = BertLMHeadModel(config).eval().requires_grad_(False)
+    workbench = Workbench(model)
+    plan, build = plan_of(workbench.inventory, "quantize"), building(workbench)
+    student = Student(workbench, plan, build)
+    take_steps(model, student, IDS)
+    numbers = student.numbers()
+    assert "cls.predictions.transform.LayerNorm.bias" in numbers
+    with workbench.applied(plan, build, numbers) as applied:
+        ends = applied.cls.predictions
+        assert ends.decoder.bias is ends.bias
+        assert_same(logits_of(applied, IDS), logits_of(student.model, IDS))
+
+
+def test_biases_of_zeros_are_trained(tiny_model):
+    model = tiny_model("gpt2")
+    bias = "transformer.h.1.mlp.c_proj.bias"
+    model.get_parameter(bias).zero_()
+    workbench = Workbench(model)
+    plan = plan_of(workbench.inventory, "svd")
+    student = Student(workbench, plan, building(workbench))
+    optimiser = Optimiser(student)
+    Objective(model, student.model).on_outputs(IDS).backward()
+    optimiser.step(0.01)
+    moved = student.numbers()[bias].abs().max()
+    assert 1e-5 < moved < 1e-3
 
 
 @pytest.mark.parametrize("family", MOE_FAMILIES)
