@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autocompress.api.exported_folder import folder_of, open_folder
+from autocompress.methods.keep import Keep
+from autocompress.surgery.loading import load_model
+from tests.api.tiny_folders import Notes, deepseek, export_to
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of a model with a vector that is a buffer, not a parameter."""
+    return export_to(tmp_path_factory.mktemp("deepseek"), deepseek())
+
+
+def test_a_folder_is_its_plan_and_its_numbers(folder, tmp_path):
+    opened = open_folder(folder.path, data=str(folder.text), runs_dir=tmp_path)
+    assert (opened.path, opened.plan) == (folder.path, folder.plan)
+    buffers = [name for name, _ in opened.session.loaded.model.named_buffers()]
+    persistent = [name for name in buffers if name.endswith("e_score_correction_bias")]
+    assert persistent
+    assert not set(persistent) & set(opened.numbers)
+    assert "model.norm.weight" in opened.numbers
+    kept = [name for name, method in folder.plan.items() if method == Keep()]
+    assert kept
+    assert not any(f"{name}.weight" in opened.numbers for name in kept)
+    exported = load_model(str(folder.path)).model
+    ids = torch.arange(3, 35)[None]
+    with opened.session.workbench.applied(opened.plan, build_nothing, opened.numbers) as model:
+        torch.testing.assert_close(model(ids).logits, exported(ids).logits)
+
+
+def build_nothing(name, method):
+    pytest.fail(f"{name} is in the folder, and was to be built as {method}")
+
+
+def test_texts_that_were_not_asked_for_are_said(folder, tmp_path):
+    silent, told = Notes(), Notes()
+    open_folder(folder.path, data=str(folder.text), runs_dir=tmp_path, progress=silent)
+    open_folder(folder.path, runs_dir=tmp_path, progress=told)
+    assert silent.notes == []
+    (note,) = told.notes
+    assert "--data" in note
+    assert "dense" in note
+
+
+def test_what_names_a_folder(folder, tmp_path):
+    assert folder_of(str(folder.path)) == folder_of(folder.path) == folder.path
+    assert folder_of(tmp_path) is None
+    assert folder_of("demo-10x") is None
+    assert folder_of(None) is None
