@@ -88,9 +88,16 @@ def open_folder(
 
     Raises:
         ConfigurationError: its recipe cannot be read.
-        ModelError: the dense model cannot be loaded, or is not the one that it was made from.
+        ModelError: it is no exported folder; the dense model cannot be loaded, or is not the one
+            that it was made from.
         StorageError: its other files cannot be read.
     """
+    if not (folder / RECIPE).is_file():
+        raise ModelError(
+            f"the folder {folder} is no compressed model: it has no {RECIPE}",
+            wanted="a folder that autocompress export or compress wrote",
+            hint="A dense model is compressed first.",
+        )
     recipe = read_recipe(read_document(folder / RECIPE))
     session = open_session(
         model or recipe.model,

@@ -9,7 +9,7 @@ import typer
 Source = Annotated[
     str | None,
     typer.Argument(
-        metavar="[STUDY|FOLDER]",
+        metavar="STUDY|FOLDER",
         help="A study, by default the latest, or a folder that export wrote.",
     ),
 ]
