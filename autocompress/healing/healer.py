@@ -27,8 +27,6 @@ from autocompress.healing.watch import Watch
 from autocompress.numerics.metric import Metric
 from autocompress.progress import SILENT, Progress
 
-Kept = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts that JSON can hold
-
 CHECKS = 12  # on the selection text in a run
 CHECK_TOKENS = 8_192  # of it
 MOST_BACK_STEPS = 5
@@ -118,7 +116,7 @@ class Healer:
         self.best_numbers: dict[str, Tensor] = {}
         self.step, self.slower = 0, 1.0
         self._watch = Watch()
-        self._kept: Kept | None = None
+        self._kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     @property
     def best(self) -> Check:
@@ -208,9 +206,8 @@ class Healer:
             return max(1, self.settings.tokens_at_once // self.context)
         model = self.student.model
         tokens: int = LOGIT_BYTES_ACCELERATOR // (4 * model.config.get_text_config().vocab_size)
-        if model.device.type == "cpu":
-            tokens = min(tokens, CPU_TOKENS)
-        return max(1, tokens // self.context)
+        most = min(tokens, CPU_TOKENS) if model.device.type == "cpu" else tokens
+        return max(1, most // self.context)
 
     def _check(self) -> bool:
         """Score the selection text and keep the run; whether its scores are numbers at all."""
@@ -244,11 +241,10 @@ class Healer:
             self._kept = copies | best, facts
 
     def _resume_or_begin(self) -> None:
-        if self._put_back():
-            done, steps = self.step, self.settings.steps
-            self.progress.note(f"Going on with healing at step {done} of {steps}.")
-        else:
+        if not self._put_back():
             self._check()
+            return
+        self.progress.note(f"Going on with healing at step {self.step} of {self.settings.steps}.")
 
     def _put_back(self) -> bool:
         """Return to what is kept; whether anything is."""
