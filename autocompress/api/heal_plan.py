@@ -22,6 +22,7 @@ from autocompress.healing.schedule import LEAST_WINDOWS, windows_of
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
+from autocompress.healing.teacher import DenseTeacher
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 
@@ -62,6 +63,7 @@ def heal_plan(
     ids: Tensor,
     settings: HealSettings,
     checkpoint: Checkpoint | None = None,
+    teacher: DenseTeacher | None = None,
 ) -> HealedPlan:
     """Heal a plan of a session's model, which stays dense.
 
@@ -72,6 +74,7 @@ def heal_plan(
         ids: tokens ``[n]`` to train on.
         settings: how to heal.
         checkpoint: where the run is kept.
+        teacher: the dense model's predictions, to share among plans that are healed alike.
 
     Raises:
         DataError: too few tokens.
@@ -80,7 +83,7 @@ def heal_plan(
     if checkpoint is not None:
         checkpoint.check()
     with explained_memory(settings):
-        healed = _trained(session, plan, numbers, ids, settings, checkpoint)
+        healed = _trained(session, plan, numbers, ids, settings, checkpoint, teacher)
     if settings.shrink is None:
         return HealedPlan(plan, healed.numbers, healed)
     layers, progress = session.workbench.inventory.layers, session.progress
@@ -98,6 +101,7 @@ def _trained(
     ids: Tensor,
     settings: HealSettings,
     checkpoint: Checkpoint | None,
+    teacher: DenseTeacher | None,
 ) -> Healed:
     selection = Windows(session.selection_ids, session.context)
     dense = session.workbench.model
@@ -107,8 +111,10 @@ def _trained(
         numbers = _refitted(session, plan, ids, watched, max(1, at_once))
     student = Student(session.workbench, plan, session.build, numbers)
     metrics = session.metrics if settings.penalties else None
-    healer = Healer(dense, student, ids, selection, settings, checkpoint, session.progress, metrics)
-    return healer.run()
+    progress = session.progress
+    return Healer(
+        dense, student, ids, selection, settings, checkpoint, progress, metrics, teacher
+    ).run()
 
 
 def _refitted(

@@ -21,6 +21,7 @@ from autocompress.errors import AutocompressError, ConfigurationError, StorageEr
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
+from autocompress.healing.teacher import DenseTeacher
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
@@ -180,6 +181,7 @@ class _Work:
         self.session = session or open_study_session(record, runs_dir, progress)
         self.text, self.ids = healing_text(self.session, data, settings)
         self.tokens_hash = tensor_key(self.ids)
+        self.teacher = DenseTeacher(self.session.workbench.model)
         with self.session.progress.task("Measuring the dense model"):
             self.selection = self.session.scored_text("selection")
             self.report = self.session.scored_text("report")
@@ -225,6 +227,7 @@ class _Work:
             self.ids,
             self.settings,
             Checkpoint(path, identity),
+            self.teacher,
         )
         healing = replace(
             planned,
