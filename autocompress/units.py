@@ -33,6 +33,11 @@ class Limits:
     memory_bytes: int | None
     latency_ms: float | None
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether everything is allowed."""
+        return self.memory_bytes is None and self.latency_ms is None
+
 
 @dataclass(frozen=True)
 class Budget:

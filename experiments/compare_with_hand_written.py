@@ -5,9 +5,10 @@
 
 For each budget, on the report text: the dense model, the best hand-written plan that fits in the
 bytes, the additive allocation (what predicted damage alone would choose, without any search), and
-the best of the search. Both best plans are chosen on the selection text. The best is then exported,
-and every tensor in its safetensors files compared with the bytes that the closed form says. A study
-that is there already goes on where it stopped, so a second call only prints.
+the best plan of the search; then the hand-written one and that of the search with their matrices
+fitted anew, as a search does at its end. Both best plans are chosen on the selection text. The best
+is then exported, and every tensor in its safetensors files compared with the bytes that the closed
+form says. A study that is there already goes on where it stopped, so a second call only prints.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.front import hand_written_rival, pick
+from autocompress.search.healed_trials import without_healed
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.surgery.inventory import stored_tensors_of
 from autocompress.surgery.placement import prefix_of
@@ -56,12 +58,17 @@ def print_comparison(study: StudyRecord, session: Session, best: TrialRecord) ->
     dense = study.dense_report.perplexity
     print(f"{'':<22}{'bytes':>10}{'ratio':>8}{'perplexity':>12}{'rise':>9}{'share':>8}{'KL':>9}")
     print(f"{'dense':<22}{study.dense_bytes:>10}{1:>7.2f}x{dense:>12.4f}")
+    plans = without_healed(study)
+    found = pick(plans, "best")
     rows = [
-        ("hand-written", hand_written_rival(study, best)),
+        ("hand-written", hand_written_rival(plans, found)),
         ("additive allocation", allocated(study)),
+        ("plan of the search", found),
+        ("hand-written, anew", hand_written_rival(study, best)),
+        ("best of the search", best),
     ]
     hand_written = math.nan
-    for name, trial in [*rows, ("best of the search", best)]:
+    for name, trial in rows:
         if trial is None:
             print(f"{name:<22}none fits")
             continue

@@ -55,7 +55,7 @@ class Searches:
     @contextmanager
     def running(self, study: str, engine: str) -> Iterator[subprocess.Popen[str]]:
         """Run a search in a session of its own; whatever is left of it is killed at the end."""
-        command = [sys.executable, "-m", "autocompress", "search", "--no-track"]
+        command = [sys.executable, "-m", "autocompress", "search", "--no-track", "--no-refit"]
         command += ["--study", study, "--runs-dir", str(self.runs_dir), "--workers", "2"]
         command += ["--engine", engine, "--trials", str(self.trials), *self.options]
         with (self.runs_dir / f"{study}.log").open("a") as log:

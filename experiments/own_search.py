@@ -111,6 +111,7 @@ def own_search(
         texts=texts,
         study="-".join(map(str, parts)),
         runs_dir=args.runs_dir,
+        refit=False,  # plans are compared as they are fitted
         track=False,
         progress=measurements,
     )

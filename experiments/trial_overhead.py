@@ -160,7 +160,8 @@ def main() -> None:
         print("Fitting the options of every matrix ...", flush=True)
         session, space = open_session(None, settings.texts, runs_dir), read_space(settings.space)
         destination = Destination(f"overhead-{time.time():.0f}", runs_dir)
-        name = run_search(settings, destination, Endurance(trials=1)).name  # makes the study
+        made = run_search(settings, destination, Endurance(trials=1), finish=None)
+        name = made.name
         study, folder = load_optuna_study(name, destination.url(name)), runs_dir / name
         evaluator = TimedEvaluator(session)
         proposer = make_proposer(session, space, evaluator, to_record(study, folder).limits)

@@ -17,6 +17,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tests.notes import Notes
+
 VOCABULARY = 96
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "gpt_neox", "opt", "bert", "t5")
 WORDS = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(VOCABULARY - 3))]
@@ -169,3 +171,8 @@ def inputs_of() -> Callable[[Any], dict[str, Any]]:
         )
 
     return make
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
+from autocompress.api.finish import REFIT_BEST, Finish
 from autocompress.api.forecast import Fits, Stage, Work, finalists_of, predict_stages
-from autocompress.api.heal_plan import healing_text
+from autocompress.api.heal_plan import healing_text, refit_tokens
 from autocompress.api.looking_up import (
     Cached,
     look_up_cache,
@@ -33,7 +34,6 @@ from autocompress.api.study_choice import Destination, SearchSettings, check_set
 from autocompress.api.trial_list import ExpectedTrial, expected_trials
 from autocompress.evaluation.corpus import PARTS
 from autocompress.evaluation.windows import Windows
-from autocompress.healing.settings import HealSettings
 from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
@@ -151,8 +151,7 @@ def dry_run(
     engine: EngineSettings = THIS_PROCESS,
     *,
     resume: bool = False,
-    heal: HealSettings | None = None,
-    heal_data: str | None = None,
+    finish: Finish | None = REFIT_BEST,
     progress: Progress = SILENT,
 ) -> DryRun:
     """Say what ``run_search``, or with ``resume`` ``resume_search``, would do; write nothing.
@@ -172,8 +171,8 @@ def dry_run(
     session = open_reading(settings, destination, progress)
     space, inventory = read_space(settings.space), session.workbench.inventory
     space.check(inventory.layers)
-    if heal is not None:
-        healing_text(session, heal_data, heal)
+    if finish is not None and finish.whole_front:
+        healing_text(session, finish.data, finish.settings)
     name, record = look_up_study(settings, destination, identity_of(settings, session, space))
     limits = budget.limits(inventory.dense_bytes, 1.0)
     limit = limits.memory_bytes
@@ -193,9 +192,14 @@ def dry_run(
         workers=engine.workers,
         new=record is None,
     )
-    if heal is not None:
-        members = finalists_of(effort.trials)
-        work = replace(work, healed=members, healing_tokens=heal.steps * heal.tokens)
+    if finish is not None and (finish.whole_front or not limits.unlimited):
+        heal = finish.settings
+        work = replace(
+            work,
+            healed=finalists_of(effort.trials) if finish.whole_front else 2,
+            refit_tokens=refit_tokens(session) * heal.refit,
+            healing_tokens=heal.steps * heal.tokens,
+        )
     with progress.task("Probing this machine"):
         stages = predict_stages(work, probe(session, space))
     return DryRun(

@@ -24,6 +24,8 @@ from autocompress.search.evaluator import LATENCY_ROUNDS, LATENCY_TOKENS
 DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token
 # Of training on a token, in passes of the scoring: the dense model, and the other there and back.
 TRAINING_PASSES = 6
+# Of fitting matrices anew: both models, through each block up to each of its matrices, and on.
+REFIT_PASSES = 6
 TRAINED_BYTES = 24  # of each number: its latent, gradient, two moments, and what it was before
 FINALISTS_SHARE = 0.5  # of the measured trials; how many are on the front is not known before
 TIMING_SECONDS = 4 * ENOUGH_SECONDS  # of an option, one like it, and dense ones; large: more
@@ -55,6 +57,7 @@ class Work:
         held_bytes: memory of this process with the dense model in it.
         threads: that fit small matrices side by side.
         healed: plans to heal afterwards, about.
+        refit_tokens: that the matrices of each of them are fitted anew on.
         healing_tokens: that each of them is trained on, repeats counted.
     """
 
@@ -76,6 +79,7 @@ class Work:
     held_bytes: int
     threads: int
     healed: int = 0
+    refit_tokens: int = 0
     healing_tokens: int = 0
 
     @property
@@ -151,14 +155,18 @@ def _healing(work: Work, speed: Speed, memory: int) -> tuple[Stage, ...]:
     if not work.healed:
         return ()
     parameters = sum(spec.parameters for spec in work.specs)
-    return (
-        Stage(
-            "healing",
-            f"about {work.healed} plans on {work.healing_tokens:,} tokens",
-            work.healed * TRAINING_PASSES * speed.scoring.seconds(work.healing_tokens),
-            memory + TRAINED_BYTES * parameters,
-        ),
+    plans = f"about {work.healed} plans"
+    passes = REFIT_PASSES * speed.scoring.seconds(work.refit_tokens) if work.refit_tokens else 0.0
+    fitted = Stage(
+        "fitting anew", f"{plans} on {work.refit_tokens:,} tokens", work.healed * passes, memory
     )
+    trained = Stage(
+        "healing",
+        f"{plans} on {work.healing_tokens:,} tokens",
+        work.healed * TRAINING_PASSES * speed.scoring.seconds(work.healing_tokens),
+        memory + TRAINED_BYTES * parameters,
+    )
+    return (*[fitted][: work.refit_tokens], *[trained][: work.healing_tokens])
 
 
 def _dense(work: Work, speed: Speed, memory: int) -> Stage:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import Exported, export_trial
-from autocompress.api.healing import front_healing
+from autocompress.api.finish import Finish
 from autocompress.api.profiling import Profile, make_profile
 from autocompress.api.searching import resume_search, run_search
 from autocompress.api.session import TextSettings, one_of
@@ -33,6 +33,7 @@ def search(
     gpus_per_trial: float = 0.0,
     heal: int | None = None,
     heal_data: str | None = None,
+    refit: bool = True,
     sampler: str = "auto",
     seed: int = 0,
     data: str | None = None,
@@ -69,6 +70,8 @@ def search(
         gpus_per_trial: that Ray sets aside for each trial.
         heal: steps of training for each member of the front at the end; none when left out.
         heal_data: text to heal on; the calibration text when left out.
+        refit: fit the matrices of the best plan anew, to what the compressed model gives each;
+            where the front is healed, of each of its plans.
         sampler: ``auto``, ``tpe``, ``nsga2``, ``gp`` or ``random``.
         seed: of the calibration's labels and the sampler.
         data: one source of text (a file, or ``hub/name:config:split``), cut into three disjoint
@@ -97,7 +100,7 @@ def search(
     """
     endurance = Endurance(trials, time, patience)
     where = EngineSettings(engine, workers, address, gpus_per_trial)
-    healing = front_healing(heal, heal_data, seed)
+    finish = Finish.of(heal, heal_data, refit=refit, seed=seed)
     with mirrored(track, tracking_uri, progress) as observers:
         if resume is not None:
             destination = Destination(resume, Path(runs_dir), storage)
@@ -105,8 +108,7 @@ def search(
                 destination,
                 endurance,
                 where,
-                heal=healing,
-                heal_data=heal_data,
+                finish=finish,
                 observers=observers,
                 progress=progress,
             )
@@ -128,8 +130,7 @@ def search(
             destination,
             endurance,
             where,
-            heal=healing,
-            heal_data=heal_data,
+            finish=finish,
             observers=observers,
             progress=progress,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autocompress.api.session import Session
 from autocompress.calibration.cache import content_key, tensor_key
+from autocompress.errors import ConfigurationError
 from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source, token_ids
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows
@@ -26,7 +27,7 @@ from autocompress.healing.teacher import DenseTeacher
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 
-REFIT_TOKENS = 65_536  # of the healing text, at most
+REFIT_TEXT = 4  # times as many tokens of the healing text as statistics were collected on
 REFIT_VERSION = 1  # raise it when what refitting does changes
 WINDOWS_AT_ONCE = 16  # in a pass of the refitting, at most
 
@@ -78,8 +79,16 @@ def heal_plan(
 
     Raises:
         DataError: too few tokens.
+        ConfigurationError: no steps, and numbers that cannot be fitted anew.
         AutocompressError: healing diverges, or there is not enough memory.
     """
+    if numbers is not None and not settings.steps and settings.shrink is None:
+        raise ConfigurationError(
+            "there is nothing to fit anew",
+            got="numbers that were trained or fitted anew before",
+            wanted="at least 1 step",
+            hint="Say with --steps how many, or name a trial that was not healed.",
+        )
     if checkpoint is not None:
         checkpoint.check()
     with explained_memory(settings):
@@ -121,17 +130,20 @@ def _refitted(
     session: Session, plan: Plan, ids: Tensor, selection: Windows, at_once: int
 ) -> dict[str, Tensor] | None:
     """Stored numbers of matrices fitted anew, or kept from before; ``None`` if they lose more."""
-    key = content_key(
-        session.statistics_key, plan.hash, tensor_key(ids[:REFIT_TOKENS]), REFIT_VERSION
-    )
+    ids = ids[: refit_tokens(session)]
+    key = content_key(session.statistics_key, plan.hash, tensor_key(ids), REFIT_VERSION)
     numbers = session.cache.tensors("refits", key)
     workbench = session.workbench
     if numbers is None:
-        count = min(len(ids), REFIT_TOKENS) // session.context
-        windows = ids[: count * session.context].view(count, session.context)
-        batches = torch.split(windows.to(session.loaded.model.device), at_once)
+        batches = torch.split(windows_of(ids, session.context), at_once)
         numbers = refit(
-            workbench, plan, session.build, session.metrics, batches, progress=session.progress
+            workbench,
+            plan,
+            session.build,
+            session.metrics,
+            batches,
+            progress=session.progress,
+            folder=session.cache.root,
         )
         session.cache.keep_tensors("refits", key, numbers)
     teacher = Teacher.of(workbench.model, selection)
@@ -148,6 +160,11 @@ def _refitted(
     return numbers if anew < fitted else None
 
 
+def refit_tokens(session: Session) -> int:
+    """How many tokens matrices are fitted anew on, where the text has as many."""
+    return REFIT_TEXT * session.settings.calibration_tokens
+
+
 def healing_text(session: Session, data: str | None, settings: HealSettings) -> tuple[str, Tensor]:
     """Name and tokens ``[n]`` of the text to heal on: as many as the steps can use.
 
@@ -161,7 +178,8 @@ def healing_text(session: Session, data: str | None, settings: HealSettings) -> 
         held_out = {part: getattr(texts, part) for part in PARTS if part != "calibration"}
         check_disjoint(held_out | {"healing": own}, {**texts.names, "healing": data})
     least = LEAST_WINDOWS * session.context
-    limit = max(settings.steps * max(settings.tokens, session.context), least)
+    refitted = refit_tokens(session) if settings.refit else 0
+    limit = max(settings.steps * max(settings.tokens, session.context), least, refitted)
     if data is None and "calibration" in session.own.tokens:
         ids = session.own.tokens["calibration"][:limit]
     else:

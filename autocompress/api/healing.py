@@ -11,13 +11,14 @@ from typing import Any
 import optuna
 from torch import Tensor
 
+from autocompress.api.finish import Finish
 from autocompress.api.heal_plan import heal_plan, healing_text, with_times_of
 from autocompress.api.healing_report import HealingReport
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.calibration.cache import content_key, tensor_key
-from autocompress.errors import AutocompressError, ConfigurationError, StorageError, StudyError
+from autocompress.errors import AutocompressError, DataError, StorageError, StudyError
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
@@ -27,7 +28,7 @@ from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
 from autocompress.search.evaluator import Evaluator, ScoredText
-from autocompress.search.front import finalists
+from autocompress.search.front import best_and_rival, finalists
 from autocompress.search.healed_trials import (
     FOLDER,
     add_healed,
@@ -35,6 +36,7 @@ from autocompress.search.healed_trials import (
     keep_numbers,
     picture_of,
     read_numbers,
+    without_healed,
 )
 from autocompress.search.healing_png import write_healing_png
 from autocompress.search.observer import Observer
@@ -80,7 +82,8 @@ def heal_trial(
         with storage_errors(url):
             record = to_record(study, folder)
             source = pick(record, trial)
-            work = _Work(study, record, data, settings, destination.runs_dir, progress)
+            session = open_study_session(record, destination.runs_dir, progress)
+            work = _Work(study, record, session, data, settings)
             after = work.heal(source, checkpoint=checkpoint)
             record = to_record(study, folder)
             for observer in observers:
@@ -102,33 +105,16 @@ def heal_trial(
     )
 
 
-def front_healing(steps: int | None, data: str | None, seed: int) -> HealSettings | None:
-    """How a search heals its front; ``None`` where it was not asked to.
-
-    Raises:
-        ConfigurationError: a text to heal on without steps, or steps that cannot be.
-    """
-    if steps is None:
-        if data is not None:
-            raise ConfigurationError(
-                "--heal-data names a text to heal the front on",
-                got=data,
-                hint="Say with --heal how many steps to heal it for, such as --heal 200.",
-            )
-        return None
-    return HealSettings(steps, seed=seed)
-
-
-def heal_front(
+def finish_search(
     study: optuna.Study,
     folder: Path,
     session: Session,
-    settings: HealSettings,
+    finish: Finish,
+    texts: tuple[ScoredText, ScoredText],
     *,
-    data: str | None = None,
     observers: Sequence[Observer] = (),
 ) -> None:
-    """Heal the members of a study's front alike, and the hand-written plan to compare with.
+    """Heal the best plan of a study, or all of its front and the hand-written plan to compare with.
 
     Those that have been healed in this way already are left as they are, so a run that was cut off
     goes on. One that cannot be healed is told of, and the others are.
@@ -137,14 +123,23 @@ def heal_front(
         study: as stored.
         folder: its run folder.
         session: its model and texts.
-        settings: how to heal each.
-        data: text to heal on; the calibration text of the study when left out.
+        finish: what to heal, and how. The best is fitted anew together with its rival.
+        texts: the selection and the report text.
         observers: told of each new trial.
     """
     record = to_record(study, folder)
-    members = [trial for trial in finalists(without_healed(record)) if _is_compressed(trial.plan)]
-    work = _Work(study, record, data, settings, folder.parent, session.progress, session)
-    with session.progress.task("Healing the front (plans)", len(members)) as advance:
+    members = _members(record, finish.whole_front)
+    if not members:
+        return
+    try:
+        work = _Work(study, record, session, finish.data, finish.settings, texts)
+    except DataError as error:
+        if finish.whole_front:
+            raise
+        session.progress.note(f"The best plan is not fitted anew: {error}")
+        return
+    title = "Healing the front" if finish.whole_front else "Fitting the best and its rival anew"
+    with session.progress.task(f"{title} (plans)", len(members)) as advance:
         for trial in members:
             try:
                 work.heal(trial, observers)
@@ -155,13 +150,22 @@ def heal_front(
             advance(1)
 
 
+def _members(record: StudyRecord, whole_front: bool) -> list[TrialRecord]:
+    """The trials to heal, hand-written rivals included: plans are compared healed.
+
+    Those of the front, or only the best where there are limits to be the best within.
+    """
+    unhealed = without_healed(record)
+    trials: tuple[TrialRecord, ...] = ()
+    if whole_front:
+        trials = finalists(unhealed)
+    elif not record.limits.unlimited:
+        trials = best_and_rival(unhealed)
+    return [trial for trial in trials if _is_compressed(trial.plan)]
+
+
 def _is_compressed(plan: Plan) -> bool:
     return any(not isinstance(method, Keep) for method in plan.values())
-
-
-def without_healed(record: StudyRecord) -> StudyRecord:
-    """A study as it was before anything was healed."""
-    return replace(record, trials=tuple(trial for trial in record.trials if not trial.healing))
 
 
 class _Work:
@@ -171,20 +175,20 @@ class _Work:
         self,
         study: optuna.Study,
         record: StudyRecord,
+        session: Session,
         data: str | None,
         settings: HealSettings,
-        runs_dir: Path,
-        progress: Progress,
-        session: Session | None = None,
+        texts: tuple[ScoredText, ScoredText] | None = None,
     ) -> None:
         self.study, self.record, self.settings = study, record, settings
-        self.session = session or open_study_session(record, runs_dir, progress)
+        self.session = session
         self.text, self.ids = healing_text(self.session, data, settings)
         self.tokens_hash = tensor_key(self.ids)
         self.teacher = DenseTeacher(self.session.workbench.model)
-        with self.session.progress.task("Measuring the dense model"):
-            self.selection = self.session.scored_text("selection")
-            self.report = self.session.scored_text("report")
+        if texts is None:
+            with session.progress.task("Measuring the dense model"):
+                texts = session.scored_text("selection"), session.scored_text("report")
+        self.selection, self.report = texts
         dense = record.dense_selection
         known = dense.latency_ms is not None and dense.latency_spread_ms is not None
         latency = Latency(dense.latency_ms, dense.latency_spread_ms) if known else None  # type: ignore[arg-type]
@@ -208,13 +212,15 @@ class _Work:
             phase=source.healing.phase if source.healing else source.phase,
             tokens_hash=self.tokens_hash,
         )
+        what = "healed" if planned.trained else "fitted anew"
         known = healed_already(to_record(self.study, folder), source, planned)
         if known is not None:
             self.session.progress.note(
-                f"Trial {source.number} was healed like this already: trial {known.number}."
+                f"Trial {source.number} was {what} like this already: trial {known.number}."
             )
             return known
-        self.session.progress.note(f"Healing trial {source.number}, {source.label}.")
+        doing = "Healing" if planned.trained else "Fitting anew"
+        self.session.progress.note(f"{doing} trial {source.number}, {source.label}.")
         identity = self._identity(source)
         numbers = read_numbers(folder, source)
         if source.report is None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
+from autocompress.api.finish import REFIT_BEST, Finish
 from autocompress.api.heal_plan import healing_text
-from autocompress.api.healing import heal_front
+from autocompress.api.healing import finish_search
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.api.study_choice import (
     Destination,
@@ -23,7 +24,6 @@ from autocompress.api.study_choice import (
 from autocompress.api.worker import WorkerSettings
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.evaluation.latency import Latency
-from autocompress.healing.settings import HealSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
 from autocompress.search.driver import Search
@@ -58,8 +58,7 @@ def run_search(
     endurance: Endurance = DEFAULT_ENDURANCE,
     engine: EngineSettings = THIS_PROCESS,
     *,
-    heal: HealSettings | None = None,
-    heal_data: str | None = None,
+    finish: Finish | None = REFIT_BEST,
     observers: Sequence[Observer] = (),
     progress: Progress = SILENT,
 ) -> StudyRecord:
@@ -70,8 +69,7 @@ def run_search(
         destination: where the study is kept.
         endurance: how long to search.
         engine: what runs the trials.
-        heal: how to heal the members of the front afterwards; not at all when left out.
-        heal_data: text to heal on; the calibration text when left out.
+        finish: how to heal what was found; not at all with ``None``.
         observers: told what happens.
         progress: told how far things are.
 
@@ -86,8 +84,9 @@ def run_search(
     session = settings.open(destination.runs_dir, progress)
     inventory = session.workbench.inventory
     space.check(inventory.layers)
-    if heal is not None:
-        healing_text(session, heal_data, heal)  # a bad text is refused before the search
+    if finish is not None and finish.whole_front:
+        # A bad text is refused before the search.
+        healing_text(session, finish.data, finish.settings)
     identity = identity_of(settings, session, space)
     name, study = choose_study(settings, destination, identity)
     folder = destination.runs_dir / name
@@ -141,9 +140,16 @@ def run_search(
                     trial.plan, report, numbers=read_numbers(folder, trial)
                 ),
             )
-            if heal is None:
+            if finish is None:
                 return record
-            heal_front(study, folder, session, heal, data=heal_data, observers=observers)
+            if time.monotonic() > effort.deadline and not finish.whole_front:
+                progress.note(
+                    "No time is left to fit the best plan anew; "
+                    f"autocompress heal {name} --steps 0 does."
+                )
+                return record
+            texts = selection, report
+            finish_search(study, folder, session, finish, texts, observers=observers)
             record = to_record(study, folder)
             for observer in observers:
                 observer.finished(record)
@@ -206,8 +212,7 @@ def resume_search(
     endurance: Endurance = DEFAULT_ENDURANCE,
     engine: EngineSettings = THIS_PROCESS,
     *,
-    heal: HealSettings | None = None,
-    heal_data: str | None = None,
+    finish: Finish | None = REFIT_BEST,
     observers: Sequence[Observer] = (),
     progress: Progress = SILENT,
 ) -> StudyRecord:
@@ -220,8 +225,7 @@ def resume_search(
         replace(destination, study=name, storage=url),
         replace(endurance, trials=trials),
         engine,
-        heal=heal,
-        heal_data=heal_data,
+        finish=finish,
         observers=observers,
         progress=progress,
     )

@@ -53,6 +53,15 @@ def find_blocks(model: nn.Module) -> Sequence[nn.Module]:
     return list(lists[max(sizes, key=sizes.__getitem__)])
 
 
+def block_paths(model: nn.Module) -> list[str]:
+    """Where the transformer blocks are in a model, in order; empty where there are none."""
+    paths = {module: path for path, module in model.named_modules()}
+    try:
+        return [paths[block] for block in find_blocks(model)]
+    except NotBlockwise:
+        return []
+
+
 class Blocks:
     """The blocks of a model, each runnable alone on hidden states kept from one whole pass.
 
@@ -63,13 +72,19 @@ class Blocks:
         model: in evaluation mode; what it returns has ``logits``. Its parameters gather no
             gradients, what its embeddings return does.
         folder: on whose disk the hidden states are kept.
+        modules: its blocks; found when left out.
 
     Raises:
         NotBlockwise: it has no list of blocks, or one block is there twice.
     """
 
-    def __init__(self, model: nn.Module, folder: Path | None = None) -> None:
-        self.model, self.modules = model, find_blocks(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: Path | None = None,
+        modules: Sequence[nn.Module] | None = None,
+    ) -> None:
+        self.model, self.modules = model, modules or find_blocks(model)
         self.count = len(self.modules)
         if len(set(map(id, self.modules))) < self.count:
             raise NotBlockwise("one block is used at several places")
@@ -183,16 +198,23 @@ class Blocks:
     ) -> tuple[Tensor, Tensor]:
         """Run one block alone: its input as a leaf that gathers a gradient, and its output."""
         leaf = self._leaf(index, batch, ids, learns)
+        return leaf, self.block_on(index, leaf, ids)
+
+    def block_on(self, index: int, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Run one block alone on hidden states ``[b, length, n]``: its output.
+
+        At least one batch must have been recorded.
+        """
 
         def answer(at: int, forward: Answer, *args: Any, **kwargs: Any) -> Any:
             if at < index:
                 return self._as_returned(at, _hidden_of(args, kwargs))
-            hidden = leaf.clone()  # a block may change its input in place
-            more = {"hidden_states": hidden} if not args else {}
-            output = forward(*(hidden, *args[1:])[: len(args)], **kwargs | more)
+            own = hidden.clone()  # a block may change its input in place
+            more = {"hidden_states": own} if not args else {}
+            output = forward(*(own, *args[1:])[: len(args)], **kwargs | more)
             raise _Stop(_hidden_in(output)[0])
 
-        return leaf, self._stopped(answer, ids)
+        return self._stopped(answer, ids)
 
     def tail(self, batch: int, ids: Tensor, *, learns: bool = True) -> tuple[Tensor, Any]:
         """Run what comes after the last block: its input as a leaf, and the model's output."""
@@ -241,6 +263,23 @@ class Blocks:
                 module.__dict__.pop("forward", None)
                 if forward is not None:
                     module.forward = forward
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Let the model keep no keys and values for tokens to come; there are none."""
+    config = getattr(model, "config", None)
+    finder = getattr(config, "get_text_config", None)
+    text = finder() if finder is not None else config
+    used = getattr(text, "use_cache", None)
+    if text is None or not used:
+        yield
+        return
+    text.use_cache = False
+    try:
+        yield
+    finally:
+        text.use_cache = used
 
 
 def _hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -24,12 +24,14 @@ class SpilledTensors:
         self._places: dict[Hashable, tuple[int, Tensor]] = {}
 
     def __setitem__(self, key: Hashable, tensor: Tensor) -> None:
-        """Write a tensor behind the others.
+        """Write a tensor behind the others, or over the one of this key if it is of its form.
 
         Raises:
             StorageError: the disk is full.
         """
-        start = self._file.seek(0, 2)
+        place, like = self._places.get(key, (0, None))
+        same = like is not None and (like.shape, like.dtype) == (tensor.shape, tensor.dtype)
+        start = self._file.seek(place) if same else self._file.seek(0, 2)
         plain = tensor.detach().cpu().contiguous()
         rest = plain.reshape(-1).view(torch.uint8).numpy().data
         try:
@@ -52,6 +54,11 @@ class SpilledTensors:
         while rest:
             rest = rest[self._file.readinto(rest) :]
         return tensor
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file."""
+        return self._file.seek(0, 2)
 
     def close(self) -> None:
         """Give the space back."""

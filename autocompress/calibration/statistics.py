@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autocompress.calibration.blocks import Blocks, NotBlockwise
+from autocompress.calibration.blocks import Blocks, NotBlockwise, without_cache
 from autocompress.calibration.collection import Collection
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
@@ -71,7 +71,7 @@ def stream_statistics(
     with (
         experts_apart(model, watched),
         _gradients_from_the_embeddings(model),
-        _without_cache(model),
+        without_cache(model),
     ):
         collection = Collection(model, watched, work, keep, seed=seed, advance=advance)
         try:
@@ -108,20 +108,3 @@ def _gradients_from_the_embeddings(model: nn.Module) -> Iterator[None]:
             handle.remove()
         for parameter, flag in required:
             parameter.requires_grad_(flag)
-
-
-@contextmanager
-def _without_cache(model: nn.Module) -> Iterator[None]:
-    """Let the model keep no keys and values for tokens to come; there are none."""
-    config = getattr(model, "config", None)
-    finder = getattr(config, "get_text_config", None)
-    text = finder() if finder is not None else config
-    used = getattr(text, "use_cache", None)
-    if text is None or not used:
-        yield
-        return
-    text.use_cache = False
-    try:
-        yield
-    finally:
-        text.use_cache = used

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from autocompress.api.dry_run import DryRun, dry_run
 from autocompress.api.endurance import Endurance
+from autocompress.api.finish import Finish
 from autocompress.api.forecast import about
-from autocompress.api.healing import front_healing
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.cli.output import ConsoleProgress, console, print_json
 from autocompress.errors import BudgetUnreachable
@@ -36,8 +36,7 @@ def show_dry_run(
     address: str | None = None,
     gpus_per_trial: float = 0.0,
     resume: bool,
-    heal: int | None = None,
-    heal_data: str | None = None,
+    finish: Finish | None,
     as_json: bool,
 ) -> None:
     """Look what a search would do, and print it.
@@ -54,8 +53,7 @@ def show_dry_run(
         endurance,
         chosen,
         resume=resume,
-        heal=front_healing(heal, heal_data, settings.seed),
-        heal_data=heal_data,
+        finish=finish,
         progress=progress,
     )
     if as_json:

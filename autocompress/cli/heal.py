@@ -23,7 +23,9 @@ from autocompress.cli.source_options import (
 def heal(
     study: Source = None,
     trial: Trial = None,
-    steps: Annotated[int, typer.Option("--steps", help="Of training.")] = 300,
+    steps: Annotated[
+        int, typer.Option("--steps", help="Of training; 0 only fits each matrix anew.")
+    ] = 300,
     data: Annotated[
         str | None,
         typer.Option(

@@ -18,19 +18,18 @@ if TYPE_CHECKING:
 
 def print_healed(report: HealingReport, console: Console) -> None:
     """Print the model before and after, and what to type next."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Healed: {report.source}")
+    healing = report.healing
+    what = "Healed" if healing.trained else "Fitted anew"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{what}: {report.source}")
     table.title_justify, table.title_style = "left", "bold"
     for name in ("", "perplexity", "rise", "KL", "size"):
         table.add_column(name, justify="right" if name else "left")
     _row(table, "dense", report.dense, None)
     _row(table, "before", report.before, report.rise_before)
-    _row(table, "healed", report.after, report.rise_after)
+    _row(table, what.lower(), report.after, report.rise_after)
     console.print(table)
-    healing = report.healing
-    lines = [
-        f"{healing.steps} steps, {healing.tokens:,} tokens of the text {healing.text}. "
-        + _gain(report)
-    ]
+    how = f"{healing.steps} steps, {healing.tokens:,} tokens of" if healing.trained else "On"
+    lines = [f"{how} the text {healing.text}. {_gain(report)}"]
     if report.exported is not None:
         lines.append(f"Written to {report.exported.report.folder}, loaded again and compared.")
     if report.trial is not None and report.study is not None:
@@ -42,8 +41,9 @@ def print_healed(report: HealingReport, console: Console) -> None:
             f"  autocompress export {name} --trial {report.trial} --out {name}-{report.trial}",
             f"  autocompress attribute {name} --trial {report.trial}",
             f"  autocompress heal {name} --trial {report.trial}    to heal it further",
-            f"  open {picture_of(report.study.folder, report.trial)}",
         ]
+        if healing.trained:
+            lines.append(f"  open {picture_of(report.study.folder, report.trial)}")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 

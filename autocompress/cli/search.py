@@ -85,7 +85,8 @@ def search(
         int | None,
         typer.Option(
             "--heal",
-            help="Then train the numbers of each plan on the front for so many steps.",
+            help="Then train the numbers of each plan on the front for so many steps; 0 fits the "
+            "matrices of each anew.",
             metavar="STEPS",
         ),
     ] = None,
@@ -93,6 +94,14 @@ def search(
         str | None,
         typer.Option("--heal-data", help="Text to train them on; else the calibration text."),
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit/--no-refit",
+            help="At the end fit each matrix of the best plan anew, to what the compressed model "
+            "gives it.",
+        ),
+    ] = True,
     sampler: Annotated[
         str, typer.Option("--sampler", help="auto, tpe, nsga2, gp or random.")
     ] = "auto",
@@ -152,6 +161,7 @@ def search(
     quieten_libraries()
     if dry_run:
         from autocompress.api.endurance import Endurance
+        from autocompress.api.finish import Finish
         from autocompress.api.session import TextSettings
         from autocompress.api.study_choice import Destination, SearchSettings
         from autocompress.cli.dry_run_view import show_dry_run
@@ -169,8 +179,7 @@ def search(
             address=address,
             gpus_per_trial=gpus_per_trial,
             resume=resume is not None,
-            heal=heal,
-            heal_data=heal_data,
+            finish=Finish.of(heal, heal_data, refit=refit, seed=seed),
             as_json=as_json,
         )
         return
@@ -195,6 +204,7 @@ def search(
         gpus_per_trial=gpus_per_trial,
         heal=heal,
         heal_data=heal_data,
+        refit=refit,
         sampler=sampler,
         seed=seed,
         data=data,

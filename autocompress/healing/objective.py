@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from autocompress.calibration.blocks import find_blocks
+from autocompress.calibration.blocks import block_paths
 from autocompress.healing.hardware import full_precision
 from autocompress.healing.teacher import DenseTeacher
 
@@ -60,9 +60,7 @@ class Objective:
 
     @cached_property
     def _blocks(self) -> Sequence[str]:
-        """Paths of the blocks, as the dense model has them: cores of the student are lists too."""
-        paths = {module: path for path, module in self.dense.named_modules()}
-        return [paths[block] for block in find_blocks(self.dense)]
+        return block_paths(self.dense)  # of the student, cores are lists of modules too
 
 
 def _energy(hidden: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from autocompress.calibration.blocks import block_paths
+from autocompress.healing.inputs import MatrixInputs
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem
 from autocompress.methods.keep import Keep
@@ -36,12 +40,12 @@ def refit(
     *,
     strength: float = STRENGTH,
     progress: Progress = SILENT,
+    folder: Path | None = None,
 ) -> dict[str, Tensor]:
     """Fit matrices in the order of the model, each on inputs from those already fitted anew.
 
-    Matrices that share an input share a pass of both models, which ends where they are; in all it
-    takes about as many whole passes over the text as there are such groups. Of embeddings, heads
-    and experts (whose tokens are not the same in both models) the fits stay as they are.
+    Matrices that share an input share a pass of both models through their block. Of embeddings,
+    heads and experts (whose tokens are not the same in both models) the fits stay as they are.
 
     Args:
         workbench: holds the dense model.
@@ -51,20 +55,32 @@ def refit(
         batches: token ids ``[b, length]`` each, of the calibration text; each runs at once.
         strength: see ``Moments.target``.
         progress: told how many matrices are done, and how many are nearer than before.
+        folder: on whose disk hidden states of the text are kept meanwhile.
 
     Returns:
         Stored tensors by their names in a checkpoint, of those matrices whose outputs came nearer
         to the dense model's.
     """
-    batches = list(batches)
+    dense: Any = workbench.model
+    batches = [ids.to(dense.device) for ids in batches]
     student = compressed_copy(workbench, plan, build)
     groups = _in_order(workbench, plan, batches[0][:1])
     count = sum(map(len, groups))
     numbers: dict[str, Tensor] = {}
     nearer = 0
-    with progress.task("Refitting (matrices)", count) as advance:
+    paths = block_paths(dense)
+    with (
+        closing(MatrixInputs(dense, paths, batches, folder)) as wanted,
+        closing(MatrixInputs(student, paths, batches, folder)) as given,
+        progress.task("Refitting (matrices)", count) as advance,
+    ):
+        if wanted.why_whole or given.why_whole:
+            progress.note(
+                "Refitting runs the model from its beginning for each matrix, not block by block: "
+                f"{wanted.why_whole or given.why_whole}"
+            )
         for group in groups:
-            moments = _moments(workbench.model, student, group[0].name, batches)
+            moments = _moments(wanted, given, group[0].name)
             for spec in group:
                 problem = workbench.problem(spec.name, moments.metric(metrics[spec.name]))
                 target = moments.target(problem.weight32, strength)
@@ -130,13 +146,6 @@ class Moments:
         return problem.metric.damage(change) - float((apply_gram(rows, wanted) * change).sum())
 
 
-class _Reached(Exception):
-    """Ends a pass of a model at a matrix, with what it is given."""
-
-    def __init__(self, inputs: Tensor) -> None:
-        self.inputs = inputs
-
-
 def _in_order(workbench: Workbench, plan: Plan, ids: Tensor) -> list[list[LayerSpec]]:
     """Matrices to refit in the order of their use, those together that share an input."""
     model: Any = workbench.model
@@ -172,33 +181,16 @@ def _in_order(workbench: Workbench, plan: Plan, ids: Tensor) -> list[list[LayerS
     return groups
 
 
-def _moments(dense: Any, student: Any, name: str, batches: Sequence[Tensor]) -> Moments:
-    """Run both models up to a matrix on all token ids."""
+def _moments(wanted: MatrixInputs, given: MatrixInputs, name: str) -> Moments:
+    """Second moments over all batches of what a matrix is given in both models."""
     gram: Tensor | None = None
     gap: Tensor | None = None
     tokens = 0
-    for ids in batches:
-        x, s = (_inputs_of(model, name, ids.to(dense.device)) for model in (dense, student))
+    for batch in range(len(given.batches)):
+        x, s = wanted.of(name, batch), given.of(name, batch)
         gram = s.T @ s if gram is None else gram.addmm_(s.T, s)
         gap = (x - s).T @ s if gap is None else gap.addmm_((x - s).T, s)
         tokens += len(s)
     assert gram is not None
     assert gap is not None
     return Moments(gram / tokens, gap / tokens, tokens)
-
-
-@torch.no_grad()
-def _inputs_of(model: Any, name: str, ids: Tensor) -> Tensor:
-    """What a matrix is given for ``ids [b, length]``, as fp32 ``[tokens, in]``."""
-
-    def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        raise _Reached(args[0])
-
-    handle = model.get_submodule(name).register_forward_pre_hook(stop)
-    try:
-        model(input_ids=ids, use_cache=False)
-    except _Reached as reached:
-        return reached.inputs.flatten(0, -2).float()
-    finally:
-        handle.remove()
-    raise AssertionError(f"{name} is not used")

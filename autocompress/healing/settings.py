@@ -16,7 +16,7 @@ class HealSettings:
     """What determines a healed model, beside the model, its plan and the texts.
 
     Attributes:
-        steps: of the optimiser.
+        steps: of the optimiser; with 0 nothing is trained, matrices are only fitted anew.
         tokens: of a step; rounded to whole windows, at least one.
         tokens_at_once: of a pass, whose gradients are added up to a step; as many as keep the
             logits small when left out.
@@ -52,8 +52,8 @@ class HealSettings:
     shrink: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "tokens"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        _check("steps", self.steps, self.steps >= 0, "at least 0")
+        _check("tokens", self.tokens, self.tokens >= 1, "at least 1")
         at_once, patience = self.tokens_at_once, self.patience
         _check("tokens-at-once", at_once, at_once is None or at_once >= 1, "at least 1")
         _check("patience", patience, patience is None or patience >= 1, "at least 1")
@@ -63,6 +63,8 @@ class HealSettings:
             _check(name, value, 0 <= value <= 1, "a share from 0 to 1")
         shrunk = self.shrink
         _check("shrink", shrunk, shrunk is None or 0 < shrunk < 1, "a share such as 0.003")
+        idle = not (self.steps or self.refit or shrunk)
+        _check("steps", self.steps, not idle, "at least 1, where matrices are not fitted anew")
         _check("train", self.trained, self.trained in get_args(Trained), "all or factors")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from autocompress.search.study import StudyRecord, TrialRecord
 
 __all__ = [
     "Gain",
+    "best_and_rival",
     "finalists",
     "front_of",
     "front_to_dict",
@@ -44,12 +46,19 @@ def front_of(study: StudyRecord) -> tuple[TrialRecord, ...]:
 
 def finalists(study: StudyRecord) -> tuple[TrialRecord, ...]:
     """The trials to measure on the report text: front, best, and the hand-written plan to beat."""
-    wanted = list(front_of(study))
+    return _each_once((*front_of(study), *best_and_rival(study)))
+
+
+def best_and_rival(study: StudyRecord) -> tuple[TrialRecord, ...]:
+    """The best trial within the limits, and the hand-written plan to beat where it is another."""
     best = best_or_none(study)
-    wanted += [
-        trial for trial in (best, best and hand_written_rival(study, best)) if trial is not None
-    ]
-    unique = {trial.key: trial for trial in reversed(wanted)}
+    pair = (best, best and hand_written_rival(study, best))
+    return _each_once([trial for trial in pair if trial is not None])
+
+
+def _each_once(trials: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """By bytes; of those that are the same model the first."""
+    unique = {trial.key: trial for trial in reversed(trials)}
     return tuple(sorted(unique.values(), key=lambda trial: trial.bytes))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -83,11 +84,12 @@ def add_healed(
     trial = study.ask()
     own(trial)
     label = source.label.partition(", healed")[0]
+    what = "healed" if healing.trained else "refitted"
     trial.set_user_attr(
         "proposal",
         {
             "phase": HEALED,
-            "label": f"{label}, healed",
+            "label": f"{label}, {what}",
             "bytes": source.bytes,
             "plan_hash": source.plan.hash,
             "recipe": source.plan.to_recipe(),
@@ -115,6 +117,11 @@ def healed_already(study: StudyRecord, source: TrialRecord, healing: Healing) ->
         if trial.report is not None and _path(study.folder, known.numbers).exists():
             return trial
     return None
+
+
+def without_healed(record: StudyRecord) -> StudyRecord:
+    """A study as it was before anything was healed."""
+    return replace(record, trials=tuple(trial for trial in record.trials if not trial.healing))
 
 
 def way_of(healing: Healing) -> str:

@@ -35,7 +35,7 @@ def summary(checks: Checks) -> str:
 
 
 def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Path:
-    """Draw the curve by matplotlib, without a browser or display; nothing where no KL is finite.
+    """Draw the curve by matplotlib, without a browser or display; nothing where there is none.
 
     Args:
         checks: ``step``, ``loss`` on the healing text (NaN before the first step), ``kl`` and
@@ -47,7 +47,7 @@ def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Pat
         StorageError: the file cannot be written.
     """
     finite = [check for check in checks if math.isfinite(check["kl"])]
-    if not finite:
+    if len(finite) < 2:
         return path
     figure = _draw(finite, title)
     try:

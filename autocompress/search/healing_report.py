@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -29,6 +29,11 @@ class HealedPair:
     after: TrialRecord
     rise_before: float
     rise_after: float
+
+    @property
+    def trained(self) -> bool:
+        """Whether it was trained, or its matrices only fitted anew."""
+        return self.after.healing is not None and self.after.healing.trained
 
     @property
     def share(self) -> float:
@@ -88,22 +93,19 @@ def healing_notes(study: StudyRecord) -> list[str]:
     pairs = healed_pairs(study)
     if not pairs:
         return []
-    shares = [pair.share for pair in pairs if math.isfinite(pair.share)]
-    count = "1 plan was" if len(pairs) == 1 else f"{len(pairs)} plans were"
-    lines = []
-    if shares:
-        low, high = f"{min(shares):.2f}", f"{max(shares):.2f}"
-        span = low if low == high else f"{low} to {high}"
-        lines.append(f"{count} healed: of the rise of log-perplexity, {span} is left.")
+    trained = [pair for pair in pairs if pair.trained]
+    fitted = [pair for pair in pairs if not pair.trained]
+    lines = [*_shares_left(fitted, "fitted anew"), *_shares_left(trained, "healed")]
+    what = "Healing" if trained else "Fitting anew"
     for winner, loser in order_changes(pairs)[:MOST_CHANGES]:
         lines.append(
-            f"Healing changes an order: trial {winner.after.number} (before: "
+            f"{what} changes an order: trial {winner.after.number} (before: "
             f"{winner.before.number}, rise {winner.rise_before:.4f}) has a rise of "
             f"{winner.rise_after:.4f}, trial {loser.after.number} (before: "
             f"{loser.before.number}, {loser.rise_before:.4f}) one of {loser.rise_after:.4f}."
         )
     if len(pairs) > 1 and not order_changes(pairs):
-        lines.append("Healing changes no order among them.")
+        lines.append(f"{what} changes no order among them.")
     worse = [pair for pair in pairs if pair.rise_after > pair.rise_before]
     lines += [
         f"Trial {pair.after.number} is worse than trial {pair.before.number}, which it was healed "
@@ -111,3 +113,13 @@ def healing_notes(study: StudyRecord) -> list[str]:
         for pair in worse
     ]
     return lines
+
+
+def _shares_left(pairs: Sequence[HealedPair], what: str) -> list[str]:
+    shares = [pair.share for pair in pairs if math.isfinite(pair.share)]
+    if not shares:
+        return []
+    count = "1 plan was" if len(pairs) == 1 else f"{len(pairs)} plans were"
+    low, high = f"{min(shares):.2f}", f"{max(shares):.2f}"
+    span = low if low == high else f"{low} to {high}"
+    return [f"{count} {what}: of the rise of log-perplexity, {span} is left."]

@@ -43,6 +43,11 @@ class Healing:
     numbers: str = ""
     tokens_hash: str = ""
 
+    @property
+    def trained(self) -> bool:
+        """Whether anything was to be trained, or matrices were only fitted anew."""
+        return int(self.settings.get("steps", self.steps)) > 0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
         return asdict(self)

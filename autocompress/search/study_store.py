@@ -26,6 +26,7 @@ from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
 from autocompress.search.end_to_end import Relation
 from autocompress.search.storage import (
+    default_storage,
     file_of,
     open_storage,
     settle,
@@ -78,7 +79,8 @@ def _unwritable(folder: Path, error: Exception) -> StorageError:
 
 
 def _write_pointer(folder: Path, name: str, url: str) -> None:
-    content = {"study": name, "storage": storage_url(url)}
+    own = storage_url(url) == default_storage(folder)  # a run folder may be moved or copied
+    content = {"study": name, "storage": None if own else storage_url(url)}
     with written_whole(folder / POINTER) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -119,7 +121,8 @@ def find_study(
 
 def _storage_of(pointer: Path) -> str:
     try:
-        return str(json.loads(pointer.read_text())["storage"])
+        named = json.loads(pointer.read_text())["storage"]
+        return default_storage(pointer.parent) if named is None else str(named)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"the file {pointer}, which says where the study is stored, cannot be read: {error!r}",

@@ -38,4 +38,6 @@ def send_healing(
     ]
     client.log_batch(run, metrics, synchronous=True)
     with tempfile.TemporaryDirectory() as scratch:
-        client.log_artifact(run, str(write_healing_png(checks, Path(scratch) / PICTURE, title)))
+        picture = write_healing_png(checks, Path(scratch) / PICTURE, title)
+        if picture.exists():
+            client.log_artifact(run, str(picture))

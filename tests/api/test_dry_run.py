@@ -91,7 +91,13 @@ def test_what_the_search_would_refuse_is_refused(quick, record, workplace, capsy
     ):
         with pytest.raises(ConfigurationError, match=wanted):
             show_dry_run(
-                settings_in(workplace), first, Endurance(), **engine, resume=False, as_json=True
+                settings_in(workplace),
+                first,
+                Endurance(),
+                **engine,
+                resume=False,
+                finish=None,
+                as_json=True,
             )
     assert capsys.readouterr().out == ""
 

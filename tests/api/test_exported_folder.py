@@ -6,7 +6,8 @@ import torch
 from autocompress.api.exported_folder import folder_of, open_folder
 from autocompress.methods.keep import Keep
 from autocompress.surgery.loading import load_model
-from tests.api.tiny_folders import Notes, deepseek, export_to
+from tests.api.tiny_folders import deepseek, export_to
+from tests.notes import Notes
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,8 @@ def test_texts_that_were_not_asked_for_are_said(folder, tmp_path):
     silent, told = Notes(), Notes()
     open_folder(folder.path, data=str(folder.text), runs_dir=tmp_path, progress=silent)
     open_folder(folder.path, runs_dir=tmp_path, progress=told)
-    assert silent.notes == []
-    (note,) = told.notes
+    assert silent.said == []
+    (note,) = told.said
     assert "--data" in note
     assert "dense" in note
 

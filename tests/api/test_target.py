@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.api.tiny_folders import Notes
+from tests.notes import Notes
 
 LAYERS = {"model.embed_tokens": {"method": "svd", "rank": 8}}
 
@@ -11,5 +11,5 @@ def test_penalties_of_a_recipe_that_is_not_healed_are_said_to_do_nothing(run, ti
     run(tiny_llama, recipe, measure=False, progress=plain)
     penalty = [{"layers": "*", "kind": "shannon"}]
     run(tiny_llama, recipe | {"penalty": penalty}, measure=False, progress=penalised)
-    (note,) = (note for note in penalised.notes if note not in plain.notes)
+    (note,) = (note for note in penalised.said if note not in plain.said)
     assert "heal FOLDER --penalty" in note

@@ -11,7 +11,6 @@ import transformers
 
 from autocompress.export.checkpoint import export_checkpoint
 from autocompress.methods.plan import Plan
-from autocompress.progress import SILENT
 from autocompress.surgery.loading import load_model
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY, make_tiny_tokenizer
@@ -26,19 +25,6 @@ class TinyFolder(NamedTuple):
     path: Path
     plan: Plan
     text: Path
-
-
-class Notes:
-    """Progress that keeps what is noted."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def task(self, description: str, total: int | None = None) -> Any:
-        return SILENT.task(description, total)
 
 
 def export_to(place: Path, model: Any) -> TinyFolder:

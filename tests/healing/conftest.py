@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +15,6 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.trellis import Trellis
-from autocompress.progress import SILENT
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY, make_tiny_model
 
@@ -72,19 +70,3 @@ def healing_ids() -> Tensor:
 def selection() -> Windows:
     """Windows of another text from the same source."""
     return Windows(chain_ids(16 * CONTEXT, seed=3), CONTEXT)
-
-
-class Notes:
-    """Progress that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.task: Callable[..., Any] = SILENT.task
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
-
-
-@pytest.fixture
-def notes() -> Notes:
-    return Notes()

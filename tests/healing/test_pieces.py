@@ -18,7 +18,7 @@ from autocompress.healing.watch import Watch
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("steps", 0, "steps: got 0, wanted at least 1"),
+        ("steps", -1, "steps: got -1, wanted at least 0"),
         ("tokens", 0, "tokens: got 0"),
         ("tokens_at_once", 0, "tokens-at-once: got 0"),
         ("patience", 0, "patience: got 0"),

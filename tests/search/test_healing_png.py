@@ -23,9 +23,8 @@ def test_what_is_kept_is_the_least_divergence():
     assert "step 50" in line
 
 
-@pytest.mark.parametrize("checks", [CHECKS, CHECKS[:1]], ids=["whole", "before the first step"])
-def test_a_picture_is_written(checks, tmp_path):
-    picture = write_healing_png(checks, tmp_path / "a" / "heal.png").read_bytes()
+def test_a_picture_is_written(tmp_path):
+    picture = write_healing_png(CHECKS, tmp_path / "a" / "heal.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
 
 

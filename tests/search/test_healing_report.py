@@ -41,6 +41,18 @@ def test_pairs_hold_what_is_left_of_each_rise():
     assert notes[1] == "Healing changes no order among them."
 
 
+def test_plans_that_were_only_fitted_anew_are_told_so():
+    study = study_of(SMALL, LARGE, healed(2, SMALL, 0.24, steps=0))
+    assert healing_notes(study) == [
+        "1 plan was fitted anew: of the rise of log-perplexity, 0.80 is left."
+    ]
+    both = study_of(SMALL, LARGE, healed(2, SMALL, 0.24, steps=0), healed(3, LARGE, 0.1))
+    assert healing_notes(both)[:2] == [
+        "1 plan was fitted anew: of the rise of log-perplexity, 0.80 is left.",
+        "1 plan was healed: of the rise of log-perplexity, 0.50 is left.",
+    ]
+
+
 def test_the_best_of_several_healed_ones_counts():
     study = study_of(SMALL, healed(2, SMALL, 0.2), healed(3, SMALL, 0.1, steps=200))
     (pair,) = healed_pairs(study)

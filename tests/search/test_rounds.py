@@ -18,6 +18,7 @@ from autocompress.search.measured_menu import MeasuredMenu, Swap, measure_swaps,
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.rounds import measure_menu
 from autocompress.units import Limits
+from tests.notes import Notes
 from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, METHODS, SPECS
 from tests.search.test_measured_menu import address, scored_text
 
@@ -56,16 +57,6 @@ def backgrounds(monkeypatch):
 
     monkeypatch.setattr(rounds, "measure_swaps", remembered)
     return seen
-
-
-class Notes(Silent):
-    """Remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
 
 
 def run(

@@ -159,6 +159,18 @@ def test_the_latest_study_is_the_one_started_or_resumed_last(tmp_path):
     assert read_study("b", tmp_path).name == "b"
 
 
+def test_a_run_folder_may_be_moved_and_another_storage_is_kept(tmp_path):
+    make(tmp_path / "runs", "mine")
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    name, url, folder = find_study("mine", tmp_path / "elsewhere")
+    assert (name, folder) == ("mine", tmp_path / "elsewhere" / "mine")
+    assert url == default_storage(folder)
+    assert read_study("mine", tmp_path / "elsewhere").folder == folder
+    other = default_storage(tmp_path / "shared")
+    touch(folder, "mine", other)
+    assert find_study("mine", tmp_path / "elsewhere")[1] == other
+
+
 def test_studies_that_are_not_there_are_named_with_those_that_are(tmp_path):
     with pytest.raises(StudyError, match="no study in"):
         read_study(None, tmp_path)

@@ -1,0 +1,121 @@
+"""At its end a search fits the best plan anew, and the hand-written one to compare it with."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import autocompress
+from autocompress.api.finish import REFIT_BEST, Finish
+from autocompress.api.session import TextSettings
+from autocompress.errors import ConfigurationError
+from autocompress.search.front import front_of, gain_over_hand_written, pick
+from autocompress.search.healed_trials import picture_of
+from autocompress.search.study import HEALED
+from autocompress.search.study_store import read_study
+
+TEXTS = TextSettings(
+    calibration_tokens=1024, selection_tokens=2048, report_tokens=2048, swap_tokens=0
+)
+
+
+@pytest.fixture(scope="module")
+def searched(search):
+    """A search of the bundled texts; arguments replace its settings."""
+    return lambda **arguments: search(
+        **{"study": "to-finish", "data": None, "texts": TEXTS, "budget": "7x", "trials": 8}
+        | arguments
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(searched):
+    return searched()
+
+
+@pytest.fixture(scope="module")
+def plain(searched):
+    """A search of which nothing was fitted anew."""
+    return searched(study="plain", refit=False)
+
+
+def refitted(study):
+    return [trial for trial in study.complete if trial.phase == HEALED]
+
+
+def test_the_best_is_fitted_anew_and_loses_less(finished):
+    best = pick(finished, "best")
+    assert best.label.endswith(", refitted")
+    assert best in front_of(finished)
+    source = pick(finished, str(best.healing.of))
+    assert (best.plan, best.bytes) == (source.plan, source.bytes)
+    assert best.selection.kl < source.selection.kl
+    assert best.report.kl < source.report.kl
+    assert not best.healing.trained
+    assert best.healing.tokens == 0
+    assert not picture_of(finished.folder, best.number).exists()  # there is no curve
+
+
+def test_it_is_compared_with_a_plan_that_was_fitted_anew(finished):
+    gain = gain_over_hand_written(finished)
+    assert gain.hand_written.healing is not None
+    assert {trial.number for trial in refitted(finished)} == {
+        gain.best.number,
+        gain.hand_written.number,
+    }
+
+
+def test_it_is_exported_as_measured(finished, tmp_path):
+    written = autocompress.export(finished, out=tmp_path / "model")
+    assert written.verification.perplexity == pytest.approx(
+        pick(finished, "best").report.perplexity, rel=1e-4
+    )
+
+
+def test_the_same_search_again_does_it_once(finished, searched):
+    again = searched()
+    assert [trial.number for trial in again.trials] == [trial.number for trial in finished.trials]
+
+
+def test_no_time_is_told_with_what_to_do(plain, searched, notes, monkeypatch):
+    clock = time.monotonic
+    monkeypatch.setattr(
+        "autocompress.api.searching.finish_search",
+        lambda *_args, **_options: pytest.fail("begun after the time was over"),
+    )
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 1e6 * bool(notes.said))
+    searched(study=plain.name, time="1h", progress=notes)
+    assert any("autocompress heal plain --steps 0" in note for note in notes.said)
+
+
+def test_it_can_be_left_out_and_done_later(plain):
+    assert not refitted(plain)
+    best = pick(plain, "best")
+    report = autocompress.heal(plain, steps=0, track=False)
+    assert report.after.kl < report.before.kl
+    after = read_study(plain.name, plain.folder.parent)
+    assert pick(after, "best").healing.of == best.number
+    with pytest.raises(ConfigurationError, match="nothing to fit anew"):
+        autocompress.heal(plain, steps=0, track=False)
+
+
+def test_without_limits_there_is_no_best_to_fit_anew(searched):
+    assert not refitted(searched(study="unlimited", budget=None, trials=2))
+
+
+def test_a_text_that_is_too_short_is_told(search, record, notes):
+    assert not refitted(search(study=record.name, progress=notes))
+    assert any("not fitted anew" in note and "too short" in note for note in notes.said)
+
+
+def test_what_the_options_ask_for():
+    assert Finish.of() == REFIT_BEST
+    assert not REFIT_BEST.whole_front
+    assert Finish.of(refit=False) is None
+    assert Finish.of(200, "text", seed=3).settings.steps == 200
+    assert Finish.of(0).whole_front
+    with pytest.raises(ConfigurationError, match="steps: got 0, wanted at least 1"):
+        Finish.of(0, refit=False)
+    with pytest.raises(ConfigurationError, match="--heal 200"):
+        Finish.of(data="text")
