@@ -1,4 +1,7 @@
-"""What healing did to a front: how much it regained, and which plans changed places."""
+"""What healing did to a front: how much it regained, and which plans changed places.
+
+Judged by divergence from the dense model, by which trials are ranked.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from autocompress.search.against_dense import rise
 from autocompress.search.healed_trials import way_of
 from autocompress.search.study import StudyRecord, TrialRecord
 
@@ -21,14 +23,15 @@ class HealedPair:
     Attributes:
         before: the trial.
         after: healed.
-        rise_before: of log-perplexity, on the report text where both were measured on it.
-        rise_after: the same of the healed trial.
+        kl_before: divergence from the dense model, on the report text where both were measured on
+            it, nats per token.
+        kl_after: the same of the healed trial.
     """
 
     before: TrialRecord
     after: TrialRecord
-    rise_before: float
-    rise_after: float
+    kl_before: float
+    kl_after: float
 
     @property
     def trained(self) -> bool:
@@ -37,8 +40,8 @@ class HealedPair:
 
     @property
     def share(self) -> float:
-        """What is left of the rise."""
-        return self.rise_after / self.rise_before if self.rise_before > 0 else math.nan
+        """What is left of the divergence."""
+        return self.kl_after / self.kl_before if self.kl_before > 0 else math.nan
 
 
 def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
@@ -54,8 +57,8 @@ def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
             continue
         if before.measurement.text != after.measurement.text:
             continue
-        pair = HealedPair(before, after, rise(study, before), rise(study, after))
-        if before.number not in best or pair.rise_after < best[before.number].rise_after:
+        pair = HealedPair(before, after, before.measurement.kl, after.measurement.kl)
+        if before.number not in best or pair.kl_after < best[before.number].kl_after:
             best[before.number] = pair
     return tuple(sorted(best.values(), key=lambda pair: pair.before.bytes))
 
@@ -77,8 +80,8 @@ def order_changes(pairs: tuple[HealedPair, ...]) -> tuple[tuple[HealedPair, Heal
     for one, other in combinations(pairs, 2):
         if _way(one) != _way(other):
             continue
-        was = one.rise_before - other.rise_before
-        now = one.rise_after - other.rise_after
+        was = one.kl_before - other.kl_before
+        now = one.kl_after - other.kl_after
         if was * now < 0:
             changes.append((one, other) if now < 0 else (other, one))
     return tuple(changes)
@@ -100,13 +103,13 @@ def healing_notes(study: StudyRecord) -> list[str]:
     for winner, loser in order_changes(pairs)[:MOST_CHANGES]:
         lines.append(
             f"{what} changes an order: trial {winner.after.number} (before: "
-            f"{winner.before.number}, rise {winner.rise_before:.4f}) has a rise of "
-            f"{winner.rise_after:.4f}, trial {loser.after.number} (before: "
-            f"{loser.before.number}, {loser.rise_before:.4f}) one of {loser.rise_after:.4f}."
+            f"{winner.before.number}, KL {winner.kl_before:.4f}) has a KL of "
+            f"{winner.kl_after:.4f}, trial {loser.after.number} (before: "
+            f"{loser.before.number}, {loser.kl_before:.4f}) one of {loser.kl_after:.4f}."
         )
     if len(pairs) > 1 and not order_changes(pairs):
         lines.append(f"{what} changes no order among them.")
-    worse = [pair for pair in pairs if pair.rise_after > pair.rise_before]
+    worse = [pair for pair in pairs if pair.kl_after > pair.kl_before]
     lines += [
         f"Trial {pair.after.number} is worse than trial {pair.before.number}, which it was healed "
         "from, on the report text."
@@ -122,4 +125,4 @@ def _shares_left(pairs: Sequence[HealedPair], what: str) -> list[str]:
     count = "1 plan was" if len(pairs) == 1 else f"{len(pairs)} plans were"
     low, high = f"{min(shares):.2f}", f"{max(shares):.2f}"
     span = low if low == high else f"{low} to {high}"
-    return [f"{count} {what}: of the rise of log-perplexity, {span} is left."]
+    return [f"{count} {what}: {span} of the divergence is left."]

@@ -37,19 +37,17 @@ def test_pairs_hold_what_is_left_of_each_rise():
     assert [pair.share for pair in pairs] == [pytest.approx(0.5), pytest.approx(0.25)]
     assert not order_changes(pairs)
     notes = healing_notes(study)
-    assert notes[0] == "2 plans were healed: of the rise of log-perplexity, 0.25 to 0.50 is left."
+    assert notes[0] == "2 plans were healed: 0.25 to 0.50 of the divergence is left."
     assert notes[1] == "Healing changes no order among them."
 
 
 def test_plans_that_were_only_fitted_anew_are_told_so():
     study = study_of(SMALL, LARGE, healed(2, SMALL, 0.24, steps=0))
-    assert healing_notes(study) == [
-        "1 plan was fitted anew: of the rise of log-perplexity, 0.80 is left."
-    ]
+    assert healing_notes(study) == ["1 plan was fitted anew: 0.80 of the divergence is left."]
     both = study_of(SMALL, LARGE, healed(2, SMALL, 0.24, steps=0), healed(3, LARGE, 0.1))
     assert healing_notes(both)[:2] == [
-        "1 plan was fitted anew: of the rise of log-perplexity, 0.80 is left.",
-        "1 plan was healed: of the rise of log-perplexity, 0.50 is left.",
+        "1 plan was fitted anew: 0.80 of the divergence is left.",
+        "1 plan was healed: 0.50 of the divergence is left.",
     ]
 
 
