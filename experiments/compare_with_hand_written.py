@@ -32,7 +32,6 @@ from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.front import hand_written_rival, pick
-from autocompress.search.healed_trials import without_healed
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.surgery.inventory import stored_tensors_of
 from autocompress.surgery.placement import prefix_of
@@ -58,7 +57,7 @@ def print_comparison(study: StudyRecord, session: Session, best: TrialRecord) ->
     dense = study.dense_report.perplexity
     print(f"{'':<22}{'bytes':>10}{'ratio':>8}{'perplexity':>12}{'rise':>9}{'share':>8}{'KL':>9}")
     print(f"{'dense':<22}{study.dense_bytes:>10}{1:>7.2f}x{dense:>12.4f}")
-    plans = without_healed(study)
+    plans = study.unhealed
     found = pick(plans, "best")
     rows = [
         ("hand-written", hand_written_rival(plans, found)),

@@ -36,7 +36,6 @@ from autocompress.search.healed_trials import (
     keep_numbers,
     picture_of,
     read_numbers,
-    without_healed,
 )
 from autocompress.search.healing_png import write_healing_png
 from autocompress.search.observer import Observer
@@ -155,7 +154,7 @@ def _members(record: StudyRecord, whole_front: bool) -> list[TrialRecord]:
 
     Those of the front, or only the best where there are limits to be the best within.
     """
-    unhealed = without_healed(record)
+    unhealed = record.unhealed
     trials: tuple[TrialRecord, ...] = ()
     if whole_front:
         trials = finalists(unhealed)

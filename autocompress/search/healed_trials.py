@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -117,11 +116,6 @@ def healed_already(study: StudyRecord, source: TrialRecord, healing: Healing) ->
         if trial.report is not None and _path(study.folder, known.numbers).exists():
             return trial
     return None
-
-
-def without_healed(record: StudyRecord) -> StudyRecord:
-    """A study as it was before anything was healed."""
-    return replace(record, trials=tuple(trial for trial in record.trials if not trial.healing))
 
 
 def way_of(healing: Healing) -> str:

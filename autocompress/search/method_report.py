@@ -160,7 +160,11 @@ def _uses(study: StudyRecord, front: Iterable[TrialRecord]) -> dict[str, tuple[U
 
 
 def _uniform_plans(study: StudyRecord) -> tuple[Counter[str], dict[str, list[BeatenPlan]]]:
-    """How many uniform plans each method has, and those that another trial beats."""
+    """How many uniform plans each method has, and those that another trial beats.
+
+    As they were fitted: of healed plans the healing would be what beats.
+    """
+    study = study.unhealed
     counts: Counter[str] = Counter()
     beaten: dict[str, list[BeatenPlan]] = defaultdict(list)
     for trial in study.complete:

@@ -60,7 +60,7 @@ def predict(study: StudyRecord, proposer: Proposer, limit_bytes: int) -> Predict
     score = total_score(proposer, plan)
     known = sorted(
         (total_score(proposer, trial.plan), trial.selection.kl, rise(study, trial))
-        for trial in study.complete
+        for trial in study.unhealed.complete
         if trial.phase != HAND_WRITTEN
         and trial.selection is not None
         and math.isfinite(selection_loss(trial))

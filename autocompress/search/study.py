@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,11 @@ class StudyRecord:
     dense_report: Measurement
     trials: tuple[TrialRecord, ...]
     relation: Relation | None = None
+
+    @property
+    def unhealed(self) -> StudyRecord:
+        """The study as it would be if nothing had been healed."""
+        return replace(self, trials=tuple(trial for trial in self.trials if not trial.healing))
 
     @property
     def complete(self) -> tuple[TrialRecord, ...]:

@@ -9,6 +9,7 @@ from autocompress.errors import BudgetUnreachable
 from autocompress.search.knobs import Knobs
 from autocompress.search.prediction import predict, total_score
 from autocompress.search.proposer import Proposer
+from autocompress.search.study import HEALED, Healing
 from autocompress.units import Limits
 from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, header_of
 from tests.search.study_fixtures import trial
@@ -49,6 +50,21 @@ def test_a_plan_between_the_trials_is_read_off_them(study, proposer):
     known = [2 * total_score(proposer, t.plan) for t in study.trials]
     assert min(known) <= predicted.rise <= max(known)
     assert (predicted.trials, predicted.beyond) == (len(RATIOS), False)
+
+
+def test_healed_trials_do_not_count(study, proposer):
+    first = study.trials[0]
+    way = Healing(5, 1000, "text", {"steps": 5}, (), of=0, phase=first.phase, numbers="n")
+    better = replace(
+        first,
+        number=9,
+        phase=HEALED,
+        healing=way,
+        selection=replace(first.selection, kl=0.1 * first.selection.kl),
+    )
+    limit = int(DENSE_BYTES / 2.5)
+    more = replace(study, trials=(*study.trials, better))
+    assert predict(more, proposer, limit) == predict(study, proposer, limit)
 
 
 def test_beyond_the_trials_the_figures_are_lower_bounds(study, proposer):
