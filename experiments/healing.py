@@ -73,9 +73,11 @@ def uniform(budget: str, session: Session, runs_dir: Path) -> Plan:
 def study_of(budget: str, session: Session, runs_dir: Path) -> StudyRecord:
     name = f"compare-{Path(session.loaded.source).name.removeprefix('autocompress-')}-{budget}"
     try:
-        return autocompress.front(name, runs_dir=runs_dir)
+        return autocompress.front(name, runs_dir=runs_dir).unhealed
     except StudyError:
-        return autocompress.search(budget=budget, study=name, runs_dir=runs_dir, track=False)
+        return autocompress.search(
+            budget=budget, study=name, runs_dir=runs_dir, refit=False, track=False
+        )
 
 
 def hand_written(beginning: str, session: Session, _runs_dir: Path) -> Plan:

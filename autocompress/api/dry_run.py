@@ -32,6 +32,7 @@ from autocompress.api.searching import THIS_PROCESS
 from autocompress.api.session import Session, read_space
 from autocompress.api.study_choice import Destination, SearchSettings, check_settings, identity_of
 from autocompress.api.trial_list import ExpectedTrial, expected_trials
+from autocompress.errors import DataError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
@@ -197,7 +198,7 @@ def dry_run(
         work = replace(
             work,
             healed=finalists_of(effort.trials) if finish.whole_front else 2,
-            refit_tokens=refit_tokens(session) * heal.refit,
+            refit_tokens=_refit_tokens(session, finish),
             healing_tokens=heal.steps * heal.tokens,
         )
     with progress.task("Probing this machine"):
@@ -222,6 +223,15 @@ def dry_run(
         time_limit=endurance.time,
         patience=endurance.patience,
     )
+
+
+def _refit_tokens(session: Session, finish: Finish) -> int:
+    """How many tokens matrices will be fitted anew on; none where the text is too short."""
+    try:
+        _, ids = healing_text(session, finish.data, finish.settings)
+    except DataError:
+        return 0
+    return min(len(ids), refit_tokens(session)) * finish.settings.refit
 
 
 def _matrices(specs: tuple[LayerSpec, ...], space: Space) -> tuple[Matrices, ...]:

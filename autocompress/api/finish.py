@@ -33,6 +33,7 @@ class Finish:
             ConfigurationError: a text to heal on without steps, or steps that cannot be.
         """
         if heal is not None:
+            seed = seed if heal else 0  # without steps there is nothing to draw
             return cls(HealSettings(heal, seed=seed, refit=refit), whole_front=True, data=data)
         if data is not None:
             raise ConfigurationError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autocompress.api.exported_folder import folder_of, open_folder, refuse_options
 from autocompress.api.exporting import export_trial
-from autocompress.api.healing import heal_trial
+from autocompress.api.healing import heal_trial, refuse_idle
 from autocompress.api.healing_folder import heal_folder, place_for
 from autocompress.api.healing_report import HealingReport
 from autocompress.api.study_choice import Destination
@@ -56,7 +56,7 @@ def heal(
     Args:
         study: name or record of a study, the latest when left out; or an exported folder.
         trial: of a study: ``best`` when left out, ``knee``, ``smallest``, ``fastest`` or a number.
-        steps: of training.
+        steps: of training; with 0 the matrices of a trial are only fitted anew.
         data: text to train on, the study's calibration text when left out. For a folder one source
             that is cut into three disjoint parts, to train, to watch progress and to report on;
             the bundled texts when left out, whatever the model is for.
@@ -107,6 +107,7 @@ def heal(
         refuse_options(
             f"the folder {folder}", trial=trial, storage=storage, tracking_uri=tracking_uri
         )
+        refuse_idle(settings, f"the folder {folder}", fitted_for_good=True)
         place = place_for(folder, written, overwrite)
         opened = open_folder(
             folder,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,21 +12,23 @@ from torch import Tensor
 
 from autocompress.api.session import Session
 from autocompress.calibration.cache import content_key, tensor_key
-from autocompress.errors import ConfigurationError
+from autocompress.errors import AutocompressError
 from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source, token_ids
-from autocompress.evaluation.scoring import Teacher, score
+from autocompress.evaluation.scoring import Score, Teacher, score
 from autocompress.evaluation.windows import Windows
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.hardware import explained_memory
-from autocompress.healing.healer import CHECK_TOKENS, Healed, Healer
+from autocompress.healing.healer import CHECK_TOKENS, Check, Healed, Healer
 from autocompress.healing.refit import refit
 from autocompress.healing.schedule import LEAST_WINDOWS, windows_of
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
 from autocompress.healing.teacher import DenseTeacher
+from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
+from autocompress.surgery.placement import prefix_of
 
 REFIT_TEXT = 4  # times as many tokens of the healing text as statistics were collected on
 REFIT_VERSION = 1  # raise it when what refitting does changes
@@ -79,16 +82,9 @@ def heal_plan(
 
     Raises:
         DataError: too few tokens.
-        ConfigurationError: no steps, and numbers that cannot be fitted anew.
-        AutocompressError: healing diverges, or there is not enough memory.
+        AutocompressError: healing diverges, there is not enough memory, or, without steps, fitting
+            anew gains nothing or no rank can be cut.
     """
-    if numbers is not None and not settings.steps and settings.shrink is None:
-        raise ConfigurationError(
-            "there is nothing to fit anew",
-            got="numbers that were trained or fitted anew before",
-            wanted="at least 1 step",
-            hint="Say with --steps how many, or name a trial that was not healed.",
-        )
     if checkpoint is not None:
         checkpoint.check()
     with explained_memory(settings):
@@ -97,6 +93,12 @@ def heal_plan(
         return HealedPlan(plan, healed.numbers, healed)
     layers, progress = session.workbench.inventory.layers, session.progress
     shrunk = shrink(plan, healed.numbers, layers, session.metrics, settings.shrink, progress)
+    if shrunk.plan == plan and not settings.steps and not settings.refit:
+        raise AutocompressError(
+            "no rank can be cut",
+            wanted=f"some that lose at most {settings.shrink:g} of a matrix's squared norm",
+            hint="Raise --shrink, or train with a --penalty first.",
+        )
     for cut in shrunk.cuts:
         what = cut.reason or f"{cut.before} to {cut.after}, {cut.measured:.2%} of its norm lost"
         progress.note(f"{cut.name}: {what}")
@@ -113,45 +115,59 @@ def _trained(
     teacher: DenseTeacher | None,
 ) -> Healed:
     selection = Windows(session.selection_ids, session.context)
-    dense = session.workbench.model
     if numbers is None and settings.refit:
         at_once = min(WINDOWS_AT_ONCE, (settings.tokens_at_once or ids.numel()) // session.context)
-        watched = selection.first(CHECK_TOKENS // session.context)
-        numbers = _refitted(session, plan, ids, watched, max(1, at_once))
-    student = Student(session.workbench, plan, session.build, numbers)
-    metrics = session.metrics if settings.penalties else None
-    progress = session.progress
+        numbers = _refitted(session, plan, ids, max(1, at_once))
+        if numbers is None and not settings.steps and settings.shrink is None:
+            raise AutocompressError(
+                "fitting its matrices anew lowers the divergence no further",
+                hint="Train them: autocompress heal with --steps 300.",
+            )
+    if not settings.steps:
+        return _untrained(session, plan, numbers)
     return Healer(
-        dense, student, ids, selection, settings, checkpoint, progress, metrics, teacher
+        session.workbench.model,
+        Student(session.workbench, plan, session.build, numbers),
+        ids[: _tokens_to_train_on(session, settings)],
+        selection,
+        settings,
+        checkpoint,
+        session.progress,
+        session.metrics if settings.penalties else None,
+        teacher,
     ).run()
 
 
-def _refitted(
-    session: Session, plan: Plan, ids: Tensor, selection: Windows, at_once: int
-) -> dict[str, Tensor] | None:
+def _untrained(session: Session, plan: Plan, numbers: Mapping[str, Tensor] | None) -> Healed:
+    """Stored numbers of a plan as they are given, or as they are fitted."""
+    stored = dict(numbers or {})
+    for name, method in plan.items():
+        prefix = prefix_of(session.workbench.inventory[name])
+        if method != Keep() and not any(key.startswith(prefix) for key in stored):
+            built = session.build(name, method).state_dict()
+            stored |= {prefix + part: tensor for part, tensor in built.items()}
+    (score,) = _scores(session, plan, stored)
+    check = Check(0, math.nan, score.kl, score.nll)
+    return Healed(stored, (check,), check, 0)
+
+
+def _refitted(session: Session, plan: Plan, ids: Tensor, at_once: int) -> dict[str, Tensor] | None:
     """Stored numbers of matrices fitted anew, or kept from before; ``None`` if they lose more."""
     ids = ids[: refit_tokens(session)]
     key = content_key(session.statistics_key, plan.hash, tensor_key(ids), REFIT_VERSION)
     numbers = session.cache.tensors("refits", key)
-    workbench = session.workbench
     if numbers is None:
-        batches = torch.split(windows_of(ids, session.context), at_once)
         numbers = refit(
-            workbench,
+            session.workbench,
             plan,
             session.build,
             session.metrics,
-            batches,
+            torch.split(windows_of(ids, session.context), at_once),
             progress=session.progress,
             folder=session.cache.root,
         )
         session.cache.keep_tensors("refits", key, numbers)
-    teacher = Teacher.of(workbench.model, selection)
-    divergences = []
-    for stored in (None, numbers):
-        with workbench.applied(plan, session.build, stored) as model:
-            divergences.append(score(model, selection, teacher).kl)
-    fitted, anew = divergences
+    fitted, anew = (score.kl for score in _scores(session, plan, None, numbers))
     session.progress.note(
         "Fitted anew to what the compressed model gives each matrix: "
         f"KL {fitted:.4f} to {anew:.4f} on the selection text"
@@ -160,13 +176,30 @@ def _refitted(
     return numbers if anew < fitted else None
 
 
+def _scores(session: Session, plan: Plan, *stored: Mapping[str, Tensor] | None) -> Iterator[Score]:
+    """Score a plan with some stored numbers after others on the watched part of the selection."""
+    windows = Windows(session.selection_ids, session.context)
+    watched = windows.first(CHECK_TOKENS // session.context)
+    teacher = Teacher.of(session.workbench.model, watched)
+    for numbers in stored:
+        with session.workbench.applied(plan, session.build, numbers) as model:
+            yield score(model, watched, teacher)
+
+
 def refit_tokens(session: Session) -> int:
     """How many tokens matrices are fitted anew on, where the text has as many."""
-    return REFIT_TEXT * session.settings.calibration_tokens
+    least = LEAST_WINDOWS * session.context
+    return max(REFIT_TEXT * session.settings.calibration_tokens, least)
+
+
+def _tokens_to_train_on(session: Session, settings: HealSettings) -> int:
+    """How many tokens the steps can use, each once."""
+    least = LEAST_WINDOWS * session.context
+    return max(settings.steps * max(settings.tokens, session.context), least)
 
 
 def healing_text(session: Session, data: str | None, settings: HealSettings) -> tuple[str, Tensor]:
-    """Name and tokens ``[n]`` of the text to heal on: as many as the steps can use.
+    """Name and tokens ``[n]`` of the text to heal on: as many as healing can use.
 
     Raises:
         DataError: it is too short, or overlaps with the selection or the report text.
@@ -177,9 +210,8 @@ def healing_text(session: Session, data: str | None, settings: HealSettings) -> 
     if data is not None:
         held_out = {part: getattr(texts, part) for part in PARTS if part != "calibration"}
         check_disjoint(held_out | {"healing": own}, {**texts.names, "healing": data})
-    least = LEAST_WINDOWS * session.context
     refitted = refit_tokens(session) if settings.refit else 0
-    limit = max(settings.steps * max(settings.tokens, session.context), least, refitted)
+    limit = max(_tokens_to_train_on(session, settings), refitted)
     if data is None and "calibration" in session.own.tokens:
         ids = session.own.tokens["calibration"][:limit]
     else:

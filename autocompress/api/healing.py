@@ -1,4 +1,4 @@
-"""``autocompress.heal``: trains the stored numbers of a trial, of a front, or of a folder."""
+"""``autocompress.heal``: fits anew and trains the stored numbers of a trial or of a front."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from typing import Any
 import optuna
 from torch import Tensor
 
-from autocompress.api.finish import Finish
 from autocompress.api.heal_plan import heal_plan, healing_text, with_times_of
 from autocompress.api.healing_report import HealingReport
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.calibration.cache import content_key, tensor_key
-from autocompress.errors import AutocompressError, DataError, StorageError, StudyError
+from autocompress.errors import (
+    ConfigurationError,
+    StudyError,
+)
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.teacher import DenseTeacher
-from autocompress.methods.keep import Keep
-from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
 from autocompress.search.evaluator import Evaluator, ScoredText
-from autocompress.search.front import best_and_rival, finalists
 from autocompress.search.healed_trials import (
     FOLDER,
     add_healed,
@@ -62,7 +61,7 @@ def heal_trial(
     Args:
         destination: where the study is; the latest when it names none.
         trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial. A healed one
-            is healed further.
+            is healed further, and not fitted anew.
         settings: how to heal.
         data: text to heal on; the calibration text of the study when left out.
         checkpoint: file that holds how far it is, to go on after a kill; in the run folder when
@@ -73,6 +72,7 @@ def heal_trial(
     Raises:
         StudyError: no such study or trial, or its model has changed since.
         DataError: too little text, or one that was selected or is reported on.
+        ConfigurationError: without steps there is nothing to do.
         AutocompressError: healing diverges, or there is not enough memory.
     """
     name, url, folder = find_study(destination.study, destination.runs_dir, destination.storage)
@@ -81,8 +81,9 @@ def heal_trial(
         with storage_errors(url):
             record = to_record(study, folder)
             source = pick(record, trial)
+            refuse_idle(settings, f"trial {source.number}", source.healing is not None)
             session = open_study_session(record, destination.runs_dir, progress)
-            work = _Work(study, record, session, data, settings)
+            work = HealingWork(study, record, session, data, settings)
             after = work.heal(source, checkpoint=checkpoint)
             record = to_record(study, folder)
             for observer in observers:
@@ -104,70 +105,29 @@ def heal_trial(
     )
 
 
-def finish_search(
-    study: optuna.Study,
-    folder: Path,
-    session: Session,
-    finish: Finish,
-    texts: tuple[ScoredText, ScoredText],
-    *,
-    observers: Sequence[Observer] = (),
-) -> None:
-    """Heal the best plan of a study, or all of its front and the hand-written plan to compare with.
-
-    Those that have been healed in this way already are left as they are, so a run that was cut off
-    goes on. One that cannot be healed is told of, and the others are.
+def refuse_idle(settings: HealSettings, source: str, fitted_for_good: bool) -> None:
+    """Refuse to fit anew what cannot be, where nothing else is asked for.
 
     Args:
-        study: as stored.
-        folder: its run folder.
-        session: its model and texts.
-        finish: what to heal, and how. The best is fitted anew together with its rival.
-        texts: the selection and the report text.
-        observers: told of each new trial.
+        settings: how to heal.
+        source: what, for the message.
+        fitted_for_good: whether its numbers were trained or fitted anew already, or are all there
+            is of it.
+
+    Raises:
+        ConfigurationError: there is nothing to do.
     """
-    record = to_record(study, folder)
-    members = _members(record, finish.whole_front)
-    if not members:
-        return
-    try:
-        work = _Work(study, record, session, finish.data, finish.settings, texts)
-    except DataError as error:
-        if finish.whole_front:
-            raise
-        session.progress.note(f"The best plan is not fitted anew: {error}")
-        return
-    title = "Healing the front" if finish.whole_front else "Fitting the best and its rival anew"
-    with session.progress.task(f"{title} (plans)", len(members)) as advance:
-        for trial in members:
-            try:
-                work.heal(trial, observers)
-            except StorageError:
-                raise
-            except AutocompressError as error:
-                session.progress.note(f"Trial {trial.number} was not healed: {error}")
-            advance(1)
+    if fitted_for_good and not settings.steps and settings.shrink is None:
+        raise ConfigurationError(
+            f"{source} cannot be fitted anew",
+            got="--steps 0",
+            wanted="at least 1 step",
+            hint="Its numbers were trained or fitted anew before; only trials of a search as it "
+            "measured them can be.",
+        )
 
 
-def _members(record: StudyRecord, whole_front: bool) -> list[TrialRecord]:
-    """The trials to heal, hand-written rivals included: plans are compared healed.
-
-    Those of the front, or only the best where there are limits to be the best within.
-    """
-    unhealed = record.unhealed
-    trials: tuple[TrialRecord, ...] = ()
-    if whole_front:
-        trials = finalists(unhealed)
-    elif not record.limits.unlimited:
-        trials = best_and_rival(unhealed)
-    return [trial for trial in trials if _is_compressed(trial.plan)]
-
-
-def _is_compressed(plan: Plan) -> bool:
-    return any(not isinstance(method, Keep) for method in plan.values())
-
-
-class _Work:
+class HealingWork:
     """What healing several trials of a study shares."""
 
     def __init__(
@@ -201,26 +161,25 @@ class _Work:
     ) -> TrialRecord:
         """Heal a trial, or find what has come of that before."""
         started, folder = time.monotonic(), self.record.folder
+        settings = replace(self.settings, refit=self.settings.refit and source.healing is None)
         planned = Healing(
-            self.settings.steps,
+            settings.steps,
             0,
             self.text,
-            asdict(self.settings),
+            asdict(settings),
             (),
             of=source.number,
             phase=source.healing.phase if source.healing else source.phase,
             tokens_hash=self.tokens_hash,
         )
-        what = "healed" if planned.trained else "fitted anew"
         known = healed_already(to_record(self.study, folder), source, planned)
         if known is not None:
             self.session.progress.note(
-                f"Trial {source.number} was {what} like this already: trial {known.number}."
+                f"Trial {source.number} was {planned.done} like this already: trial {known.number}."
             )
             return known
-        doing = "Healing" if planned.trained else "Fitting anew"
-        self.session.progress.note(f"{doing} trial {source.number}, {source.label}.")
-        identity = self._identity(source)
+        self.session.progress.note(f"{planned.doing} trial {source.number}, {source.label}.")
+        identity = self._identity(source, settings)
         numbers = read_numbers(folder, source)
         if source.report is None:
             keep_report(self.study, source, self._measure(source, numbers, self.report))
@@ -230,7 +189,7 @@ class _Work:
             source.plan,
             numbers,
             self.ids,
-            self.settings,
+            settings,
             Checkpoint(path, identity),
             self.teacher,
         )
@@ -255,12 +214,12 @@ class _Work:
             observer.trial_finished(self.record.name, trial)
         return trial
 
-    def _identity(self, source: TrialRecord) -> dict[str, Any]:
+    def _identity(self, source: TrialRecord, settings: HealSettings) -> dict[str, Any]:
         return {
             "model": self.record.fingerprint,
             "plan": source.key,
             "text": self.tokens_hash,
-            "settings": asdict(self.settings),
+            "settings": asdict(settings),
         }
 
     def _measure(

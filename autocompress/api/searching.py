@@ -11,8 +11,8 @@ from typing import Any
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish
+from autocompress.api.finishing import finish_search
 from autocompress.api.heal_plan import healing_text
-from autocompress.api.healing import finish_search
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.api.study_choice import (
     Destination,
@@ -142,14 +142,15 @@ def run_search(
             )
             if finish is None:
                 return record
-            if time.monotonic() > effort.deadline and not finish.whole_front:
-                progress.note(
-                    "No time is left to fit the best plan anew; "
-                    f"autocompress heal {name} --steps 0 does."
-                )
-                return record
-            texts = selection, report
-            finish_search(study, folder, session, finish, texts, observers=observers)
+            finish_search(
+                study,
+                folder,
+                session,
+                finish,
+                (selection, report),
+                deadline=effort.deadline,
+                observers=observers,
+            )
             record = to_record(study, folder)
             for observer in observers:
                 observer.finished(record)

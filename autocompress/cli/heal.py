@@ -24,7 +24,7 @@ def heal(
     study: Source = None,
     trial: Trial = None,
     steps: Annotated[
-        int, typer.Option("--steps", help="Of training; 0 only fits each matrix anew.")
+        int, typer.Option("--steps", help="Of training; 0 only fits the matrices of a trial anew.")
     ] = 300,
     data: Annotated[
         str | None,
@@ -54,7 +54,8 @@ def heal(
         bool,
         typer.Option(
             "--refit/--no-refit",
-            help="First fit each matrix anew to what the compressed model gives it.",
+            help="First fit each matrix of a trial anew to what the compressed model gives it; "
+            "not what was trained or fitted anew before.",
         ),
     ] = True,
     align: Annotated[

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def print_healed(report: HealingReport, console: Console) -> None:
     """Print the model before and after, and what to type next."""
     healing = report.healing
-    what = "Healed" if healing.trained else "Fitted anew"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{what}: {report.source}")
+    title = f"{healing.done.capitalize()}: {report.source}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
     table.title_justify, table.title_style = "left", "bold"
     for name in ("", "perplexity", "rise", "KL", "size"):
         table.add_column(name, justify="right" if name else "left")
     _row(table, "dense", report.dense, None)
     _row(table, "before", report.before, report.rise_before)
-    _row(table, what.lower(), report.after, report.rise_after)
+    _row(table, healing.done, report.after, report.rise_after)
     console.print(table)
     how = f"{healing.steps} steps, {healing.tokens:,} tokens of" if healing.trained else "On"
     lines = [f"{how} the text {healing.text}. {_gain(report)}"]
@@ -57,7 +57,7 @@ def _gain(report: HealingReport) -> str:
     )
     if after.kl < before.kl or after.bytes < before.bytes:
         return changes
-    return f"{changes} Healing has gained nothing here: try more --steps, or more text with --data."
+    return f"{changes} Nothing is gained here: try more --steps, or more text with --data."
 
 
 def _share(report: HealingReport) -> str:

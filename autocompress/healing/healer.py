@@ -134,13 +134,6 @@ class Healer:
         settings = self.settings
         with explained_memory(settings):
             self._resume_or_begin()
-        if settings.steps:
-            self._train()
-        tokens = self.step * self._size * self.context
-        return Healed(self.best_numbers, tuple(self.checks), self.best, tokens)
-
-    def _train(self) -> None:
-        settings = self.settings
         self.progress.note(self._forecast())
         every = max(1, settings.steps // CHECKS)
         with (
@@ -163,6 +156,8 @@ class Healer:
                 f"Healing ends at step {self.step}: {settings.patience} checks "
                 "on the selection text without progress."
             )
+        tokens = self.step * self._size * self.context
+        return Healed(self.best_numbers, tuple(self.checks), self.best, tokens)
 
     @property
     def _size(self) -> int:

@@ -40,11 +40,11 @@ class MatrixInputs:
         self.model, self.batches = model, batches
         self._prefixes = [f"{path}." for path in blocks]
         self._hidden = SpilledTensors(folder)
-        self._at = 0  # the block whose inputs are kept
+        self._at = -1  # the block whose inputs are kept; before the first one there are none yet
         self._blocks: Blocks | None = None
         self.why_whole: str | None = None
         try:
-            self._blocks = self._runnable([model.get_submodule(path) for path in blocks])
+            self._blocks = self._runnable([model.get_submodule(path) for path in blocks], folder)
         except NotBlockwise as reason:
             self.why_whole = str(reason)
 
@@ -63,41 +63,44 @@ class MatrixInputs:
 
         handle = self.model.get_submodule(name).register_forward_pre_hook(stop)
         try:
-            self._run_to(name, batch)
+            with without_cache(self.model):
+                self._run_block_of(name, batch)
+                self.model(input_ids=self.batches[batch])  # it is in no block that runs alone
         except _Reached as reached:
             return reached.inputs.flatten(0, -2).float()
         finally:
             handle.remove()
         raise AssertionError(f"{name} is not used")
 
-    def _run_to(self, name: str, batch: int) -> None:
-        """Run what there is between the kept hidden states and a matrix, and maybe beyond it."""
+    def _run_block_of(self, name: str, batch: int) -> None:
+        """Run the block that holds a matrix, from the kept hidden states, if there is one."""
         index = next((k for k, each in enumerate(self._prefixes) if name.startswith(each)), None)
-        ids = self.batches[batch]
-        with without_cache(self.model):
-            if self._blocks is None or index is None:
-                self.model(input_ids=ids)
-                return
-            while self._at < index:
-                for each in range(len(self.batches)):
-                    self._hidden[each] = self._run_block(self._blocks, each)
-                self._at += 1
-            self._run_block(self._blocks, batch)
+        if self._blocks is None or index is None:
+            return
+        while self._at < index:
+            for each, ids in enumerate(self.batches):
+                self._hidden[each] = (
+                    self._blocks.entry(ids) if self._at < 0 else self._run(self._blocks, each)
+                )
+            self._at += 1
+        self._run(self._blocks, batch)
 
-    def _run_block(self, blocks: Blocks, batch: int) -> Tensor:
+    def _run(self, blocks: Blocks, batch: int) -> Tensor:
         ids = self.batches[batch]
         return blocks.block_on(self._at, self._hidden[batch].to(ids.device), ids)
 
     @torch.no_grad()
-    def _runnable(self, modules: Sequence[nn.Module]) -> Blocks:
-        """The blocks, after a check that they run alone; what enters the first is kept."""
+    def _runnable(self, modules: Sequence[nn.Module], folder: Path | None) -> Blocks:
+        """The blocks, after a check that they run alone."""
         if not modules:
             raise NotBlockwise("it has no list of blocks")
-        blocks, first = Blocks(self.model, modules=modules), self.batches[0][:1]
-        with without_cache(self.model):
-            blocks.check(first, blocks.record(0, first))
-            for batch, ids in enumerate(self.batches):
-                self._hidden[batch] = blocks.entry(ids)
+        blocks, first = Blocks(self.model, folder, modules), self.batches[0][:1]
+        try:
+            with without_cache(self.model):
+                blocks.check(first, blocks.record(0, first))
+        except NotBlockwise:
+            blocks.close()
+            raise
         return blocks
 
 

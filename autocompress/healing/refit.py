@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autocompress.calibration.blocks import block_paths
+from autocompress.errors import ModelError
 from autocompress.healing.inputs import MatrixInputs
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem
@@ -57,6 +58,9 @@ def refit(
         progress: told how many matrices are done, and how many are nearer than before.
         folder: on whose disk hidden states of the text are kept meanwhile.
 
+    Raises:
+        ModelError: a matrix is given numbers that are not finite.
+
     Returns:
         Stored tensors by their names in a checkpoint, of those matrices whose outputs came nearer
         to the dense model's.
@@ -90,7 +94,8 @@ def refit(
                 known = student.get_submodule(spec.name)
                 assert isinstance(known, CompressedMatrix)
                 if moments.error(problem, layer) < moments.error(problem, known):
-                    set_module(student, spec.name, layer.train(student.training))
+                    layer = layer.to(problem.weight.device).train(student.training)
+                    set_module(student, spec.name, layer)
                     numbers |= {prefix_of(spec) + n: t for n, t in layer.state_dict().items()}
                     nearer += 1
                 advance(1)
@@ -193,4 +198,11 @@ def _moments(wanted: MatrixInputs, given: MatrixInputs, name: str) -> Moments:
         tokens += len(s)
     assert gram is not None
     assert gap is not None
+    if not bool(torch.isfinite(gram).all() & torch.isfinite(gap).all()):
+        raise ModelError(
+            f"layer {name} is given NaN or infinity on the healing text",
+            wanted="finite numbers",
+            hint="Load the model in a wider type with --dtype float32, or leave matrices as they "
+            "are fitted with --no-refit.",
+        )
     return Moments(gram / tokens, gap / tokens, tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from autocompress.errors import ConfigurationError
@@ -63,9 +63,18 @@ class HealSettings:
             _check(name, value, 0 <= value <= 1, "a share from 0 to 1")
         shrunk = self.shrink
         _check("shrink", shrunk, shrunk is None or 0 < shrunk < 1, "a share such as 0.003")
-        idle = not (self.steps or self.refit or shrunk)
-        _check("steps", self.steps, not idle, "at least 1, where matrices are not fitted anew")
+        if not self.steps:
+            self._check_untrained()
         _check("train", self.trained, self.trained in get_args(Trained), "all or factors")
+
+    def _check_untrained(self) -> None:
+        """Refuse what changes nothing where nothing is trained."""
+        useful = self.refit or self.shrink is not None
+        _check("steps", 0, useful, "at least 1, where matrices are not fitted anew")
+        for each in fields(self):
+            if each.name not in ("steps", "tokens_at_once", "refit", "shrink"):
+                value = getattr(self, each.name)
+                _check(each.name, value, value == each.default, "left out: nothing is trained")
 
 
 def _check(name: str, value: object, right: bool, wanted: str) -> None:

@@ -98,7 +98,7 @@ class Gain:
 def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | None:
     """The hand-written plan that ranks first of those that fit where ``best`` had to fit.
 
-    A healed plan is compared with healed ones, where there are any.
+    A trained plan is compared with trained ones, where there are any; fitting anew is no training.
     """
     room = (
         max(best.bytes, study.limits.memory_bytes or 0) if meets(study.limits, best) else best.bytes
@@ -108,10 +108,19 @@ def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | N
         for trial in study.complete
         if trial.by_hand and trial.bytes <= room and math.isfinite(selection_loss(trial))
     ]
-    healed = [trial for trial in fitting if trial.healing]
-    fitting = healed if best.healing and healed else [t for t in fitting if not t.healing]
+    trained = [trial for trial in fitting if _is_trained(trial)]
+    if trained and _is_trained(best):
+        fitting = trained
+    elif best.healing is None:
+        fitting = [trial for trial in fitting if trial.healing is None]
+    else:
+        fitting = [trial for trial in fitting if not _is_trained(trial)]
     loss = ranking_loss(fitting)
     return min(fitting, key=lambda trial: (loss(trial), trial.bytes), default=None)
+
+
+def _is_trained(trial: TrialRecord) -> bool:
+    return trial.healing is not None and trial.healing.trained
 
 
 def gain_over_hand_written(study: StudyRecord) -> Gain | None:

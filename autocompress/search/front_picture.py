@@ -163,7 +163,7 @@ def _floor(heights: list[float]) -> float:
 
 
 def _dot(study: StudyRecord, trial: TrialRecord, on_front: bool, floor: float) -> Dot:
-    group = HAND_WRITTEN if trial.phase == HAND_WRITTEN else "front" if on_front else "other"
+    group = HAND_WRITTEN if trial.by_hand else "front" if on_front else "other"
     height, time, interval = rise(study, trial), latency(trial), rise_interval(study, trial)
     kl = divergence(trial)
     spread = "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"

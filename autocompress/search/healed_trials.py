@@ -61,7 +61,8 @@ def read_numbers(folder: Path, trial: TrialRecord) -> dict[str, Tensor] | None:
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"the numbers of healed trial {trial.number} cannot be read: {path}: {error}",
-            hint=f"Heal trial {trial.healing.of} again.",
+            hint=f"They lie in the run folder of the machine that made them. Heal trial "
+            f"{trial.healing.of} again, with --steps 0 where it was only fitted anew.",
         ) from error
 
 
@@ -83,12 +84,11 @@ def add_healed(
     trial = study.ask()
     own(trial)
     label = source.label.partition(", healed")[0]
-    what = "healed" if healing.trained else "refitted"
     trial.set_user_attr(
         "proposal",
         {
             "phase": HEALED,
-            "label": f"{label}, {what}",
+            "label": f"{label}, {healing.done}",
             "bytes": source.bytes,
             "plan_hash": source.plan.hash,
             "recipe": source.plan.to_recipe(),

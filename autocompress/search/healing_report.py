@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from autocompress.search.front import front_of
 from autocompress.search.healed_trials import way_of
 from autocompress.search.study import StudyRecord, TrialRecord
 
@@ -37,6 +38,11 @@ class HealedPair:
     def trained(self) -> bool:
         """Whether it was trained, or its matrices only fitted anew."""
         return self.after.healing is not None and self.after.healing.trained
+
+    @property
+    def doing(self) -> str:
+        """What was done to it, at the beginning of a sentence."""
+        return "" if self.after.healing is None else self.after.healing.doing
 
     @property
     def share(self) -> float:
@@ -99,19 +105,22 @@ def healing_notes(study: StudyRecord) -> list[str]:
     trained = [pair for pair in pairs if pair.trained]
     fitted = [pair for pair in pairs if not pair.trained]
     lines = [*_shares_left(fitted, "fitted anew"), *_shares_left(trained, "healed")]
-    what = "Healing" if trained else "Fitting anew"
-    for winner, loser in order_changes(pairs)[:MOST_CHANGES]:
+    if fitted and lines and len(fitted) < len(front_of(study.unhealed)):
+        lines[0] += " The others are as fitted first; --heal 0 fits the whole front anew."
+    changes = order_changes(pairs)
+    for winner, loser in changes[:MOST_CHANGES]:
         lines.append(
-            f"{what} changes an order: trial {winner.after.number} (before: "
+            f"{winner.doing} changes an order: trial {winner.after.number} (before: "
             f"{winner.before.number}, KL {winner.kl_before:.4f}) has a KL of "
             f"{winner.kl_after:.4f}, trial {loser.after.number} (before: "
             f"{loser.before.number}, {loser.kl_before:.4f}) one of {loser.kl_after:.4f}."
         )
-    if len(pairs) > 1 and not order_changes(pairs):
-        lines.append(f"{what} changes no order among them.")
+    alike = [pair for pair in pairs if [_way(other) for other in pairs].count(_way(pair)) > 1]
+    if alike and not changes:
+        lines.append(f"{alike[0].doing} changes no order among them.")
     worse = [pair for pair in pairs if pair.kl_after > pair.kl_before]
     lines += [
-        f"Trial {pair.after.number} is worse than trial {pair.before.number}, which it was healed "
+        f"Trial {pair.after.number} is worse than trial {pair.before.number}, which it was made "
         "from, on the report text."
         for pair in worse
     ]

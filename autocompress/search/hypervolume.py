@@ -36,12 +36,13 @@ def reference_rise(study: StudyRecord) -> float:
 def hypervolume(study: StudyRecord, *, until: int | None = None) -> float:
     """Area that the complete trials, or those up to number ``until``, dominate.
 
-    Comparable between studies of one model, text and reference.
+    Comparable between studies of one model, text and reference: what was healed after the search
+    does not count.
     """
     dense = math.log(study.dense_selection.perplexity)
     points = [
         (-math.log2(study.dense_bytes / trial.bytes), selection_loss(trial) - dense)
-        for trial in study.complete
+        for trial in study.unhealed.complete
         if (until is None or trial.number <= until) and math.isfinite(selection_loss(trial))
     ]
     return area_below(points, (0.0, reference_rise(study)))
@@ -51,5 +52,5 @@ def hypervolume_series(study: StudyRecord) -> tuple[Progress, ...]:
     """The hypervolume after each complete trial, in the order of their numbers."""
     return tuple(
         Progress(trial.number, trial.phase, hypervolume(study, until=trial.number))
-        for trial in sorted(study.complete, key=lambda trial: trial.number)
+        for trial in sorted(study.unhealed.complete, key=lambda trial: trial.number)
     )

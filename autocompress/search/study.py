@@ -13,7 +13,7 @@ from autocompress.search.end_to_end import Relation
 from autocompress.units import Limits
 
 HAND_WRITTEN, ALLOCATION, KNOBS, SWAPS = "hand-written", "allocation", "knobs", "swaps"
-HEALED = "healed"  # numbers trained after the search, in a plan that it had measured
+HEALED = "healed"  # numbers trained or fitted anew after the search, in a plan it had measured
 PLANNED = (HAND_WRITTEN, ALLOCATION)  # phases whose trials are made whatever came before
 
 
@@ -45,8 +45,20 @@ class Healing:
 
     @property
     def trained(self) -> bool:
-        """Whether anything was to be trained, or matrices were only fitted anew."""
+        """Whether anything was to be trained; else matrices were only fitted anew, or cut."""
         return int(self.settings.get("steps", self.steps)) > 0
+
+    @property
+    def done(self) -> str:
+        """What was done: ``healed``, ``refitted``, or only ``shrunk``."""
+        if self.trained:
+            return "healed"
+        return "refitted" if self.settings.get("refit", True) else "shrunk"
+
+    @property
+    def doing(self) -> str:
+        """The same while it is done, at the beginning of a sentence."""
+        return {"healed": "Healing", "refitted": "Fitting anew", "shrunk": "Shrinking"}[self.done]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
@@ -76,7 +88,8 @@ class TrialRecord:
         seconds: wall time of the trial.
         params: knobs that the sampler chose.
         error: why it failed, when it did.
-        healing: how its numbers were trained; ``None`` when they are as the methods fitted them.
+        healing: how its numbers were trained or fitted anew; ``None`` when they are as the methods
+            fitted them.
     """
 
     number: int

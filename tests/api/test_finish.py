@@ -9,7 +9,7 @@ import pytest
 import autocompress
 from autocompress.api.finish import REFIT_BEST, Finish
 from autocompress.api.session import TextSettings
-from autocompress.errors import ConfigurationError
+from autocompress.errors import AutocompressError, ConfigurationError, ModelError
 from autocompress.search.front import front_of, gain_over_hand_written, pick
 from autocompress.search.healed_trials import picture_of
 from autocompress.search.study import HEALED
@@ -78,15 +78,26 @@ def test_the_same_search_again_does_it_once(finished, searched):
     assert [trial.number for trial in again.trials] == [trial.number for trial in finished.trials]
 
 
-def test_no_time_is_told_with_what_to_do(plain, searched, notes, monkeypatch):
+def test_no_time_is_told(plain, searched, notes, monkeypatch):
     clock = time.monotonic
-    monkeypatch.setattr(
-        "autocompress.api.searching.finish_search",
-        lambda *_args, **_options: pytest.fail("begun after the time was over"),
-    )
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 1e6 * bool(notes.said))
-    searched(study=plain.name, time="1h", progress=notes)
-    assert any("autocompress heal plain --steps 0" in note for note in notes.said)
+    assert not refitted(searched(study=plain.name, time="1h", progress=notes))
+    assert any("No time is left" in note for note in notes.said)
+
+
+def test_a_failure_to_fit_anew_does_not_cost_the_search(plain, searched, notes, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise ModelError("layer q_proj is given NaN or infinity on the healing text")
+
+    monkeypatch.setattr("autocompress.api.heal_plan._refitted", fail)
+    assert not refitted(searched(study=plain.name, progress=notes))
+    assert any("stays as it is" in note and "q_proj" in note for note in notes.said)
+
+
+def test_what_gains_nothing_makes_no_trial(plain, searched, notes, monkeypatch):
+    monkeypatch.setattr("autocompress.api.heal_plan._refitted", lambda *_arguments: None)
+    assert not refitted(searched(study=plain.name, progress=notes))
+    assert any("stays as it is" in note and "no further" in note for note in notes.said)
 
 
 def test_it_can_be_left_out_and_done_later(plain):
@@ -96,8 +107,27 @@ def test_it_can_be_left_out_and_done_later(plain):
     assert report.after.kl < report.before.kl
     after = read_study(plain.name, plain.folder.parent)
     assert pick(after, "best").healing.of == best.number
-    with pytest.raises(ConfigurationError, match="nothing to fit anew"):
+    with pytest.raises(ConfigurationError, match="cannot be fitted anew"):
         autocompress.heal(plain, steps=0, track=False)
+
+
+def test_only_cutting_ranks_is_called_so_and_must_cut_some(finished):
+    source = pick(finished, "best")
+    assert not any(method.factorised for method in source.plan.values())
+    with pytest.raises(AutocompressError, match="no rank can be cut"):
+        autocompress.heal(finished, steps=0, shrink=0.01, track=False)
+
+
+def test_what_was_healed_is_not_fitted_anew_by_a_search_that_goes_on(searched):
+    before = searched(study="healed-first", heal=1, trials=2)
+    after = searched(study="healed-first", trials=2)
+    assert len(after.trials) == len(before.trials)
+
+
+def test_a_folder_cannot_be_fitted_anew_and_is_not_opened_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("autocompress.api.heal_function.folder_of", lambda _study: tmp_path)
+    with pytest.raises(ConfigurationError, match="cannot be fitted anew"):
+        autocompress.heal(tmp_path, out=tmp_path / "out", steps=0)
 
 
 def test_without_limits_there_is_no_best_to_fit_anew(searched):
@@ -117,5 +147,6 @@ def test_what_the_options_ask_for():
     assert Finish.of(0).whole_front
     with pytest.raises(ConfigurationError, match="steps: got 0, wanted at least 1"):
         Finish.of(0, refit=False)
+    assert Finish.of(0, seed=3) == Finish.of(0)
     with pytest.raises(ConfigurationError, match="--heal 200"):
         Finish.of(data="text")

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 import torch
+import transformers
 from torch.testing import assert_close
 
 from autocompress.calibration.blocks import block_paths
@@ -52,6 +53,29 @@ def test_what_is_in_no_block_is_given_its_inputs_too(tiny_model):
     model = tiny_model("llama_untied")
     with closing(MatrixInputs(model, block_paths(model), BATCHES)) as inputs:
         assert_close(inputs.of("lm_head", 2), whole(model, "lm_head", BATCHES[2]))
+
+
+def test_matrices_before_the_blocks_may_be_replaced_too():
+    """Such as facebook/opt-350m has: embeddings narrower than the hidden states."""
+    config = transformers.OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        word_embed_proj_dim=16,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        do_layer_norm_before=False,
+    )
+    model = transformers.OPTForCausalLM(config).eval()
+    names = [name for name in matrices(model) if "project_in" in name or "q_proj" in name]
+    assert len(names) == 3
+    with closing(MatrixInputs(model, block_paths(model), BATCHES)) as inputs:
+        for name in names:
+            assert inputs.why_whole is None
+            assert_close(inputs.of(name, 1), whole(model, name, BATCHES[1]))
+            with torch.no_grad():
+                model.get_submodule(name).weight.mul_(1.5)
 
 
 @pytest.mark.parametrize(("kind", "alone"), [(Chain, True), (Between, False)])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from autocompress.errors import ModelError
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.healing import refit as refit_module
 from autocompress.healing.refit import Moments, refit
@@ -108,6 +109,15 @@ def test_a_refitted_model_is_nearer_to_the_dense_one(workbench, healing_ids, sel
         with torch.no_grad():
             divergences.append(score(student.model, selection, teacher).kl)
     assert divergences[1] < 0.9 * divergences[0]
+
+
+def test_inputs_that_are_not_finite_are_told(workbench):
+    plan = Plan.of({spec.name: Quantize(4, 16) for spec in workbench.inventory.layers})
+    norm = workbench.model.get_submodule("model.layers.1.input_layernorm")
+    with torch.no_grad():
+        norm.weight.fill_(float("inf"))
+    with pytest.raises(ModelError, match=r"layers\.1.*NaN or infinity"):
+        refit(workbench, plan, building(workbench), plain_metrics(workbench), [some_ids()])
 
 
 def test_fits_that_are_worse_than_before_are_not_taken(workbench, monkeypatch, notes):

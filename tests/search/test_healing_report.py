@@ -43,10 +43,14 @@ def test_pairs_hold_what_is_left_of_each_rise():
 
 def test_plans_that_were_only_fitted_anew_are_told_so():
     study = study_of(SMALL, LARGE, healed(2, SMALL, 0.24, steps=0))
-    assert healing_notes(study) == ["1 plan was fitted anew: 0.80 of the divergence is left."]
+    assert healing_notes(study) == [
+        "1 plan was fitted anew: 0.80 of the divergence is left. "
+        "The others are as fitted first; --heal 0 fits the whole front anew."
+    ]
     both = study_of(SMALL, LARGE, healed(2, SMALL, 0.24, steps=0), healed(3, LARGE, 0.1))
     assert healing_notes(both)[:2] == [
-        "1 plan was fitted anew: 0.80 of the divergence is left.",
+        "1 plan was fitted anew: 0.80 of the divergence is left. "
+        "The others are as fitted first; --heal 0 fits the whole front anew.",
         "1 plan was healed: 0.50 of the divergence is left.",
     ]
 
@@ -94,6 +98,10 @@ def test_a_healed_plan_is_compared_with_a_healed_one_by_hand():
     study = study_of(SMALL, by_hand, best, theirs)
     assert hand_written_rival(study, best) == theirs
     assert hand_written_rival(study, SMALL) == by_hand
+    anew = healed(6, by_hand, 0.3, steps=0)
+    only_fitted = study_of(SMALL, by_hand, best, anew)
+    assert hand_written_rival(only_fitted, best) == anew
+    assert hand_written_rival(study_of(SMALL, by_hand, theirs, anew), anew) == anew
     assert {best, theirs} <= set(finalists(study))
 
 
