@@ -110,7 +110,10 @@ def test_a_healed_trial_is_exported_as_what_was_measured(study, healed, tmp_path
         assert (stored[name] == tensor).all()
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     runs = study.folder.parent
-    further = autocompress.heal(out, out=tmp_path / "further", runs_dir=runs, **WORDS)
+    longer = tmp_path / "longer.txt"
+    longer.write_text(bundled_text("calibration")[:24_000], encoding="utf-8")
+    words = WORDS | {"data": str(longer), "runs_dir": runs}
+    further = autocompress.heal(out, out=tmp_path / "further", **words)
     assert further.exported.verification.perplexity == pytest.approx(
         further.after.perplexity, rel=1e-4
     )
@@ -219,7 +222,7 @@ def test_healing_that_is_killed_goes_on_to_the_same_numbers(study, smallest, tex
     runs = study.folder.parent
     command = [sys.executable, "-m", "autocompress", "heal", study.name, "--no-track"]
     command += ["--trial", str(smallest.number), "--runs-dir", str(runs), "--data", text]
-    command += ["--steps", "24", "--tokens", "256"]
+    command += ["--steps", "14", "--tokens", "256"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
         give_up = time.monotonic() + 300
@@ -233,9 +236,9 @@ def test_healing_that_is_killed_goes_on_to_the_same_numbers(study, smallest, tex
     assert "Going on with healing at step" in done.stderr
     resumed = read_study(study.name, runs).complete[-1]
     whole = autocompress.heal(
-        study, trial=smallest.number, data=text, steps=24, tokens=256, rate=0.0100001, track=False
+        study, trial=smallest.number, data=text, steps=14, tokens=256, rate=0.0100001, track=False
     )
-    assert resumed.healing.steps == whole.healing.steps == 24
+    assert resumed.healing.steps == whole.healing.steps == 14
     assert resumed.report.perplexity == pytest.approx(whole.after.perplexity, rel=5e-3)
 
 
@@ -253,7 +256,7 @@ def _step(path):
 
 
 def test_a_search_heals_its_front_alike(search, study, text):
-    found = search(study=study.name, heal=3, heal_data=text)
+    found = search(study=study.name, heal=3, heal_data=text, refit=False)
     ways = [trial for trial in found.complete if trial.healing]
     healed = [trial for trial in ways if trial.healing.settings["steps"] == 3]
     before = [trial for trial in found.complete if trial.phase != HEALED]
@@ -264,5 +267,5 @@ def test_a_search_heals_its_front_alike(search, study, text):
         assert trial.selection.kl <= source.selection.kl * (1 + 1e-6)
         assert trial.report is not None
         assert trial.healing.settings == healed[0].healing.settings
-    again = search(study=study.name, heal=3, heal_data=text)
+    again = search(study=study.name, heal=3, heal_data=text, refit=False)
     assert len(again.trials) == len(found.trials)
