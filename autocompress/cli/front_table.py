@@ -99,8 +99,8 @@ def notes(study: StudyRecord) -> list[str]:
         lines.append(
             f"The best loses {gain.best_rise:.4f} nats per token{_in_brackets(gain.interval)}, "
             f"{gain.share:.0%} of what the best hand-written plan in the same bytes loses "
-            f"({gain.hand_written.label}: {gain.hand_written_rise:.4f}, {gain.text} text)."
-            + _about_difference(gain)
+            f"({gain.hand_written.label}: {gain.hand_written_rise:.4f}{_at_first(study, gain)}, "
+            f"{gain.text} text)." + _about_difference(gain)
         )
     if best is not None:
         lines.append(
@@ -118,6 +118,15 @@ def notes(study: StudyRecord) -> list[str]:
     if any(trial.report is None for trial in front):
         lines.append("* measured on the selection text only")
     return [*lines, *healing_notes(study), *_about_intervals(study, front)]
+
+
+def _at_first(study: StudyRecord, gain: Gain) -> str:
+    """What a hand-written plan that was healed lost as a person would have fitted it."""
+    healing = gain.hand_written.healing
+    first = next((t for t in study.complete if healing and t.number == healing.of), None)
+    if first is None or first.report is None or gain.text != first.report.text:
+        return ""
+    return f", before that {rise(study, first):.4f}"
 
 
 def _in_brackets(interval: Interval | None) -> str:

@@ -18,6 +18,7 @@ from autocompress.search.front import front_of
 from autocompress.search.method_report import report_methods
 from autocompress.search.method_rivals import Offer
 from autocompress.search.picking import pick
+from autocompress.search.study import HAND_WRITTEN, HEALED, Healing
 from tests.search.study_fixtures import SPECS, realistic_study, study_of, trial, with_windows
 
 
@@ -145,6 +146,31 @@ def test_intervals_are_said_where_they_are_known():
     assert "chance" not in text
     assert "±" not in printed(realistic_study())
     assert "±" not in printed(with_windows(realistic_study()), 80).partition("The best")[0]
+
+
+def test_a_rival_that_was_fitted_anew_is_shown_as_it_was_before_as_well():
+    by_hand = trial(0, 0.3, 1_000_000, phase=HAND_WRITTEN, label="uniform", report=True)
+    found = trial(1, 0.2, 1_000_000, report=True)
+    anew = [
+        trial(
+            2 + source.number,
+            0.8 * rise,
+            source.bytes,
+            plan=source.plan,
+            phase=HEALED,
+            label=f"{source.label}, refitted",
+            report=True,
+            healing=Healing(
+                *(0, 0, "text", {"steps": 0}, ()),
+                of=source.number,
+                phase=source.phase,
+                numbers=f"n{source.number}",
+            ),
+        )
+        for source, rise in ((by_hand, 0.3), (found, 0.2))
+    ]
+    text = " ".join(printed(study_of(by_hand, found, *anew)).split())
+    assert "(uniform, refitted: 0.2496, before that 0.3120, report text)" in text
 
 
 def test_too_few_windows_are_said():
