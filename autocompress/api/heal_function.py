@@ -108,6 +108,7 @@ def heal(
             f"the folder {folder}", trial=trial, storage=storage, tracking_uri=tracking_uri
         )
         refuse_idle(settings, f"the folder {folder}", fitted_for_good=True)
+        settings = replace(settings, refit=False)  # only stored numbers are left to go on from
         place = place_for(folder, written, overwrite)
         opened = open_folder(
             folder,
