@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autocompress.calibration.cache import Cache, content_key, tensor_key
+from autocompress.free_memory import give_back_memory
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
@@ -93,6 +94,7 @@ class LayerBuilder:
     def forget_work(self, name: str) -> None:
         """Drop what was factorised of a matrix, keeping the matrix and its metric."""
         self.problem(name).memo.clear()
+        give_back_memory()
 
     def forget_problem(self) -> None:
         """Drop the last matrix with all that was factorised of it: of a large one, gigabytes."""

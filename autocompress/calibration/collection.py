@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autocompress.calibration.blocks import Blocks
 from autocompress.calibration.gram_sums import Use, uses_of, watching
 from autocompress.errors import ModelError
+from autocompress.free_memory import give_back_memory
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 
@@ -79,6 +80,7 @@ class Collection:
                     gradients[batch] = self._step(blocks, segment, batch, gradients[batch])
                     self._count(ids, stages)
             self._hand_over([name for name in self.uses if min(segments[name]) == segment])
+            give_back_memory()
         self._tell(self.tokens)
 
     def _record(self, blocks: Blocks, stages: int) -> dict[str, list[int]]:
