@@ -155,18 +155,21 @@ def _healing(work: Work, speed: Speed, memory: int) -> tuple[Stage, ...]:
     if not work.healed:
         return ()
     parameters = sum(spec.parameters for spec in work.specs)
-    plans = f"about {work.healed} plans"
-    passes = REFIT_PASSES * speed.scoring.seconds(work.refit_tokens) if work.refit_tokens else 0.0
-    fitted = Stage(
-        "fitting anew", f"{plans} on {work.refit_tokens:,} tokens", work.healed * passes, memory
+    training = memory + TRAINED_BYTES * parameters
+    stages = (
+        ("fitting anew", work.refit_tokens, REFIT_PASSES, memory),
+        ("healing", work.healing_tokens, TRAINING_PASSES, training),
     )
-    trained = Stage(
-        "healing",
-        f"{plans} on {work.healing_tokens:,} tokens",
-        work.healed * TRAINING_PASSES * speed.scoring.seconds(work.healing_tokens),
-        memory + TRAINED_BYTES * parameters,
+    return tuple(
+        Stage(
+            name,
+            f"about {work.healed} plans on {tokens:,} tokens",
+            work.healed * passes * speed.scoring.seconds(tokens),
+            held,
+        )
+        for name, tokens, passes, held in stages
+        if tokens
     )
-    return (*[fitted][: work.refit_tokens], *[trained][: work.healing_tokens])
 
 
 def _dense(work: Work, speed: Speed, memory: int) -> Stage:

@@ -88,7 +88,7 @@ def heal_plan(
     if checkpoint is not None:
         checkpoint.check()
     with explained_memory(settings):
-        healed = _trained(session, plan, numbers, ids, settings, checkpoint, teacher)
+        healed = _healed(session, plan, numbers, ids, settings, checkpoint, teacher)
     if settings.shrink is None:
         return HealedPlan(plan, healed.numbers, healed)
     layers, progress = session.workbench.inventory.layers, session.progress
@@ -105,7 +105,7 @@ def heal_plan(
     return HealedPlan(shrunk.plan, shrunk.numbers, healed)
 
 
-def _trained(
+def _healed(
     session: Session,
     plan: Plan,
     numbers: Mapping[str, Tensor] | None,
@@ -146,8 +146,8 @@ def _untrained(session: Session, plan: Plan, numbers: Mapping[str, Tensor] | Non
         if method != Keep() and not any(key.startswith(prefix) for key in stored):
             built = session.build(name, method).state_dict()
             stored |= {prefix + part: tensor for part, tensor in built.items()}
-    (score,) = _scores(session, plan, stored)
-    check = Check(0, math.nan, score.kl, score.nll)
+    (seen,) = _scores(session, plan, stored)
+    check = Check(0, math.nan, seen.kl, seen.nll)
     return Healed(stored, (check,), check, 0)
 
 
@@ -167,7 +167,7 @@ def _refitted(session: Session, plan: Plan, ids: Tensor, at_once: int) -> dict[s
             folder=session.cache.root,
         )
         session.cache.keep_tensors("refits", key, numbers)
-    fitted, anew = (score.kl for score in _scores(session, plan, None, numbers))
+    fitted, anew = (each.kl for each in _scores(session, plan, None, numbers))
     session.progress.note(
         "Fitted anew to what the compressed model gives each matrix: "
         f"KL {fitted:.4f} to {anew:.4f} on the selection text"

@@ -17,10 +17,7 @@ from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.calibration.cache import content_key, tensor_key
-from autocompress.errors import (
-    ConfigurationError,
-    StudyError,
-)
+from autocompress.errors import ConfigurationError, StudyError
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
@@ -39,9 +36,10 @@ from autocompress.search.healed_trials import (
 from autocompress.search.healing_png import write_healing_png
 from autocompress.search.observer import Observer
 from autocompress.search.picking import pick
+from autocompress.search.run_folder import find_study
 from autocompress.search.storage import settle, storage_errors
 from autocompress.search.study import Healing, StudyRecord, TrialRecord
-from autocompress.search.study_store import find_study, keep_report, load_optuna_study, to_record
+from autocompress.search.study_store import keep_report, load_optuna_study, to_record
 
 DEFAULT_SETTINGS = HealSettings()
 

@@ -22,10 +22,11 @@ from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.methods.keep import Keep
 from autocompress.progress import Progress
+from autocompress.search.run_folder import find_study
 from autocompress.search.space import Space
 from autocompress.search.storage import file_of, storage_url
 from autocompress.search.study import StudyRecord
-from autocompress.search.study_store import find_study, read_study, to_record
+from autocompress.search.study_store import read_study, to_record
 
 MOST_BYTES_TO_LOOK_UP = 2 * 10**9  # of a model; hashing the weights of larger ones takes long
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
-from autocompress.api.finish import REFIT_BEST, Finish
-from autocompress.api.finishing import finish_search
+from autocompress.api.finish import REFIT_BEST, Finish, finish_search
 from autocompress.api.heal_plan import healing_text
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.api.study_choice import (
@@ -35,17 +34,12 @@ from autocompress.search.observer import Observer
 from autocompress.search.proposer import Proposer
 from autocompress.search.reach import check_reachable
 from autocompress.search.rounds import measure_menu
+from autocompress.search.run_folder import find_study, touch
 from autocompress.search.space import Space
 from autocompress.search.storage import settle, storage_errors
 from autocompress.search.stored_menu import keep_menu
 from autocompress.search.study import StudyRecord
-from autocompress.search.study_store import (
-    create_study,
-    find_study,
-    read_study,
-    to_record,
-    touch,
-)
+from autocompress.search.study_store import create_study, read_study, to_record
 from autocompress.units import Budget, Limits
 
 THIS_PROCESS = EngineSettings()
@@ -140,9 +134,7 @@ def run_search(
                     trial.plan, report, numbers=read_numbers(folder, trial)
                 ),
             )
-            if finish is None:
-                return record
-            finish_search(
+            if finish is None or not finish_search(
                 study,
                 folder,
                 session,
@@ -150,7 +142,8 @@ def run_search(
                 (selection, report),
                 deadline=effort.deadline,
                 observers=observers,
-            )
+            ):
+                return record
             record = to_record(study, folder)
             for observer in observers:
                 observer.finished(record)

@@ -55,11 +55,6 @@ class SpilledTensors:
             rest = rest[self._file.readinto(rest) :]
         return tensor
 
-    @property
-    def bytes(self) -> int:
-        """Size of the file."""
-        return self._file.seek(0, 2)
-
     def close(self) -> None:
         """Give the space back."""
         self._file.close()

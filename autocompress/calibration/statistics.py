@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autocompress.calibration.blocks import Blocks, NotBlockwise, without_cache
+from autocompress.calibration.blocks import Blocks, NotBlockwise
 from autocompress.calibration.collection import Collection
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import experts_apart
+from autocompress.surgery.without_cache import without_cache
 
 
 def collect_statistics(

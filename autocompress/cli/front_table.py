@@ -17,7 +17,7 @@ from autocompress.search.against_dense import describe, rise
 from autocompress.search.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
 from autocompress.search.dominance import knee_of, latency
 from autocompress.search.front import Gain, front_of, gain_over_hand_written
-from autocompress.search.healing_report import healing_notes
+from autocompress.search.healing_report import first_of, healing_notes
 from autocompress.search.picking import best_or_none
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
@@ -122,8 +122,7 @@ def notes(study: StudyRecord) -> list[str]:
 
 def _at_first(study: StudyRecord, gain: Gain) -> str:
     """What a hand-written plan that was healed lost as a person would have fitted it."""
-    healing = gain.hand_written.healing
-    first = next((t for t in study.complete if healing and t.number == healing.of), None)
+    first = first_of(study, gain.hand_written)
     if first is None or first.report is None or gain.text != first.report.text:
         return ""
     return f", before that {rise(study, first):.4f}"

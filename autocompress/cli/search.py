@@ -98,8 +98,8 @@ def search(
         bool,
         typer.Option(
             "--refit/--no-refit",
-            help="At the end fit each matrix of the best plan anew, to what the compressed model "
-            "gives it.",
+            help="At the end, if --time is left, fit each matrix of the best plan anew, to what "
+            "the compressed model gives it.",
         ),
     ] = True,
     sampler: Annotated[

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.calibration.blocks import Blocks, NotBlockwise, without_cache
+from autocompress.calibration.blocks import Blocks, NotBlockwise
 from autocompress.calibration.spilled import SpilledTensors
+from autocompress.surgery.without_cache import without_cache
 
 
 class MatrixInputs:

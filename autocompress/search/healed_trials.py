@@ -61,7 +61,7 @@ def read_numbers(folder: Path, trial: TrialRecord) -> dict[str, Tensor] | None:
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"the numbers of healed trial {trial.number} cannot be read: {path}: {error}",
-            hint=f"They lie in the run folder of the machine that made them. Heal trial "
+            hint="They lie in the run folder of the machine that made them. Heal trial "
             f"{trial.healing.of} again, with --steps 0 where it was only fitted anew.",
         ) from error
 

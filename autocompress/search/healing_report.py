@@ -6,7 +6,7 @@ Judged by divergence from the dense model, by which trials are ranked.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -55,10 +55,9 @@ def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
 
     One that was healed several times, further or in other ways, is one pair.
     """
-    trials = {trial.number: trial for trial in study.complete}
     best: dict[int, HealedPair] = {}
     for after in study.complete:
-        before = _first_of(after, trials)
+        before = first_of(study, after)
         if before is None or before.measurement is None or after.measurement is None:
             continue
         if before.measurement.text != after.measurement.text:
@@ -69,8 +68,9 @@ def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
     return tuple(sorted(best.values(), key=lambda pair: pair.before.bytes))
 
 
-def _first_of(after: TrialRecord, trials: Mapping[int, TrialRecord]) -> TrialRecord | None:
+def first_of(study: StudyRecord, after: TrialRecord) -> TrialRecord | None:
     """The trial that was healed first to become a healed one; ``None`` for one that was not."""
+    trials = {trial.number: trial for trial in study.complete}
     before: TrialRecord | None = after
     while before is not None and before.healing is not None:
         before = trials.get(before.healing.of)

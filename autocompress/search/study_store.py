@@ -8,7 +8,6 @@ plan hash, for a finished trial cannot be written to.
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -20,13 +19,12 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.atomic_write import written_whole
-from autocompress.errors import StorageError, StudyError
+from autocompress.errors import StudyError
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
 from autocompress.search.end_to_end import Relation
+from autocompress.search.run_folder import find_study, unwritable, write_pointer
 from autocompress.search.storage import (
-    default_storage,
     file_of,
     open_storage,
     settle,
@@ -39,7 +37,6 @@ from autocompress.units import Limits
 HEADER = "autocompress"
 REPORT = "report "
 RELATION = "latency relation"
-POINTER = "study.json"
 # A study is without its header only for the moment between two writes to the storage.
 UNHEADED_SECONDS = 10.0
 DIRECTIONS = [StudyDirection.MINIMIZE] * 3  # perplexity, bytes, latency
@@ -60,83 +57,15 @@ def create_study(header: StudyRecord, url: str) -> optuna.Study:
                 study_name=header.name, storage=storage, directions=DIRECTIONS
             )
             study.set_user_attr(HEADER, _header_to_dict(header))
-        _write_pointer(header.folder, header.name, url)
+        write_pointer(header.folder, header.name, url)
     except DuplicatedStudyError as error:
         raise StudyError(
             f"another search has just made a study {header.name!r} in {url}",
             hint="The same command again goes on with it, or says in which settings it differs.",
         ) from error
     except OSError as error:
-        raise _unwritable(header.folder, error) from error
+        raise unwritable(header.folder, error) from error
     return study
-
-
-def _unwritable(folder: Path, error: Exception) -> StorageError:
-    return StorageError(
-        f"the run folder {folder} cannot be written: {error}",
-        hint="Free some space, or name a folder you may write to with --runs-dir.",
-    )
-
-
-def _write_pointer(folder: Path, name: str, url: str) -> None:
-    own = storage_url(url) == default_storage(folder)  # a run folder may be moved or copied
-    content = {"study": name, "storage": None if own else storage_url(url)}
-    with written_whole(folder / POINTER) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def find_study(
-    name: str | None, runs_dir: Path, storage: str | None = None
-) -> tuple[str, str, Path]:
-    """Find a study: its name, the URL of its storage, and its run folder.
-
-    Args:
-        name: the study; ``None`` for the latest that was started or resumed.
-        runs_dir: where run folders are.
-        storage: URL of the storage, when the run folder is elsewhere.
-
-    Raises:
-        StudyError: there is none, or none of that name; the message lists those there are.
-    """
-    pointers = sorted(
-        runs_dir.glob(f"*/{POINTER}"), key=lambda path: path.stat().st_mtime, reverse=True
-    )
-    names = [path.parent.name for path in pointers]
-    if name is None:
-        if not pointers:
-            raise StudyError(
-                f"there is no study in {runs_dir}",
-                hint="Start one with: autocompress search --budget 10x",
-            )
-        name = names[0]
-    if storage is None:
-        if name not in names:
-            known = ", ".join(names) or "none"
-            raise StudyError(
-                "unknown study", got=repr(name), wanted=f"one of those in {runs_dir}: {known}"
-            )
-        storage = _storage_of(runs_dir / name / POINTER)
-    return name, storage, runs_dir / name
-
-
-def _storage_of(pointer: Path) -> str:
-    try:
-        named = json.loads(pointer.read_text())["storage"]
-        return default_storage(pointer.parent) if named is None else str(named)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"the file {pointer}, which says where the study is stored, cannot be read: {error!r}",
-            hint="Name the storage with --storage; by default it is study.db beside that file.",
-        ) from error
-
-
-def touch(folder: Path, name: str, url: str) -> None:
-    """Make a study the latest, also where only its storage was there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_pointer(folder, name, url)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
 
 
 def existing_study(name: str, url: str) -> optuna.Study | None:

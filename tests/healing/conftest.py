@@ -10,15 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
+import autocompress.healing.healer as healer_module
 from autocompress.evaluation.windows import Windows
+from autocompress.healing.healer import Healer
+from autocompress.healing.settings import HealSettings
+from autocompress.healing.student import Student
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.trellis import Trellis
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY, make_tiny_model
+from tests.healing.plans import building
 
 CONTEXT = 16
+STEP = {"tokens": 8 * CONTEXT, "rate": 0.03}
 
 
 def chain_ids(count: int, seed: int) -> Tensor:
@@ -70,3 +76,17 @@ def healing_ids() -> Tensor:
 def selection() -> Windows:
     """Windows of another text from the same source."""
     return Windows(chain_ids(16 * CONTEXT, seed=3), CONTEXT)
+
+
+@pytest.fixture
+def make(workbench, plan, healing_ids, selection, notes, monkeypatch):
+    """Make a healer on a fresh student, that checks at four steps."""
+    monkeypatch.setattr(healer_module, "CHECKS", 4)
+    build = building(workbench)
+
+    def healer(checkpoint=None, ids=healing_ids, plan=plan, **settings):
+        student = Student(workbench, plan, build)
+        settings = HealSettings(**STEP | settings)
+        return Healer(workbench.model, student, ids, selection, settings, checkpoint, notes)
+
+    return healer

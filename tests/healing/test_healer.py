@@ -12,30 +12,11 @@ import autocompress.healing.healer as healer_module
 from autocompress.errors import AutocompressError, ConfigurationError, DataError, StorageError
 from autocompress.evaluation.scoring import score
 from autocompress.healing.checkpoint import Checkpoint
-from autocompress.healing.healer import MOST_BACK_STEPS, Healer
-from autocompress.healing.objective import Objective
-from autocompress.healing.settings import HealSettings
-from autocompress.healing.student import Student
+from autocompress.healing.healer import MOST_BACK_STEPS
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from tests.healing.conftest import CONTEXT, chain_ids
 from tests.healing.plans import building
-
-STEP = {"tokens": 8 * CONTEXT, "rate": 0.03}
-
-
-@pytest.fixture
-def make(workbench, plan, healing_ids, selection, notes, monkeypatch):
-    """Make a healer on a fresh student, that checks at four steps."""
-    monkeypatch.setattr(healer_module, "CHECKS", 4)
-    build = building(workbench)
-
-    def healer(checkpoint=None, ids=healing_ids, plan=plan, **settings):
-        student = Student(workbench, plan, build)
-        settings = HealSettings(**STEP | settings)
-        return Healer(workbench.model, student, ids, selection, settings, checkpoint, notes)
-
-    return healer
 
 
 def spoil(healer, *steps, value=float("nan")):
@@ -285,43 +266,3 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_step(make, healing_ids,
             continue
         limit = 1e-4 * float(gradient.abs().max())
         assert_close(gradients[1][name], gradient, rtol=0, atol=limit)
-
-
-def test_the_loss_of_a_block_does_not_reach_the_blocks_before_it(make, workbench, healing_ids):
-    student = make(steps=12).student
-    objective = Objective(workbench.model, student.model)
-    ids = healing_ids[: 8 * CONTEXT].view(8, CONTEXT)
-    objective.on_blocks(ids).backward()
-    of_first = {name: p.grad.clone() for name, p in student.trained() if ".layers.0." in name}
-    assert any(gradient.any() for gradient in of_first.values())
-    student.model.zero_grad()
-    with torch.no_grad():
-        for name, parameter in student.trained():
-            if ".layers.1." in name:
-                parameter.mul_(0.5)
-    objective.on_blocks(ids).backward()
-    for name, parameter in student.trained():
-        if ".layers.0." in name:
-            assert torch.equal(parameter.grad, of_first[name]), name
-        if ".layers.1." in name:
-            assert parameter.grad is not None, name
-
-
-def test_aligned_steps_come_first_and_bring_the_blocks_nearer(make, workbench, selection):
-    healer = make(steps=16, align=0.5)
-    objective = Objective(workbench.model, healer.student.model)
-    ids = selection.ids.view(-1, CONTEXT)
-    with torch.no_grad():
-        before = float(objective.on_blocks(ids))
-    asked = []
-    for name in ("on_blocks", "on_outputs"):
-        sound = getattr(healer.objective, name)
-        setattr(
-            healer.objective,
-            name,
-            lambda ids, name=name, sound=sound: (asked.append(name), sound(ids))[1],
-        )
-    healer.run()
-    assert asked == ["on_blocks"] * 8 + ["on_outputs"] * 8
-    with torch.no_grad():
-        assert float(objective.on_blocks(ids)) < 0.8 * before

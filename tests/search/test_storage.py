@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from autocompress.errors import StorageError, StudyError
 from autocompress.search import storage, study_store
+from autocompress.search.run_folder import find_study
 from autocompress.search.storage import (
     default_storage,
     file_of,
@@ -20,7 +21,6 @@ from autocompress.search.storage import (
 from autocompress.search.study_store import (
     create_study,
     existing_study,
-    find_study,
     load_optuna_study,
     read_study,
 )
