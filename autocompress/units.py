@@ -148,3 +148,21 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def about(seconds: float) -> str:
+    """A predicted time in words, with no more digits than it is worth: ``about 4 min``."""
+    if seconds < 0.5:
+        return "less than a second" if seconds else "no time"
+    if seconds < 90:
+        return f"about {_rounded(seconds)} s"
+    if seconds < 90 * 60:
+        return f"about {_rounded(seconds / 60)} min"
+    return f"about {_rounded(seconds / 3600)} h"
+
+
+def _rounded(number: float) -> str:
+    """One digit below 10, else two."""
+    digits = 1 if number < 9.5 else 2
+    step = 10.0 ** (math.floor(math.log10(number)) - digits + 1)
+    return f"{round(number / step) * step:,.0f}"

@@ -12,12 +12,11 @@ from rich.text import Text
 from autocompress.api.dry_run import DryRun, dry_run
 from autocompress.api.endurance import Endurance
 from autocompress.api.finish import Finish
-from autocompress.api.forecast import about
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.cli.output import ConsoleProgress, console, print_json
 from autocompress.errors import BudgetUnreachable
 from autocompress.search.engines.choosing import EngineSettings
-from autocompress.units import format_bytes
+from autocompress.units import about, format_bytes
 
 NUMBERS = ("count", "options", "tokens", "windows", "memory")
 ESTIMATES = (

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import wrapt
 from rich.console import Console
 
 from autocompress.progress import Advance, Progress
+from autocompress.units import about
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -78,8 +80,12 @@ def _plain(value: object) -> object:
     return value
 
 
+SECONDS_TO_A_LINE = 5.0  # until a task that goes on is first told of in a log
+MOST_SECONDS_TO_A_LINE = 60.0
+
+
 class ConsoleProgress:
-    """Draws bars on stderr; where that is no terminal, one line at the start of each task."""
+    """Draws bars on stderr; where that is no terminal, lines: ever fewer as a task goes on."""
 
     def __init__(self, target: Console = log) -> None:
         self._target = target
@@ -98,7 +104,9 @@ class ConsoleProgress:
     def _task(self, description: str, total: int | None) -> Iterator[Advance]:
         if not self._target.is_terminal:
             self._target.print(f"{description} ...", markup=False)
-            yield lambda _steps: None
+            lines = _Lines(self.note, description, total)
+            yield lines.advance
+            lines.end()
             return
         bars = self._start()
         task = bars.add_task(description, total=total)
@@ -127,6 +135,42 @@ class ConsoleProgress:
             self._bars.start()
         self._running += 1
         return self._bars
+
+
+class _Lines:
+    """Tells in lines how far a task is: after 5 seconds, then at intervals that double to a minute.
+
+    Args:
+        say: writes one line.
+        description: what is done.
+        total: steps of the task, where that is known.
+    """
+
+    def __init__(self, say: Callable[[str], None], description: str, total: int | None) -> None:
+        self._say, self._description, self._total = say, description, total
+        self._done = 0
+        self._started = self._told = time.monotonic()
+        self._pause = SECONDS_TO_A_LINE
+
+    def advance(self, steps: int) -> None:
+        """Count steps, and say so where the last line was long ago."""
+        self._done += steps
+        now = time.monotonic()
+        if now - self._told < self._pause or not self._done:
+            return
+        self._told, self._pause = now, min(2 * self._pause, MOST_SECONDS_TO_A_LINE)
+        elapsed = now - self._started
+        if self._total is None:
+            self._say(f"{self._description}: {self._done:,} in {about(elapsed)}")
+        else:
+            left = elapsed * max(self._total - self._done, 0) / self._done
+            self._say(f"{self._description}: {self._done:,} of {self._total:,}, {about(left)} left")
+
+    def end(self) -> None:
+        """Say how long it took, where it took long enough to be told of."""
+        elapsed = time.monotonic() - self._started
+        if elapsed >= SECONDS_TO_A_LINE:
+            self._say(f"{self._description}: done in {about(elapsed)}")
 
 
 def _advance(bars: Bars, task: TaskID) -> Callable[[int], None]:

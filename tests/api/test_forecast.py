@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from autocompress.api import probes
-from autocompress.api.forecast import Work, about, predict_stages
+from autocompress.api.forecast import Work, predict_stages
 from autocompress.api.probes import PerElement, PerToken, Speed, per_element, per_token
 from autocompress.config.space_file import load_space
+from autocompress.units import about
 from tests.search.study_fixtures import SPECS
 
 SPEED = Speed(PerToken(0.1, 0.001), PerToken(0.5, 0.002), 5.0, {"svd": PerElement(1e-6, 1e-8)})

@@ -166,6 +166,30 @@ def test_progress_goes_to_stderr(capsys):
     assert err == "Fitting [matrices] ...\none [line]\n"
 
 
+def test_off_a_terminal_a_long_task_says_how_far_it_is_and_ever_less_often(monkeypatch):
+    from io import StringIO
+
+    from rich.console import Console
+
+    clock = iter(range(10_000))  # a second a call
+    monkeypatch.setattr("autocompress.cli.output.time.monotonic", lambda: float(next(clock)))
+    said = StringIO()
+    with ConsoleProgress(Console(file=said)).task("Fitting [matrices]", 200) as advance:
+        for _ in range(200):
+            advance(1)
+    lines = said.getvalue().splitlines()
+    assert lines[:3] == [
+        "Fitting [matrices] ...",
+        "Fitting [matrices]: 5 of 200, about 3 min left",
+        "Fitting [matrices]: 15 of 200, about 3 min left",
+    ]
+    assert lines[-2:] == [
+        "Fitting [matrices]: 195 of 200, about 5 s left",
+        "Fitting [matrices]: done in about 3 min",
+    ]
+    assert len(lines) == 8
+
+
 def test_nested_bars_share_one_display(capsys):
     from rich.console import Console
 
