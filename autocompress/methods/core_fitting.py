@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from autocompress.layers.packed import table_shape
@@ -54,19 +55,39 @@ def store_fitted(
     """
     cores = fitted_cores(problem, form)
     if not bits:
-        dtype = torch_dtype(problem.spec)
-        return {
-            f"{part.name}.weight": part.table(core, bits).to(dtype)
-            for core, part in zip(cores, parts, strict=True)
-        }
+        return store_given(cores, parts, bits, torch_dtype(problem.spec))
     target = whitened_target(problem, form.out_modes, form.in_modes)
+    return _packed(parts, round_cores(form, cores, target, parts, bits))
+
+
+def store_given(
+    cores: Sequence[Tensor], parts: Sequence[Part], bits: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Lay cores out as the layer stores them: in ``dtype``, or rounded to nearest."""
+    tables = [part.table(core, bits) for core, part in zip(cores, parts, strict=True)]
+    if not bits:
+        return {
+            f"{part.name}.weight": table.to(dtype)
+            for part, table in zip(parts, tables, strict=True)
+        }
+    grids = [_core_grid(table, bits) for table in tables]
+    return _packed(
+        parts, [(grid, grid.round(table)) for grid, table in zip(grids, tables, strict=True)]
+    )
+
+
+def _packed(parts: Sequence[Part], rounded: Sequence[tuple[Grid, Tensor]]) -> dict[str, Tensor]:
     return {
         f"{part.name}.packed.{key}": tensor
-        for part, (grid, codes) in zip(
-            parts, round_cores(form, cores, target, parts, bits), strict=True
-        )
+        for part, (grid, codes) in zip(parts, rounded, strict=True)
         for key, tensor in pack_grid(grid, codes).items()
     }
+
+
+def _core_grid(table: Tensor, bits: int) -> Grid:
+    """The grid that a core's table ``[rows, columns]`` is rounded to."""
+    group = largest_group(table.shape[1], FACTOR_GROUPS.get(bits) or table.shape[1])
+    return find_grid(table, bits=bits, group_size=group, symmetric=True)
 
 
 def fitted_cores(problem: MatrixProblem, form: Form) -> list[Tensor]:
@@ -116,8 +137,7 @@ def round_cores(
     current, found = list(cores), dict[int, tuple[Grid, Tensor]]()
     for k in sorted(range(len(current)), key=lambda k: current[k].numel()):
         table = parts[k].table(current[k], bits)
-        group = largest_group(table.shape[1], FACTOR_GROUPS.get(bits) or table.shape[1])
-        grid = find_grid(table, bits=bits, group_size=group, symmetric=True)
+        grid = _core_grid(table, bits)
         codes = grid.round(table)
         found[k] = grid, codes
         current[k] = parts[k].core(grid.dequantize(codes), like=current[k])

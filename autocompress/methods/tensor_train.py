@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from autocompress.errors import MethodError
@@ -13,33 +16,42 @@ from autocompress.methods.base import (
     FACTOR_BITS,
     MatrixProblem,
     Method,
+    one_of,
     smallest_share,
     torch_dtype,
     whole_number,
     whole_numbers,
 )
-from autocompress.methods.core_fitting import Part, store_fitted
+from autocompress.methods.core_fitting import Part, store_fitted, store_given
 from autocompress.methods.folding import check_modes, check_ranks, folded_label
-from autocompress.numerics.shapes import balanced_modes, matrix_train_limits
-from autocompress.numerics.tensor_train import TrainForm
+from autocompress.numerics.shapes import balanced_modes, matrix_train_limits, padded_modes
+from autocompress.numerics.tensor_train import TrainForm, random_train
 from autocompress.records import LayerSpec
+
+Init = Literal["svd", "random"]
 
 
 @dataclass(frozen=True)
 class TensorTrain(Method):
     """One core per pair of an out mode and an in mode.
 
+    Of unequally many modes the shorter side is padded with modes of 1 at its end.
+
     Attributes:
         ranks: rank of each of the ``d - 1`` joints.
         out_modes: ``d`` modes of the rows.
         in_modes: ``d`` modes of the columns.
         bits: 8 or 4 to round the cores, 0 to keep them in the type of the matrix.
+        init: ``svd`` fits the cores to the matrix; ``random`` draws them, to be trained.
+        seed: of random cores; each matrix draws its own.
     """
 
     ranks: tuple[int, ...]
     out_modes: tuple[int, ...]
     in_modes: tuple[int, ...]
     bits: int = 0
+    init: Init = "svd"
+    seed: int = 0
     name: ClassVar[str] = "tensor_train"
     factorised: ClassVar[bool] = True
 
@@ -47,14 +59,22 @@ class TensorTrain(Method):
         for setting in ("out_modes", "in_modes", "ranks"):
             whole_numbers(self.name, setting, getattr(self, setting), empty=setting == "ranks")
         whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
-        if len(self.out_modes) != len(self.in_modes) or len(self.ranks) != len(self.out_modes) - 1:
-            order = len(self.out_modes)
+        one_of(self.name, "init", self.init, get_args(Init))
+        whole_number(self.name, "seed", self.seed, least=0)
+        if self.seed and self.init != "random":
             raise MethodError(
-                "method tensor_train: a train has as many out modes as in modes, "
-                "and a rank between each two",
-                got=f"{order} out modes, {len(self.in_modes)} in modes, {len(self.ranks)} ranks",
-                wanted=f"{order}, {order} and {order - 1}",
+                "method tensor_train, seed", got=self.seed, wanted="no seed without init: random"
             )
+        order = max(len(self.out_modes), len(self.in_modes))
+        if len(self.ranks) != order - 1:
+            raise MethodError(
+                "method tensor_train, ranks",
+                got=f"{len(self.ranks)} ranks for {len(self.out_modes)} out modes and "
+                f"{len(self.in_modes)} in modes",
+                wanted=f"a rank between each two of {order} cores, {order - 1}",
+            )
+        for side in ("out_modes", "in_modes"):
+            object.__setattr__(self, side, padded_modes(getattr(self, side), order))
 
     @classmethod
     def uniform(
@@ -94,15 +114,38 @@ class TensorTrain(Method):
             dtype=torch_dtype(spec),
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """See ``Method.to_dict``; what random cores need is named for them alone."""
+        settings = super().to_dict()
+        if self.init == "svd":
+            del settings["init"], settings["seed"]
+        return settings
+
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Decompose the whitened matrix, improve the cores, and round them if asked to."""
+        """Decompose the whitened matrix and improve the cores, or draw them; round if asked to.
+
+        Random cores make a matrix whose elements are as large as the trained one's, in the mean.
+        """
         form = TrainForm(self.ranks, self.out_modes, self.in_modes)
         ranks = (1, *self.ranks, 1)
         parts = [
             Part(f"cores.{k}", (1, 3, 0, 2), (out, ranks[k + 1], ranks[k], into))
             for k, (out, into) in enumerate(zip(self.out_modes, self.in_modes, strict=True))
         ]
+        if self.init == "random":
+            size = float(problem.weight32.norm()) / math.sqrt(problem.weight.numel())
+            cores = random_train(form, size, self._generator(problem.spec))
+            device = problem.weight.device
+            return store_given(
+                [core.to(device) for core in cores], parts, self.bits, torch_dtype(problem.spec)
+            )
         return store_fitted(problem, form, parts, self.bits)
 
+    def _generator(self, spec: LayerSpec) -> torch.Generator:
+        """What draws the cores of one matrix, the same on every machine."""
+        digest = hashlib.sha256(f"{self.seed} {spec.name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
     def __str__(self) -> str:
-        return folded_label("tt", self.out_modes, self.ranks, self.bits)
+        label = folded_label("tt", self.out_modes, self.ranks, self.bits)
+        return label if self.init == "svd" else f"{label} random {self.seed}"

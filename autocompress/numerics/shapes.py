@@ -97,6 +97,11 @@ def _near(mode: int, size: int) -> list[int]:
     return sorted({*near, *divisors}, key=lambda value: (abs(value - mode), value))[:MOST_TRIED]
 
 
+def padded_modes(modes: tuple[int, ...], order: int) -> tuple[int, ...]:
+    """As many modes as a train has cores: modes of 1 follow those that there are."""
+    return modes + (1,) * (order - len(modes))
+
+
 def train_rank_limits(modes: tuple[int, ...]) -> tuple[int, ...]:
     """Largest useful rank at each of the ``d - 1`` joints of a tensor train with ``d`` modes."""
     return tuple(min(math.prod(modes[:k]), math.prod(modes[k:])) for k in range(1, len(modes)))

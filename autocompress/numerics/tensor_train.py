@@ -64,6 +64,25 @@ def decompose_train(tensor: Tensor, ranks: Sequence[int]) -> tuple[list[Tensor],
     return cores, errors
 
 
+def random_train(form: Form, size: float, generator: torch.Generator) -> list[Tensor]:
+    """Gaussian cores ``[r_{k-1}, o_k, i_k, r_k]`` in fp32, for a matrix to be trained from nothing.
+
+    An element of the matrix is a sum over all ranks of products of one element of each core, so its
+    variance is that of a core's to the power of the number of cores, times the ranks.
+
+    Args:
+        form: ranks and modes.
+        size: root mean square of the matrix's elements that is expected.
+        generator: on the CPU.
+    """
+    ranks = (1, *form.ranks, 1)
+    deviation = (size / math.sqrt(math.prod(form.ranks))) ** (1 / len(form.out_modes))
+    return [
+        deviation * torch.randn(ranks[k], o, i, ranks[k + 1], generator=generator)
+        for k, (o, i) in enumerate(zip(form.out_modes, form.in_modes, strict=True))
+    ]
+
+
 def even_norms(factors: Sequence[Tensor]) -> list[Tensor]:
     """Spread a product's scale evenly over its factors, to stay in the range of half precision."""
     norms = [float(factor.norm()) / math.sqrt(factor.numel()) for factor in factors]

@@ -110,7 +110,7 @@ def read(content, folder):
     return read_document(path)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(content=spaces | values)
 def test_spaces(content, folder):
     document = read(content, folder)
@@ -124,7 +124,7 @@ def test_spaces(content, folder):
     space.notices(SPECS)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(content=recipes | values)
 def test_recipes(content, folder):
     document = read(content, folder)

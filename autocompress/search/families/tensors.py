@@ -16,6 +16,7 @@ from autocompress.numerics.shapes import (
     balanced_modes,
     matrix_train_limits,
     nearest_modes,
+    padded_modes,
     skewed_modes,
     tucker_rank_limits,
 )
@@ -48,8 +49,11 @@ class Modes:
 
     @property
     def bonds(self) -> tuple[int, ...]:
-        """Largest rank of each bond of a tensor train with these modes."""
-        return matrix_train_limits(self.rows, self.columns)
+        """Largest rank of each bond of a tensor train with these modes, padded where few."""
+        order = max(len(self.rows), len(self.columns))
+        return matrix_train_limits(
+            padded_modes(self.rows, order), padded_modes(self.columns, order)
+        )
 
     @property
     def sides(self) -> tuple[int, ...]:

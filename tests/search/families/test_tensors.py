@@ -51,9 +51,10 @@ def test_cp_fractions_are_of_the_rank_that_takes_as_many_numbers_as_the_matrix()
     assert half.rank == pytest.approx(whole.rank / 2, rel=0.02)
 
 
-def test_sides_of_tucker_and_cp_may_have_different_numbers_of_modes() -> None:
+def test_sides_may_have_different_numbers_of_modes() -> None:
     modes = (Modes((704,), (16, 16)),)
     for family in (
+        TensorTrainFamily(Ranks((8,)), modes=modes),
         TuckerFamily(Ranks(fractions=(0.25,)), modes=modes),
         CpFamily(Ranks((64,)), modes=modes),
     ):
