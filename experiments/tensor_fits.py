@@ -67,9 +67,9 @@ def method_of(kind: str, modes: Modes, fraction: float) -> Method:
         return tuple(max(1, round(fraction * limit)) for limit in limits)
 
     if kind == "tensor_train":
-        return TensorTrain(share(modes.bonds), modes.rows, modes.columns)
+        return TensorTrain(share(modes.bonds), modes.rows, modes.columns).feasible()
     if kind == "tucker":
-        return Tucker(share(modes.sides), modes.rows, modes.columns)
+        return Tucker(share(modes.sides), modes.rows, modes.columns).feasible()
     limit = cp_rank_limit(modes.rows + modes.columns)
     return Cp(share((limit,))[0], modes.rows, modes.columns)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from autocompress.calibration.cache import Cache, content_key, tensor_key
 from autocompress.free_memory import give_back_memory
 from autocompress.layers.base import CompressedMatrix
-from autocompress.methods.base import MatrixProblem, Method
+from autocompress.methods.base import MatrixProblem, Method, placed_errors
 from autocompress.methods.keep import Keep
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
@@ -89,7 +89,8 @@ class LayerBuilder:
             kinds.setdefault(type(method), []).append(method)
         for kind, chosen in kinds.items():
             self.problem(name).check()
-            kind.prepare(self.problem(name), chosen)
+            with placed_errors(self.problem(name).spec, kind.name):
+                kind.prepare(self.problem(name), chosen)
 
     def forget_work(self, name: str) -> None:
         """Drop what was factorised of a matrix, keeping the matrix and its metric."""

@@ -123,7 +123,7 @@ def _judge_space(document: Document, model: str | None) -> Verdict:
 
 def _judge_recipe(document: Document, model: str | None) -> Verdict:
     from autocompress.config.problems import RecipeFileError
-    from autocompress.config.recipe_file import check_recipe, read_recipe
+    from autocompress.config.recipe_file import check_recipe, rank_notices, read_recipe
 
     try:
         recipe = read_recipe(document)
@@ -131,7 +131,9 @@ def _judge_recipe(document: Document, model: str | None) -> Verdict:
         if recipe.penalties:
             name += f"; healed with a penalty of {', '.join(map(str, recipe.penalties))}"
         notices = (
-            check_recipe(recipe.plan, _layers(model), document=document).notices if model else ()
+            check_recipe(recipe.plan, _layers(model), document=document).notices
+            if model
+            else rank_notices(recipe.plan)
         )
     except RecipeFileError as error:
         return Verdict(document.path, "recipe", document.path.stem, error.problems)

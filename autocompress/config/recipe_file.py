@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,14 +18,9 @@ from autocompress.config.problems import Problem, RecipeFileError, nearest_name,
 from autocompress.config.schema import Strict, check, one_of
 from autocompress.errors import MethodError, StorageError
 from autocompress.healing.penalties import Penalty
-from autocompress.methods.base import Method
-from autocompress.methods.cp import Cp
+from autocompress.methods.base import Method, repair_notice
 from autocompress.methods.plan import RECIPE_VERSION, Plan
-from autocompress.methods.tensor_train import TensorTrain
-from autocompress.methods.tucker import Tucker
-from autocompress.numerics.cp import cp_rank_limit
 from autocompress.records import LayerSpec
-from autocompress.search.families.tensors import Modes
 
 
 class _RecipeKeys(Strict):
@@ -108,7 +103,7 @@ def read_recipe(document: Document) -> Recipe:
 def check_recipe(
     plan: Plan, layers: Sequence[LayerSpec], *, document: Document | None = None
 ) -> CheckedRecipe:
-    """Make sure that a plan fits a model; modes that miss a matrix become the nearest that fit.
+    """Make sure that a plan fits a model; modes and ranks that miss a matrix become the nearest.
 
     Args:
         plan: the plan.
@@ -128,9 +123,9 @@ def check_recipe(
         if name not in specs:
             problems.append(_unknown_layer(name, layers, document))
             continue
-        method = _with_fitting_modes(wanted, specs[name])
+        method = wanted.fitting(specs[name])
         if method != wanted:
-            notices.append(f"layer {specs[name]}: the modes of {wanted} do not fit, used {method}")
+            notices.append(f"layer {specs[name]}: {repair_notice(wanted, method)}")
         try:
             method.check(specs[name])
         except MethodError as error:
@@ -140,6 +135,15 @@ def check_recipe(
     if problems:
         raise RecipeFileError(f"recipe {document.path} does not fit this model; it", problems)
     return CheckedRecipe(Plan.of(methods), tuple(notices))
+
+
+def rank_notices(plan: Plan) -> tuple[str, ...]:
+    """What will be lowered for any model: ranks that the modes beside them do not allow."""
+    return tuple(
+        f"layer {name}: {repair_notice(method, method.feasible())}"
+        for name, method in plan.methods
+        if method.feasible() != method
+    )
 
 
 def save_recipe(
@@ -192,23 +196,6 @@ def _allowed(error: MethodError) -> str:
     """What an error about a layer wants, and of what: ``at most 64 (rank)``."""
     about = error.what.rpartition(": ")[2]
     return f"{error.wanted} ({about})" if error.wanted else error.what
-
-
-def _with_fitting_modes(method: Method, spec: LayerSpec) -> Method:
-    """The method, its modes corrected to the nearest that fit, if it has modes."""
-    if not isinstance(method, TensorTrain | Tucker | Cp):
-        return method
-    wanted = Modes(method.out_modes, method.in_modes)
-    fitted = wanted.fitted(spec)
-    if fitted == wanted:
-        return method
-    modes: dict[str, Any] = {"out_modes": fitted.rows, "in_modes": fitted.columns}
-    if isinstance(method, Cp):
-        limit = cp_rank_limit(fitted.rows + fitted.columns)
-        return replace(method, rank=min(method.rank, limit), **modes)
-    limits = fitted.bonds if isinstance(method, TensorTrain) else fitted.sides
-    ranks = tuple(min(rank, limit) for rank, limit in zip(method.ranks, limits, strict=True))
-    return replace(method, ranks=ranks, **modes)
 
 
 def _unknown_layer(name: str, layers: Sequence[LayerSpec], document: Document) -> Problem:

@@ -206,7 +206,7 @@ def _with_ranks(method: Method, needed: Sequence[int]) -> Method:
     """The method with the ranks that are needed, where those are lower."""
     ranks = tuple(map(min, needed, _ranks(method)))
     if isinstance(method, TensorTrain | Tucker):
-        return replace(method, ranks=ranks)
+        return replace(method, ranks=ranks).feasible()
     assert isinstance(method, Svd | Cp | QuantizePlusLowRank)
     return replace(method, rank=ranks[0])
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Self, TypeVar
@@ -107,6 +108,18 @@ class Method(ABC):
     def check(self, spec: LayerSpec) -> None:
         """Raise ``MethodError`` when the settings do not fit the matrix."""
 
+    def feasible(self) -> Self:
+        """The same with ranks that its own modes allow; itself, where it has none or they do."""
+        return self
+
+    def fitting(self, spec: LayerSpec) -> Self:  # noqa: ARG002 - only some have modes and ranks
+        """The same with the nearest modes and ranks that a matrix allows; itself, where it fits.
+
+        Other settings that do not fit (a group size that does not divide the row) stay as they are,
+        for ``check`` to refuse.
+        """
+        return self
+
     @abstractmethod
     def skeleton(self, spec: LayerSpec) -> CompressedMatrix:
         """Make the layer with tensors of the right shapes and types and no meaningful content.
@@ -145,17 +158,15 @@ class Method(ABC):
                 wanted=wanted,
             )
         problem.check()
-        with torch.device("meta"):
-            layer = self.skeleton(problem.spec)
-        try:
+        with placed_errors(problem.spec, str(self)):
+            with torch.device("meta"):
+                layer = self.skeleton(problem.spec)
             tensors = self.fit(problem)
-        except MethodError as error:
-            raise error.within(f"layer {problem.spec}, {self}") from error
-        if layer.bias is not None and problem.bias is not None:
-            tensors = tensors | {"bias": problem.bias.detach().to(layer.bias.dtype)}
-        layer.load_state_dict(
-            {key: value.contiguous() for key, value in tensors.items()}, assign=True
-        )
+            if layer.bias is not None and problem.bias is not None:
+                tensors = tensors | {"bias": problem.bias.detach().to(layer.bias.dtype)}
+            layer.load_state_dict(
+                {key: value.contiguous() for key, value in tensors.items()}, assign=True
+            )
         return layer.requires_grad_(False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,6 +217,37 @@ class Method(ABC):
     def __str__(self) -> str:
         """Short label for tables, such as ``quantize 3 bit g64``."""
         return " ".join([self.name, *(f"{f.name}={getattr(self, f.name)}" for f in fields(self))])
+
+
+@contextmanager
+def placed_errors(spec: LayerSpec, method: str) -> Iterator[None]:
+    """Put layer and method before an error of a fit, torch's own among them.
+
+    Raises:
+        MethodError: whatever the fit raised, and why.
+    """
+    try:
+        yield
+    except MethodError as error:
+        raise error.within(f"layer {spec}, {method}") from error
+    except RuntimeError as error:  # of torch: shapes, memory, a decomposition that fails
+        raise MethodError(
+            f"layer {spec}, {method} cannot be built",
+            got=" ".join(str(error).split()) or type(error).__name__,
+            hint="Choose another method or other settings for this layer; --debug shows where it "
+            "was raised.",
+        ) from error
+
+
+def repair_notice(wanted: Method, used: Method) -> str:
+    """Say which settings were made to fit: ``ranks of tt 8x8 r99 do not fit, used tt 8x8 r64``."""
+    changed = [
+        field.name
+        for field in fields(wanted)
+        if getattr(wanted, field.name) != getattr(used, field.name)
+    ]
+    verb = "does" if changed == ["rank"] else "do"
+    return f"{' and '.join(changed)} of {wanted} {verb} not fit, used {used}"
 
 
 @lru_cache(maxsize=100_000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from autocompress.methods.base import (
     whole_numbers,
 )
 from autocompress.methods.core_fitting import Part, store_fitted
-from autocompress.methods.folding import check_modes, check_ranks, folded_label
+from autocompress.methods.folding import check_modes, check_ranks, fitting_modes, folded_label
 from autocompress.numerics.cp import CpForm, cp_rank_limit
 from autocompress.numerics.shapes import balanced_modes
 from autocompress.records import LayerSpec
@@ -51,7 +51,16 @@ class Cp(Method):
     def uniform(cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0) -> Cp:
         """``order`` balanced modes a side; the rank is lower where the modes allow less."""
         out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
-        return cls(min(rank, cp_rank_limit(out_modes + in_modes)), out_modes, in_modes, bits)
+        return cls(rank, out_modes, in_modes, bits).feasible()
+
+    def feasible(self) -> Cp:
+        """The same with a rank that its modes allow."""
+        return replace(self, rank=min(self.rank, cp_rank_limit(self.out_modes + self.in_modes)))
+
+    def fitting(self, spec: LayerSpec) -> Cp:
+        """The same with the nearest modes that fit a matrix, and a rank that they allow."""
+        out_modes, in_modes = fitting_modes(spec, self.out_modes, self.in_modes)
+        return replace(self, out_modes=out_modes, in_modes=in_modes).feasible()
 
     def check(self, spec: LayerSpec) -> None:
         """Modes must cover the matrix without waste, the rank not exceed what the modes allow.

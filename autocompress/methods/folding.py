@@ -30,18 +30,40 @@ def check_modes(
             )
 
 
+def fitting_modes(
+    spec: LayerSpec, out_modes: tuple[int, ...], in_modes: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The nearest modes that cover both sides of a matrix: the given ones, where they do."""
+    return nearest_modes(spec.out_features, out_modes), nearest_modes(spec.in_features, in_modes)
+
+
 def check_ranks(
-    method: Method, spec: LayerSpec, ranks: tuple[int, ...], limits: tuple[int, ...]
+    method: Method,
+    spec: LayerSpec,
+    ranks: tuple[int, ...],
+    limits: tuple[int, ...],
+    feasible: tuple[int, ...] | None = None,
 ) -> None:
-    """Check that no rank exceeds what the modes allow.
+    """Check that no rank exceeds what the modes and the other ranks allow.
+
+    Args:
+        method: for the message.
+        spec: the matrix.
+        ranks: one per joint or mode.
+        limits: what the modes alone allow.
+        feasible: the ranks as they are lowered to what all the others allow.
 
     Raises:
-        MethodError: one does; the message names the limits.
+        MethodError: one does; the message names what is allowed.
     """
+    what, got = "rank" if len(ranks) == 1 else "ranks", ", ".join(map(str, ranks))
     if any(rank > limit for rank, limit in zip(ranks, limits, strict=True)):
-        got, most = (", ".join(map(str, numbers)) for numbers in (ranks, limits))
-        what = "rank" if len(ranks) == 1 else "ranks"
-        raise MethodError(f"layer {spec}, {method}: {what}", got=got, wanted=f"at most {most}")
+        wanted = f"at most {', '.join(map(str, limits))}"
+    elif feasible is not None and feasible != ranks:
+        wanted = f"{', '.join(map(str, feasible))}, as much as each has beside the others"
+    else:
+        return
+    raise MethodError(f"layer {spec}, {method}: {what}", got=got, wanted=wanted)
 
 
 def folded_label(name: str, out_modes: tuple[int, ...], ranks: tuple[int, ...], bits: int) -> str:

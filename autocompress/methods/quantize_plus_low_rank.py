@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, get_args
 
@@ -79,6 +79,10 @@ class QuantizePlusLowRank(Method):
             raise MethodError(
                 f"layer {spec}, {self}: rank", got=self.rank, wanted=f"at most {min(spec.shape)}"
             )
+
+    def fitting(self, spec: LayerSpec) -> QuantizePlusLowRank:
+        """The same with a rank of the corrector that a matrix can have."""
+        return replace(self, rank=min(self.rank, *spec.shape))
 
     def skeleton(self, spec: LayerSpec) -> CorrectedMatrix:
         """A corrected layer without content."""

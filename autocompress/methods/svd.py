@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self, get_args
 
 from torch import Tensor
@@ -61,6 +61,10 @@ class Svd(Method):
             raise MethodError(
                 f"layer {spec}, {self}: rank", got=self.rank, wanted=f"at most {min(spec.shape)}"
             )
+
+    def fitting(self, spec: LayerSpec) -> Svd:
+        """The same with a rank that a matrix can have."""
+        return replace(self, rank=min(self.rank, *spec.shape))
 
     def rank_share(self, spec: LayerSpec) -> float:
         """Share of the largest rank."""

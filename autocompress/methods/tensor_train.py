@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -23,8 +23,14 @@ from autocompress.methods.base import (
     whole_numbers,
 )
 from autocompress.methods.core_fitting import Part, store_fitted, store_given
-from autocompress.methods.folding import check_modes, check_ranks, folded_label
-from autocompress.numerics.shapes import balanced_modes, matrix_train_limits, padded_modes
+from autocompress.methods.folding import check_modes, check_ranks, fitting_modes, folded_label
+from autocompress.numerics.shapes import (
+    balanced_modes,
+    feasible_train_ranks,
+    matrix_train_limits,
+    padded_modes,
+    paired_modes,
+)
 from autocompress.numerics.tensor_train import TrainForm, random_train
 from autocompress.records import LayerSpec
 
@@ -85,8 +91,17 @@ class TensorTrain(Method):
         The rank is lower where the modes allow less.
         """
         out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
-        limits = matrix_train_limits(out_modes, in_modes)
-        return cls(tuple(min(rank, limit) for limit in limits), out_modes, in_modes, bits)
+        return cls((rank,) * (order - 1), out_modes, in_modes, bits).feasible()
+
+    def feasible(self) -> TensorTrain:
+        """The same with ranks that its modes and its other ranks allow."""
+        modes = paired_modes(self.out_modes, self.in_modes)
+        return replace(self, ranks=feasible_train_ranks(self.ranks, modes))
+
+    def fitting(self, spec: LayerSpec) -> TensorTrain:
+        """The same with the nearest modes that fit a matrix, and ranks that they allow."""
+        out_modes, in_modes = fitting_modes(spec, self.out_modes, self.in_modes)
+        return replace(self, out_modes=out_modes, in_modes=in_modes).feasible()
 
     def check(self, spec: LayerSpec) -> None:
         """Modes must cover the matrix without waste, ranks must not exceed what the modes allow.
@@ -96,7 +111,7 @@ class TensorTrain(Method):
         """
         check_modes(self, spec, self.out_modes, self.in_modes)
         limits = matrix_train_limits(self.out_modes, self.in_modes)
-        check_ranks(self, spec, self.ranks, limits)
+        check_ranks(self, spec, self.ranks, limits, self.feasible().ranks)
 
     def rank_share(self, spec: LayerSpec) -> float:  # noqa: ARG002 - the modes say it all
         """Smallest share of the largest rank of any joint."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -20,8 +20,12 @@ from autocompress.methods.base import (
     whole_numbers,
 )
 from autocompress.methods.core_fitting import Part, store_fitted
-from autocompress.methods.folding import check_modes, check_ranks, folded_label
-from autocompress.numerics.shapes import balanced_modes, tucker_rank_limits
+from autocompress.methods.folding import check_modes, check_ranks, fitting_modes, folded_label
+from autocompress.numerics.shapes import (
+    balanced_modes,
+    feasible_tucker_ranks,
+    tucker_rank_limits,
+)
 from autocompress.numerics.tucker import TuckerForm
 from autocompress.records import LayerSpec
 
@@ -63,8 +67,17 @@ class Tucker(Method):
         The rank is lower where the modes allow less.
         """
         out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
-        limits = tucker_rank_limits(out_modes + in_modes)
-        return cls(tuple(min(rank, limit) for limit in limits), out_modes, in_modes, bits)
+        return cls((rank,) * (2 * order), out_modes, in_modes, bits).feasible()
+
+    def feasible(self) -> Tucker:
+        """The same with ranks that its modes and its other ranks allow."""
+        modes = self.out_modes + self.in_modes
+        return replace(self, ranks=feasible_tucker_ranks(self.ranks, modes))
+
+    def fitting(self, spec: LayerSpec) -> Tucker:
+        """The same with the nearest modes that fit a matrix, and ranks that they allow."""
+        out_modes, in_modes = fitting_modes(spec, self.out_modes, self.in_modes)
+        return replace(self, out_modes=out_modes, in_modes=in_modes).feasible()
 
     def check(self, spec: LayerSpec) -> None:
         """Modes must cover the matrix without waste, ranks must not exceed what the modes allow.
@@ -74,7 +87,7 @@ class Tucker(Method):
         """
         check_modes(self, spec, self.out_modes, self.in_modes)
         limits = tucker_rank_limits(self.out_modes + self.in_modes)
-        check_ranks(self, spec, self.ranks, limits)
+        check_ranks(self, spec, self.ranks, limits, self.feasible().ranks)
 
     def rank_share(self, spec: LayerSpec) -> float:  # noqa: ARG002 - the modes say it all
         """Smallest share of the largest rank of any mode."""

@@ -107,12 +107,51 @@ def train_rank_limits(modes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(min(math.prod(modes[:k]), math.prod(modes[k:])) for k in range(1, len(modes)))
 
 
+def paired_modes(out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> tuple[int, ...]:
+    """Modes of a train whose cores pair one out mode with one in mode each."""
+    return tuple(o * i for o, i in zip(out_modes, in_modes, strict=True))
+
+
 def matrix_train_limits(out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> tuple[int, ...]:
     """Largest useful ranks of a train whose cores pair one out mode with one in mode each."""
-    return train_rank_limits(tuple(o * i for o, i in zip(out_modes, in_modes, strict=True)))
+    return train_rank_limits(paired_modes(out_modes, in_modes))
+
+
+def feasible_train_ranks(ranks: tuple[int, ...], modes: tuple[int, ...]) -> tuple[int, ...]:
+    """Lower the ranks of a train to those that its modes and its other ranks allow.
+
+    A joint's rank is at most the rank at either neighbour times the mode between them, and so at
+    most the smaller side of its unfolding. Lower ranks lose nothing: no tensor has higher ones
+    beside the others. One sweep a way is enough, since a rank that the second lowers is the next
+    one's times a mode.
+
+    Args:
+        ranks: one for each of the ``d - 1`` joints.
+        modes: ``d`` modes, of a matrix those of ``paired_modes``.
+    """
+    found = list(ranks)
+    before = 1
+    for k, rank in enumerate(found):
+        before = found[k] = min(rank, before * modes[k])
+    after = 1
+    for k in reversed(range(len(found))):
+        after = found[k] = min(found[k], modes[k + 1] * after)
+    return tuple(found)
 
 
 def tucker_rank_limits(modes: tuple[int, ...]) -> tuple[int, ...]:
     """Largest useful rank of each mode of a Tucker decomposition."""
     total = math.prod(modes)
     return tuple(min(mode, total // mode) for mode in modes)
+
+
+def feasible_tucker_ranks(ranks: tuple[int, ...], modes: tuple[int, ...]) -> tuple[int, ...]:
+    """Lower the ranks of a Tucker decomposition to those that its modes and other ranks allow.
+
+    A rank is at most its mode and at most the product of all other ranks: no tensor has a higher
+    one beside them. Only the largest rank can exceed that product.
+    """
+    found = [min(rank, mode) for rank, mode in zip(ranks, modes, strict=True)]
+    for k, rank in enumerate(found):
+        found[k] = min(rank, math.prod(found[:k] + found[k + 1 :]))
+    return tuple(found)

@@ -55,7 +55,7 @@ def hand_written_plans(
 def _uniform(specs: Sequence[LayerSpec], method_for: Callable[[LayerSpec], Method]) -> Plan:
     methods: dict[str, Method] = {}
     for spec in specs:
-        method = method_for(spec)
+        method = method_for(spec).fitting(spec)
         try:
             method.check(spec)
         except MethodError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from autocompress.errors import ConfigurationError, MethodError
-from autocompress.methods.base import Method
+from autocompress.methods.base import Method, repair_notice
 from autocompress.methods.keep import Keep
 from autocompress.records import LayerSpec, Role
 from autocompress.search.families.base import Family
@@ -154,8 +154,7 @@ class Space:
         """
         rule = self.rule_for(spec)
         if rule is not None and rule.pin is not None:
-            _check_pin(rule.pin, spec)
-            return (rule.pin,)
+            return (_fitting_pin(rule.pin, spec),)
         # Blocks repeat the same shapes: without what tells them apart, each cost is computed once.
         shape = replace(spec, name="", depth=None, tied=())
         fitting = [
@@ -207,14 +206,23 @@ class Space:
         return sets
 
     def notices(self, specs: Sequence[LayerSpec]) -> tuple[str, ...]:
-        """What was corrected to suit the matrices, for the report."""
-        free = [spec for spec in specs if (rule := self.rule_for(spec)) is None or rule.pin is None]
+        """What was corrected to suit the matrices, for the report; alike ones in one line."""
+        corrected: dict[str, list[LayerSpec]] = {}
+        for spec in specs:
+            for notice in dict.fromkeys(self._notices(spec)):
+                corrected.setdefault(notice, []).append(spec)
         return tuple(
-            notice
-            for spec in free
-            for family in self._offered(self.rule_for(spec))
-            for notice in family.notices(spec)
+            f"{first}{f' and {len(others)} more' if others else ''}: {notice}"
+            for notice, (first, *others) in corrected.items()
         )
+
+    def _notices(self, spec: LayerSpec) -> Iterator[str]:
+        rule = self.rule_for(spec)
+        if rule is None or rule.pin is None:
+            for family in self._offered(rule):
+                yield from family.notices(spec)
+        elif (used := rule.pin.fitting(spec)) != rule.pin:
+            yield repair_notice(rule.pin, used)
 
     def unmatched_rules(self, specs: Sequence[LayerSpec]) -> tuple[UnmatchedRule, ...]:
         """The rules, optional ones aside, that match no matrix of a model."""
@@ -280,11 +288,18 @@ def _fits(method: Method, spec: LayerSpec) -> bool:
     return True
 
 
-def _check_pin(method: Method, spec: LayerSpec) -> None:
+def _fitting_pin(pinned: Method, spec: LayerSpec) -> Method:
+    """The pinned method with modes and ranks that the matrix allows.
+
+    Raises:
+        MethodError: another setting does not fit.
+    """
+    method = pinned.fitting(spec)
     try:
         method.check(spec)
     except MethodError as error:
-        raise error.within(f"layer {spec}, pinned to {method}") from error
+        raise error.within(f"layer {spec}, pinned to {pinned}") from error
+    return method
 
 
 def _nearest(match: Match, specs: Sequence[LayerSpec]) -> tuple[str, ...]:

@@ -68,6 +68,16 @@ def test_a_corrupt_layer_is_built_again_with_a_warning(make_builder, tmp_path, c
     assert make_builder().build(name, Quantize(3, 16)) is not None
 
 
+def test_an_error_of_torch_in_what_is_prepared_names_the_layer(make_builder, monkeypatch):
+    def fail(*_arguments):
+        raise RuntimeError("shape '[2, 768]' is invalid")
+
+    monkeypatch.setattr("autocompress.methods.svd.decompose", fail)
+    name = next(iter(make_builder.metrics))
+    with pytest.raises(MethodError, match=rf"{name}.*svd.*shape '\[2, 768\]' is invalid"):
+        make_builder().prepare(name, [Svd(4, bits=8)])
+
+
 def test_metrics_that_are_not_finite_are_refused_before_fits_are_prepared(make_builder):
     metrics = dict(make_builder.metrics)
     name, metric = next((n, m) for n, m in metrics.items() if m.columns.ndim == 2)

@@ -12,8 +12,10 @@ from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
+from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.tucker import Tucker
 from tests.llama_specs import llama_specs
 
 SPECS = llama_specs()
@@ -101,10 +103,31 @@ def test_a_pattern_without_its_quotes_is_told_to_have_them(tmp_path):
         load_recipe(path)
 
 
-def test_a_refused_rank_says_that_it_is_the_rank():
-    plan = Plan.of({"model.layers.1.mlp.down_proj": Svd(300)})
-    with pytest.raises(RecipeFileError, match=r"at most 256 \(rank\)"):
-        check_recipe(plan, SPECS)
+@pytest.mark.parametrize(
+    ("method", "used"),
+    [
+        (Svd(300), Svd(256)),
+        (QuantizePlusLowRank(2, 0, 300), QuantizePlusLowRank(2, 0, 256)),
+        (
+            TensorTrain((16, 88), (64, 2, 2), (2, 2, 176)),
+            TensorTrain((16, 64), (64, 2, 2), (2, 2, 176)),
+        ),
+        (
+            Tucker((16, 1, 2, 2), (16, 16), (16, 44)),
+            Tucker((4, 1, 2, 2), (16, 16), (16, 44)),
+        ),
+        (Cp(5000, (16, 16), (16, 44)), Cp(4096, (16, 16), (16, 44))),
+    ],
+    ids=lambda method: method.name,
+)
+def test_ranks_that_cannot_exist_are_lowered_with_a_notice(method, used):
+    name = "model.layers.1.mlp.down_proj"
+    checked = check_recipe(Plan.of({name: method}), SPECS)
+    assert checked.plan[name] == used
+    (notice,) = checked.notices
+    assert name in notice
+    assert f"of {method} do" in notice
+    assert f"used {used}" in notice
 
 
 @pytest.mark.parametrize(
@@ -124,7 +147,6 @@ def test_recipe_for_another_model_names_every_stranger():
             "model.layers.7.mlp.up_proj": Quantize(4),
             "lm_head": Keep(),
             "model.layers.0.mlp.down_proj": Quantize(4, 128),
-            "model.layers.1.mlp.down_proj": Svd(300),
         }
     )
     with pytest.raises(RecipeError) as caught:
@@ -135,7 +157,6 @@ def test_recipe_for_another_model_names_every_stranger():
     assert nearest[1].endswith(".mlp.up_proj")
     assert nearest[2] == "model.embed_tokens"
     assert "g128" in caught.value.problems[3].got
-    assert "at most 256" in caught.value.problems[4].allowed
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,18 @@ def test_a_matrix_of_another_shape_is_refused() -> None:
         Svd(2).build(MatrixProblem(spec_of(8, 12), matrix(12, 8)))
 
 
+def test_an_error_of_torch_names_layer_and_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting that passes its check is known to end so; an ill-conditioned matrix may."""
+
+    def fail(*_arguments: object) -> None:
+        raise torch.linalg.LinAlgError("linalg.svd: it failed to\nconverge")
+
+    monkeypatch.setattr("autocompress.methods.svd.decompose", fail)
+    problem = problem_of(spec_of(8, 12))
+    with pytest.raises(MethodError, match=r"layer block.matrix .*svd r2 .*failed to converge"):
+        Svd(2).build(problem)
+
+
 @pytest.mark.parametrize("rank_of_gram", [0, 1])
 def test_singular_grams_are_fitted_in(rank_of_gram: int) -> None:
     rows, columns = torch.zeros(8, 8), torch.zeros(12, 12)

@@ -75,6 +75,8 @@ def test_impossible_settings_are_named(data: dict[str, Any], message: str) -> No
         (TensorTrain((97,), (8, 8), (12, 8)), "rank: got 97, wanted at most 64"),
         (Tucker((4, 4, 4, 4), (8, 8), (12, 7)), "in_modes do not fit"),
         (Tucker((9, 4, 4, 4), (8, 8), (12, 8)), "at most 8, 8, 12, 8"),
+        (TensorTrain((4, 32), (16, 2, 2), (2, 2, 24)), "got 4, 32, wanted 4, 16"),
+        (Tucker((8, 1, 2, 2), (8, 8), (12, 8)), "got 8, 1, 2, 2, wanted 4, 1, 2, 2"),
     ],
 )
 def test_settings_that_miss_the_shape_are_named(method: Any, message: str) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.numerics.shapes import (
     balanced_modes,
+    feasible_train_ranks,
+    feasible_tucker_ranks,
     fits,
     nearest_modes,
     skewed_modes,
@@ -87,6 +91,50 @@ def test_fits(size: int, modes: tuple[int, ...], covers: bool) -> None:
 def test_rank_limits() -> None:
     assert train_rank_limits((4, 6, 5)) == (4, 5)
     assert tucker_rank_limits((2, 3, 50)) == (2, 3, 6)
+
+
+def singular_ranks(ranks: tuple[int, ...], modes: tuple[int, ...]) -> tuple[int, ...]:
+    """Ranks of the unfoldings of a train with random cores: what it can hold at these ranks."""
+    shapes = zip((1, *ranks), modes, (*ranks, 1), strict=True)
+    generator = torch.Generator().manual_seed(0)
+    cores = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    tensor = reduce(lambda a, b: torch.tensordot(a, b, dims=1), cores).reshape(modes)
+    return tuple(
+        int(torch.linalg.matrix_rank(tensor.reshape(math.prod(modes[:k]), -1)))
+        for k in range(1, len(modes))
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    modes=st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    ranks=st.tuples(*[st.integers(1, 9)] * 3),
+)
+def test_feasible_train_ranks_are_those_that_random_cores_have(
+    modes: list[int], ranks: tuple[int, ...]
+) -> None:
+    wanted = ranks[: len(modes) - 1]
+    assert feasible_train_ranks(wanted, tuple(modes)) == singular_ranks(wanted, tuple(modes))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    modes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
+    ranks=st.tuples(*[st.integers(1, 6)] * 4),
+)
+def test_feasible_tucker_ranks_are_those_that_random_cores_have(
+    modes: list[int], ranks: tuple[int, ...]
+) -> None:
+    wanted = ranks[: len(modes)]
+    generator = torch.Generator().manual_seed(0)
+    tensor = torch.randn(wanted, generator=generator, dtype=torch.float64)
+    for k, (rank, mode) in enumerate(zip(wanted, modes, strict=True)):
+        factor = torch.randn(mode, rank, generator=generator, dtype=torch.float64)
+        tensor = torch.tensordot(tensor, factor, dims=([k], [1])).movedim(-1, k)
+    held = tuple(
+        int(torch.linalg.matrix_rank(tensor.movedim(k, 0).flatten(1))) for k in range(len(modes))
+    )
+    assert feasible_tucker_ranks(wanted, tuple(modes)) == held
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 31, 97, 256, 704, 4099, 50257])

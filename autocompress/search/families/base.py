@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,8 +23,8 @@ class Family(ABC):
     def candidates(self, spec: LayerSpec) -> Iterator[Method]:
         """Yield every combination for one matrix; some may not fit it, some may be equal."""
 
-    def notices(self, spec: LayerSpec) -> Iterator[str]:  # noqa: ARG002 - only families with modes correct anything
-        """Yield what was corrected to suit one matrix."""
+    def notices(self, spec: LayerSpec) -> Iterator[str]:  # noqa: ARG002 - only families with modes or ranks correct anything
+        """Yield what was corrected to suit one matrix; Space names the matrix."""
         yield from ()
 
 
@@ -47,6 +47,18 @@ class Ranks:
             yield tuple(min(rank, most) for most in largest)
         for fraction in self.fractions:
             yield tuple(aligned_rank(fraction * most) for most in largest)
+
+    def notices(self, method: str, largest: int) -> Iterator[str]:
+        """Yield which of the whole ranks are lowered to the largest."""
+        above = [rank for rank in self.whole if rank > largest]
+        if above:
+            yield f"{method} {listed(above)} above the largest, used {largest}"
+
+
+def listed(ranks: Sequence[int]) -> str:
+    """Ranks as the subject of a sentence: ``ranks 64, 96 are``."""
+    noun, verb = ("rank", "is") if len(ranks) == 1 else ("ranks", "are")
+    return f"{noun} {', '.join(map(str, ranks))} {verb}"
 
 
 def aligned_rank(rank: float) -> int:

@@ -41,6 +41,10 @@ class SvdFamily(Family):
         ):
             yield Svd(rank, metric, bits, gram)
 
+    def notices(self, spec: LayerSpec) -> Iterator[str]:
+        """Yield which whole ranks are above the smaller side."""
+        yield from self.ranks.notices(self.name, min(spec.shape))
+
 
 @dataclass(frozen=True)
 class QuantizePlusLowRankFamily(Family):
@@ -75,3 +79,7 @@ class QuantizePlusLowRankFamily(Family):
         ):
             group = WHOLE_ROW if size == spec.in_features else size
             yield QuantizePlusLowRank(bits, group, rank, factor_bits, symmetric, gram)
+
+    def notices(self, spec: LayerSpec) -> Iterator[str]:
+        """Yield which whole ranks of the corrector are above the smaller side."""
+        yield from self.ranks.notices(self.name, min(spec.shape))

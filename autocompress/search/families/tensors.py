@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -21,7 +22,7 @@ from autocompress.numerics.shapes import (
     tucker_rank_limits,
 )
 from autocompress.records import LayerSpec
-from autocompress.search.families.base import Family, Ranks
+from autocompress.search.families.base import Family, Ranks, listed
 
 Split = Literal["balanced", "skewed"]
 
@@ -83,6 +84,10 @@ class _TensorFamily(Family):
     bits: tuple[int, ...] = (0,)
     splits: tuple[Split, ...] = ("balanced",)
 
+    @abstractmethod
+    def feasible(self, rank: int, modes: Modes, spec: LayerSpec) -> tuple[int, ...]:
+        """What a whole rank becomes under some modes, one per bond or mode."""
+
     def foldings(self, spec: LayerSpec) -> Iterator[Modes]:
         """Yield the ways to split one matrix."""
         for order, split in itertools.product(self.orders, self.splits):
@@ -91,11 +96,17 @@ class _TensorFamily(Family):
             yield modes.fitted(spec)
 
     def notices(self, spec: LayerSpec) -> Iterator[str]:
-        """Yield every explicit split that had to be corrected."""
+        """Yield every explicit split and every whole rank that had to be corrected."""
         for modes in self.modes:
             fitted = modes.fitted(spec)
             if fitted != modes:
-                yield f"{spec}: {self.name} modes {modes} do not fit, used {fitted}"
+                yield f"{self.name} modes {modes} do not fit, used {fitted}"
+        for modes in dict.fromkeys(self.foldings(spec)):
+            lowered = {rank: self.feasible(rank, modes, spec) for rank in self.ranks.whole}
+            changed = [rank for rank, used in lowered.items() if set(used) != {rank}]
+            if changed:
+                used = "; ".join(",".join(map(str, lowered[rank])) for rank in changed)
+                yield f"{self.name} {listed(changed)} too high for modes {modes}, used {used}"
 
 
 class TensorTrainFamily(_TensorFamily):
@@ -107,7 +118,11 @@ class TensorTrainFamily(_TensorFamily):
         """Yield every combination."""
         for modes in self.foldings(spec):
             for ranks, bits in itertools.product(self.ranks.within(modes.bonds), self.bits):
-                yield TensorTrain(ranks, modes.rows, modes.columns, bits)
+                yield TensorTrain(ranks, modes.rows, modes.columns, bits).feasible()
+
+    def feasible(self, rank: int, modes: Modes, spec: LayerSpec) -> tuple[int, ...]:  # noqa: ARG002 - modes say it all
+        """One rank at every bond, lowered to what the modes allow."""
+        return TensorTrain((rank,) * len(modes.bonds), modes.rows, modes.columns).feasible().ranks
 
 
 class TuckerFamily(_TensorFamily):
@@ -119,7 +134,11 @@ class TuckerFamily(_TensorFamily):
         """Yield every combination."""
         for modes in self.foldings(spec):
             for ranks, bits in itertools.product(self.ranks.within(modes.sides), self.bits):
-                yield Tucker(ranks, modes.rows, modes.columns, bits)
+                yield Tucker(ranks, modes.rows, modes.columns, bits).feasible()
+
+    def feasible(self, rank: int, modes: Modes, spec: LayerSpec) -> tuple[int, ...]:  # noqa: ARG002 - modes say it all
+        """One rank for every mode, lowered to what the modes allow."""
+        return Tucker((rank,) * len(modes.sides), modes.rows, modes.columns).feasible().ranks
 
 
 class CpFamily(_TensorFamily):
@@ -130,7 +149,16 @@ class CpFamily(_TensorFamily):
     def candidates(self, spec: LayerSpec) -> Iterator[Method]:
         """Yield every combination."""
         for modes in self.foldings(spec):
-            sizes = modes.rows + modes.columns
-            largest = min(cp_rank_limit(sizes), spec.parameters // sum(sizes))
+            largest = _largest_cp_rank(modes, spec)
             for (rank,), bits in itertools.product(self.ranks.within((largest,)), self.bits):
                 yield Cp(rank, modes.rows, modes.columns, bits)
+
+    def feasible(self, rank: int, modes: Modes, spec: LayerSpec) -> tuple[int, ...]:
+        """The rank, lowered to that which takes as many numbers as the matrix."""
+        return (min(rank, _largest_cp_rank(modes, spec)),)
+
+
+def _largest_cp_rank(modes: Modes, spec: LayerSpec) -> int:
+    """The rank that takes as many numbers as the matrix; at least 1, as of a matrix of 2 x 2."""
+    sizes = modes.rows + modes.columns
+    return max(1, min(cp_rank_limit(sizes), spec.parameters // sum(sizes)))

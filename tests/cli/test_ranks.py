@@ -1,0 +1,75 @@
+"""Ranks on the command line: what cannot exist is lowered, with a notice, before torch sees it."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from autocompress.cli.main import main
+from autocompress.export import verify
+from autocompress.methods.plan import Plan
+from tests.api.verifying import score_here
+from tests.conftest import VOCABULARY, make_tiny_model, make_tiny_tokenizer
+
+RECIPE = """\
+version: 1
+layers:
+  transformer.h.0.mlp.c_fc: {method: svd, rank: 99}
+  transformer.h.0.mlp.c_proj:
+    {method: tensor_train, ranks: [1, 8], out_modes: [8, 2, 2], in_modes: [2, 2, 32]}
+"""
+
+TRAINS = """\
+version: 1
+name: trains
+methods:
+  keep: true
+  tensor_train: {orders: [3], splits: [skewed], rank_fractions: [0.12, 0.25]}
+"""
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """A folder with a GPT-2, whose feed-forward is four times as wide, and a text."""
+    folder = tmp_path_factory.mktemp("my models")
+    make_tiny_model("gpt2").save_pretrained(folder / "my gpt2")
+    make_tiny_tokenizer().save_pretrained(folder / "my gpt2")
+    words = random.Random(0).choices(range(VOCABULARY - 3), k=1_200)
+    (folder / "my text.txt").write_text(" ".join(f"w{word}" for word in words))
+    (folder / "my recipe.yaml").write_text(RECIPE)
+    (folder / "my trains.yaml").write_text(TRAINS)
+    return folder
+
+
+@pytest.fixture
+def compress(gpt2, tmp_path, monkeypatch, capsys):
+    """Type ``autocompress compress`` in the folder, and read what it says."""
+    monkeypatch.chdir(gpt2)
+    monkeypatch.setattr(verify, "score_in_fresh_process", score_here)
+
+    def run(*options):
+        command = ["compress", "my gpt2", *options, "--data", "my text.txt", "--json"]
+        assert main([*command, "--out", str(tmp_path / "small")]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out), err
+
+    return run
+
+
+def test_trains_of_low_rank_only_compress_a_gpt2(compress):
+    facts, _ = compress("--budget", "3x", "--space", "my trains.yaml")
+    methods = {method.name for method in Plan.from_recipe(facts["recipe"]).values()}
+    assert facts["ratio"] >= 3
+    assert methods == {"keep", "tensor_train"}
+
+
+def test_ranks_of_a_recipe_that_cannot_exist_are_lowered_with_a_notice(compress, capsys):
+    facts, err = compress("--recipe", "my recipe.yaml")
+    layers = facts["recipe"]["layers"]
+    assert layers["transformer.h.0.mlp.c_fc"]["rank"] == 32
+    assert layers["transformer.h.0.mlp.c_proj"]["ranks"] == [1, 4]
+    assert "rank of svd r99 does not fit, used svd r32" in err
+    assert main(["validate", "my recipe.yaml"]) == 0  # without a model: what its modes rule out
+    assert "ranks of tt 8x2x2 r1,8 do not fit, used tt 8x2x2 r1,4" in capsys.readouterr().err
