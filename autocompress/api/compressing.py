@@ -16,13 +16,12 @@ from autocompress.api.in_memory import (
     session_in_memory,
 )
 from autocompress.api.report import Compressed, CompressionReport, LayerReport, Quality
-from autocompress.api.session import Session, TextSettings, one_of, open_session
+from autocompress.api.session import Session, TextSettings, named_texts, one_of, open_session
 from autocompress.api.target import RecipeSource, Target, read_target
 from autocompress.calibration.menu import judge
 from autocompress.errors import ConfigurationError
 from autocompress.evaluation.latency import describe_device
 from autocompress.evaluation.scoring import check_scorable, score
-from autocompress.evaluation.windows import Windows
 from autocompress.export.folder import check_free
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
@@ -61,6 +60,8 @@ def compress(
     data: str | None = None,
     calibration_data: Content | None = None,
     report_data: Content | None = None,
+    context: int | None = None,
+    bos: bool = True,
     texts: TextSettings | None = None,
     seed: int = 0,
     runs_dir: str | Path | None = "runs",
@@ -95,7 +96,10 @@ def compress(
             ``[tokens]`` or ``[windows, tokens]``, read as one sequence; the bundled text when left
             out.
         report_data: what to measure perplexity on, likewise.
-        texts: the sources and how many tokens of each, instead of sources by name.
+        context: tokens of a window of text; as many as the model's context, at most 2048, when left
+            out.
+        bos: start each window with what the tokenizer puts before a text, such as a begin token.
+        texts: the sources and how many tokens of each, instead of sources by name, context and bos.
         seed: of the calibration's labels.
         runs_dir: folder of the cache, from which another budget takes seconds; ``None`` keeps
             nothing.
@@ -123,7 +127,8 @@ def compress(
     if wish.out is not None:
         check_free(wish.out, overwrite)
     named, own = own_content({"calibration": calibration_data, "report": report_data})
-    sources = TextSettings(data, named.get("calibration"), None, named.get("report"))
+    calibrate, report = named.get("calibration"), named.get("report")
+    sources = named_texts(data, calibrate, None, report, context=context, bos=bos)
     settings = one_of(texts, sources)
     with kept_in(runs_dir) as folder:
         if isinstance(model, PreTrainedModel):
@@ -184,7 +189,7 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
     measured = (wish.measure or wish.out is not None) and _has_report_text(session)
     # Said before the work that comes first.
     for ids in (session.calibration_ids, *([session.report_ids] if measured else [])):
-        check_scorable(session.loaded.model, Windows(ids, session.context))
+        check_scorable(session.loaded.model, session.windows(ids))
     plan = target.plan_for(session)
     layers = _judged(session, plan)
     quality = _quality(session, plan) if measured else None
@@ -203,6 +208,7 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
         inventory.skipped,
         quality,
         exported,
+        session.begin_token,
     )
     finish = compress_ if wish.inplace else compressed_copy
     return Compressed(finish(session.workbench, plan, session.build), report)

@@ -34,7 +34,6 @@ from autocompress.api.study_choice import Destination, SearchSettings, check_set
 from autocompress.api.trial_list import ExpectedTrial, expected_trials
 from autocompress.errors import DataError
 from autocompress.evaluation.corpus import PARTS
-from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
@@ -245,7 +244,7 @@ def _texts(session: Session) -> tuple[UsedText, ...]:
     used = []
     for name in PARTS:
         ids = getattr(session, f"{name}_ids")
-        windows = len(Windows(ids, session.context))
+        windows = len(session.windows(ids))
         used.append(UsedText(name, session.texts.names[name], len(ids), windows))
     return tuple(used)
 

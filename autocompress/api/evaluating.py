@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autocompress.errors import ConfigurationError, ModelError
-from autocompress.evaluation.corpus import PARTS, bundled_text, cut_in_three, read_source, token_ids
+from autocompress.evaluation.corpus import PARTS, bundled_text, cut_in_three, read_source
+from autocompress.evaluation.encoding import begin_tokens, check_known, spelled, token_ids
 from autocompress.evaluation.latency import describe_device
 from autocompress.evaluation.scoring import Score, Teacher, score
 from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
@@ -26,7 +29,8 @@ def evaluate(
     data: str | None = None,
     part: str | None = None,
     tokens: int = DEFAULT_TOKENS,
-    context: int = DEFAULT_CONTEXT,
+    context: int | None = None,
+    bos: bool = True,
     against: str | LoadedModel | None = None,
     tasks: Sequence[str] = (),
     task_folder: str | Path | None = None,
@@ -45,7 +49,8 @@ def evaluate(
         part: score only this part of ``data``, ``calibration``, ``selection`` or ``report``, as a
             search cuts it.
         tokens: score at most that many tokens, from the start.
-        context: longest window, at most the model's context.
+        context: tokens of a window; as many as the model's context, at most 2048, when left out.
+        bos: start each window with what the tokenizer puts before a text, such as a begin token.
         against: dense model to measure the KL divergence from.
         tasks: names of lm-eval tasks, groups or tags.
         task_folder: folder of task files.
@@ -57,10 +62,10 @@ def evaluate(
 
     Returns:
         ``model``, ``bytes`` of its stored tensors, ``device``, ``data``, ``perplexity``, ``nll``,
-        ``tokens``, and against a dense model ``kl``, the ``rise`` of log-perplexity and its 95 %
-        interval ``rise_interval``, from the windows of the text drawn again in pairs (each ``None``
-        when not measured); and ``tasks``: one mapping per metric with ``task``, ``metric``,
-        ``value``, ``stderr`` and ``samples``.
+        ``tokens``, the ``begin_token`` of each window, and against a dense model ``kl``, the
+        ``rise`` of log-perplexity and its 95 % interval ``rise_interval``, from the windows of the
+        text drawn again in pairs (each ``None`` when not measured); and ``tasks``: one mapping per
+        metric with ``task``, ``metric``, ``value``, ``stderr`` and ``samples``.
 
     Raises:
         ModelError: a model that cannot be loaded or scored.
@@ -76,18 +81,23 @@ def evaluate(
         "trust_remote_code": trust_remote_code,
     }
     loaded = _loaded(model, settings, progress)
+    context = context or DEFAULT_CONTEXT
+    begin = begin_tokens(loaded.tokenizer) if bos else ()
     result: dict[str, Any] = {
         "model": loaded.source,
         "fingerprint": loaded.fingerprint,
         "bytes": stored_bytes(loaded.model),
         "device": describe_device(loaded.model),
+        "begin_token": spelled(begin, loaded.tokenizer),
         **dict.fromkeys(("data", "perplexity", "nll", "tokens", "kl", "rise", "rise_interval")),
         "tasks": [],
     }
     if not tasks or data is not None or against is not None:
         text, result["data"] = _text(data, part)
-        ids = token_ids(text, loaded.tokenizer, limit=tokens, name=f"the text {result['data']}")
-        windows = Windows(ids, context_length(loaded.model, context))
+        name = f"the text {result['data']}"
+        ids = token_ids(text, loaded.tokenizer, limit=tokens, name=name)
+        check_known(torch.cat([ids, ids.new_tensor(begin)]), loaded.model, loaded.tokenizer, name)
+        windows = Windows(ids, context_length(loaded.model, context), begin)
         dense = None if against is None else _loaded(against, settings, progress)
         measured, teacher = _score(loaded, dense, windows, progress)
         result |= {
@@ -108,7 +118,13 @@ def evaluate(
 
         with progress.task(f"Running tasks {', '.join(tasks)}"):
             rows = run_tasks(
-                loaded.model, loaded.tokenizer, tasks, task_folder=task_folder, limit=limit
+                loaded.model,
+                loaded.tokenizer,
+                tasks,
+                task_folder=task_folder,
+                limit=limit,
+                context=context,
+                begin=begin,
             )
         result["tasks"] = [asdict(row) for row in rows]
     return result

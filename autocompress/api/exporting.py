@@ -15,7 +15,6 @@ from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.atomic_write import written_whole
 from autocompress.errors import StorageError, StudyError
-from autocompress.evaluation.windows import Windows
 from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, export_checkpoint
 from autocompress.export.folder import check_free
 from autocompress.export.verify import Verification, verify_checkpoint
@@ -139,7 +138,7 @@ def write_folder(
     with session.progress.task("Loading it in a fresh process"):
         verification = verify_checkpoint(
             report.folder,
-            Windows(ids, session.context),
+            session.windows(ids),
             perplexity=measurement.perplexity,
             weight_bytes=report.weight_bytes,
             device=str(session.loaded.model.device),

@@ -9,7 +9,7 @@ from autocompress.api.exporting import Exported, export_trial
 from autocompress.api.finish import Finish
 from autocompress.api.profiling import Profile, make_profile
 from autocompress.api.searching import resume_search, run_search
-from autocompress.api.session import TextSettings, one_of
+from autocompress.api.session import TextSettings, named_texts, one_of
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.search.engines.choosing import EngineSettings
@@ -40,6 +40,8 @@ def search(
     calibration_data: str | None = None,
     selection_data: str | None = None,
     report_data: str | None = None,
+    context: int | None = None,
+    bos: bool = True,
     study: str | None = None,
     resume: str | None = None,
     runs_dir: str | Path = "runs",
@@ -79,6 +81,9 @@ def search(
         calibration_data: source of the text that statistics are collected on.
         selection_data: source of the text that trials are scored on.
         report_data: source of the text that the final figures are measured on.
+        context: tokens of a window of text; as many as the model's context, at most 2048, when left
+            out.
+        bos: start each window with what the tokenizer puts before a text, such as a begin token.
         study: name of the study; made up from model and budget when left out. The same name and
             settings go on.
         resume: name of a study to go on with, by its own settings; the other settings are then not
@@ -90,12 +95,12 @@ def search(
         device: where the model runs.
         dtype: type to load the model in; as stored when left out.
         trust_remote_code: let code that comes with a hub model run.
-        texts: the sources and how many tokens of each, instead of the four sources above.
+        texts: the sources and how many tokens of each, instead of the sources, context and bos.
         progress: told how far things are.
 
     Raises:
         BudgetUnreachable: no plan can be as small as the budget.
-        ConfigurationError: ``texts`` and one of the four sources.
+        ConfigurationError: ``texts`` and one of these.
         AutocompressError: and those below it; the message is one paragraph that says what to do.
     """
     endurance = Endurance(trials, time, patience)
@@ -122,7 +127,12 @@ def search(
             device,
             dtype,
             trust_remote_code,
-            one_of(texts, TextSettings(data, calibration_data, selection_data, report_data)),
+            one_of(
+                texts,
+                named_texts(
+                    data, calibration_data, selection_data, report_data, context=context, bos=bos
+                ),
+            ),
         )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(
@@ -142,6 +152,8 @@ def profile(
     space: str = "default",
     data: str | None = None,
     calibration_data: str | None = None,
+    context: int | None = None,
+    bos: bool = True,
     seed: int = 0,
     runs_dir: str | Path = "runs",
     device: str = "cpu",
@@ -153,7 +165,7 @@ def profile(
 
     The arguments mean what they do in ``search``.
     """
-    texts = TextSettings(data, calibration_data)
+    texts = named_texts(data, calibration_data, context=context, bos=bos)
     return make_profile(
         model,
         texts,

@@ -13,9 +13,9 @@ from torch import Tensor
 from autocompress.api.session import Session
 from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.errors import AutocompressError
-from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source, token_ids
+from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source
+from autocompress.evaluation.encoding import check_known, token_ids
 from autocompress.evaluation.scoring import Score, Teacher, score
-from autocompress.evaluation.windows import Windows
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.hardware import explained_memory
 from autocompress.healing.healer import CHECK_TOKENS, Check, Healed, Healer
@@ -114,7 +114,7 @@ def _healed(
     checkpoint: Checkpoint | None,
     teacher: DenseTeacher | None,
 ) -> Healed:
-    selection = Windows(session.selection_ids, session.context)
+    selection = session.windows(session.selection_ids)
     if numbers is None and settings.refit:
         at_once = min(WINDOWS_AT_ONCE, (settings.tokens_at_once or ids.numel()) // session.context)
         numbers = _refitted(session, plan, ids, max(1, at_once))
@@ -162,7 +162,7 @@ def _refitted(session: Session, plan: Plan, ids: Tensor, at_once: int) -> dict[s
             plan,
             session.build,
             session.metrics,
-            torch.split(windows_of(ids, session.context), at_once),
+            torch.split(windows_of(ids, session.context, session.begin), at_once),
             progress=session.progress,
             folder=session.cache.root,
         )
@@ -178,7 +178,7 @@ def _refitted(session: Session, plan: Plan, ids: Tensor, at_once: int) -> dict[s
 
 def _scores(session: Session, plan: Plan, *stored: Mapping[str, Tensor] | None) -> Iterator[Score]:
     """Score a plan with some stored numbers after others on the watched part of the selection."""
-    windows = Windows(session.selection_ids, session.context)
+    windows = session.windows(session.selection_ids)
     watched = windows.first(CHECK_TOKENS // session.context)
     teacher = Teacher.of(session.workbench.model, watched)
     for numbers in stored:
@@ -217,5 +217,7 @@ def healing_text(session: Session, data: str | None, settings: HealSettings) -> 
     else:
         tokenizer = session.loaded.tokenizer
         ids = token_ids(own, tokenizer, limit=limit, least=1, name=f"the healing text {name}")
-    windows_of(ids, session.context)  # refuses what is too short before anything is done
+    check_known(ids, session.loaded.model, session.loaded.tokenizer, f"the healing text {name}")
+    # Refuses what is too short before anything is done.
+    windows_of(ids, session.context, session.begin)
     return name, ids

@@ -141,7 +141,7 @@ class HealingWork:
         self.session = session
         self.text, self.ids = healing_text(self.session, data, settings)
         self.tokens_hash = tensor_key(self.ids)
-        self.teacher = DenseTeacher(self.session.workbench.model)
+        self.teacher = DenseTeacher(self.session.workbench.model, given=max(1, len(session.begin)))
         if texts is None:
             with session.progress.task("Measuring the dense model"):
                 texts = session.scored_text("selection"), session.scored_text("report")
@@ -149,7 +149,7 @@ class HealingWork:
         dense = record.dense_selection
         known = dense.latency_ms is not None and dense.latency_spread_ms is not None
         latency = Latency(dense.latency_ms, dense.latency_spread_ms) if known else None  # type: ignore[arg-type]
-        self.evaluator = Evaluator(self.session.workbench, self.session.build, latency)
+        self.evaluator = Evaluator(session.workbench, session.build, latency, session.begin)
 
     def heal(
         self,

@@ -76,13 +76,14 @@ def heal_folder(
     session, plan, numbers = opened.session, opened.plan, opened.numbers
     text, ids = healing_text(session, None, settings)
     report = session.scored_text("report")
-    evaluator = Evaluator(session.workbench, session.build)
+    evaluator = Evaluator(session.workbench, session.build, begin=session.begin)
     before = evaluator.measure(plan, report, numbers=numbers)
     identity = {
         "model": session.loaded.fingerprint,
         "plan": plan.hash,
         "numbers": key_of(numbers),
         "text": tensor_key(ids),
+        "begin": list(session.begin),
         "settings": asdict(settings),
     }
     kept = Checkpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from autocompress.api.session import OwnContent, Session, TextSettings
 from autocompress.calibration.cache import Cache
 from autocompress.errors import ConfigurationError, DataError, ModelError
-from autocompress.evaluation.corpus import LEAST_TOKENS
+from autocompress.evaluation.encoding import LEAST_TOKENS
 from autocompress.progress import SILENT, Progress
 from autocompress.surgery.loading import LoadedModel, fingerprint, is_exported
 
@@ -24,7 +25,13 @@ _DENSE = "a dense model with its weights in memory, such as from_pretrained give
 
 
 class MissingTokenizer:
-    """Stands in for the tokenizer of a model that was given without one."""
+    """Stands in for the tokenizer of a model that was given without one; it knows no tokens."""
+
+    all_special_ids: tuple[int, ...] = ()
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Name tokens, which have no names here."""
+        return ["" for _ in ids]
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Refuse to encode a text.
@@ -72,6 +79,8 @@ def session_in_memory(
     with _evaluating(model), torch.inference_mode(False), torch.enable_grad():
         reader = cast(PreTrainedTokenizerBase, tokenizer or MissingTokenizer())
         loaded = LoadedModel(model, reader, source, fingerprint(model))
+        if tokenizer is None:  # nothing says what its texts begin with
+            settings = replace(settings, bos=False)
         cache = Cache(runs_dir / "cache")
         yield Session(loaded, settings, cache, progress, seed=seed, own=own)
 

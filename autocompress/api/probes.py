@@ -22,7 +22,6 @@ from autocompress.calibration.menu import judge
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.evaluation.latency import DecodeTimer, prompt_of
 from autocompress.evaluation.scoring import Teacher
-from autocompress.evaluation.windows import Windows
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.numerics.metric import Curvature, Metric
@@ -84,14 +83,14 @@ def probe(session: Session, space: Space) -> Speed:
     model, ids = session.loaded.model, session.calibration_ids
 
     def score(tokens: int) -> None:
-        Teacher.of(model, Windows(ids[:tokens], session.context))
+        Teacher.of(model, session.windows(ids[:tokens]))
 
     def calibrate(tokens: int) -> None:
-        batches = [window[None] for window in Windows(ids[:tokens], session.context)]
+        batches = [window[None] for window in session.windows(ids[:tokens])]
         specs = session.workbench.inventory.layers
         stream_statistics(model, specs, batches, lambda _metrics: None)
 
-    timer = DecodeTimer(model, prompt_of(model), TIMED_TOKENS)
+    timer = DecodeTimer(model, prompt_of(model, begin=session.begin), TIMED_TOKENS)
     return Speed(
         per_token(score, len(ids)),
         per_token(calibrate, len(ids)),

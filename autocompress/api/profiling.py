@@ -25,6 +25,7 @@ class Profile:
         skipped: modules left as they are, with the reason.
         calibration: the text that the statistics were collected on.
         tokens: how many tokens of it.
+        begin_token: what each of its windows started with; ``None`` for nothing.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Profile:
     skipped: tuple[Skipped, ...]
     calibration: str
     tokens: int
+    begin_token: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON; damages in nats per token."""
@@ -41,6 +43,7 @@ class Profile:
             "space": self.space,
             "calibration": self.calibration,
             "tokens": self.tokens,
+            "begin_token": self.begin_token,
             "layers": [_layer_to_dict(layer) for layer in self.menu.layers],
             "skipped": [
                 {"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped
@@ -116,4 +119,5 @@ def make_profile(
         session.workbench.inventory.skipped,
         session.texts.names["calibration"],
         len(session.calibration_ids),
+        session.begin_token,
     )

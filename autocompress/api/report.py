@@ -75,6 +75,7 @@ class CompressionReport:
         skipped: modules left as they are, with the reason.
         quality: perplexities on the report text; ``None`` when they were not measured.
         exported: the folder that was written, if one was.
+        begin_token: what each window of the texts started with; ``None`` for nothing.
     """
 
     model: str
@@ -86,6 +87,7 @@ class CompressionReport:
     skipped: tuple[Skipped, ...]
     quality: Quality | None = None
     exported: Exported | None = None
+    begin_token: str | None = None
 
     @property
     def ratio(self) -> float:
@@ -119,6 +121,7 @@ class CompressionReport:
             "predicted_damage": self.damage,
             "layers": self.table(),
             "skipped": [vars(skipped) for skipped in self.skipped],
+            "begin_token": self.begin_token,
         }
         if self.quality is not None:
             measured = self.quality.measured

@@ -90,7 +90,7 @@ def run_search(
     with progress.task("Measuring the dense model"):
         selection, report = session.scored_text("selection"), session.scored_text("report")
         known = None if study is None else _dense_latency(to_record(study, folder))
-        evaluator = Evaluator(session.workbench, session.build, known)
+        evaluator = Evaluator(session.workbench, session.build, known, session.begin)
         if study is None:
             header = _header(
                 folder,

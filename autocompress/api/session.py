@@ -18,12 +18,20 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache, content_key, tensor_key
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.menu import Menu, build_menu
+from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.config.space_file import load_space
 from autocompress.errors import ConfigurationError, ModelError
-from autocompress.evaluation.corpus import PARTS, Texts, check_disjoint, load_texts, token_ids
+from autocompress.evaluation.corpus import PARTS, Texts, check_disjoint, load_texts
+from autocompress.evaluation.encoding import (
+    begin_tokens,
+    check_known,
+    special_tokens,
+    spelled,
+    token_ids,
+)
 from autocompress.evaluation.scoring import Teacher
-from autocompress.evaluation.windows import Windows, context_length
+from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
 from autocompress.numerics.metric import Metric
@@ -34,7 +42,7 @@ from autocompress.surgery.inventory import Inventory
 from autocompress.surgery.loading import LoadedModel, is_exported, load_model
 from autocompress.surgery.workbench import Workbench
 
-STATISTICS_VERSION = 6  # raise it when what is collected changes
+STATISTICS_VERSION = 7  # raise it when what is collected changes
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class TextSettings:
         swap_tokens: tokens of the calibration text to measure options on inside a compressed model;
             0 leaves it at predictions.
         context: longest window, at most the model's context.
+        bos: whether each window starts with what the tokenizer puts before a text, such as a begin
+            token, which is given and not predicted.
     """
 
     data: str | None = None
@@ -62,7 +72,34 @@ class TextSettings:
     selection_tokens: int = 16_384
     report_tokens: int = 24_576
     swap_tokens: int = 2_048
-    context: int = 2_048
+    context: int = DEFAULT_CONTEXT
+    bos: bool = True
+
+
+def named_texts(
+    data: str | None = None,
+    calibration_data: str | None = None,
+    selection_data: str | None = None,
+    report_data: str | None = None,
+    *,
+    context: int | None = None,
+    bos: bool = True,
+) -> TextSettings:
+    """The settings of the texts that a command names; see ``TextSettings``.
+
+    Raises:
+        ConfigurationError: a context that predicts nothing.
+    """
+    if context is not None and context < 2:
+        raise ConfigurationError("--context is too low", got=context, wanted="at least 2")
+    return TextSettings(
+        data,
+        calibration_data,
+        selection_data,
+        report_data,
+        context=DEFAULT_CONTEXT if context is None else context,
+        bos=bos,
+    )
 
 
 def one_of(texts: TextSettings | None, sources: TextSettings) -> TextSettings:
@@ -73,8 +110,9 @@ def one_of(texts: TextSettings | None, sources: TextSettings) -> TextSettings:
     """
     if texts is None:
         return sources
+    usual = TextSettings()
     names = [field.name for field in fields(sources)]
-    named = [name for name in names if name.endswith("data") and getattr(sources, name) is not None]
+    named = [name for name in names if getattr(sources, name) != getattr(usual, name)]
     if named:
         raise ConfigurationError(
             "the texts are named twice",
@@ -161,11 +199,39 @@ class Session:
         return self._ids("report")
 
     def _ids(self, part: str) -> Tensor:
-        limit = getattr(self.settings, f"{part}_tokens")
+        limit, tokenizer = getattr(self.settings, f"{part}_tokens"), self.loaded.tokenizer
         if part in self.own.tokens:
-            return self.own.tokens[part][:limit]
-        label = f"the {part} text {self.texts.names[part]}"
-        return token_ids(getattr(self.texts, part), self.loaded.tokenizer, limit=limit, name=label)
+            label, ids = f"{part}_data", self._without_begin(self.own.tokens[part])[:limit]
+        else:
+            label = f"the {part} text {self.texts.names[part]}"
+            ids = token_ids(getattr(self.texts, part), tokenizer, limit=limit, name=label)
+        check_known(ids, self.loaded.model, tokenizer, label)
+        return ids
+
+    def _without_begin(self, ids: Tensor) -> Tensor:
+        """Token ids without the tokens that every window starts with anyway."""
+        count = len(self.begin)
+        return ids[count:] if tuple(ids[:count].tolist()) == self.begin else ids
+
+    @cached_property
+    def begin(self) -> tuple[int, ...]:
+        """Tokens that every window starts with."""
+        if not self.settings.bos:
+            return ()
+        begin = begin_tokens(self.loaded.tokenizer)
+        check_known(
+            torch.tensor(begin), self.loaded.model, self.loaded.tokenizer, "the start of a text"
+        )
+        return begin
+
+    @property
+    def begin_token(self) -> str | None:
+        """The tokens that every window starts with, as a person reads them."""
+        return spelled(self.begin, self.loaded.tokenizer)
+
+    def windows(self, ids: Tensor) -> Windows:
+        """Cut tokens ``[n]`` into windows."""
+        return Windows(ids, self.context, self.begin)
 
     @property
     def statistics_key(self) -> str:
@@ -174,6 +240,8 @@ class Session:
             self.loaded.fingerprint,
             tensor_key(self.calibration_ids),
             self.context,
+            self.begin,
+            special_tokens(self.loaded.tokenizer),
             self.seed,
             STATISTICS_VERSION,
             str(next(self.loaded.model.parameters()).dtype),
@@ -192,11 +260,15 @@ class Session:
         if not missing:
             return metrics
 
+        special = special_tokens(self.loaded.tokenizer)
+
         def keep(done: Mapping[str, Metric]) -> None:
             _check_finite(done)
-            metrics.keep(done)
+            metrics.keep(
+                {name: at_least_average(each, specs[name], special) for name, each in done.items()}
+            )
 
-        batches = (window[None] for window in Windows(self.calibration_ids, self.context))
+        batches = (window[None] for window in self.windows(self.calibration_ids))
         with self.progress.task("Calibrating (tokens)", len(self.calibration_ids)) as advance:
             stream_statistics(
                 self.loaded.model,
@@ -230,7 +302,7 @@ class Session:
 
     def scored_text(self, name: str, tokens: int | None = None) -> ScoredText:
         """A text to score on, by its name, with the dense model's predictions on it."""
-        windows = Windows(getattr(self, f"{name}_ids")[:tokens], self.context)
+        windows = self.windows(getattr(self, f"{name}_ids")[:tokens])
         return ScoredText(name, windows, Teacher.of(self.loaded.model, windows))
 
     def identity(self) -> dict[str, Any]:
@@ -242,6 +314,7 @@ class Session:
             "fingerprint": self.loaded.fingerprint,
             "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
             "context": self.context,
+            "begin_token": self.begin_token,
             **names,
             **hashes,
             "texts": asdict(self.settings),

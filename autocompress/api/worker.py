@@ -65,7 +65,7 @@ class WorkerSettings:
         _check_cache(self.runs_dir)
         session = self.search.open(self.runs_dir)
         _check_model(session, self.fingerprint)
-        evaluator = Evaluator(session.workbench, session.build, self.dense_latency)
+        evaluator = Evaluator(session.workbench, session.build, self.dense_latency, session.begin)
         text = session.scored_text("selection")
         return lambda job: evaluator.run(job, text)
 

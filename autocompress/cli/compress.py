@@ -9,7 +9,9 @@ import typer
 
 from autocompress.cli.options import (
     RUNS_DIR,
+    Bos,
     CalibrationData,
+    Context,
     Data,
     Device,
     Dtype,
@@ -61,6 +63,8 @@ def compress(
     data: Data = None,
     calibration_data: CalibrationData = None,
     report_data: ReportData = None,
+    context: Context = None,
+    bos: Bos = True,
     device: Device = "cpu",
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -93,6 +97,8 @@ def compress(
         "data": data,
         "calibration_data": calibration_data,
         "report_data": report_data,
+        "context": context,
+        "bos": bos,
         "device": device,
         "dtype": dtype,
         "trust_remote_code": trust_remote_code,

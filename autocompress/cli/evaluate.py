@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from autocompress.cli.options import Bos, Context
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
 from autocompress.errors import StorageError
 from autocompress.units import format_bytes
@@ -35,6 +36,8 @@ def evaluate(
     tokens: Annotated[
         int, typer.Option(help="Most tokens to score, from the start of the text.")
     ] = 24_576,
+    context: Context = None,
+    bos: Bos = True,
     against: Annotated[
         str | None, typer.Option(help="Dense model to measure the KL divergence from.")
     ] = None,
@@ -79,6 +82,8 @@ def evaluate(
         data=data,
         part=part,
         tokens=tokens,
+        context=context,
+        bos=bos,
         against=against,
         tasks=[name.strip() for name in (tasks or "").split(",") if name.strip()],
         task_folder=task_folder,
@@ -98,12 +103,14 @@ def evaluate(
 
 def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"{result['model']} on {result['device']}", show_header=False)
     table.add_row("size", f"{format_bytes(result['bytes'])} ({result['bytes']:,} bytes)")
     if result["perplexity"] is not None:
         table.add_row("perplexity", f"{result['perplexity']:.4f}")
-        table.add_row("tokens", f"{result['tokens']:,} of {result['data']}")
+        begin = f", each window behind {result['begin_token']}" if result["begin_token"] else ""
+        table.add_row("tokens", Text(f"{result['tokens']:,} of {result['data']}{begin}"))
     if result["rise"] is not None:
         interval = result["rise_interval"]
         spread = (

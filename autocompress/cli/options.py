@@ -20,6 +20,21 @@ CalibrationData = Annotated[
 ReportData = Annotated[
     str | None, typer.Option("--report-data", help="Source of the text for the final figures.")
 ]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        help="Tokens of a window of text, at most the model's context.",
+        show_default="2048",
+    ),
+]
+Bos = Annotated[
+    bool,
+    typer.Option(
+        "--bos/--no-bos",
+        help="Start each window with the begin token that the tokenizer puts before a text.",
+    ),
+]
 Space = Annotated[
     str,
     typer.Option(

@@ -9,7 +9,9 @@ import typer
 
 from autocompress.cli.options import (
     RUNS_DIR,
+    Bos,
     CalibrationData,
+    Context,
     Data,
     Device,
     Dtype,
@@ -32,6 +34,8 @@ def profile(
     space: Space = "default",
     data: Data = None,
     calibration_data: CalibrationData = None,
+    context: Context = None,
+    bos: Bos = True,
     seed: Seed = 0,
     runs_dir: RunsDir = RUNS_DIR,
     html: Annotated[
@@ -66,6 +70,8 @@ def profile(
         space=space,
         data=data,
         calibration_data=calibration_data,
+        context=context,
+        bos=bos,
         seed=seed,
         runs_dir=runs_dir,
         device=device,

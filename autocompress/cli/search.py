@@ -8,7 +8,9 @@ import typer
 
 from autocompress.cli.options import (
     RUNS_DIR,
+    Bos,
     CalibrationData,
+    Context,
     Data,
     Device,
     Dtype,
@@ -45,6 +47,8 @@ def search(
         typer.Option("--selection-data", help="Source of the text that trials are scored on."),
     ] = None,
     report_data: ReportData = None,
+    context: Context = None,
+    bos: Bos = True,
     space: Space = "default",
     trials: Annotated[
         int | None,
@@ -162,11 +166,13 @@ def search(
     if dry_run:
         from autocompress.api.endurance import Endurance
         from autocompress.api.finish import Finish
-        from autocompress.api.session import TextSettings
+        from autocompress.api.session import named_texts
         from autocompress.api.study_choice import Destination, SearchSettings
         from autocompress.cli.dry_run_view import show_dry_run
 
-        texts = TextSettings(data, calibration_data, selection_data, report_data)
+        texts = named_texts(
+            data, calibration_data, selection_data, report_data, context=context, bos=bos
+        )
         show_dry_run(
             SearchSettings(
                 *(model, budget, latency, space, sampler, seed),
@@ -211,6 +217,8 @@ def search(
         calibration_data=calibration_data,
         selection_data=selection_data,
         report_data=report_data,
+        context=context,
+        bos=bos,
         study=study,
         resume=resume,
         runs_dir=runs_dir,

@@ -13,25 +13,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
 
 from autocompress.errors import DataError
+from autocompress.evaluation.encoding import LEAST_TOKENS
 from autocompress.evaluation.hub_text import is_hub_source, read_hub_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PARTS = ("calibration", "selection", "report")
 CUTS = (0.4, 0.6)  # of one source: 40 % calibrates, 20 % selects, 40 % reports
-LEAST_TOKENS = 256  # below that a perplexity says nothing
 PASSAGE = 200  # characters that two texts must share to count as the same passage
 # Share of a text's passages that another text may hold, for licence headers and set phrases.
 MOST_SHARED = 0.05
-# More than any tokenizer packs into a token on average; to encode only what is needed.
-CHARACTERS_PER_TOKEN = 16
 
 _BUNDLED = {"calibration": "calibrate.txt", "selection": "select.txt", "report": "report.txt"}
 _PASSAGE_STARTS = re.compile(r"[.!?\u3002\uff01\uff1f]\s*|\n\s*")
@@ -211,43 +202,3 @@ def _passages(text: str) -> dict[int, int]:
         for start in starts
         if start + PASSAGE <= len(text)
     }
-
-
-def token_ids(
-    text: str,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    limit: int | None = None,
-    least: int = LEAST_TOKENS,
-    name: str = "the text",
-) -> Tensor:
-    """Encode a text without special tokens: int64 ids ``[n]`` on the CPU.
-
-    Args:
-        text: what to encode.
-        tokenizer: the model's tokenizer.
-        limit: keep at most that many tokens, from the start.
-        least: a text of fewer tokens is an error, unless ``limit`` asks for fewer.
-        name: what the error calls the text.
-
-    Raises:
-        DataError: too few tokens.
-    """
-    head = text if limit is None else text[: limit * CHARACTERS_PER_TOKEN]
-    ids = _encode(head, tokenizer)
-    if limit is not None and len(ids) < limit and len(head) < len(text):
-        ids = _encode(text, tokenizer)
-    least = least if limit is None else min(least, limit)
-    if len(ids) < least:
-        raise DataError(
-            f"{name} is too short",
-            got=f"{len(ids)} tokens",
-            wanted=f"at least {least}",
-            hint="Give a longer text.",
-        )
-    return torch.tensor(ids[:limit], dtype=torch.int64)
-
-
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return list(ids)

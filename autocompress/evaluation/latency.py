@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import ModelError
+from autocompress.evaluation.encoding import vocabulary_of
 from autocompress.evaluation.windows import context_length
 
 PROMPT_TOKENS = 32
@@ -107,13 +108,20 @@ class PrefillTimer:
         prompt_ids: ``[n]`` int64; ``PREFILL_TOKENS``, or the context if that is shorter, when left
             out.
         reads: timed reads of one round, after one that is not counted.
+        begin: tokens that a prompt which is left out starts with.
     """
 
-    def __init__(self, model: Any, prompt_ids: Tensor | None = None, reads: int = READS) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompt_ids: Tensor | None = None,
+        reads: int = READS,
+        begin: tuple[int, ...] = (),
+    ) -> None:
         self.model, self.reads = model, reads
         self.device = next(model.parameters()).device
         if prompt_ids is None:
-            prompt_ids = prompt_of(model, context_length(model, PREFILL_TOKENS))
+            prompt_ids = prompt_of(model, context_length(model, PREFILL_TOKENS), begin)
         self.prompt_ids = prompt_ids.to(self.device)[None]
         # The logits of all tokens but the last are of no use, and generate does not compute them.
         named = inspect.signature(model.forward).parameters
@@ -137,10 +145,13 @@ def _wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def prompt_of(model: Any, length: int = PROMPT_TOKENS) -> Tensor:
-    """Make a prompt ``[length]`` of token ids spread over the vocabulary, the same every time."""
-    vocabulary: int = model.config.get_text_config().vocab_size
-    return (torch.arange(1, length + 1) * PRIME).remainder(vocabulary)
+def prompt_of(model: Any, length: int = PROMPT_TOKENS, begin: tuple[int, ...] = ()) -> Tensor:
+    """Make a prompt ``[length]`` of token ids spread over the vocabulary, the same every time.
+
+    It starts with the tokens ``begin``, as the model's texts do.
+    """
+    spread = (torch.arange(1, length + 1) * PRIME).remainder(vocabulary_of(model))
+    return torch.cat([spread.new_tensor(begin), spread])[:length]
 
 
 def decode_latency(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from autocompress.errors import DataError, ModelError
 from autocompress.evaluation.divergence import TOP_K, ExactRows, Rows, TopRows
+from autocompress.evaluation.encoding import vocabulary_of
 from autocompress.evaluation.windows import LOGIT_BYTES, LOGIT_BYTES_ACCELERATOR, Windows
 from autocompress.progress import Advance
 from autocompress.records import WindowScores
@@ -134,9 +135,10 @@ class Teacher:
         mine = self.windows
         if windows is mine:
             return True
-        whole = len(windows.ids) % mine.context == 0 or len(windows.ids) == len(mine.ids)
+        whole = len(windows.ids) % mine.stride == 0 or len(windows.ids) == len(mine.ids)
         return (
             windows.context == mine.context
+            and windows.begin == mine.begin
             and whole
             and torch.equal(windows.ids, mine.ids[: len(windows.ids)])
         )
@@ -207,14 +209,14 @@ def scores(
 def _window_logits(
     model: Any, windows: Windows, advance: Advance | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each window targets ``[length - 1]`` and their logits ``[length - 1, vocabulary]``."""
+    """For each window the ``m`` targets ``[m]`` and their logits ``[m, vocabulary]``."""
     device = _device(model)
     logit_bytes = LOGIT_BYTES if device.type == "cpu" else LOGIT_BYTES_ACCELERATOR
-    for batch in windows.batches(model.config.get_text_config().vocab_size, logit_bytes):
+    for batch in windows.batches(vocabulary_of(model), logit_bytes):
         batch = batch.to(device)
         logits = model(input_ids=batch, use_cache=False).logits
         for ids, window_logits in zip(batch, logits, strict=True):
-            yield ids[1:], window_logits[:-1]
+            yield ids[windows.given :], window_logits[windows.given - 1 : -1]
         if advance is not None:
             advance(len(batch))
 
@@ -245,16 +247,16 @@ def check_scorable(model: Any, windows: Windows) -> None:
     kind = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(f"{kind} cannot be scored: it is an encoder-decoder", wanted=SCORABLE)
-    config = model.config.get_text_config()
-    largest = int(windows.ids.max())
-    if largest >= config.vocab_size:
-        got = f"token {largest}, vocabulary of {config.vocab_size}"
+    vocabulary = vocabulary_of(model)
+    largest = max(int(windows.ids.max()), *windows.begin, 0)
+    if largest >= vocabulary:
+        got = f"token {largest}, vocabulary of {vocabulary}"
         raise DataError(
             "the text's tokens do not fit the model", got=got, wanted="the model's own tokenizer"
         )
-    first, second = int(windows.ids[0]), int(windows.ids[1])
+    first, second = next(iter(windows))[:2].tolist()
     probe = torch.tensor(
-        [[first, second], [first, (second + 1) % config.vocab_size]], device=_device(model)
+        [[first, second], [first, (second + 1) % vocabulary]], device=_device(model)
     )
     with torch.inference_mode():
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import ConfigurationError, DataError, ModelError
-from autocompress.evaluation.windows import context_length
+from autocompress.evaluation.windows import DEFAULT_CONTEXT, context_length
 
 BATCH_SIZE = 8
 BOOTSTRAPS = 1000  # draws for the standard error of metrics that are no means
@@ -55,6 +55,8 @@ def run_tasks(
     task_folder: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = BATCH_SIZE,
+    context: int = DEFAULT_CONTEXT,
+    begin: tuple[int, ...] = (),
 ) -> list[TaskResult]:
     """Run lm-eval tasks.
 
@@ -65,6 +67,8 @@ def run_tasks(
         task_folder: folder of task files, searched before lm-eval's own.
         limit: examples of each task; all when left out.
         batch_size: examples at a time.
+        context: longest input, at most the model's context.
+        begin: tokens that every text starts with; given, and never scored.
 
     Raises:
         ConfigurationError: an unknown task (with the nearest names), or a folder that does not
@@ -82,14 +86,9 @@ def run_tasks(
         )
     with _quiet():
         run, wrap = _import_harness()
+        wrapped = wrap(model, tokenizer, begin, batch_size, context_length(model, context))
         manager = _manager(names, task_folder)
         tasks = _load(manager, _resolve(manager, names, task_folder))
-        wrapped = wrap(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            max_length=context_length(model),
-        )
         results = run(wrapped, tasks, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=False)
     return list(_rows(results))
 
@@ -98,12 +97,13 @@ def _import_harness() -> tuple[Any, Any]:
     """``evaluate``, not ``simple_evaluate``: that reseeds the process and lists every package."""
     try:
         from lm_eval import evaluate
-        from lm_eval.models.huggingface import HFLM
+
+        from autocompress.evaluation.harness import Harness
     except ImportError as error:
         raise ConfigurationError(
             f"lm-eval cannot be imported ({error})", hint="pip install lm-eval accelerate"
         ) from error
-    return evaluate, HFLM
+    return evaluate, Harness
 
 
 def _manager(names: Sequence[str], folder: str | Path | None) -> Any:

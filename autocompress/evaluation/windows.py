@@ -36,38 +36,65 @@ def context_length(model: Any, most: int = DEFAULT_CONTEXT) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Tokens ``ids [n]`` cut into windows of ``context`` tokens.
+    """Tokens ``ids [n]`` of a text cut into windows of at most ``context`` tokens.
 
-    The first token of each window is only context; the rest are predicted. A last shorter window
-    stays when it predicts at least one token.
+    Each window starts with the tokens ``begin``, which are given and not predicted, and holds
+    ``stride`` tokens of the text, which are all predicted. Without ``begin`` the first token of
+    each window is only context. A last shorter window stays when it predicts at least one token.
 
     Raises:
-        DataError: fewer than two tokens.
+        DataError: fewer than two tokens, or no room for one beside those that are given.
     """
 
     ids: Tensor
     context: int
+    begin: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.ids) < 2 or self.context < 2:
-            got = f"{len(self.ids)} tokens in windows of {self.context}"
-            raise DataError("the text is too short to score", got=got, wanted="at least 2 tokens")
+        if len(self.ids) < self._least:
+            got, wanted = f"{len(self.ids)} tokens", f"at least {self._least}"
+            raise DataError("the text is too short to score", got=got, wanted=wanted)
+        least = self.given + 1
+        if self.context < least:
+            given = f", {len(self.begin)} of them given by the tokenizer" if self.begin else ""
+            raise DataError(
+                "the windows are too short to score",
+                got=f"a context of {self.context} tokens{given}",
+                wanted=f"at least {least}",
+                hint="Raise --context.",
+            )
+
+    @property
+    def given(self) -> int:
+        """Tokens at the start of a window that are not predicted."""
+        return max(1, len(self.begin))
+
+    @property
+    def stride(self) -> int:
+        """Tokens of the text in a whole window."""
+        return self.context - len(self.begin)
+
+    @property
+    def _least(self) -> int:
+        """Tokens of the text in the shortest window that predicts one."""
+        return self.given + 1 - len(self.begin)
 
     def __len__(self) -> int:
         """Number of windows."""
-        return len(self.ids) // self.context + (len(self.ids) % self.context >= 2)
+        return len(self.ids) // self.stride + (len(self.ids) % self.stride >= self._least)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Windows ``[length]`` in order."""
+        begin = self.ids.new_tensor(self.begin)
         return (
-            self.ids[start : start + self.context]
-            for start in range(0, len(self) * self.context, self.context)
+            torch.cat([begin, self.ids[start : start + self.stride]])
+            for start in range(0, len(self) * self.stride, self.stride)
         )
 
     @property
     def tokens(self) -> int:
         """Predicted tokens: what the means are over."""
-        return sum(len(window) - 1 for window in self)
+        return sum(len(window) - self.given for window in self)
 
     def first(self, count: int) -> Windows:
         """The first ``count`` windows, for a cheaper score; a teacher of all serves these too."""
@@ -75,13 +102,22 @@ class Windows:
 
     def part(self, start: int, stop: int) -> Windows:
         """The windows from one number up to another."""
-        return Windows(self.ids[start * self.context : stop * self.context], self.context)
+        ids = self.ids[start * self.stride : stop * self.stride]
+        return Windows(ids, self.context, self.begin)
 
     def batches(self, vocabulary: int, logit_bytes: int = LOGIT_BYTES) -> Iterator[Tensor]:
         """Batches ``[b, length]`` of equal windows whose fp32 logits fit in ``logit_bytes``."""
         size = max(1, logit_bytes // (4 * vocabulary * self.context))
-        whole = len(self.ids) // self.context
+        whole = len(self.ids) // self.stride
         if whole:
-            yield from torch.split(self.ids[: whole * self.context].view(whole, self.context), size)
+            equal = with_begin(self.ids[: whole * self.stride].view(whole, -1), self.begin)
+            yield from torch.split(equal, size)
         if len(self) > whole:
-            yield self.ids[whole * self.context :][None]
+            yield with_begin(self.ids[whole * self.stride :][None], self.begin)
+
+
+def with_begin(windows: Tensor, begin: tuple[int, ...]) -> Tensor:
+    """Put the same tokens before each of ``windows [n, length]``."""
+    if not begin:
+        return windows
+    return torch.cat([windows.new_tensor(begin).expand(len(windows), -1), windows], 1)

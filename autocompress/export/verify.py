@@ -84,7 +84,8 @@ def score_in_fresh_process(folder: Path, windows: Windows, *, device: str = "cpu
     """Load a folder and score it in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="autocompress-verify-") as scratch:
         ids = Path(scratch) / "windows.safetensors"
-        save_file({"ids": windows.ids.cpu().contiguous()}, ids)
+        tensors = {"ids": windows.ids.cpu().contiguous(), "begin": torch.tensor(windows.begin)}
+        save_file(tensors, ids)
         command = [
             sys.executable,
             "-m",
@@ -115,7 +116,9 @@ def main(folder: str, ids: str, context: str, device: str) -> None:
     from autocompress.surgery.loading import load_model
 
     model = load_model(folder, device=device).model
-    scored = score(model, Windows(load_file(ids)["ids"], int(context)))
+    tensors = load_file(ids)
+    begin = tuple(map(int, tensors["begin"]))
+    scored = score(model, Windows(tensors["ids"], int(context), begin))
     seen = Verification(scored.perplexity, scored.tokens, stored_bytes(model))
     sys.stdout.write(f"{_RESULT}{json.dumps(asdict(seen))}\n")
 

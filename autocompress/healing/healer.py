@@ -105,8 +105,9 @@ class Healer:
         self.student, self.settings = student, settings
         self.checkpoint, self.progress = checkpoint, progress
         self.context = selection.context
-        self.windows = windows_of(ids, self.context)
+        self.windows = windows_of(ids, self.context, selection.begin)
         self.selection = selection.first(CHECK_TOKENS // self.context)
+        teacher = teacher or DenseTeacher(dense, given=selection.given)
         self.objective = Objective(dense, student.model, settings.lm, teacher)
         with explained_memory(settings):
             self.teacher = Teacher.of(dense, self.selection)

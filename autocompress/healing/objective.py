@@ -38,10 +38,11 @@ class Objective:
         """
         wanted = self.teacher.predictions(ids)  # first, when no activations are held for gradients
         logits: Tensor = self.student(input_ids=ids, use_cache=False).logits
-        logits = logits[:, :-1].float().flatten(0, 1)
+        given = self.teacher.given
+        logits = logits[:, given - 1 : -1].float().flatten(0, 1)
         loss = wanted.divergence(logits)
         if self.lm:
-            loss = (1 - self.lm) * loss + self.lm * cross_entropy(logits, ids[:, 1:].flatten())
+            loss = (1 - self.lm) * loss + self.lm * cross_entropy(logits, ids[:, given:].flatten())
         return loss
 
     def on_blocks(self, ids: Tensor) -> Tensor:

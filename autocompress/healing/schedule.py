@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import DataError
+from autocompress.evaluation.windows import with_begin
 
 LEAST_WINDOWS = 4  # to train on
 WARM_UP = 0.05  # share of the steps in which the rate rises
@@ -34,18 +35,19 @@ def batches(windows: Tensor, size: int, seed: int) -> Iterator[Tensor]:
         yield windows[chosen]
 
 
-def windows_of(ids: Tensor, context: int) -> Tensor:
-    """Cut ``ids [n]`` into whole windows ``[n // context, context]``.
+def windows_of(ids: Tensor, context: int, begin: tuple[int, ...] = ()) -> Tensor:
+    """Cut ``ids [n]`` into whole windows ``[m, context]``, each behind the tokens ``begin``.
 
     Raises:
         DataError: there are too few.
     """
-    count = len(ids) // context
+    stride = context - len(begin)
+    count = len(ids) // stride
     if count < LEAST_WINDOWS:
         raise DataError(
             "the text to heal on is too short",
             got=f"{len(ids)} tokens",
-            wanted=f"at least {LEAST_WINDOWS * context}, {LEAST_WINDOWS} windows of {context}",
+            wanted=f"at least {LEAST_WINDOWS * stride}, {LEAST_WINDOWS} windows of {stride}",
             hint="Name a longer text with --data.",
         )
-    return ids[: count * context].view(count, context)
+    return with_begin(ids[: count * stride].view(count, stride), begin)

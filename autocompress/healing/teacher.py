@@ -61,22 +61,24 @@ class DenseTeacher:
     Args:
         dense: the dense model.
         most_bytes: of predictions that are kept; those of other windows are computed every time.
+        given: tokens at the start of each window that are not predicted.
     """
 
-    def __init__(self, dense: Any, most_bytes: int = MOST_BYTES) -> None:
-        self.dense, self.most_bytes = dense, most_bytes
+    def __init__(self, dense: Any, most_bytes: int = MOST_BYTES, given: int = 1) -> None:
+        self.dense, self.most_bytes, self.given = dense, most_bytes, given
         self._kept: dict[bytes, Predictions] = {}
         self._bytes = 0
 
     @torch.no_grad()
     def predictions(self, ids: Tensor) -> Predictions:
-        """Predictions of every token but the first of the windows ``ids [b, length]``, in a row."""
+        """Predictions of the tokens of the windows ``ids [b, length]`` behind those given."""
         keys = [row.cpu().numpy().tobytes() for row in ids]
         missing = [place for place, key in enumerate(keys) if key not in self._kept]
         fresh: dict[bytes, Predictions] = {}
         if missing:
             with full_precision(ids.device):
-                logits = self.dense(input_ids=ids[missing], use_cache=False).logits[:, :-1]
+                logits = self.dense(input_ids=ids[missing], use_cache=False).logits
+                logits = logits[:, self.given - 1 : -1]
             fresh = {
                 keys[place]: Predictions.of(each)
                 for place, each in zip(missing, logits, strict=True)

@@ -72,16 +72,21 @@ class Evaluator:
         workbench: holds the dense model.
         build: makes the layers of a plan.
         dense_latency: of the dense model when the study began; measured when left out.
+        begin: tokens that every prompt starts with.
     """
 
     def __init__(
-        self, workbench: Workbench, build: Build, dense_latency: Latency | None = None
+        self,
+        workbench: Workbench,
+        build: Build,
+        dense_latency: Latency | None = None,
+        begin: tuple[int, ...] = (),
     ) -> None:
         self.workbench, self.build = workbench, build
         self.device = describe_device(workbench.model)
-        prompt = prompt_of(workbench.model)
+        prompt = prompt_of(workbench.model, begin=begin)
         self.timer = DecodeTimer(workbench.model, prompt, LATENCY_TOKENS)
-        self.prefill_timer = PrefillTimer(workbench.model)
+        self.prefill_timer = PrefillTimer(workbench.model, begin=begin)
         self.dense_latency = dense_latency or DecodeTimer(workbench.model, prompt).measure()
 
     def dense(self, text: ScoredText) -> Measurement:

@@ -165,6 +165,7 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
             "memory_bytes": study.limits.memory_bytes,
             "latency_ms": study.limits.latency_ms,
         },
+        "begin_token": study.settings.get("begin_token"),
         "dense": _dense(study),
         "best": None if best is None else point_to_dict(study, best),
         "knee": point_to_dict(study, knee_of(front)) if front else None,

@@ -159,7 +159,10 @@ class Background:
     ) -> None:
         self.plan, self._evaluator, self._text, self._cache = plan, evaluator, text, cache
         layers = [address(name, method) for name, method in plan.items()]
-        self._place = content_key(layers, tensor_key(text.windows.ids), SWAPS_VERSION)
+        windows = text.windows
+        self._place = content_key(
+            layers, tensor_key(windows.ids), windows.context, windows.begin, SWAPS_VERSION
+        )
         self._known: dict[str, float] = cache.record("swaps", self._place) or {}
 
     @property

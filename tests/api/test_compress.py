@@ -91,7 +91,7 @@ def test_a_recipe_comes_in_several_forms(form, run, tiny_llama, tmp_path):
 def test_texts_are_read_with_the_tokenizer(run, tiny_llama, tiny_tokenizer):
     texts = {"calibration_data": words(1), "report_data": words(2)}
     from_words = run(tiny_llama, budget="3x", tokenizer=tiny_tokenizer, **texts).report
-    from_ids = run(tiny_llama, budget="3x").report
+    from_ids = run(tiny_llama, budget="3x", tokenizer=tiny_tokenizer).report
     assert from_words.plan == from_ids.plan
     assert from_words.quality == from_ids.quality
 

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from autocompress.calibration import gram_sums
 from autocompress.calibration.gram_sums import GramSum
 from autocompress.calibration.statistics import collect_statistics
-from autocompress.evaluation.corpus import bundled_text, token_ids
+from autocompress.evaluation.corpus import bundled_text
+from autocompress.evaluation.encoding import token_ids
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows
 from autocompress.records import Kind

@@ -17,8 +17,8 @@ from autocompress.evaluation.corpus import (
     cut_in_three,
     load_texts,
     read_source,
-    token_ids,
 )
+from autocompress.evaluation.encoding import token_ids
 
 WORDS = 1000
 

@@ -9,7 +9,8 @@ import torch
 
 from autocompress.errors import DataError, ModelError
 from autocompress.evaluation import scoring
-from autocompress.evaluation.corpus import bundled_text, token_ids
+from autocompress.evaluation.corpus import bundled_text
+from autocompress.evaluation.encoding import token_ids
 from autocompress.evaluation.scoring import Teacher, score, scores
 from autocompress.evaluation.windows import Windows, context_length
 from tests.evaluation.models import BigramModel, brute_force, random_ids, random_table
@@ -130,6 +131,7 @@ def test_a_teacher_serves_its_first_windows_too() -> None:
     assert few.kl == pytest.approx(brute_force(other, windows.first(2), dense)[1], rel=1e-3)
     for others in (
         Windows(windows.ids, 8),
+        Windows(windows.ids, 16, (1,)),
         Windows(windows.ids[1:], 16),
         Windows(windows.ids[:24], 16),
     ):
@@ -215,3 +217,17 @@ def test_a_model_without_a_head_is_refused(tiny_llama: Any) -> None:
 def test_tokens_of_another_tokenizer_are_refused(tiny_llama: Any) -> None:
     with pytest.raises(DataError, match="vocabulary of 96"):
         score(tiny_llama, Windows(torch.arange(200), 16))
+
+
+def test_begin_tokens_are_given_and_not_predicted() -> None:
+    model = BigramModel(random_table(23, 0))
+    windows = Windows(random_ids(50, 23), 16, (7, 4))
+    logs = torch.log_softmax(model.table.double(), -1)
+    before = [
+        token for window in windows for token in window[1:-1].tolist()
+    ]  # the last begin token, then each token of the text but a window's last
+    losses = [-logs[one, other].item() for one, other in zip(before, windows.ids, strict=True)]
+    scored = score(model, windows, Teacher.of(BigramModel(random_table(23, 1)), windows))
+    assert scored.tokens == 50
+    assert scored.nll == pytest.approx(sum(losses) / 50, rel=1e-6)
+    assert scored.kl > 0

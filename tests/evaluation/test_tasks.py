@@ -11,6 +11,7 @@ import torch
 
 from autocompress.errors import ConfigurationError, DataError, ModelError
 from autocompress.evaluation.tasks import run_tasks
+from tests.begin_token import make_begin_tokenizer
 
 QUESTIONS = [
     {"prompt": "import os\nimport", "choices": [" sys", " return"], "answer": 0},
@@ -102,6 +103,49 @@ def test_a_local_task_with_local_data(
     assert capsys.readouterr().out == ""
     assert not [record for record in caplog.records if record.name.startswith("lm_eval")]
     torch.testing.assert_close(torch.random.get_rng_state(), state)
+
+
+ROLLING_FILE = """
+task: rolling
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{text}}}}"
+metric_list:
+  - metric: word_perplexity
+metadata:
+  version: 1
+"""
+
+
+def test_a_begin_token_is_given_once_and_never_scored(task_folder: Path, tiny_llama: Any) -> None:
+    tokenizer = make_begin_tokenizer()
+    text = " ".join(f"w{7 * number % 90}" for number in range(100))
+    (task_folder / "texts.jsonl").write_text(json.dumps({"text": text}))
+    file = ROLLING_FILE.format(data=task_folder / "texts.jsonl")
+    (task_folder / "rolling.yaml").write_text(file)
+    (row,) = run_tasks(tiny_llama, tokenizer, ["rolling"], task_folder=task_folder, begin=(1,))
+    # By hand: the first window holds the begin token and 64 tokens to predict, the next one the
+    # last 64 tokens before the last one.
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    total = 0.0
+    for inputs, targets in (([1, *ids[:63]], ids[:64]), (ids[35:99], ids[64:])):
+        with torch.inference_mode():
+            logs = tiny_llama(input_ids=torch.tensor([inputs])).logits[0].double().log_softmax(-1)
+        rows = range(len(inputs) - len(targets), len(inputs))
+        total += sum(logs[row, token].item() for row, token in zip(rows, targets, strict=True))
+    assert row.value == pytest.approx(math.exp(-total / 100), rel=1e-4)
+
+
+def test_a_task_with_tokens_beyond_the_vocabulary(task_folder: Path, tiny_llama: Any) -> None:
+    tokenizer = make_begin_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["return"]})
+    with pytest.raises(DataError, match="a task's text holds tokens that the model has no rows"):
+        run_tasks(tiny_llama, tokenizer, ["completion"], task_folder=task_folder)
 
 
 def test_patterns_and_limits(loaded: Any, task_folder: Path) -> None:
