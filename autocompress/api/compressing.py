@@ -53,7 +53,7 @@ def compress(
     out: str | Path | None = None,
     *,
     budget: str | None = None,
-    space: str = "default",
+    space: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     inplace: bool = False,
     measure: bool = True,
@@ -63,7 +63,7 @@ def compress(
     context: int | None = None,
     bos: bool = True,
     texts: TextSettings | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     runs_dir: str | Path | None = "runs",
     device: str | None = None,
     dtype: str | None = None,
@@ -81,10 +81,13 @@ def compress(
     Args:
         model: a causal language model in memory, or a folder or hub name of one; the bundled one
             when left out.
-        recipe: a file, its content as a mapping, or a plan.
+        recipe: a file, its content as a mapping, or a plan. Layers that it leaves open stay dense,
+            or, under a budget, are allocated so that the whole model meets it.
         out: a folder to write as well; it is then loaded again in a fresh process and compared.
-        budget: most bytes of the stored model: ``4x``, ``25%``, ``1.6MB``.
-        space: what may be chosen from under a budget: a search space by name, or a YAML file.
+        budget: most bytes of the stored model: ``4x``, ``25%``, ``1.6MB``; the recipe's own when
+            left out.
+        space: what may be chosen from under a budget: a search space by name, or a YAML file; the
+            recipe's own or ``default`` when left out.
         tokenizer: of a model in memory; not needed when the data are token ids.
         inplace: change the given model itself. By default it stays as it is, and what is returned
             is another model that shares with it the tensors that are not compressed. A model that
@@ -100,7 +103,8 @@ def compress(
             out.
         bos: start each window with what the tokenizer puts before a text, such as a begin token.
         texts: the sources and how many tokens of each, instead of sources by name, context and bos.
-        seed: of the calibration's labels.
+        seed: of the calibration's labels and of cores that a recipe has drawn; the recipe's own or
+            0 when left out.
         runs_dir: folder of the cache, from which another budget takes seconds; ``None`` keeps
             nothing.
         device: where to load a model by name; ``cpu`` when left out.
@@ -119,10 +123,11 @@ def compress(
         RecipeError: the recipe is malformed or belongs to another model.
         ModelError: the model cannot be loaded, has no weights, or is compressed already.
         DataError: a text that cannot be used, or texts without a tokenizer.
-        ConfigurationError: recipe and budget both or neither; ``out`` in use.
+        ConfigurationError: neither recipe nor budget; ``out`` in use.
         StorageError: ``out`` cannot be written, or does not load as what was measured.
     """
-    target = read_target(recipe, budget, space)
+    target = read_target(recipe, budget, space, seed)
+    seed = target.seed if seed is None else seed
     wish = Wish(None if out is None else Path(out), overwrite, measure, inplace)
     if wish.out is not None:
         check_free(wish.out, overwrite)
@@ -196,7 +201,13 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
     exported = None
     if wish.out is not None and quality is not None:
         exported = write_folder(
-            session, plan, wish.out, quality.measured, target.label, overwrite=wish.overwrite
+            session,
+            plan,
+            wish.out,
+            quality.measured,
+            target.label,
+            penalties=target.penalties_of(plan, session.progress),
+            overwrite=wish.overwrite,
         )
     report = CompressionReport(
         session.loaded.source,

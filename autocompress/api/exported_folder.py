@@ -15,6 +15,7 @@ from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import ConfigurationError, ModelError, StorageError
 from autocompress.export.checkpoint import RECIPE
 from autocompress.export.weights import weight_files
+from autocompress.healing.penalties import Penalty
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
@@ -56,12 +57,14 @@ class OpenedFolder(NamedTuple):
         plan: what the folder stores how.
         numbers: its tensors of compressed matrices and its vectors, which healing trains too, by
             their names in a checkpoint.
+        penalties: what its recipe asks of the ranks when it is healed.
     """
 
     path: Path
     session: Session
     plan: Plan
     numbers: dict[str, Tensor]
+    penalties: tuple[Penalty, ...] = ()
 
 
 def open_folder(
@@ -122,7 +125,8 @@ def open_folder(
             f"library and its documentation: if {session.loaded.source} is for something else, "
             "name text of that kind."
         )
-    return OpenedFolder(folder, session, recipe.plan, _numbers_in(folder, recipe.plan, session))
+    numbers = _numbers_in(folder, recipe.plan, session)
+    return OpenedFolder(folder, session, recipe.plan, numbers, recipe.penalties)
 
 
 def _dtype_of(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.atomic_write import written_whole
+from autocompress.config.penalty_entries import penalty_entries
 from autocompress.errors import StorageError, StudyError
 from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, export_checkpoint
 from autocompress.export.folder import check_free
 from autocompress.export.verify import Verification, verify_checkpoint
+from autocompress.healing.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
@@ -105,6 +107,7 @@ def write_folder(
     source: str,
     *,
     numbers: Mapping[str, Tensor] | None = None,
+    penalties: Sequence[Penalty] = (),
     overwrite: bool = False,
 ) -> Exported:
     """Write a plan of a session's model as a folder, and load it again in a fresh process.
@@ -118,12 +121,14 @@ def write_folder(
         measurement: of the plan, on the text that the fresh process scores as well.
         source: where the plan is from.
         numbers: stored tensors of a healed plan; as the methods fit them when left out.
+        penalties: what is asked of the ranks when the folder is healed, for its recipe.
         overwrite: whether a model in ``out`` may be replaced.
 
     Raises:
         ConfigurationError: ``out`` is in use.
         StorageError: it cannot be written, or does not load as what was measured.
     """
+    asked = {"penalty": penalty_entries(penalties)} if penalties else {}
     with session.progress.task(f"Writing {out}"):
         report = export_checkpoint(
             session.loaded,
@@ -132,6 +137,7 @@ def write_folder(
             out,
             measurement=measurement.to_dict(),
             numbers=numbers,
+            header={"seed": session.seed} | asked,
             overwrite=overwrite,
         )
     ids = session.report_ids if measurement.text == "report" else session.selection_ids

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from autocompress.api.exported_folder import folder_of, open_folder, refuse_options
+from autocompress.api.exported_folder import (
+    OpenedFolder,
+    folder_of,
+    open_folder,
+    refuse_options,
+)
 from autocompress.api.exporting import export_trial
 from autocompress.api.healing import heal_trial, refuse_idle
 from autocompress.api.healing_folder import heal_folder, place_for
@@ -20,6 +25,8 @@ from autocompress.healing.settings import HealSettings, Trained
 from autocompress.progress import SILENT, Progress
 from autocompress.search.study import StudyRecord
 from autocompress.tracking.mlflow_mirror import mirrored
+
+NO_PENALTY = "none"
 
 
 def heal(
@@ -64,7 +71,8 @@ def heal(
         tokens_at_once: of a pass; fewer take less memory.
         rate: highest learning rate, as a share of what is trained.
         train: ``all`` stored numbers, or ``factors``: all but codes.
-        penalty: a recipe whose ``penalty:`` entries say what is asked of the ranks meanwhile.
+        penalty: a recipe whose ``penalty:`` entries say what is asked of the ranks meanwhile; of a
+            folder its own recipe's when left out, and ``none`` for no penalty.
         shrink: afterwards cut ranks where this share of a matrix's squared norm at most is lost.
         refit: first fit each matrix anew to what the compressed model gives it.
         align: share of the steps that train each block by itself first.
@@ -96,7 +104,7 @@ def heal(
         trained=train,
         patience=patience,
         seed=seed,
-        penalties=() if penalty is None else _penalties_of(Path(penalty)),
+        penalties=() if str(penalty or NO_PENALTY) == NO_PENALTY else _penalties_of(Path(penalty)),
         refit=refit,
         shrink=shrink,
     )
@@ -119,6 +127,8 @@ def heal(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
+        if penalty is None and steps:
+            settings = _with_own_penalties(settings, opened, progress)
         return heal_folder(
             opened, place, settings, runs_dir=Path(runs_dir), checkpoint=kept, overwrite=overwrite
         )
@@ -149,6 +159,19 @@ def heal(
         destination, written, trial=str(healed.trial), overwrite=overwrite, progress=progress
     )
     return replace(healed, exported=exported)
+
+
+def _with_own_penalties(
+    settings: HealSettings, opened: OpenedFolder, progress: Progress
+) -> HealSettings:
+    """The settings with the penalties of the folder's recipe, if it has any."""
+    if not opened.penalties:
+        return settings
+    progress.note(
+        f"The recipe of {opened.path} asks for a penalty of "
+        f"{', '.join(map(str, opened.penalties))}; --penalty none heals without."
+    )
+    return replace(settings, penalties=opened.penalties)
 
 
 def _penalties_of(path: Path) -> tuple[Penalty, ...]:

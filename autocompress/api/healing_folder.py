@@ -94,7 +94,16 @@ def heal_folder(
     if form == plan:
         after = with_times_of(before, after)
     source = f"{opened.path}, healed"
-    written = write_folder(session, form, out, after, source, numbers=healthy, overwrite=overwrite)
+    written = write_folder(
+        session,
+        form,
+        out,
+        after,
+        source,
+        numbers=healthy,
+        penalties=settings.penalties if settings.steps else opened.penalties,
+        overwrite=overwrite,
+    )
     kept.remove()
     healing = Healing(
         steps=healed.checks[-1].step,

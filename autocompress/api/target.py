@@ -10,10 +10,16 @@ from typing import Any, Protocol
 
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.config.document import Document, read_document
-from autocompress.config.recipe_file import check_recipe, read_recipe
+from autocompress.config.penalty_entries import penalties_that_count
+from autocompress.config.recipe_file import Recipe, check_recipe, own_space, read_recipe
+from autocompress.config.space_file import DEFAULT_SPACE
 from autocompress.errors import ConfigurationError
 from autocompress.evaluation.latency import Latency
+from autocompress.healing.penalties import Penalty
+from autocompress.methods.base import Method
 from autocompress.methods.plan import Plan
+from autocompress.methods.tensor_train import TensorTrain
+from autocompress.progress import Progress
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.reach import check_reachable
@@ -32,49 +38,83 @@ class Target(Protocol):
     def label(self) -> str:
         """Say what it is, for the report."""
 
+    @property
+    def seed(self) -> int:
+        """Of what is drawn, where nobody says another."""
+
     def plan_for(self, session: Session) -> Plan:
         """Make the plan for a model."""
+
+    def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:
+        """What is asked of the ranks when the plan is healed."""
 
 
 @dataclass(frozen=True)
 class RecipeTarget:
-    """A finished plan.
+    """A recipe: a finished plan, or a part of one that is completed within a budget.
 
     Attributes:
         label: see ``Target``.
-        plan: the plan as it was given.
-        document: the file that it was read from, for messages.
-        penalised: whether the file has penalties, which count when a plan is healed.
+        recipe: the recipe as it was given.
+        budget: what the whole model may take. Without it, layers that the recipe leaves open stay
+            dense.
+        space: what these may take under a budget.
     """
 
     label: str
-    plan: Plan
-    document: Document
-    penalised: bool = False
+    recipe: Recipe
+    budget: Budget | None = None
+    space: Space | None = None
 
-    @classmethod
-    def of(cls, label: str, document: Document) -> RecipeTarget:
-        """Read a file; see ``read_recipe``."""
-        recipe = read_recipe(document)
-        return cls(label, recipe.plan, document, bool(recipe.penalties))
+    @property
+    def seed(self) -> int:
+        """The recipe's own, or 0."""
+        return self.recipe.seed or 0
 
     def plan_for(self, session: Session) -> Plan:
-        """Fit the plan to a model; modes that miss a matrix become the nearest that fit.
+        """Fit the recipe to a model; modes that miss a matrix become the nearest that fit.
 
         Raises:
             RecipeFileError: it belongs to another model.
+            BudgetUnreachable: no plan that keeps to the recipe can be as small as the budget.
         """
-        checked = check_recipe(
-            self.plan, session.workbench.inventory.layers, document=self.document
-        )
+        checked = check_recipe(self.recipe, session.workbench.inventory.layers)
         for notice in checked.notices:
             session.progress.note(notice)
-        if self.penalised:
+        if self.recipe.in_targets:
             session.progress.note(
-                "The penalty: entries of the recipe do nothing here: they count when what is "
-                "written is healed, with autocompress heal FOLDER --penalty RECIPE."
+                "The recipe is in QCompress's words: autocompress validate prints it in ours."
             )
-        return checked.plan
+        drawn = [method for method in checked.plan.values() if _is_drawn(method)]
+        if drawn:
+            session.progress.note(
+                f"{len(drawn)} tensor trains start from random cores: the model is of use only "
+                "when it has been trained, with autocompress heal FOLDER --out NEW_FOLDER."
+            )
+        if self.budget is None or self.space is None:
+            return checked.plan
+        space = self.space.pinned(checked.plan)
+        # Beside untrained layers nothing can be measured.
+        return BudgetTarget(self.label, self.budget, space, measured=not drawn).plan_for(session)
+
+    def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:
+        """The recipe's penalties that count for a plan, which go with what is written."""
+        counting = penalties_that_count(self.recipe.penalties, plan)
+        for penalty in self.recipe.penalties:
+            if penalty not in counting:
+                progress.note(
+                    f"The penalty {penalty} is left out: no layer that it is for has ranks."
+                )
+        if counting:
+            progress.note(
+                f"The recipe's penalty, {', '.join(map(str, counting))}, is written with it and "
+                "holds when it is healed."
+            )
+        return counting
+
+
+def _is_drawn(method: Method) -> bool:
+    return isinstance(method, TensorTrain) and method.init == "random"
 
 
 @dataclass(frozen=True)
@@ -85,11 +125,15 @@ class BudgetTarget:
         label: see ``Target``.
         budget: the limit.
         space: the options to choose from.
+        measured: whether options are measured inside a compressed model, beside predictions.
+        seed: see ``Target``.
     """
 
     label: str
     budget: Budget
     space: Space
+    measured: bool = True
+    seed: int = 0
 
     def plan_for(self, session: Session) -> Plan:
         """Allocate on predicted damages, then on measured ones, as a search does at its start.
@@ -107,7 +151,7 @@ class BudgetTarget:
         menu = session.menu(self.space)
         limits = Limits(inventory.dense_bytes if limit is None else limit, None)
         proposer = Proposer(menu, inventory, limits, tied_names(self.space, inventory))
-        if not session.settings.swap_tokens:
+        if not (self.measured and session.settings.swap_tokens):
             return proposer.background(PREDICTED)
         text = session.scored_text("calibration", session.settings.swap_tokens)
         evaluator = Evaluator(session.workbench, session.build, _UNTIMED)
@@ -115,35 +159,66 @@ class BudgetTarget:
             proposer, evaluator, text, session.cache, session.builder.key, session.progress
         )
 
+    def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:  # noqa: ARG002 - a budget asks nothing of ranks
+        """Nothing."""
+        return ()
 
-def read_target(recipe: RecipeSource | None, budget: str | None, space: str) -> Target:
+
+def read_target(
+    recipe: RecipeSource | None,
+    budget: str | None,
+    space: str | None = None,
+    seed: int | None = None,
+) -> Target:
     """Read what to compress to, before any work is done.
 
     Args:
         recipe: a file, its content as a mapping, or a plan.
-        budget: most bytes of the stored model.
-        space: what may be chosen from under a budget, by name or file.
+        budget: most bytes of the stored model; of a recipe, instead of its own.
+        space: what may be chosen from under a budget, by name or file; of a recipe, instead of its
+            own.
+        seed: of random cores, instead of the recipe's own.
 
     Raises:
-        ConfigurationError: both of recipe and budget or neither, or one that cannot be read.
+        ConfigurationError: neither recipe nor budget, a space where nothing is chosen, or one that
+            cannot be read.
     """
-    if (recipe is None) == (budget is None):
-        raise ConfigurationError(
-            "what to compress to is not clear",
-            got="neither a recipe nor a budget" if budget is None else "a recipe and a budget",
-            wanted="one of them",
-            hint="Give a recipe (a file, a mapping, a Plan), or a budget such as 4x.",
-        )
-    if budget is not None:
-        return BudgetTarget(f"at most {budget}", Budget.parse(budget), read_space(space))
+    if recipe is None:
+        if budget is None:
+            raise ConfigurationError(
+                "what to compress to is not clear",
+                got="neither a recipe nor a budget",
+                wanted="one of them",
+                hint="Give a recipe (a file, a mapping, a Plan), or a budget such as 4x.",
+            )
+        limit = Budget.parse(budget)
+        return BudgetTarget(f"at most {budget}", limit, read_space(space or DEFAULT_SPACE))
+    label, read = _read_recipe(recipe, budget, seed)
+    if read.budget is None:
+        if space is not None or read.space is not None:
+            raise ConfigurationError(
+                "a space has no effect beside a recipe without a budget",
+                got=space or read.space,
+                wanted="a budget for the layers that the recipe leaves open, such as 4x",
+                hint="Give --budget, write budget: into the recipe, or leave the space out.",
+            )
+        return RecipeTarget(label, read)
+    label = f"{label}, completed to at most {read.budget}"
+    chosen = space or own_space(read) or DEFAULT_SPACE
+    return RecipeTarget(label, read, Budget.parse(read.budget), read_space(chosen))
+
+
+def _read_recipe(recipe: RecipeSource, budget: str | None, seed: int | None) -> tuple[str, Recipe]:
+    """What to call a recipe, and the recipe."""
     if isinstance(recipe, Plan):
-        return RecipeTarget(f"plan {recipe.hash}", recipe, Document(Path("plan")))
+        document = Document(Path("plan"))
+        return f"plan {recipe.hash}", Recipe(recipe, budget=budget, document=document)
     if isinstance(recipe, Mapping):
         document = Document(Path("mapping"), dict(recipe))
-        return RecipeTarget.of("by a recipe", document)
+        return "by a recipe", read_recipe(document, budget=budget, seed=seed)
     if isinstance(recipe, str | Path):
         document = read_document(Path(recipe).expanduser())
-        return RecipeTarget.of(f"recipe {recipe}", document)
+        return f"recipe {recipe}", read_recipe(document, budget=budget, seed=seed)
     raise ConfigurationError(
         "the recipe is nothing that can be read",
         got=type(recipe).__name__,

@@ -18,8 +18,8 @@ from autocompress.cli.options import (
     Overwrite,
     ReportData,
     RunsDir,
-    Seed,
-    Space,
+    SeedOrRecipes,
+    SpaceOrRecipes,
     TrustRemoteCode,
 )
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
@@ -41,13 +41,18 @@ def compress(
         Path, typer.Option("--out", help="Folder to write; with several models, their parent.")
     ],
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="A finished plan: a YAML file.")
+        Path | None,
+        typer.Option(
+            "--recipe",
+            help="A YAML file that says which layers are stored how; the others stay dense, or "
+            "share what a --budget or the recipe's own leaves.",
+        ),
     ] = None,
     budget: Annotated[
         str | None,
         typer.Option("--budget", help="Most bytes of each stored model: 4x, 25%, 1.6MB, 2GiB."),
     ] = None,
-    space: Space = "default",
+    space: SpaceOrRecipes = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -69,7 +74,7 @@ def compress(
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
     runs_dir: RunsDir = RUNS_DIR,
-    seed: Seed = 0,
+    seed: SeedOrRecipes = None,
     overwrite: Overwrite = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; with several models, a list.")
@@ -82,6 +87,7 @@ def compress(
     autocompress compress ./my-model --recipe recipe.yaml --out my-model-small
     autocompress compress ./one ./two org/three --budget 4x --out small --jobs 2
 
+    A recipe's globs, budget, seed and penalties are described by autocompress validate --help.
     A budget is met by one exact allocation; a search tries many and finds better. The recipe of
     every exported folder is its recipe.yaml. Each folder is loaded again in a fresh process and
     compared with what was measured. Of several models one that fails does not stop the others; the
@@ -173,7 +179,7 @@ def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
     from autocompress.export.folder import check_free
 
     arguments = jobs[0].arguments
-    read_target(arguments["recipe"], arguments["budget"], arguments["space"])
+    read_target(*(arguments[name] for name in ("recipe", "budget", "space", "seed")))
     finished = [job for job in jobs if is_finished(job.out)]
     if finished and not (skip_existing or arguments["overwrite"]):
         raise ConfigurationError(

@@ -67,7 +67,8 @@ def heal(
         typer.Option(
             "--penalty",
             help="A recipe whose penalty: entries push ranks down, as "
-            '[{layers: "*.mlp.*", kind: renyi, alpha: 0.5, weight: 0.01}].',
+            '[{layers: "*.mlp.*", kind: renyi, alpha: 0.5, weight: 0.01}]; of a folder its own '
+            "recipe's when left out; none for no penalty.",
             metavar="RECIPE",
         ),
     ] = None,

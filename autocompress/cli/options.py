@@ -42,6 +42,14 @@ Space = Annotated[
         help="default, low_rank_only, quantize_only, attention_conservative, or a YAML file.",
     ),
 ]
+SpaceOrRecipes = Annotated[
+    str | None,
+    typer.Option(
+        "--space",
+        help="default, low_rank_only, quantize_only, attention_conservative, or a YAML file.",
+        show_default="the recipe's own, or default",
+    ),
+]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")]
 Device = Annotated[str, typer.Option("--device", help="Device, as torch names it.")]
 Dtype = Annotated[
@@ -52,6 +60,14 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the labels that the calibration draws.")]
+SeedOrRecipes = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        help="Of the labels that the calibration draws, and of a recipe's random cores.",
+        show_default="the recipe's own, or 0",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a model that is already there.")
 ]

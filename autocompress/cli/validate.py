@@ -13,7 +13,9 @@ from autocompress.cli.output import console, log, print_json, quieten_libraries
 if TYPE_CHECKING:
     from autocompress.config.document import Document
     from autocompress.config.problems import Problem
-    from autocompress.records import LayerSpec
+    from autocompress.config.recipe_file import Recipe
+    from autocompress.methods.plan import Plan
+    from autocompress.surgery.inventory import Inventory
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Verdict:
     notices: tuple[str, ...] = ()
     layers: int = 0
     options: int = 0
+    recipe_yaml: str = ""  # of a recipe in other words than ours
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
@@ -39,7 +42,7 @@ class Verdict:
             "notices": list(self.notices),
             "layers": self.layers,
             "options": self.options,
-        }
+        } | ({"recipe_yaml": self.recipe_yaml} if self.recipe_yaml else {})
 
 
 def validate(
@@ -64,6 +67,25 @@ def validate(
     autocompress validate my_space.yaml
     autocompress validate recipe.yaml --model ./my-model
     autocompress validate quantize_only --json
+
+    A recipe says how layers are stored, by names or globs, of which the first that matches counts:
+
+    \b
+    version: 1
+    budget: 4x            # of the whole model; layers not named share it (else they stay dense)
+    space: quantize_only  # what these may take: one of the package, or a file beside the recipe
+    seed: 1               # of the calibration and of random cores
+    layers:
+      "*.self_attn.[qk]_proj": {method: svd, rank: 32}
+      "*.mlp.*": {method: tensor_train, ranks: 16, out_modes: [8, 8, 6], in_modes: [8, 16]}
+      model.embed_tokens: {method: keep}
+    penalty:              # obeyed when the model that was made of it is healed
+      - {layers: "*.mlp.*", kind: renyi, alpha: 0.5, weight: 0.05}
+
+    The shorter side of a tensor train is padded with modes of 1, one number for ranks stands at
+    every bond, and with init: random its cores are drawn, to be trained. A recipe in the words of
+    QCompress (targets: [{path, decomp, in_modes, out_modes, ranks, init, penalty}]) is read as
+    well, and printed in these.
 
     Exits with 0 when the file is valid and with 2 when it is not.
     """
@@ -104,7 +126,7 @@ def _judge_space(document: Document, model: str | None) -> Verdict:
         space = read_space(document)
     except SpaceFileError as error:
         return Verdict(document.path, "search space", document.path.stem, error.problems)
-    specs = _layers(model)
+    specs = _inventory(model).layers
     unmatched, problems = unmatched_rules(space, specs), option_problems(space, specs, document)
     options = 0 if problems else sum(len(space.options(spec)) for spec in specs)
     notices = space.notices(specs)
@@ -124,27 +146,71 @@ def _judge_space(document: Document, model: str | None) -> Verdict:
 def _judge_recipe(document: Document, model: str | None) -> Verdict:
     from autocompress.config.problems import RecipeFileError
     from autocompress.config.recipe_file import check_recipe, rank_notices, read_recipe
+    from autocompress.methods.plan import Plan
 
     try:
         recipe = read_recipe(document)
-        name = f"{recipe.plan.summary()}" + (f", for {recipe.model}" if recipe.model else "")
-        if recipe.penalties:
-            name += f"; healed with a penalty of {', '.join(map(str, recipe.penalties))}"
-        notices = (
-            check_recipe(recipe.plan, _layers(model), document=document).notices
-            if model
-            else rank_notices(recipe.plan)
-        )
+        notices: tuple[str, ...] = ()
+        summary, count = Plan.of(recipe.layers).summary(), len(recipe.layers)
+        if model is not None:
+            inventory = _inventory(model)
+            checked = check_recipe(recipe, inventory.layers)
+            notices, count = checked.notices, len(checked.plan)
+            summary = checked.plan.summary()
+            _check_space(recipe, checked.plan, inventory)
+        else:
+            notices = rank_notices(recipe.layers)
+            _check_space(recipe)
     except RecipeFileError as error:
         return Verdict(document.path, "recipe", document.path.stem, error.problems)
-    return Verdict(document.path, "recipe", name, (), notices, len(recipe.plan), len(recipe.plan))
+    name = summary + (f", for {recipe.model}" if recipe.model else "")
+    if recipe.budget:
+        name += f"; all other matrices so that the model takes at most {recipe.budget}"
+    if recipe.penalties:
+        name += f"; healed with a penalty of {', '.join(map(str, recipe.penalties))}"
+    ours = recipe.to_yaml() if recipe.in_targets else ""
+    return Verdict(document.path, "recipe", name, (), notices, count, len(recipe.layers), ours)
 
 
-def _layers(model: str | None) -> tuple[LayerSpec, ...]:
+def _check_space(
+    recipe: Recipe, plan: Plan | None = None, inventory: Inventory | None = None
+) -> None:
+    """Make sure that the space and budget of a recipe hold, as far as they can be seen to.
+
+    Raises:
+        RecipeFileError: they do not.
+    """
+    from autocompress.config.problems import RecipeFileError
+    from autocompress.config.recipe_file import own_space
+    from autocompress.config.space_file import DEFAULT_SPACE, load_space
+    from autocompress.errors import BudgetUnreachable, ConfigurationError
+    from autocompress.search.reach import check_reachable
+    from autocompress.units import Budget
+
+    document, key = recipe.document, "space"
+    try:
+        space = load_space(own_space(recipe) or DEFAULT_SPACE)
+        if plan is not None and inventory is not None and recipe.budget is not None:
+            space = space.pinned(plan)
+            space.check(inventory.layers)
+            key = "budget"
+            dense = inventory.dense_bytes
+            limit = Budget.parse(recipe.budget).limits(dense, 1.0).memory_bytes
+            check_reachable(space, inventory, limit)
+    except BudgetUnreachable as error:
+        problem = document.problem((key,), str(error.got), error.wanted)
+        raise RecipeFileError(f"recipe {document.path}", [problem]) from error
+    except ConfigurationError as error:
+        allowed = error.wanted or "a search space of the package, or a YAML file"
+        problem = document.problem((key,), error.what, allowed)
+        raise RecipeFileError(f"recipe {document.path}", [problem]) from error
+
+
+def _inventory(model: str | None) -> Inventory:
     from autocompress.surgery.inventory import take_inventory
     from autocompress.surgery.loading import load_model
 
-    return take_inventory(load_model(model).model).layers
+    return take_inventory(load_model(model).model)
 
 
 def _show(verdict: Verdict) -> None:
@@ -152,6 +218,11 @@ def _show(verdict: Verdict) -> None:
         log.print(notice, markup=False, soft_wrap=True)
     if not verdict.problems:
         console.print(_summary(verdict), markup=False, soft_wrap=True)
+        if verdict.recipe_yaml:
+            console.print("The same recipe in our words:\n", markup=False)
+            console.print(
+                verdict.recipe_yaml, markup=False, highlight=False, soft_wrap=True, end=""
+            )
         return
     from rich.table import Table
     from rich.text import Text
@@ -170,7 +241,10 @@ def _show(verdict: Verdict) -> None:
 
 def _summary(verdict: Verdict) -> str:
     if verdict.kind == "recipe":
-        return f"{verdict.file} is a valid recipe of {verdict.layers} layers: {verdict.name}."
+        globs = "" if verdict.layers == verdict.options else f", by {verdict.options} entries"
+        return (
+            f"{verdict.file} is a valid recipe of {verdict.layers} layers{globs}: {verdict.name}."
+        )
     mean = verdict.options / verdict.layers
     return (
         f"{verdict.file} is a valid search space, {verdict.name}: {verdict.options} options for "

@@ -14,6 +14,8 @@ from autocompress.config.schema import Strict, check
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
 from autocompress.methods.registry import METHODS
+from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.tucker import Tucker
 
 # Words that say what the number 0 means in a setting.
 WORDS_FOR_ZERO = {"bits": "none", "group_size": "row"}
@@ -43,10 +45,13 @@ def read_method(value: object, document: Document, at: Path_) -> Method | None:
         key: _number_for_word(key, setting) for key, setting in value.items() if key != "method"
     }
     settings = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    one_for_all = _one_for_all(METHODS[name], settings)
+    settings = one_for_all or settings
     if check(_settings_model(METHODS[name]), settings, document, at) is None:
         return None
     try:
-        return METHODS[name].from_settings(settings)
+        method = METHODS[name].from_settings(settings)
+        return method.feasible() if one_for_all else method
     except MethodError as error:
         setting = error.what.rpartition(", ")[2]  # "method svd, bits"
         key = (*at, setting) if setting in settings else at
@@ -58,6 +63,18 @@ def read_method(value: object, document: Document, at: Path_) -> Method | None:
 
 def _number_for_word(key: str, setting: Any) -> Any:
     return 0 if isinstance(setting, str) and WORDS_FOR_ZERO.get(key) == setting else setting
+
+
+def _one_for_all(method: type[Method], settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Settings with a rank at every bond, where one number stands for all; ``None`` elsewhere."""
+    rank, sides = settings.get("ranks"), [settings.get(side) for side in ("out_modes", "in_modes")]
+    whole = isinstance(rank, int) and not isinstance(rank, bool)
+    if not whole or not all(isinstance(modes, tuple) and modes for modes in sides):
+        return None
+    orders = [len(modes) for modes in sides]
+    if method is TensorTrain:
+        return settings | {"ranks": (rank,) * (max(orders) - 1)}
+    return settings | {"ranks": (rank,) * sum(orders)} if method is Tucker else None
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from autocompress.config.document import Document
-from autocompress.config.problems import nearest_name, shown
+from autocompress.config.problems import Problem, nearest_name, shown
 from autocompress.config.schema import Strict, one_of
 from autocompress.healing.penalties import Penalty, PenaltyKind, first_match, unmatched_reason
 from autocompress.methods.base import Method
@@ -28,17 +28,14 @@ class PenaltyKeys(Strict):
     weight: Annotated[float, Field(gt=0)] = Penalty.weight
 
 
-def read_penalties(
-    entries: Sequence[PenaltyKeys], methods: Mapping[str, Method], document: Document
-) -> tuple[Penalty, ...]:
-    """Turn entries into penalties, and note in the document what is wrong with them.
+def read_penalties(entries: Sequence[PenaltyKeys], document: Document) -> tuple[Penalty, ...]:
+    """Turn entries into penalties, and note in the document what is wrong with them by themselves.
 
     Args:
         entries: in the order of the file; the first that matches a layer counts there.
-        methods: of the recipe's layers. An entry has to count for a factorised one.
         document: the file.
     """
-    penalties, names = [], [name for name, method in methods.items() if method.factorised]
+    penalties = []
     for index, entry in enumerate(entries):
         if entry.kind == "shannon" and entry.alpha is not None:
             at = (KEY, index, "alpha")
@@ -47,16 +44,40 @@ def read_penalties(
             )
         else:
             penalties.append(Penalty(**entry.model_dump()))
-    if len(penalties) < len(entries):
-        return ()
+    return tuple(penalties) if len(penalties) == len(entries) else ()
+
+
+def penalty_problems(
+    penalties: Sequence[Penalty], methods: Mapping[str, Method], document: Document
+) -> list[Problem]:
+    """List the penalties that are the first for no factorised layer.
+
+    Args:
+        penalties: of the file, in its order.
+        methods: by the name of the layer.
+        document: the file.
+    """
+    names = [name for name, method in methods.items() if method.factorised]
     firsts = {first_match(penalties, name) for name in names}
-    for index, penalty in enumerate(penalties):
-        if index not in firsts:
-            allowed = unmatched_reason(penalty, names)
-            near = nearest_name(penalty.layers, names)
-            at = (KEY, index, "layers")
-            document.problems.append(document.problem(at, shown(penalty.layers), allowed, near))
-    return tuple(penalties)
+    return [
+        document.problem(
+            (KEY, index, "layers"),
+            shown(penalty.layers),
+            unmatched_reason(penalty, names),
+            nearest_name(penalty.layers, names),
+        )
+        for index, penalty in enumerate(penalties)
+        if index not in firsts
+    ]
+
+
+def penalties_that_count(
+    penalties: Sequence[Penalty], methods: Mapping[str, Method]
+) -> tuple[Penalty, ...]:
+    """Those that are the first for a factorised layer."""
+    names = [name for name, method in methods.items() if method.factorised]
+    firsts = {first_match(penalties, name) for name in names}
+    return tuple(penalty for index, penalty in enumerate(penalties) if index in firsts)
 
 
 def penalty_entries(penalties: Sequence[Penalty]) -> list[dict[str, Any]]:

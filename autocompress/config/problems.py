@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Self
 
 from autocompress.errors import ConfigurationError, RecipeError
@@ -78,6 +79,19 @@ class RecipeFileError(FileError, RecipeError):
 def nearest_name(got: object, names: Iterable[str]) -> str:
     """The one of the names that a mistyped one was probably meant to be, or an empty text."""
     return next(iter(difflib.get_close_matches(str(got), list(names), n=1, cutoff=0.5)), "")
+
+
+def nearest_glob(glob: str, names: Sequence[str]) -> str:
+    """The glob with its plain parts between dots as the names have them, if that matches any."""
+    parts = sorted({part for name in names for part in name.split(".")})
+    words = (
+        part if set(part) & set("*?[") or not part else nearest_name(part, parts) or part
+        for part in glob.split(".")
+    )
+    near = ".".join(words)
+    if any(fnmatchcase(name, near) for name in names):
+        return near
+    return nearest_name(glob.replace("*", ""), names)
 
 
 def key_path(parts: Sequence[str | int]) -> str:

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from autocompress.atomic_write import written_whole
-from autocompress.config.document import Document, read_document
+from autocompress.config.document import Document, Path_, read_document
 from autocompress.config.method_entry import read_method
-from autocompress.config.penalty_entries import PenaltyKeys, penalty_entries, read_penalties
-from autocompress.config.problems import Problem, RecipeFileError, nearest_name, shown
+from autocompress.config.penalty_entries import (
+    PenaltyKeys,
+    penalty_entries,
+    penalty_problems,
+    read_penalties,
+)
+from autocompress.config.problems import (
+    Problem,
+    RecipeFileError,
+    nearest_glob,
+    nearest_name,
+    shown,
+)
+from autocompress.config.recipe_targets import KEY as TARGETS
+from autocompress.config.recipe_targets import read_targets
 from autocompress.config.schema import Strict, check, one_of
-from autocompress.errors import MethodError, StorageError
+from autocompress.config.space_file import space_names
+from autocompress.errors import ConfigurationError, MethodError, RecipeError, StorageError
 from autocompress.healing.penalties import Penalty
 from autocompress.methods.base import Method, repair_notice
 from autocompress.methods.plan import RECIPE_VERSION, Plan
+from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import LayerSpec
+from autocompress.units import MEMORY_FORMS, Budget
+
+
+def _nowhere() -> Document:
+    """What stands for the file of a plan that was read from none."""
+    return Document(Path("recipe"))
+
+
+def _budget(value: object) -> object:
+    try:
+        Budget.parse(value if isinstance(value, str) else shown(value))
+    except ConfigurationError as error:
+        raise ValueError(error.wanted or MEMORY_FORMS) from error
+    return value
 
 
 class _RecipeKeys(Strict):
@@ -30,6 +60,9 @@ class _RecipeKeys(Strict):
     model: str | None = None
     fingerprint: str | None = None
     measurement: dict[str, Any] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+    budget: Annotated[str, BeforeValidator(_budget)] | None = None
+    space: Annotated[str, Field(min_length=1)] | None = None
     layers: dict[str, Any] = Field(min_length=1)
     penalty: list[PenaltyKeys] = Field(default=[])
 
@@ -39,20 +72,55 @@ class Recipe:
     """A recipe file.
 
     Attributes:
-        plan: which method stores which layer.
+        layers: which method stores which layer: by names, or shell globs over them in which ``*``
+            also runs over dots. The first that matches a layer counts there.
         model: the model that it was made for, if stated.
         fingerprint: hash of that model's weights, if stated.
         measurement: what was measured there, if stated.
         penalties: what is asked of the ranks when the plan is healed.
+        seed: of what is drawn when it is carried out, if stated.
+        budget: most bytes of the whole model, which the layers that it leaves open have to meet.
+        space: what these may take: a search space by name, or a YAML file.
         document: the file.
+        places: where the file has the method of each of the layers.
     """
 
-    plan: Plan
-    model: str | None
-    fingerprint: str | None
-    measurement: Mapping[str, Any] | None = field(hash=False)
-    penalties: tuple[Penalty, ...]
-    document: Document = field(compare=False, repr=False)
+    layers: Mapping[str, Method] = field(hash=False)
+    model: str | None = None
+    fingerprint: str | None = None
+    measurement: Mapping[str, Any] | None = field(default=None, hash=False)
+    penalties: tuple[Penalty, ...] = ()
+    seed: int | None = None
+    budget: str | None = None
+    space: str | None = None
+    document: Document = field(default_factory=_nowhere, compare=False, repr=False)
+    places: Mapping[str, Path_] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan, of a recipe that names every layer in full.
+
+        Raises:
+            RecipeError: globs, of which only a model says what they match.
+        """
+        globs = [name for name in self.layers if is_glob(name)]
+        if globs:
+            raise RecipeError(
+                f"recipe {self.document.path} has globs, which only a model can resolve",
+                got=globs[0],
+                wanted="names of layers",
+            )
+        return Plan.of(self.layers)
+
+    @property
+    def in_targets(self) -> bool:
+        """Whether it is in QCompress's words."""
+        return any(place[:1] == (TARGETS,) for place in self.places.values())
+
+    def to_yaml(self) -> str:
+        """The same recipe in the words of this package, to be pasted into a file."""
+        header = {"model": self.model, "seed": self.seed, "budget": self.budget}
+        return _yaml(Plan.of(self.layers), header | {"space": self.space}, self.penalties)
 
 
 @dataclass(frozen=True)
@@ -64,17 +132,24 @@ class CheckedRecipe:
 
 
 def load_recipe(path: str | Path) -> Plan:
-    """Read the plan of a recipe file.
+    """Read the plan of a recipe file that names every layer in full.
 
     Raises:
         ConfigurationError: the file is missing or unreadable.
-        RecipeFileError: it has errors; the message lists all of them.
+        RecipeError: it has errors, of which the message lists all, or globs.
     """
     return read_recipe(read_document(Path(path).expanduser())).plan
 
 
-def read_recipe(document: Document) -> Recipe:
+def read_recipe(
+    document: Document, *, budget: str | None = None, seed: int | None = None
+) -> Recipe:
     """Turn a file into a recipe.
+
+    Args:
+        document: the file.
+        budget: instead of the file's own.
+        seed: likewise.
 
     Raises:
         RecipeFileError: it has errors; the message lists all of them.
@@ -82,68 +157,175 @@ def read_recipe(document: Document) -> Recipe:
     data = document.data
     if not isinstance(data, dict):
         problem = document.problem((), shown(data), "a mapping with the keys version and layers")
-        raise RecipeFileError(f"recipe {document.path}", [*document.problems, problem])
+        raise _broken(document, [*document.problems, problem])
+    if TARGETS in data and "layers" in data:
+        problem = document.problem((TARGETS,), "layers as well", "either layers or targets")
+        raise _broken(document, [*document.problems, problem])
+    if TARGETS in data:
+        return _read_with_targets(data, document, budget, seed)
     keys = check(_RecipeKeys, data, document)
-    layers = data.get("layers")
-    methods = {
-        name: read_method(entry, document, ("layers", name))
-        for name, entry in (layers.items() if isinstance(layers, dict) else ())
-    }
+    entries = data.get("layers")
+    entries = entries if isinstance(entries, dict) else {}
+    places: dict[str, Path_] = {name: ("layers", name) for name in entries}
+    methods = {name: read_method(entry, document, places[name]) for name, entry in entries.items()}
     known = {name: method for name, method in methods.items() if method is not None}
     penalties: tuple[Penalty, ...] = ()
     if keys is not None and len(known) == len(methods):
-        penalties = read_penalties(keys.penalty, known, document)
+        penalties = read_penalties(keys.penalty, document)
+        if (budget or keys.budget) is None and not any(map(is_glob, known)):
+            document.problems += penalty_problems(penalties, known, document)
     if document.problems or keys is None:
-        raise RecipeFileError(f"recipe {document.path}", document.problems)
+        raise _broken(document, document.problems)
+    seed = keys.seed if seed is None else seed
+    seeded = {name: entry for name, entry in entries.items() if "seed" in entry}
     return Recipe(
-        Plan.of(known), keys.model, keys.fingerprint, keys.measurement, penalties, document
+        {n: m if n in seeded else _with_seed(m, seed) for n, m in known.items()},
+        keys.model,
+        keys.fingerprint,
+        keys.measurement,
+        penalties,
+        seed,
+        budget or keys.budget,
+        keys.space,
+        document,
+        places,
     )
 
 
-def check_recipe(
-    plan: Plan, layers: Sequence[LayerSpec], *, document: Document | None = None
-) -> CheckedRecipe:
-    """Make sure that a plan fits a model; modes and ranks that miss a matrix become the nearest.
-
-    Args:
-        plan: the plan.
-        layers: the compressible matrices of the model.
-        document: the file that the plan was read from, for the lines in messages.
+def _read_with_targets(
+    data: dict[str, Any], document: Document, budget: str | None, seed: int | None
+) -> Recipe:
+    """Turn a file in QCompress's words into a recipe.
 
     Raises:
-        RecipeFileError: layers that the model lacks, methods that do not fit; the message lists all
-            of them.
+        RecipeFileError: it has errors; below all of them stands in our words what was understood.
     """
-    document = document or Document(Path("recipe"))
-    specs = {spec.name: spec for spec in layers}
+    rest = {key: value for key, value in data.items() if key != TARGETS}
+    keys = check(
+        _RecipeKeys, {"version": RECIPE_VERSION} | rest | {"layers": {"*": None}}, document
+    )
+    found = read_targets(data[TARGETS], document)
+    penalties: tuple[Penalty, ...] = ()
+    if keys is not None:
+        penalties = read_penalties([*found.penalties, *keys.penalty], document)
+        seed = keys.seed if seed is None else seed
+    layers = {name: _with_seed(method, seed) for name, method in found.layers.items()}
+    if document.problems or keys is None:
+        understood = _yaml(Plan.of(layers), {}, penalties) if layers else ""
+        hint = "The other targets in the words of a recipe:\n" + understood if understood else ""
+        raise RecipeFileError(f"recipe {document.path}", document.problems, hint=hint)
+    return Recipe(
+        layers,
+        keys.model,
+        keys.fingerprint,
+        keys.measurement,
+        penalties,
+        seed,
+        budget or keys.budget,
+        keys.space,
+        document,
+        found.places,
+    )
+
+
+def _broken(document: Document, problems: Sequence[Problem]) -> RecipeFileError:
+    return RecipeFileError(f"recipe {document.path}", problems)
+
+
+def _with_seed(method: Method, seed: int | None) -> Method:
+    """The method, its random cores drawn by the recipe's seed."""
+    if seed is None or not isinstance(method, TensorTrain) or method.init != "random":
+        return method
+    return replace(method, seed=seed)
+
+
+def own_space(recipe: Recipe) -> str | None:
+    """The space that a recipe names: one of the package, or a file, seen from the recipe's."""
+    if recipe.space is None or recipe.space in space_names():
+        return recipe.space
+    return str(recipe.document.path.parent / Path(recipe.space).expanduser())
+
+
+def is_glob(name: str) -> bool:
+    """Whether an entry of ``layers`` is a pattern; no name of a layer has these characters."""
+    return any(character in name for character in "*?[")
+
+
+def check_recipe(
+    recipe: Recipe | Plan, layers: Sequence[LayerSpec], *, document: Document | None = None
+) -> CheckedRecipe:
+    """Find what a recipe says of a model; modes and ranks that miss a matrix become the nearest.
+
+    Args:
+        recipe: a recipe or a plan.
+        layers: the compressible matrices of the model.
+        document: the file that a plan was read from, for the lines in messages.
+
+    Returns:
+        The plan in the order of the model. Layers that the recipe leaves open are not in it.
+
+    Raises:
+        RecipeFileError: names and globs that match nothing, methods that do not fit, penalties that
+            count nowhere; the message lists all of them.
+    """
+    if isinstance(recipe, Plan):
+        recipe = Recipe(recipe, document=document or _nowhere())
+    document = recipe.document
+    matched = _first_matches(list(recipe.layers), layers)
     methods: dict[str, Method] = {}
     notices: list[str] = []
     problems: list[Problem] = []
-    for name, wanted in plan.methods:
-        if name not in specs:
-            problems.append(_unknown_layer(name, layers, document))
+    misfits: dict[str, list[tuple[str, str]]] = {}
+    used = set(matched.values())
+    problems += [_unmatched(entry, recipe, layers) for entry in recipe.layers if entry not in used]
+    for spec in layers:
+        entry = matched.get(spec.name)
+        if entry is None:
             continue
-        method = wanted.fitting(specs[name])
+        wanted = recipe.layers[entry]
+        method = wanted.fitting(spec)
         if method != wanted:
-            notices.append(f"layer {specs[name]}: {repair_notice(wanted, method)}")
+            notices.append(f"layer {spec}: {repair_notice(wanted, method)}")
         try:
-            method.check(specs[name])
+            method.check(spec)
         except MethodError as error:
-            got = f"{method} for {specs[name]}"
-            problems.append(document.problem(("layers", name), got, _allowed(error)))
-        methods[name] = method
+            misfits.setdefault(entry, []).append((f"{method} for {spec}", _allowed(error)))
+        methods[spec.name] = method
+    for entry, found in misfits.items():
+        got, allowed = found[0]
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        problems.append(document.problem(_place(recipe, entry), got + more, allowed))
+    if recipe.budget is None and not problems:
+        problems += penalty_problems(recipe.penalties, methods, document)
     if problems:
         raise RecipeFileError(f"recipe {document.path} does not fit this model; it", problems)
     return CheckedRecipe(Plan.of(methods), tuple(notices))
 
 
-def rank_notices(plan: Plan) -> tuple[str, ...]:
+def rank_notices(layers: Mapping[str, Method]) -> tuple[str, ...]:
     """What will be lowered for any model: ranks that the modes beside them do not allow."""
     return tuple(
         f"layer {name}: {repair_notice(method, method.feasible())}"
-        for name, method in plan.methods
+        for name, method in layers.items()
         if method.feasible() != method
     )
+
+
+def _first_matches(entries: Sequence[str], layers: Sequence[LayerSpec]) -> dict[str, str]:
+    """By layer, the first name or glob that matches it."""
+    order = {entry: index for index, entry in enumerate(entries)}
+    globs = [entry for entry in entries if is_glob(entry)]
+    found = {}
+    for spec in layers:
+        fitting = [glob for glob in globs if fnmatchcase(spec.name, glob)]
+        fitting += [spec.name] if spec.name in order else []
+        if fitting:
+            found[spec.name] = min(fitting, key=order.__getitem__)
+    return found
+
+
+def _place(recipe: Recipe, entry: str) -> Path_:
+    return recipe.places.get(entry, ("layers", entry))
 
 
 def save_recipe(
@@ -160,23 +342,22 @@ def save_recipe(
     Raises:
         StorageError: the folder cannot be written, or the disk is full.
     """
-    recipe = plan.to_recipe()
     header = {
         "model": model,
         "fingerprint": fingerprint,
         "measurement": dict(measurement) if measurement else None,
-        "penalty": penalty_entries(penalties),
     }
-    content = (
-        {"version": recipe.pop("version")}
-        | {key: value for key, value in header.items() if value}
-        | recipe
-    )
-    _write_whole(
-        Path(path),
-        yaml.safe_dump(
-            content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
-        ),
+    _write_whole(Path(path), _yaml(plan, header, penalties))
+
+
+def _yaml(plan: Plan, header: Mapping[str, Any], penalties: Sequence[Penalty]) -> str:
+    """A recipe as text; what the header has no value for is left out."""
+    recipe = plan.to_recipe()
+    head = {key: value for key, value in header.items() if value not in (None, {})}
+    asked = {"penalty": penalty_entries(penalties)} if penalties else {}
+    content = {"version": recipe.pop("version")} | head | asked | recipe
+    return yaml.safe_dump(
+        content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
     )
 
 
@@ -198,13 +379,17 @@ def _allowed(error: MethodError) -> str:
     return f"{error.wanted} ({about})" if error.wanted else error.what
 
 
-def _unknown_layer(name: str, layers: Sequence[LayerSpec], document: Document) -> Problem:
-    owner = next((spec.name for spec in layers if name in spec.tied), None)
+def _unmatched(entry: str, recipe: Recipe, layers: Sequence[LayerSpec]) -> Problem:
+    """Why a name or glob is the first for no layer."""
+    names = [spec.name for spec in layers]
+    got = "a glob that matches no layer" if is_glob(entry) else "a layer that the model lacks"
+    allowed = f"one of the {len(names)} matrices of the model"
+    owner = next((spec.name for spec in layers if entry in spec.tied), None)
     if owner is not None:
         allowed, nearest = f"{owner}, the matrix that it is tied to", owner
+    elif any(fnmatchcase(name, entry) for name in names):
+        got = "only layers that entries before it match"
+        allowed, nearest = "a layer that is left; the first entry that matches counts", ""
     else:
-        allowed, nearest = (
-            f"one of the {len(layers)} matrices of the model",
-            nearest_name(name, [spec.name for spec in layers]),
-        )
-    return document.problem(("layers", name), "a layer that the model lacks", allowed, nearest)
+        nearest = nearest_glob(entry, names) if is_glob(entry) else nearest_name(entry, names)
+    return recipe.document.problem(_place(recipe, entry), got, allowed, nearest)

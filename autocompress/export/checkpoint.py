@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -27,6 +28,7 @@ from autocompress.surgery.quantizer import AutocompressConfig
 from autocompress.surgery.workbench import Build, Workbench
 
 RECIPE = "recipe.yaml"
+NO_HEADER: Mapping[str, Any] = MappingProxyType({})
 MEASUREMENTS = "measurements.json"
 
 
@@ -59,6 +61,7 @@ def export_checkpoint(
     *,
     measurement: dict[str, Any] | None = None,
     numbers: Mapping[str, Tensor] | None = None,
+    header: Mapping[str, Any] = NO_HEADER,
     overwrite: bool = False,
 ) -> ExportReport:
     """Apply a plan to a dense model and write the result.
@@ -74,6 +77,7 @@ def export_checkpoint(
         out: the folder to write.
         measurement: what is known of this plan, for the card and ``measurements.json``.
         numbers: stored tensors of a healed plan, see ``Workbench.applied``.
+        header: what the recipe says beside the plan, such as the seed.
         overwrite: whether a model in ``out`` may be replaced.
 
     Raises:
@@ -92,7 +96,7 @@ def export_checkpoint(
         with workbench.applied(plan, build, numbers) as model:
             weights = write_weights(stored_tensors_of(model), folder)
         _write_configuration(loaded, plan, folder, weights)
-        _write_documents(loaded, plan, folder, inventory, measurement)
+        _write_documents(loaded, plan, folder, inventory, measurement, header)
         sizes = tensor_bytes(folder)
         check_sizes(sizes, plan, inventory, loaded.model)
         file_bytes = sum(path.stat().st_size for path in weight_files(folder))
@@ -149,16 +153,17 @@ def _write_documents(
     folder: Path,
     inventory: Inventory,
     measurement: dict[str, Any] | None,
+    header: Mapping[str, Any],
 ) -> None:
     recipe = plan.to_recipe()
-    header = {
+    origin = {
         "version": recipe.pop("version"),
         "model": loaded.source,
         "fingerprint": loaded.fingerprint,
     }
     known = {"measurement": measurement} if measurement else {}
     text = yaml.safe_dump(
-        header | known | recipe, sort_keys=False, default_flow_style=None, width=120
+        origin | known | dict(header) | recipe, sort_keys=False, default_flow_style=None, width=120
     )
     (folder / RECIPE).write_text(text, encoding="utf-8")
     facts = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from autocompress.errors import ConfigurationError, MethodError
 from autocompress.methods.base import Method, repair_notice
@@ -129,6 +130,7 @@ class Space:
         rules: exceptions, in order.
         groups: matrices that take the same method.
         description: one sentence for people.
+        pins: methods of single matrices by name, whatever the rules say.
     """
 
     name: str
@@ -137,9 +139,21 @@ class Space:
     rules: tuple[Rule, ...] = ()
     groups: tuple[Group, ...] = ()
     description: str = ""
+    pins: tuple[tuple[str, Method], ...] = ()
+
+    def pinned(self, methods: Mapping[str, Method]) -> Space:
+        """The same space in which some matrices, by name, take the one method given for each."""
+        given = f"{self.name}, with {len(methods)} matrices as they are given"
+        return replace(self, name=given if methods else self.name, pins=tuple(methods.items()))
+
+    @cached_property
+    def _pin_rules(self) -> dict[str, Rule]:
+        return {name: Rule(Match(names=(name,)), pin=method) for name, method in self.pins}
 
     def rule_for(self, spec: LayerSpec) -> Rule | None:
-        """The first rule that matches a matrix."""
+        """The first rule that matches a matrix, its own pin before all."""
+        if spec.name in self._pin_rules:
+            return self._pin_rules[spec.name]
         return next((rule for rule in self.rules if rule.match.matches(spec)), None)
 
     def options(self, spec: LayerSpec) -> tuple[Method, ...]:
@@ -189,12 +203,13 @@ class Space:
         return tuple(method for method in menus[0] if method in shared)
 
     def tied(self, specs: Sequence[LayerSpec]) -> tuple[tuple[LayerSpec, ...], ...]:
-        """The sets of matrices that take the same method.
+        """The sets of matrices that take the same method; pinned ones are in none.
 
         Raises:
             ConfigurationError: a matrix is in two groups.
         """
-        sets = tuple(members for group in self.groups for members in group.members(specs))
+        free = [spec for spec in specs if (rule := self.rule_for(spec)) is None or rule.pin is None]
+        sets = tuple(members for group in self.groups for members in group.members(free))
         seen: set[str] = set()
         for spec in (spec for members in sets for spec in members):
             if spec.name in seen:

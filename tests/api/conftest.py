@@ -53,9 +53,12 @@ def run(tmp_path):
             "calibration_data": token_ids(1),
             "report_data": token_ids(2),
             "texts": FEW,
-            "space": str(tmp_path / "tiny.yaml"),
             "runs_dir": tmp_path / "runs",
         }
+        recipe = arguments[0] if arguments else options.get("recipe")
+        own = recipe.get("budget") if isinstance(recipe, dict) else None
+        if recipe is None or own or options.get("budget"):
+            defaults["space"] = str(tmp_path / "tiny.yaml")
         return autocompress.compress(model, *arguments, **defaults | options)
 
     return compress

@@ -3,6 +3,8 @@ from __future__ import annotations
 import inspect
 import io
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import typer
@@ -10,13 +12,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from autocompress.api import heal_function
+from autocompress.api.exported_folder import OpenedFolder
 from autocompress.api.healing_report import HealingReport
 from autocompress.cli.heal import heal
 from autocompress.cli.heal_view import print_healed
 from autocompress.errors import ConfigurationError
+from autocompress.healing.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.search.study import Healing
+
+if TYPE_CHECKING:
+    from autocompress.api.session import Session
 
 LAYERS = "version: 1\nlayers:\n  a.mlp.up: {method: svd, rank: 8}\n"
 PENALTY = 'penalty: [{layers: "*.mlp.*", kind: renyi, alpha: 0.5, weight: 0.01}]\n'
@@ -26,6 +33,7 @@ BEFORE = Measurement(12.0, 0.08, 1000, 1_600_000, **REST, plan_hash="")
 REPORT = HealingReport(
     "trial 3", Plan(()), DENSE, BEFORE, BEFORE, Healing(300, 10_000, "bundled", {}, ())
 )
+OPENED = OpenedFolder(Path("small"), cast("Session", None), Plan(()), {})
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ def asked(monkeypatch):
         return take
 
     monkeypatch.setattr(heal_function, "heal_trial", answer("trial", REPORT))
-    monkeypatch.setattr(heal_function, "open_folder", answer("open", "opened"))
+    monkeypatch.setattr(heal_function, "open_folder", answer("open", OPENED))
     monkeypatch.setattr(heal_function, "heal_folder", answer("folder", REPORT))
     return calls
 
@@ -85,7 +93,8 @@ def test_a_folder(asked, folder, tmp_path):
     options = asked["open"][1]
     assert (options["device"], options["model"]) == ("cuda:1", "dense")
     assert options["trust_remote_code"]
-    assert asked["folder"][0][:2] == ("opened", out)
+    assert asked["folder"][0][:2] == (OPENED, out)
+    assert asked["folder"][0][2].penalties == ()
     assert "trial" not in asked
 
 
@@ -126,6 +135,28 @@ def test_penalties_come_from_a_recipe_that_has_some(asked, tmp_path):
     run("llama-10x", "--penalty", recipe, "--no-track")
     (penalty,) = asked["trial"][0][2].penalties
     assert (penalty.layers, penalty.kind, penalty.alpha) == ("*.mlp.*", "renyi", 0.5)
+
+
+def test_a_folder_is_healed_with_the_penalties_of_its_own_recipe(
+    asked, folder, tmp_path, monkeypatch
+):
+    own = Penalty("*.mlp.*", "shannon")
+    opened = OPENED._replace(penalties=(own,))
+    monkeypatch.setattr(heal_function, "open_folder", lambda *_args, **_options: opened)
+    out = ("--out", tmp_path / "healed")
+    said = run(folder, *out).output
+    assert "asks for a penalty of 0.05 x shannon on *.mlp.*; --penalty none" in " ".join(
+        said.split()
+    )
+    assert asked["folder"][0][2].penalties == (own,)
+    run(folder, *out, "--penalty", "none")
+    assert asked["folder"][0][2].penalties == ()
+    run(folder, *out, "--steps", "0", "--shrink", "0.01")  # nothing is trained
+    assert asked["folder"][0][2].penalties == ()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(LAYERS + PENALTY)
+    run(folder, *out, "--penalty", recipe)
+    assert asked["folder"][0][2].penalties == (Penalty("*.mlp.*", "renyi", 0.5, 0.01),)
 
 
 def test_what_healing_gained_is_judged_by_divergence():

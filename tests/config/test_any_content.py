@@ -134,4 +134,4 @@ def test_recipes(content, folder):
         assert_listed(error)
         return
     with contextlib.suppress(AutocompressError):
-        check_recipe(recipe.plan, SPECS, document=document)
+        check_recipe(recipe, SPECS)
