@@ -76,7 +76,6 @@ def no_work(monkeypatch):
     ("options", "words"),
     [
         (["--out", "x"], "neither a recipe nor a budget"),
-        (["--out", "x", "--budget", "2x", "--recipe", "r.yaml"], "a recipe and a budget"),
         (["--out", "x", "--recipe", "r.yaml"], "r.yaml"),
         (["--out", "x", "--budget", "2z"], "2z"),
         (["--out", "x", "--budget", "2x", "--space", "none"], "none"),
