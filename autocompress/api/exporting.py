@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
-from autocompress.atomic_write import written_whole
 from autocompress.config.penalty_entries import penalty_entries
-from autocompress.errors import StorageError, StudyError
-from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, export_checkpoint
-from autocompress.export.folder import check_free
+from autocompress.errors import StudyError
+from autocompress.export.card import trust_of
+from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, write_checkpoint
+from autocompress.export.folder import check_free, whole_folder
 from autocompress.export.verify import Verification, verify_checkpoint
 from autocompress.healing.penalties import Penalty
 from autocompress.methods.plan import Plan
@@ -26,6 +26,7 @@ from autocompress.records import Measurement
 from autocompress.search.healed_trials import read_numbers
 from autocompress.search.picking import pick
 from autocompress.search.study_store import read_study
+from autocompress.surgery.loading import has_own_code
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Exported:
         text: which text that is.
         source: trial or recipe it came from.
         dense_bytes: bytes of the dense model.
+        own_code: whether the model comes with code of its own, which must be let run.
     """
 
     report: ExportReport
@@ -47,6 +49,12 @@ class Exported:
     text: str
     source: str
     dense_bytes: int
+    own_code: bool = False
+
+    @property
+    def call_to_load(self) -> str:
+        """The Python that loads the folder."""
+        return f"autocompress.load({json.dumps(str(self.report.folder))}{trust_of(self.own_code)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
@@ -112,7 +120,8 @@ def write_folder(
 ) -> Exported:
     """Write a plan of a session's model as a folder, and load it again in a fresh process.
 
-    What that process saw is added to the folder's measurements: a folder that says so is finished.
+    Only a folder that this process finds right comes to its place, and only then does a model that
+    was there go. What the process saw is among the folder's measurements.
 
     Args:
         session: the dense model.
@@ -129,47 +138,41 @@ def write_folder(
         StorageError: it cannot be written, or does not load as what was measured.
     """
     asked = {"penalty": penalty_entries(penalties)} if penalties else {}
-    with session.progress.task(f"Writing {out}"):
-        report = export_checkpoint(
-            session.loaded,
-            plan,
-            session.build,
-            out,
-            measurement=measurement.to_dict(),
-            numbers=numbers,
-            header={"seed": session.seed} | asked,
-            overwrite=overwrite,
-        )
+    loaded, final = session.loaded, out.expanduser().absolute()
     ids = session.report_ids if measurement.text == "report" else session.selection_ids
-    with session.progress.task("Loading it in a fresh process"):
-        verification = verify_checkpoint(
-            report.folder,
-            session.windows(ids),
-            perplexity=measurement.perplexity,
-            weight_bytes=report.weight_bytes,
-            device=str(session.loaded.model.device),
-        )
-    note_verification(report.folder, verification)
+    with whole_folder(out, overwrite=overwrite) as folder:
+        with session.progress.task(f"Writing {out}"):
+            report = write_checkpoint(
+                loaded,
+                plan,
+                session.build,
+                folder,
+                measurement=measurement.to_dict(),
+                numbers=numbers,
+                header={"seed": session.seed} | asked,
+            )
+        with session.progress.task("Loading it in a fresh process"):
+            verification = verify_checkpoint(
+                folder,
+                session.windows(ids),
+                perplexity=measurement.perplexity,
+                weight_bytes=report.weight_bytes,
+                device=str(loaded.model.device),
+                trust_remote_code=loaded.trust_remote_code,
+                shown=final,
+            )
+        _note_verification(folder, verification)
+    report = replace(report, folder=final)
     dense = session.workbench.inventory.dense_bytes
-    return Exported(report, plan, verification, measurement.text, source, dense)
+    own_code = has_own_code(loaded)
+    return Exported(report, plan, verification, measurement.text, source, dense, own_code)
 
 
-def note_verification(folder: Path, verification: Verification) -> None:
-    """Add what a fresh process saw of a folder to its measurements.
-
-    Raises:
-        StorageError: they cannot be written.
-    """
+def _note_verification(folder: Path, verification: Verification) -> None:
+    """Add what a fresh process saw of a folder to its measurements."""
     path = folder / MEASUREMENTS
-    try:
-        facts = json.loads(path.read_text("utf-8")) | {"verified": asdict(verification)}
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}",
-            hint="The model itself is written, and loads as what was measured.",
-        ) from error
+    facts = json.loads(path.read_text("utf-8")) | {"verified": asdict(verification)}
+    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def is_finished(folder: Path) -> bool:

@@ -347,6 +347,13 @@ def open_session(
             wanted="a dense model",
             hint="Name the one it was made from.",
         )
+    if loaded.ignored:
+        kind, some = type(loaded.model).__name__, ", ".join(loaded.ignored[:3])
+        more = ", ..." if len(loaded.ignored) > 3 else ""
+        progress.note(
+            f"{kind} has no use for {len(loaded.ignored)} tensors of the checkpoint "
+            f"({some}{more}): they are not counted, and not exported."
+        )
     return Session(loaded, settings, Cache(runs_dir / "cache"), progress, seed=seed, own=own)
 
 

@@ -134,12 +134,9 @@ def _compress_one(
         print_json(report.to_dict())
         return
     _say(str(report))
-    _say(
-        "",
-        "Use it:",
-        "  import autocompress",
-        f'  model, tokenizer = autocompress.load("{report.folder}")',
-    )
+    if report.exported is not None:
+        load = f"  model, tokenizer = {report.exported.call_to_load}"
+        _say("", "Use it:", "  import autocompress", load)
 
 
 def _compress_many(

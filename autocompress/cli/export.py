@@ -72,7 +72,7 @@ def show_exported(exported: Exported) -> None:
         "",
         "Use it:",
         "  import autocompress",
-        f'  model, tokenizer = autocompress.load("{report.folder}")',
+        f"  model, tokenizer = {exported.call_to_load}",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

@@ -26,15 +26,20 @@ Which method stores which matrix is in `recipe.yaml`, and what was measured in `
 import autocompress  # without it transformers does not know how to read the weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("this folder")
-tokenizer = AutoTokenizer.from_pretrained("this folder")
+model = AutoModelForCausalLM.from_pretrained("this folder"{trust})
+tokenizer = AutoTokenizer.from_pretrained("this folder"{trust})
 ```
 
-`model, tokenizer = autocompress.load("this folder")` does the same.
+`model, tokenizer = autocompress.load("this folder"{trust})` does the same.
 """
 
 
-def model_card(source: str, plan: Plan, facts: Mapping[str, Any]) -> str:
+def trust_of(own_code: bool) -> str:
+    """What a call that loads a model takes besides the folder."""
+    return ", trust_remote_code=True" if own_code else ""
+
+
+def model_card(source: str, plan: Plan, facts: Mapping[str, Any], *, own_code: bool = False) -> str:
     """Say in a few lines what the folder holds and how to load it."""
     measurement = facts["measurement"] or {}
     quality = ""
@@ -49,4 +54,5 @@ def model_card(source: str, plan: Plan, facts: Mapping[str, Any]) -> str:
         ratio=facts["dense_bytes"] / facts["bytes"],
         summary=plan.summary() or "all kept",
         quality=quality,
+        trust=trust_of(own_code),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +22,9 @@ from autocompress.methods.base import stored_tensors
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.surgery.inventory import Inventory, stored_tensors_of
-from autocompress.surgery.loading import LoadedModel, is_exported
+from autocompress.surgery.loading import LoadedModel, has_own_code, is_exported
 from autocompress.surgery.placement import dense_names, home_of, prefix_of
-from autocompress.surgery.quantizer import AutocompressConfig
+from autocompress.surgery.quantizer import AutocompressConfig, state_ties
 from autocompress.surgery.workbench import Build, Workbench
 
 RECIPE = "recipe.yaml"
@@ -86,21 +86,41 @@ def export_checkpoint(
         ConfigurationError: ``out`` is in use.
         StorageError: it cannot be written, or what was written is not what was meant.
     """
+    with whole_folder(out, overwrite=overwrite) as folder:
+        report = write_checkpoint(
+            loaded, plan, build, folder, measurement=measurement, numbers=numbers, header=header
+        )
+    return replace(report, folder=out.expanduser().absolute())
+
+
+def write_checkpoint(
+    loaded: LoadedModel,
+    plan: Plan,
+    build: Build,
+    folder: Path,
+    *,
+    measurement: dict[str, Any] | None = None,
+    numbers: Mapping[str, Tensor] | None = None,
+    header: Mapping[str, Any] = NO_HEADER,
+) -> ExportReport:
+    """Apply a plan to a dense model and write the result into an empty folder.
+
+    See ``export_checkpoint``, which gives such a folder.
+    """
     if is_exported(loaded.model):
         raise ModelError(
             f"{loaded.source} is compressed already", wanted="the dense model it was made from"
         )
     workbench = Workbench(loaded.model)
     inventory = workbench.inventory
-    with whole_folder(out, overwrite=overwrite) as folder:
-        with workbench.applied(plan, build, numbers) as model:
-            weights = write_weights(stored_tensors_of(model), folder)
-        _write_configuration(loaded, plan, folder, weights)
-        _write_documents(loaded, plan, folder, inventory, measurement, header)
-        sizes = tensor_bytes(folder)
-        check_sizes(sizes, plan, inventory, loaded.model)
-        file_bytes = sum(path.stat().st_size for path in weight_files(folder))
-    return ExportReport(out.expanduser().absolute(), sum(sizes.values()), file_bytes, len(sizes))
+    with workbench.applied(plan, build, numbers) as model:
+        weights = write_weights(stored_tensors_of(model), folder)
+    _write_configuration(loaded, plan, folder, weights)
+    _write_documents(loaded, plan, folder, inventory, measurement, header)
+    sizes = tensor_bytes(folder)
+    check_sizes(sizes, plan, inventory, loaded.model)
+    file_bytes = sum(path.stat().st_size for path in weight_files(folder))
+    return ExportReport(folder, sum(sizes.values()), file_bytes, len(sizes))
 
 
 def check_sizes(sizes: dict[str, int], plan: Plan, inventory: Inventory, dense: nn.Module) -> None:
@@ -138,7 +158,10 @@ def _write_configuration(loaded: LoadedModel, plan: Plan, folder: Path, weights:
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.architectures = [type(model).__name__]
-    config.quantization_config = AutocompressConfig(plan.to_recipe(), dtype, weights).to_dict()
+    ties = state_ties(model, config)
+    config.quantization_config = AutocompressConfig(
+        plan.to_recipe(), dtype, weights, ties
+    ).to_dict()
     config.save_pretrained(folder)
     generation_config = getattr(model, "generation_config", None)
     if generation_config is not None and model.can_generate():
@@ -176,4 +199,5 @@ def _write_documents(
         "measurement": measurement,
     }
     (folder / MEASUREMENTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(loaded.source, plan, facts), encoding="utf-8")
+    card = model_card(loaded.source, plan, facts, own_code=has_own_code(loaded))
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Loads an exported folder in a fresh process and compares its score with that of the search.
 
-``python -m autocompress.export.verify FOLDER WINDOWS CONTEXT DEVICE`` is that process.
+``python -m autocompress.export.verify FOLDER WINDOWS CONTEXT SETTINGS`` is that process.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from autocompress.errors import StorageError
 from autocompress.evaluation.windows import Windows
 
 TOLERANCE = 1e-4  # relative, on perplexity
+_GONE = "Nothing of it was kept."  # by whoever had it written
 _RESULT = "autocompress-verify "
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,8 @@ def verify_checkpoint(
     perplexity: float,
     weight_bytes: int | None = None,
     device: str = "cpu",
+    trust_remote_code: bool = False,
+    shown: Path | None = None,
     tolerance: float = TOLERANCE,
 ) -> Verification:
     """Load a folder in a fresh process and compare its perplexity with the expected one.
@@ -57,31 +60,41 @@ def verify_checkpoint(
         perplexity: what the compressed model scored on them before it was written.
         weight_bytes: bytes that the loaded model must have, when known.
         device: where to score it.
+        trust_remote_code: whether code that comes with the model may run.
+        shown: what to call the folder, if it is not at its place yet.
         tolerance: largest relative difference.
 
     Raises:
         StorageError: it does not load, or is not the model it should be.
     """
-    seen = score_in_fresh_process(folder, windows, device=device)
+    try:
+        seen = score_in_fresh_process(
+            folder, windows, device=device, trust_remote_code=trust_remote_code
+        )
+    except StorageError as error:
+        raise error.within(str(shown or folder)) from error
     if weight_bytes is not None and seen.bytes != weight_bytes:
         raise StorageError(
-            f"{folder} loads as another model",
+            f"{shown or folder} loads as another model",
             got=f"{seen.bytes} bytes of tensors",
             wanted=f"{weight_bytes}",
+            hint=_GONE,
         )
     if not math.isclose(seen.perplexity, perplexity, rel_tol=tolerance):
         raise StorageError(
-            f"{folder}, loaded again, does not score what was measured",
+            f"{shown or folder}, loaded again, does not score what was measured",
             got=f"perplexity {seen.perplexity:.6g}",
             wanted=f"{perplexity:.6g} to {tolerance:g} relative",
-            hint="Do not use this folder. "
-            "The same device and type as in the search are needed for equal figures.",
+            hint=f"{_GONE} The same device and type as in the search are needed for equal figures.",
         )
     return seen
 
 
-def score_in_fresh_process(folder: Path, windows: Windows, *, device: str = "cpu") -> Verification:
+def score_in_fresh_process(
+    folder: Path, windows: Windows, *, device: str = "cpu", trust_remote_code: bool = False
+) -> Verification:
     """Load a folder and score it in a process of its own."""
+    settings = {"device": device, "trust_remote_code": trust_remote_code}
     with tempfile.TemporaryDirectory(prefix="autocompress-verify-") as scratch:
         ids = Path(scratch) / "windows.safetensors"
         tensors = {"ids": windows.ids.cpu().contiguous(), "begin": torch.tensor(windows.begin)}
@@ -93,7 +106,7 @@ def score_in_fresh_process(folder: Path, windows: Windows, *, device: str = "cpu
             str(folder),
             str(ids),
             str(windows.context),
-            device,
+            json.dumps(settings),
         ]
         path = os.pathsep.join(filter(None, (str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
         environment = os.environ | {
@@ -105,17 +118,17 @@ def score_in_fresh_process(folder: Path, windows: Windows, *, device: str = "cpu
     lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
     if done.returncode != 0 or not lines:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise StorageError(f"{folder} does not load in a fresh process: {reason}")
+        raise StorageError(f"it does not load in a fresh process: {reason}", hint=_GONE)
     return Verification(**json.loads(lines[-1].removeprefix(_RESULT)))
 
 
-def main(folder: str, ids: str, context: str, device: str) -> None:
+def main(folder: str, ids: str, context: str, settings: str) -> None:
     """Load, score and print one line."""
     from autocompress.evaluation.scoring import score
     from autocompress.surgery.inventory import stored_bytes
     from autocompress.surgery.loading import load_model
 
-    model = load_model(folder, device=device).model
+    model = load_model(folder, **json.loads(settings)).model
     tensors = load_file(ids)
     begin = tuple(map(int, tensors["begin"]))
     scored = score(model, Windows(tensors["ids"], int(context), begin))

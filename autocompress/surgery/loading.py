@@ -14,6 +14,8 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -40,12 +42,16 @@ class LoadedModel:
         tokenizer: its tokenizer.
         source: what the user named, or ``autocompress-demo``.
         fingerprint: hash of names, shapes, types and bytes of its tensors.
+        trust_remote_code: whether code that comes with the model was allowed to run.
+        ignored: names in the checkpoint that the model has no use for.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
     fingerprint: str
+    trust_remote_code: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 def load_model(
@@ -71,7 +77,7 @@ def load_model(
     place = str(BUNDLED_FOLDER) if name == BUNDLED_MODEL else _checked_place(name)
     target, kind = _device(device), _dtype(dtype)
     with _quiet(), _explained(name):
-        model = _read(place, kind, trust_remote_code)
+        model, ignored = _read(place, kind, trust_remote_code)
     with (
         _quiet(),
         _explained(f"the tokenizer of {name}", "The folder needs a tokenizer beside the weights."),
@@ -79,16 +85,24 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
     _check_finite(model, name)
     model.to(target).eval().requires_grad_(False)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
-    return LoadedModel(model, tokenizer, name, fingerprint(model))
+    return LoadedModel(model, tokenizer, name, fingerprint(model), trust_remote_code, ignored)
 
 
-def load(folder: str | Path, *, device: str = "cpu", dtype: str | None = None) -> tuple[Any, Any]:
+def load(
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
     """Load an exported folder, or any other model: ``(model, tokenizer)``.
 
     Raises:
         ModelError: as ``load_model``.
     """
-    loaded = load_model(str(folder), device=device, dtype=dtype)
+    loaded = load_model(
+        str(folder), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
     return loaded.model, loaded.tokenizer
 
 
@@ -105,6 +119,11 @@ def fingerprint(model: torch.nn.Module) -> str:
 def is_exported(model: torch.nn.Module) -> bool:
     """Whether a model was loaded from a folder that autocompress wrote."""
     return getattr(model, "quantization_method", None) == QUANT_METHOD
+
+
+def has_own_code(loaded: LoadedModel) -> bool:
+    """Whether a model runs code that comes with it."""
+    return loaded.trust_remote_code and bool(getattr(loaded.model.config, "auto_map", None))
 
 
 def _checked_place(name: str) -> str:
@@ -144,25 +163,46 @@ def _dtype(name: str | None) -> torch.dtype | str:
     return dtype
 
 
-def _read(place: str, dtype: torch.dtype | str, trust_remote_code: bool) -> PreTrainedModel:
+def _read(
+    place: str, dtype: torch.dtype | str, trust_remote_code: bool
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model, and the names in its checkpoint that it has no use for."""
     config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
-    architecture = getattr(transformers, (getattr(config, "architectures", None) or ["?"])[0], None)
-    loader: Any = AutoModelForCausalLM
-    if architecture is not None and not trust_remote_code:
-        loader = (
-            architecture  # a masked or a sequence-to-sequence model comes as what it was saved as
+    for loader in _loaders(config, trust_remote_code):
+        code = (
+            {} if issubclass(loader, PreTrainedModel) else {"trust_remote_code": trust_remote_code}
         )
-    options = {} if loader is not AutoModelForCausalLM else {"trust_remote_code": trust_remote_code}
-    model, report = loader.from_pretrained(place, dtype=dtype, output_loading_info=True, **options)
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ModelError(
-            f"the checkpoint lacks {len(missing)} of the tensors of {type(model).__name__}",
-            got=f"no {missing[0]}",
-            hint="It is damaged, or belongs to another architecture.",
-        )
-    assert isinstance(model, PreTrainedModel)
-    return model
+        model, report = loader.from_pretrained(place, dtype=dtype, output_loading_info=True, **code)
+        if not report["missing_keys"]:
+            return model, tuple(sorted(report["unexpected_keys"]))
+    missing = sorted(report["missing_keys"])
+    raise ModelError(
+        f"the checkpoint lacks {len(missing)} of the tensors of {type(model).__name__}",
+        got=f"no {missing[0]}",
+        hint="It is damaged, or belongs to another architecture.",
+    )
+
+
+def _loaders(config: Any, trust_remote_code: bool) -> Iterator[Any]:
+    """What to load a checkpoint as, best first: a later one where it lacks a tensor of that one."""
+    name = (getattr(config, "architectures", None) or ["?"])[0]
+    own_code = getattr(config, "auto_map", None) if trust_remote_code else None
+    if own_code:
+        kinds = (kind for kind, place in own_code.items() if str(place).endswith(f".{name}"))
+        yield getattr(transformers, next(kinds, ""), AutoModelForCausalLM)
+        return
+    architecture = getattr(transformers, name, None)
+    if architecture is None:
+        yield AutoModelForCausalLM
+        return
+    # AutoModel writes a model without its head. Where head and embedding are one, nothing is lost.
+    headless = architecture is MODEL_MAPPING.get(type(config), None)
+    if headless and getattr(config, "tie_word_embeddings", False):
+        language_model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        if language_model is not None:
+            yield language_model
+    # a masked or a sequence-to-sequence model comes as what it was saved as
+    yield architecture
 
 
 def _check_finite(model: torch.nn.Module, name: str) -> None:
@@ -190,6 +230,8 @@ def _explained(name: str, hint: str = "") -> Iterator[None]:
             hint="The file is damaged.",
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if "trust_remote_code" in str(error):
+            hint = "If you trust it, let it run with --trust-remote-code."
         if not hint and Path(name).expanduser().is_dir():
             hint = (
                 "The folder is incomplete, damaged, or of a kind that transformers does not know."

@@ -17,6 +17,7 @@ from autocompress.surgery.quantizer import (
     AutocompressConfig,
     AutocompressQuantizer,
     forget_ties,
+    state_ties,
 )
 from autocompress.surgery.workbench import Build, Workbench
 
@@ -46,7 +47,8 @@ def compressed_copy(
     with workbench.applied(plan, build, numbers):
         tensors = {id(tensor): tensor for tensor in chain(dense.parameters(), dense.buffers())}
         compressed = copy.deepcopy(dense, tensors)
-    _adopt(compressed, plan, str(dense.dtype), before - _parameter_names(compressed))
+    ties = state_ties(dense, compressed.config)
+    _adopt(compressed, plan, str(dense.dtype), before - _parameter_names(compressed), ties)
     return compressed
 
 
@@ -63,9 +65,9 @@ def compress_(workbench: Workbench, plan: Plan, build: Build) -> PreTrainedModel
     """
     model = workbench.model
     assert isinstance(model, PreTrainedModel)
-    before, dtype = _parameter_names(model), str(model.dtype)
+    before, dtype, ties = _parameter_names(model), str(model.dtype), state_ties(model, model.config)
     _take_over(model, compressed_copy(workbench, plan, build))
-    _adopt(model, plan, dtype, before - _parameter_names(model))
+    _adopt(model, plan, dtype, before - _parameter_names(model), ties)
     return model
 
 
@@ -79,13 +81,13 @@ def _take_over(model: nn.Module, compressed: nn.Module) -> None:
             model.register_module(name, theirs)
 
 
-def _adopt(model: Any, plan: Plan, dtype: str, gone: set[str]) -> None:
+def _adopt(model: Any, plan: Plan, dtype: str, gone: set[str], ties: dict[str, str] | None) -> None:
     """Let a model be what ``from_pretrained`` makes of an exported folder.
 
     ``save_pretrained`` then writes a folder that loads again. The type is that of the dense model:
     the first tensor of the compressed one may be a scale of another.
     """
-    config = AutocompressConfig(plan.to_recipe(), dtype.removeprefix("torch."))
+    config = AutocompressConfig(plan.to_recipe(), dtype.removeprefix("torch."), ties=ties)
     quantizer = AutocompressQuantizer(config)
     quantizer.stored = tuple(name for name, method in plan.items() if method != Keep())
     model.hf_quantizer = quantizer

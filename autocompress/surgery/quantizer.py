@@ -12,7 +12,8 @@ match).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ class AutocompressConfig(QuantizationConfigMixin):
         dtype: torch name of the model's type; the first stored tensor need not have it.
         weights: name of the file, or index of files, that holds the tensors; ``None`` for the usual
             names.
+        ties: parameters that are one with another, by name, and that other; ``None`` where the
+            model's configuration says it rightly.
         version: version of the format.
         quant_method: always ``autocompress``.
     """
@@ -47,6 +50,7 @@ class AutocompressConfig(QuantizationConfigMixin):
         recipe: dict[str, Any],
         dtype: str,
         weights: str | None = None,
+        ties: dict[str, str] | None = None,
         version: int = FORMAT_VERSION,
         quant_method: str = QUANT_METHOD,
         **unknown: Any,
@@ -60,6 +64,12 @@ class AutocompressConfig(QuantizationConfigMixin):
             )
         self.quant_method = quant_method  # type: ignore[assignment]  # declared as transformers' own enum
         self.version, self.recipe, self.dtype, self.weights = version, recipe, dtype, weights
+        self.ties = ties
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as ``config.json`` has them: ties only where they are needed."""
+        settings: dict[str, Any] = super().to_dict()
+        return {key: value for key, value in settings.items() if key != "ties" or value is not None}
 
 
 @register_quantizer(QUANT_METHOD)
@@ -105,6 +115,8 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
 
         if hasattr(model.config, "transformers_weights"):
             del model.config.transformers_weights
+        if self.quantization_config.ties is not None:
+            model.all_tied_weights_keys = _ties_in(model, self.quantization_config.ties)
         self.stored = _place_skeletons(model, Plan.from_recipe(self.quantization_config.recipe))
         guards = _guards(model, (*self.stored, *self.quantization_config.recipe["layers"]))
         model._keys_to_ignore_on_load_unexpected |= {rf"^{re.escape(name)}$" for name in guards}
@@ -201,6 +213,60 @@ def _tie(model: Any) -> None:
     for target, source in model.all_tied_weights_keys.items():
         parent, _, name = target.rpartition(".")
         setattr(model.get_submodule(parent), name, model.get_parameter(source))
+
+
+def _ties_in(model: Any, ties: Mapping[str, str]) -> dict[str, str]:
+    """Those ties of the exported model that are in this one: the same, or one without its head."""
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    prefix = f"{model.base_model_prefix}."
+    own = {
+        name: name if name in known else name.removeprefix(prefix) for name in chain(*ties.items())
+    }
+    return {own[a]: own[b] for a, b in ties.items() if {own[a], own[b]} <= known}
+
+
+def state_ties(model: Any, config: Any) -> dict[str, str] | None:
+    """Let a configuration say which weights of a dense model are one, as far as it can.
+
+    transformers keeps a head of its own that a checkpoint has, whatever ``tie_word_embeddings``
+    says. In memory weights may be shared though it says no.
+
+    Args:
+        model: the dense model.
+        config: its configuration; ``tie_word_embeddings`` is put right.
+
+    Returns:
+        The ties, where a model made from the given configuration would have had others.
+    """
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    every = model.get_expanded_tied_weights_keys(all_submodels=True)
+    declared = {a: b for a, b in every.items() if {a, b} <= known}
+    ties = _ties_of(model, declared)
+    if _partition(declared) == _partition(ties):
+        return None
+    if not ties or not declared:
+        for part in (config, config.get_text_config()):
+            part.tie_word_embeddings = bool(ties)
+    return ties
+
+
+def _ties_of(model: nn.Module, declared: Mapping[str, str]) -> dict[str, str]:
+    """Names of parameters that are the same object as another one, and that other's name."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    ties = {}
+    for names in groups.values():
+        owner, *others = sorted(names, key=lambda name: name in declared)
+        ties |= dict.fromkeys(others, owner)
+    return ties
+
+
+def _partition(ties: Mapping[str, str]) -> set[frozenset[str]]:
+    groups: dict[str, set[str]] = {}
+    for target, source in ties.items():
+        groups.setdefault(source, {source}).add(target)
+    return {frozenset(group) for group in groups.values()}
 
 
 def forget_ties(model: nn.Module, gone: set[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from autocompress.evaluation.scoring import score
 from autocompress.evaluation.windows import Windows
@@ -11,7 +12,7 @@ from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import load_model
 
 
-def score_here(folder: Path, windows: Windows, *, device: str = "cpu") -> Verification:
-    model = load_model(str(folder), device=device).model
+def score_here(folder: Path, windows: Windows, **settings: Any) -> Verification:
+    model = load_model(str(folder), **settings).model
     scored = score(model, windows)
     return Verification(scored.perplexity, scored.tokens, stored_bytes(model))
