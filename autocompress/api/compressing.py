@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Measurement
+from autocompress.search.selection import Selection
 from autocompress.surgery.permanent import compress_, compressed_copy
 
 
@@ -54,6 +56,9 @@ def compress(
     *,
     budget: str | None = None,
     space: str | None = None,
+    methods: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    keep: str | Sequence[str] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     inplace: bool = False,
     measure: bool = True,
@@ -88,6 +93,10 @@ def compress(
             left out.
         space: what may be chosen from under a budget: a search space by name, or a YAML file; the
             recipe's own or ``default`` when left out.
+        methods: names of the methods of the space that may be used; all when left out. A matrix may
+            still stay as it is, where the space lets it.
+        layers: globs over the names of matrices: no others are compressed.
+        keep: globs over the matrices that stay as they are.
         tokenizer: of a model in memory; not needed when the data are token ids.
         inplace: change the given model itself. By default it stays as it is, and what is returned
             is another model that shares with it the tensors that are not compressed. A model that
@@ -126,7 +135,7 @@ def compress(
         ConfigurationError: neither recipe nor budget; ``out`` in use.
         StorageError: ``out`` cannot be written, or does not load as what was measured.
     """
-    target = read_target(recipe, budget, space, seed)
+    target = read_target(recipe, budget, space, seed, Selection.of(methods, layers, keep))
     seed = target.seed if seed is None else seed
     wish = Wish(None if out is None else Path(out), overwrite, measure, inplace)
     if wish.out is not None:

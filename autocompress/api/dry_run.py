@@ -29,7 +29,7 @@ from autocompress.api.looking_up import (
 )
 from autocompress.api.probes import probe
 from autocompress.api.searching import THIS_PROCESS
-from autocompress.api.session import Session, read_space
+from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination, SearchSettings, check_settings, identity_of
 from autocompress.api.trial_list import ExpectedTrial, expected_trials
 from autocompress.errors import DataError
@@ -169,7 +169,7 @@ def dry_run(
     budget = check_settings(settings, destination)
     check_engine(engine)
     session = open_reading(settings, destination, progress)
-    space, inventory = read_space(settings.space), session.workbench.inventory
+    space, inventory = settings.read_space(), session.workbench.inventory
     space.check(inventory.layers)
     if finish is not None and finish.whole_front:
         healing_text(session, finish.data, finish.settings)
@@ -177,7 +177,7 @@ def dry_run(
     limits = budget.limits(inventory.dense_bytes, 1.0)
     limit = limits.memory_bytes
     least = smallest_model_bytes(space, inventory)
-    expected = expected_trials(inventory, limits, least, effort.trials)
+    expected = expected_trials(inventory, limits, least, effort.trials, space)
     done = 0 if record is None else sum(trial.state != "failed" for trial in record.trials)
     left = expected[done:]
     cached, missing = look_up_cache(session, space)

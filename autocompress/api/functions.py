@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from autocompress.api.endurance import Endurance
@@ -13,6 +14,7 @@ from autocompress.api.session import TextSettings, named_texts, one_of
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.search.engines.choosing import EngineSettings
+from autocompress.search.selection import Selection
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import read_study
 from autocompress.tracking.mlflow_mirror import mirrored
@@ -24,6 +26,9 @@ def search(
     latency: str | None = None,
     *,
     space: str = "default",
+    methods: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    keep: str | Sequence[str] | None = None,
     trials: int | None = None,
     time: str | float | None = None,
     patience: int | None = None,
@@ -62,6 +67,10 @@ def search(
         latency: most time for one decoded token at batch 1: ``6ms``, or ``0.8x`` of the dense
             model's.
         space: a search space by name, or the path of a YAML file.
+        methods: names of the methods of the space that may be used; all when left out. A matrix may
+            still stay as it is, where the space lets it.
+        layers: globs over the names of matrices: no others are compressed.
+        keep: globs over the matrices that stay as they are.
         trials: trials in all, hand-written plans included.
         time: start no trial after so long: ``10m``, or seconds.
         patience: end after so many searched trials in a row without the front growing.
@@ -133,6 +142,7 @@ def search(
                     data, calibration_data, selection_data, report_data, context=context, bos=bos
                 ),
             ),
+            Selection.of(methods, layers, keep),
         )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(
@@ -150,6 +160,9 @@ def profile(
     model: str | None = None,
     *,
     space: str = "default",
+    methods: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    keep: str | Sequence[str] | None = None,
     data: str | None = None,
     calibration_data: str | None = None,
     context: int | None = None,
@@ -171,6 +184,7 @@ def profile(
         texts,
         space,
         Path(runs_dir),
+        selection=Selection.of(methods, layers, keep),
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,

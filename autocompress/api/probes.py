@@ -126,7 +126,10 @@ def per_element(
 
     The matrices are random, in random metrics: the steps of a fit do not depend on what it fits.
     """
-    largest = max(specs, key=lambda spec: min(spec.shape))
+    fitted = [spec for spec in specs if not space.leaves(spec)]
+    if not fitted:
+        return {}
+    largest = max(fitted, key=lambda spec: min(spec.shape))
     times: dict[str, list[tuple[int, float]]] = defaultdict(list)
     spent = 0.0
     for side in (side for side in SIDES if side <= max(min(largest.shape), SIDES[1])):

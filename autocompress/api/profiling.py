@@ -10,6 +10,7 @@ from autocompress.api.session import TextSettings, open_session, read_space
 from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Skipped
+from autocompress.search.selection import EVERYTHING, Selection
 
 RATIOS = (4, 8, 10, 16)  # at which sensitivity is summed up
 
@@ -93,6 +94,7 @@ def make_profile(
     space_name: str,
     runs_dir: Path,
     *,
+    selection: Selection = EVERYTHING,
     device: str = "cpu",
     dtype: str | None = None,
     trust_remote_code: bool = False,
@@ -110,13 +112,17 @@ def make_profile(
         progress=progress,
         seed=seed,
     )
-    space = read_space(space_name)
-    space.check(session.workbench.inventory.layers)
+    space, inventory = read_space(space_name, selection), session.workbench.inventory
+    space.check(inventory.layers)
+    menu = session.menu(space)
+    left = tuple(
+        Skipped(spec.name, "not selected") for spec in inventory.layers if selection.leaves(spec)
+    )
     return Profile(
         session.loaded.source,
         space.name,
-        session.menu(space),
-        session.workbench.inventory.skipped,
+        Menu(tuple(each for each in menu.layers if not selection.leaves(each.spec))),
+        inventory.skipped + left,
         session.texts.names["calibration"],
         len(session.calibration_ids),
         session.begin_token,

@@ -12,7 +12,7 @@ from typing import Any
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish, finish_search
 from autocompress.api.heal_plan import healing_text
-from autocompress.api.session import Session, read_space, tied_names
+from autocompress.api.session import Session, tied_names
 from autocompress.api.study_choice import (
     Destination,
     SearchSettings,
@@ -74,7 +74,7 @@ def run_search(
     effort = endurance.effort(settings.sampler, settings.seed)
     budget = check_settings(settings, destination)
     check_engine(engine)
-    space = read_space(settings.space)
+    space = settings.read_space()
     session = settings.open(destination.runs_dir, progress)
     inventory = session.workbench.inventory
     space.check(inventory.layers)
@@ -184,6 +184,7 @@ def make_proposer(
         limits,
         tied_names(space, session.workbench.inventory),
         latencies,
+        methods=space.selection.methods,
     )
     proposer.check_latency(evaluator.dense_latency.median_ms)
     if session.settings.swap_tokens:

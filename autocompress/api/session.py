@@ -37,6 +37,7 @@ from autocompress.methods.base import Method
 from autocompress.numerics.metric import Metric
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
+from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
 from autocompress.surgery.inventory import Inventory
 from autocompress.surgery.loading import LoadedModel, is_exported, load_model
@@ -357,9 +358,9 @@ def open_session(
     return Session(loaded, settings, Cache(runs_dir / "cache"), progress, seed=seed, own=own)
 
 
-def read_space(name_or_path: str) -> Space:
-    """Load a search space by the name of one that ships, or from a file."""
-    return load_space(name_or_path)
+def read_space(name_or_path: str, selection: Selection = EVERYTHING) -> Space:
+    """Load a search space by the name of one that ships, or from a file, and narrow it."""
+    return load_space(name_or_path).narrowed(selection)
 
 
 def tied_names(space: Space, inventory: Inventory) -> tuple[tuple[str, ...], ...]:

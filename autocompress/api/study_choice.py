@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.progress import SILENT, Progress
 from autocompress.search.knob_sampler import SAMPLERS
+from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
 from autocompress.search.storage import default_storage, storage_url
 from autocompress.search.study import StudyRecord
@@ -32,12 +33,19 @@ class SearchSettings:
     dtype: str | None = None
     trust_remote_code: bool = False
     texts: TextSettings = field(default_factory=TextSettings)
+    selection: Selection = EVERYTHING
 
     @classmethod
     def of_study(cls, record: StudyRecord) -> SearchSettings:
         """The settings that a study was started with."""
         arguments = dict(record.settings["arguments"])
-        return cls(**arguments | {"texts": TextSettings(**arguments["texts"])})
+        selection = Selection.of(**arguments.get("selection", {}))
+        texts = TextSettings(**arguments["texts"])
+        return cls(**arguments | {"texts": texts, "selection": selection})
+
+    def read_space(self) -> Space:
+        """Load the search space, narrowed to what was selected."""
+        return read_space(self.space, self.selection)
 
     def open(self, runs_dir: Path, progress: Progress = SILENT) -> Session:
         """Load the model and make everything ready; see ``open_session``."""
@@ -104,7 +112,9 @@ def identity_of(settings: SearchSettings, session: Session, space: Space) -> dic
     plain = {
         name: getattr(settings, name) for name in ("budget", "latency", "sampler", "seed", "device")
     }
-    return session.identity() | plain | {"space": space.name, "space_content": repr(space)}
+    narrowed = settings.selection.to_dict()
+    contents = {"space": space.name, "space_content": repr(space)}
+    return session.identity() | plain | contents | narrowed
 
 
 def choose_study(

@@ -24,6 +24,7 @@ from autocompress.search.evaluator import Evaluator
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.reach import check_reachable
 from autocompress.search.rounds import measure_menu
+from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
 from autocompress.units import Budget, Limits
 
@@ -169,6 +170,7 @@ def read_target(
     budget: str | None,
     space: str | None = None,
     seed: int | None = None,
+    selection: Selection = EVERYTHING,
 ) -> Target:
     """Read what to compress to, before any work is done.
 
@@ -178,10 +180,11 @@ def read_target(
         space: what may be chosen from under a budget, by name or file; of a recipe, instead of its
             own.
         seed: of random cores, instead of the recipe's own.
+        selection: what the space is narrowed to under a budget alone.
 
     Raises:
-        ConfigurationError: neither recipe nor budget, a space where nothing is chosen, or one that
-            cannot be read.
+        ConfigurationError: neither recipe nor budget, a space or a selection where nothing is
+            chosen, or one that cannot be read.
     """
     if recipe is None:
         if budget is None:
@@ -192,7 +195,15 @@ def read_target(
                 hint="Give a recipe (a file, a mapping, a Plan), or a budget such as 4x.",
             )
         limit = Budget.parse(budget)
-        return BudgetTarget(f"at most {budget}", limit, read_space(space or DEFAULT_SPACE))
+        return BudgetTarget(
+            f"at most {budget}", limit, read_space(space or DEFAULT_SPACE, selection)
+        )
+    if selection != EVERYTHING:
+        raise ConfigurationError(
+            "a recipe says itself which matrices take what",
+            got=" and ".join(f"--{name}" for name in selection.to_dict()),
+            hint="Leave that out, or give a --budget in place of the recipe.",
+        )
     label, read = _read_recipe(recipe, budget, seed)
     if read.budget is None:
         if space is not None or read.space is not None:

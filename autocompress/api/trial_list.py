@@ -8,6 +8,7 @@ from autocompress.methods.plan import Plan
 from autocompress.search.driver import REFERENCE_SPAN
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.proposer import sweep
+from autocompress.search.space import Space
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Limits
 
@@ -30,7 +31,7 @@ class ExpectedTrial:
 
 
 def expected_trials(
-    inventory: Inventory, limits: Limits, least_bytes: int, trials: int
+    inventory: Inventory, limits: Limits, least_bytes: int, trials: int, space: Space
 ) -> list[ExpectedTrial]:
     """List the trials of a new study in the order in which they are made.
 
@@ -39,13 +40,19 @@ def expected_trials(
         limits: what plans may cost.
         least_bytes: of the smallest plan in the space.
         trials: how many there are to be.
+        space: what may be chosen from.
     """
     dense, limit_bytes = inventory.dense_bytes, limits.memory_bytes
     share = None if limit_bytes is None else min(limit_bytes / dense, 1.0)
     most = None if limit_bytes is None else REFERENCE_SPAN * limit_bytes
     by_hand = [
         ExpectedTrial("hand-written", most is not None and inventory.plan_bytes(plan) > most, plan)
-        for _, plan in hand_written_plans(inventory.layers, share)
+        for _, plan in hand_written_plans(
+            inventory.layers,
+            share,
+            methods=space.selection.methods,
+            kept=[spec.name for spec in inventory.layers if space.leaves(spec)],
+        )
     ]
     # One on predictions, then the sweep.
     reached = len(sweep(limits, dense, least_bytes))

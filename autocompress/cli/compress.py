@@ -15,6 +15,9 @@ from autocompress.cli.options import (
     Data,
     Device,
     Dtype,
+    KeptLayers,
+    Layers,
+    Methods,
     Overwrite,
     ReportData,
     RunsDir,
@@ -53,6 +56,9 @@ def compress(
         typer.Option("--budget", help="Most bytes of each stored model: 4x, 25%, 1.6MB, 2GiB."),
     ] = None,
     space: SpaceOrRecipes = None,
+    methods: Methods = None,
+    layers: Layers = None,
+    keep: KeptLayers = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -100,6 +106,9 @@ def compress(
         "recipe": recipe,
         "budget": budget,
         "space": space,
+        "methods": methods,
+        "layers": layers,
+        "keep": keep,
         "data": data,
         "calibration_data": calibration_data,
         "report_data": report_data,
@@ -174,9 +183,11 @@ def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
     from autocompress.api.exporting import is_finished
     from autocompress.api.target import read_target
     from autocompress.export.folder import check_free
+    from autocompress.search.selection import Selection
 
     arguments = jobs[0].arguments
-    read_target(*(arguments[name] for name in ("recipe", "budget", "space", "seed")))
+    selection = Selection.of(arguments["methods"], arguments["layers"], arguments["keep"])
+    read_target(*(arguments[name] for name in ("recipe", "budget", "space", "seed")), selection)
     finished = [job for job in jobs if is_finished(job.out)]
     if finished and not (skip_existing or arguments["overwrite"]):
         raise ConfigurationError(

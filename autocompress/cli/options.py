@@ -50,6 +50,30 @@ SpaceOrRecipes = Annotated[
         show_default="the recipe's own, or default",
     ),
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--methods",
+        help="Methods of the space that may be used, with commas or again and again.",
+        metavar="NAMES",
+        show_default="all",
+    ),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        help='Compress only the matrices with such names: "*.mlp.*".',
+        metavar="GLOBS",
+        show_default="all",
+    ),
+]
+KeptLayers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep", help='Leave matrices with such names as they are: "*.attn.*".', metavar="GLOBS"
+    ),
+]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")]
 Device = Annotated[str, typer.Option("--device", help="Device, as torch names it.")]
 Dtype = Annotated[

@@ -15,6 +15,9 @@ from autocompress.cli.options import (
     Device,
     Dtype,
     Json,
+    KeptLayers,
+    Layers,
+    Methods,
     ReportData,
     RunsDir,
     Space,
@@ -50,6 +53,9 @@ def search(
     context: Context = None,
     bos: Bos = True,
     space: Space = "default",
+    methods: Methods = None,
+    layers: Layers = None,
+    keep: KeptLayers = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -169,14 +175,16 @@ def search(
         from autocompress.api.session import named_texts
         from autocompress.api.study_choice import Destination, SearchSettings
         from autocompress.cli.dry_run_view import show_dry_run
+        from autocompress.search.selection import Selection
 
         texts = named_texts(
             data, calibration_data, selection_data, report_data, context=context, bos=bos
         )
+        selection = Selection.of(methods, layers, keep)
         show_dry_run(
             SearchSettings(
                 *(model, budget, latency, space, sampler, seed),
-                *(device, dtype, trust_remote_code, texts),
+                *(device, dtype, trust_remote_code, texts, selection),
             ),
             Destination(resume or study, runs_dir, storage),
             Endurance(trials, time, patience),
@@ -201,6 +209,9 @@ def search(
         budget,
         latency,
         space=space,
+        methods=methods,
+        layers=layers,
+        keep=keep,
         trials=trials,
         time=time,
         patience=patience,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from autocompress.errors import MethodError
@@ -25,7 +25,11 @@ RANK_STEP = 8
 
 
 def hand_written_plans(
-    specs: Sequence[LayerSpec], budget_share: float | None = None
+    specs: Sequence[LayerSpec],
+    budget_share: float | None = None,
+    *,
+    methods: Collection[str] = (),
+    kept: Collection[str] = (),
 ) -> list[tuple[str, Plan]]:
     """Make the labelled uniform plans: every bit width, plain and by trellis, SVD, tensor train.
 
@@ -34,34 +38,58 @@ def hand_written_plans(
 
     Matrices that cannot take a setting (a group that does not divide the row, a matrix too small)
     fall back to the nearest that they can take: whole rows, or kept.
+
+    Args:
+        specs: the matrices.
+        budget_share: of the dense bytes.
+        methods: make the plans of these methods alone; of all when empty.
+        kept: names of matrices that stay as they are.
     """
-    plans: list[tuple[str, Plan]] = []
-    for bits in UNIFORM_BITS:
-        grouped = _uniform(specs, partial(_quantize, bits=bits))
-        plans.append((f"uniform {bits} bit, groups of {USUAL_GROUP}", grouped))
-        whole_rows = Plan.of({spec.name: Quantize(bits, WHOLE_ROW) for spec in specs})
-        plans.append((f"uniform {bits} bit, whole rows", whole_rows))
-    for bits in UNIFORM_TRELLIS_BITS:
-        coded = Plan.of({spec.name: Trellis(bits, WHOLE_ROW) for spec in specs})
-        plans.append((f"uniform {bits} bit trellis", coded))
     share = UNIFORM_SHARE if budget_share is None else budget_share
-    ranks = _uniform(specs, partial(_svd, share=share))
-    plans.append((f"uniform SVD, {share:.0%} of the parameters", ranks))
-    trains = _uniform(specs, partial(_tensor_train, share=share))
-    plans.append((f"uniform tensor train, {share:.0%} of the parameters", trains))
-    return plans
+    settings: list[tuple[str, str, Callable[[LayerSpec], Method]]] = []
+    for bits in UNIFORM_BITS:
+        settings += [
+            (Quantize.name, f"{bits} bit, groups of {USUAL_GROUP}", partial(_quantize, bits=bits)),
+            (Quantize.name, f"{bits} bit, whole rows", partial(_whole_rows, bits=bits)),
+        ]
+    settings += [
+        (Trellis.name, f"{bits} bit trellis", partial(_trellis, bits=bits))
+        for bits in UNIFORM_TRELLIS_BITS
+    ]
+    part = f"{share:.0%} of the parameters"
+    settings += [
+        (Svd.name, f"SVD, {part}", partial(_svd, share=share)),
+        (TensorTrain.name, f"tensor train, {part}", partial(_tensor_train, share=share)),
+    ]
+    return [
+        (f"uniform {label}", _uniform(specs, method_for, kept))
+        for name, label, method_for in settings
+        if not methods or name in methods
+    ]
 
 
-def _uniform(specs: Sequence[LayerSpec], method_for: Callable[[LayerSpec], Method]) -> Plan:
+def _uniform(
+    specs: Sequence[LayerSpec],
+    method_for: Callable[[LayerSpec], Method],
+    kept: Collection[str],
+) -> Plan:
     methods: dict[str, Method] = {}
     for spec in specs:
-        method = method_for(spec).fitting(spec)
+        method = Keep() if spec.name in kept else method_for(spec).fitting(spec)
         try:
             method.check(spec)
         except MethodError:
             method = Keep()
         methods[spec.name] = method
     return Plan.of(methods)
+
+
+def _whole_rows(_spec: LayerSpec, bits: int) -> Quantize:
+    return Quantize(bits, WHOLE_ROW)
+
+
+def _trellis(_spec: LayerSpec, bits: int) -> Trellis:
+    return Trellis(bits, WHOLE_ROW)
 
 
 def _quantize(spec: LayerSpec, bits: int) -> Quantize:

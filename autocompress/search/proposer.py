@@ -11,6 +11,7 @@ from itertools import islice, pairwise
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
 from autocompress.errors import BudgetUnreachable
+from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.search.against_dense import meets
 from autocompress.search.allocation import allocated_plan, bent_choices
@@ -73,6 +74,7 @@ class Proposer:
         limits: what plans may cost.
         groups: layers that must take the same method.
         latencies: what each option takes of a token; unknown when left out.
+        methods: those that the plans written by hand may use; any when empty.
     """
 
     def __init__(
@@ -82,9 +84,11 @@ class Proposer:
         limits: Limits,
         groups: tuple[tuple[str, ...], ...] = (),
         latencies: LatencyTable | None = None,
+        *,
+        methods: tuple[str, ...] = (),
     ) -> None:
         self.menu, self.inventory, self.limits = menu, inventory, limits
-        self.groups, self.latencies = groups, latencies
+        self.groups, self.latencies, self.methods = groups, latencies, methods
         self.measured = MeasuredMenu()
         self.relation: Relation | None = None
         self._proven_ms = -math.inf
@@ -178,9 +182,12 @@ class Proposer:
         """
         limit = self.limits.memory_bytes
         share = None if limit is None else min(limit / self.inventory.dense_bytes, 1.0)
+        left = [m.spec.name for m in self.menu.layers if all(o.method == Keep() for o in m.options)]
         hand_written = [
             partial(Proposal, HAND_WRITTEN, label, plan)
-            for label, plan in hand_written_plans(self.inventory.layers, share)
+            for label, plan in hand_written_plans(
+                self.inventory.layers, share, methods=self.methods, kept=left
+            )
         ]
         first = partial(self.allocation, self.targets[0], PREDICTED)
         at_budget, *others = [partial(self.allocation, target, Knobs()) for target in self.targets]

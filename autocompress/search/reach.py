@@ -42,5 +42,12 @@ def check_reachable(space: Space, inventory: Inventory, limit_bytes: int | None)
             f"no plan of the search space {space.name!r} is as small as the budget",
             got=f"{format_bytes(limit_bytes)} ({dense / max(limit_bytes, 1):.4g}x)",
             wanted=f"at least {format_bytes(least)} ({reachable})",
-            hint=f"Ask for --budget {reachable} or less, or allow smaller forms with --space.",
+            hint=f"Ask for --budget {reachable} or less, or allow smaller forms with --space"
+            f"{_or_more(space)}.",
         )
+
+
+def _or_more(space: Space) -> str:
+    """What narrows the space, as what else might be loosened."""
+    options = [f"--{name}" for name in space.selection.to_dict()]
+    return f", or more with {' and '.join(options)}" if options else ""

@@ -13,6 +13,7 @@ from autocompress.methods.base import Method, repair_notice
 from autocompress.methods.keep import Keep
 from autocompress.records import LayerSpec, Role
 from autocompress.search.families.base import Family
+from autocompress.search.selection import EVERYTHING, Selection
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class Space:
         groups: matrices that take the same method.
         description: one sentence for people.
         pins: methods of single matrices by name, whatever the rules say.
+        selection: what it is narrowed to, see ``narrowed``.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Space:
     groups: tuple[Group, ...] = ()
     description: str = ""
     pins: tuple[tuple[str, Method], ...] = ()
+    selection: Selection = field(default=EVERYTHING, repr=False)
 
     def pinned(self, methods: Mapping[str, Method]) -> Space:
         """The same space in which some matrices, by name, take the one method given for each."""
@@ -149,6 +152,37 @@ class Space:
     @cached_property
     def _pin_rules(self) -> dict[str, Rule]:
         return {name: Rule(Match(names=(name,)), pin=method) for name, method in self.pins}
+
+    def narrowed(self, selection: Selection) -> Space:
+        """The part of the space that a selection leaves.
+
+        Raises:
+            ConfigurationError: it names a method that the space does not offer, or leaves out one
+                that a rule pins.
+        """
+        wanted, offered = selection.methods, [family.name for family in self.families]
+        missing = [name for name in wanted if name not in (*offered, Keep.name)]
+        if missing:
+            raise ConfigurationError(
+                f"the search space {self.name!r} does not offer a method of --methods",
+                got=missing[0],
+                wanted=f"some of {', '.join(offered)}",
+                hint="Name another space with --space; default offers every method.",
+            )
+        for rule in self.rules:
+            if wanted and rule.pin is not None and rule.pin.name not in wanted:
+                line = f", line {rule.line}" if rule.line else ""
+                raise ConfigurationError(
+                    f"search space {self.name}{line}: --methods leaves out what a rule pins",
+                    got=rule.pin.name,
+                    wanted=", ".join(wanted),
+                )
+        families = tuple(f for f in self.families if not wanted or f.name in wanted)
+        return replace(self, families=families, selection=selection)
+
+    def leaves(self, spec: LayerSpec) -> bool:
+        """Whether a matrix can only stay as it is."""
+        return self.selection.leaves(spec) or self.options(spec) == (Keep(),)
 
     def rule_for(self, spec: LayerSpec) -> Rule | None:
         """The first rule that matches a matrix, its own pin before all."""
@@ -166,6 +200,8 @@ class Space:
             ConfigurationError: nothing is left.
             MethodError: a pinned method does not fit.
         """
+        if self.selection.leaves(spec):
+            return (Keep(),)
         rule = self.rule_for(spec)
         if rule is not None and rule.pin is not None:
             return (_fitting_pin(rule.pin, spec),)
@@ -203,12 +239,17 @@ class Space:
         return tuple(method for method in menus[0] if method in shared)
 
     def tied(self, specs: Sequence[LayerSpec]) -> tuple[tuple[LayerSpec, ...], ...]:
-        """The sets of matrices that take the same method; pinned ones are in none.
+        """The sets of matrices that take the same method; pinned and left ones are in none.
 
         Raises:
             ConfigurationError: a matrix is in two groups.
         """
-        free = [spec for spec in specs if (rule := self.rule_for(spec)) is None or rule.pin is None]
+        free = [
+            spec
+            for spec in specs
+            if not self.selection.leaves(spec)
+            and ((rule := self.rule_for(spec)) is None or rule.pin is None)
+        ]
         sets = tuple(members for group in self.groups for members in group.members(free))
         seen: set[str] = set()
         for spec in (spec for members in sets for spec in members):
@@ -223,7 +264,7 @@ class Space:
     def notices(self, specs: Sequence[LayerSpec]) -> tuple[str, ...]:
         """What was corrected to suit the matrices, for the report; alike ones in one line."""
         corrected: dict[str, list[LayerSpec]] = {}
-        for spec in specs:
+        for spec in (spec for spec in specs if not self.selection.leaves(spec)):
             for notice in dict.fromkeys(self._notices(spec)):
                 corrected.setdefault(notice, []).append(spec)
         return tuple(
@@ -251,9 +292,10 @@ class Space:
         """Make sure that the space suits a model.
 
         Raises:
-            ConfigurationError: a rule matches nothing, a matrix has no option, or a group shares
-                none.
+            ConfigurationError: a rule or what it is narrowed to matches nothing, a matrix has no
+                option, or a group shares none.
         """
+        self.selection.check(specs)
         for unmatched in self.unmatched_rules(specs):
             line = f", line {unmatched.rule.line}" if unmatched.rule.line else ""
             raise ConfigurationError(
@@ -282,7 +324,9 @@ class Space:
         self, spec: LayerSpec, rule: Rule | None, any_fits: bool
     ) -> ConfigurationError:
         families = ", ".join(family.name for family in self._offered(rule))
-        if any_fits:
+        if not families:
+            reason = "none of the methods that are left is allowed by its rule"
+        elif any_fits:
             reason = f"{families} fit, but none is allowed by its rule and smaller than keeping it"
         else:
             reason = f"no setting of {families} fits its shape"

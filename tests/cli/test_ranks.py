@@ -9,6 +9,7 @@ import pytest
 
 from autocompress.cli.main import main
 from autocompress.export import verify
+from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY, make_tiny_model, make_tiny_tokenizer
@@ -21,14 +22,6 @@ layers:
     {method: tensor_train, ranks: [1, 8], out_modes: [8, 2, 2], in_modes: [2, 2, 32]}
 """
 
-TRAINS = """\
-version: 1
-name: trains
-methods:
-  keep: true
-  tensor_train: {orders: [3], splits: [skewed], rank_fractions: [0.12, 0.25]}
-"""
-
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
@@ -39,7 +32,6 @@ def gpt2(tmp_path_factory):
     words = random.Random(0).choices(range(VOCABULARY - 3), k=1_200)
     (folder / "my text.txt").write_text(" ".join(f"w{word}" for word in words))
     (folder / "my recipe.yaml").write_text(RECIPE)
-    (folder / "my trains.yaml").write_text(TRAINS)
     return folder
 
 
@@ -59,10 +51,12 @@ def compress(gpt2, tmp_path, monkeypatch, capsys):
 
 
 def test_trains_of_low_rank_only_compress_a_gpt2(compress):
-    facts, _ = compress("--budget", "3x", "--space", "my trains.yaml")
-    methods = {method.name for method in Plan.from_recipe(facts["recipe"]).values()}
-    assert facts["ratio"] >= 3
-    assert methods == {"keep", "tensor_train"}
+    space = ["--space", "low_rank_only", "--methods", "tensor_train", "--layers", "*.0.mlp.c_proj"]
+    facts, _ = compress("--budget", "1.08x", *space)
+    plan = Plan.from_recipe(facts["recipe"])
+    assert facts["ratio"] >= 1.08
+    changed = {name: method.name for name, method in plan.items() if method != Keep()}
+    assert changed == {"transformer.h.0.mlp.c_proj": "tensor_train"}
 
 
 def test_ranks_of_a_recipe_that_cannot_exist_are_lowered_with_a_notice(compress, capsys):
