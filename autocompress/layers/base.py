@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from itertools import chain
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.layers.packed import PackedTable
+from autocompress.layers.stand_in import KeepingTypes, StandIn
 
 
-class CompressedMatrix(nn.Module):
+class CompressedMatrix(StandIn):
     """A matrix ``W [out, in]`` held in some stored form, usable in place of ``nn.Linear``.
 
     Subclasses hold exactly the tensors that are stored on disk, floating-point ones as parameters
     and integer codes as buffers, so that ``state_dict()`` *is* the stored form and its size is the
     cost. They are constructible without data (``torch.device("meta")``) from their settings alone.
+    Stored tensors keep their types when the model is cast; what ``rows`` returns follows.
 
     Attributes:
         out_features: rows of W.
@@ -24,10 +27,12 @@ class CompressedMatrix(nn.Module):
         bias: parameter ``[out]`` or ``None``.
     """
 
+    keeps_types: ClassVar[bool] = True
+
     def __init__(
         self, out_features: int, in_features: int, *, bias: bool, dtype: torch.dtype
     ) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.out_features, self.in_features = out_features, in_features
         self.bias = (
             nn.Parameter(torch.zeros(out_features, dtype=dtype), requires_grad=False)
@@ -69,6 +74,11 @@ class CompressedMatrix(nn.Module):
         return self
 
     @property
+    def qweight(self) -> Tensor:
+        """A stored tensor. PEFT asks layers without a dense weight by this name where they are."""
+        return next(chain(self.parameters(), self.buffers()))
+
+    @property
     def cached_bytes(self) -> int:
         """Memory beyond the stored tensors: the dense copy, and layouts that kernels read."""
         tables = [part.kernel_bytes for part in self.modules() if isinstance(part, PackedTable)]
@@ -89,7 +99,7 @@ class CompressedMatrix(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._dense = None
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return super()._apply(KeepingTypes(fn) if self.keeps_types else fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._dense = None
@@ -103,7 +113,7 @@ class CompressedMatrix(nn.Module):
         )
 
 
-class CompressedEmbedding(nn.Module):
+class CompressedEmbedding(StandIn):
     """An embedding whose table ``[vocabulary, hidden]`` is a compressed matrix.
 
     Args:
@@ -112,9 +122,8 @@ class CompressedEmbedding(nn.Module):
     """
 
     def __init__(self, matrix: CompressedMatrix, *, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.matrix = matrix
-        self.dtype = dtype
 
     @property
     def num_embeddings(self) -> int:
@@ -131,7 +140,7 @@ class CompressedEmbedding(nn.Module):
         return self.matrix.rows(ids).to(self.dtype)
 
 
-class TiedHead(nn.Module):
+class TiedHead(StandIn):
     """An output head that multiplies by the matrix which another module owns and stores.
 
     The matrix is referred to without being a submodule, so ``state_dict()`` holds it once, under
@@ -143,7 +152,7 @@ class TiedHead(nn.Module):
     """
 
     def __init__(self, matrix: CompressedMatrix, bias: nn.Parameter | None = None) -> None:
-        super().__init__()
+        super().__init__(matrix.dtype)
         self._owner = (matrix,)
         self.bias = bias
 
@@ -151,6 +160,21 @@ class TiedHead(nn.Module):
     def matrix(self) -> CompressedMatrix:
         """The shared matrix."""
         return self._owner[0]
+
+    @property
+    def qweight(self) -> Tensor:
+        """See ``CompressedMatrix``."""
+        return self.matrix.qweight
+
+    @property
+    def out_features(self) -> int:
+        """Size of the vocabulary."""
+        return self.matrix.out_features
+
+    @property
+    def in_features(self) -> int:
+        """Size of one vector."""
+        return self.matrix.in_features
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T + bias`` for ``x [..., hidden]``: ``[..., vocabulary]``."""

@@ -30,7 +30,6 @@ class CorrectedMatrix(CompressedMatrix):
     ) -> None:
         """Make the layer of two without biases of their own."""
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.dtype = dtype
         self.codes, self.corrector = codes, corrector
 
     def multiply(self, x: Tensor) -> Tensor:

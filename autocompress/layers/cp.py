@@ -37,7 +37,7 @@ class CpMatrix(CompressedMatrix):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.dtype, self.out_modes, self.in_modes = dtype, tuple(out_modes), tuple(in_modes)
+        self.out_modes, self.in_modes = tuple(out_modes), tuple(in_modes)
         self.out_factors = Cores(((n, rank) for n in out_modes), bits=bits, dtype=dtype)
         self.in_factors = Cores(((n, rank) for n in in_modes), bits=bits, dtype=dtype)
 

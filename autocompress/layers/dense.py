@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -10,11 +12,13 @@ from autocompress.layers.base import CompressedMatrix
 
 
 class DenseMatrix(CompressedMatrix):
-    """``W [out, in]`` in its own floating-point type.
+    """``W [out, in]`` in its own floating-point type, which follows casts of the model.
 
     Attributes:
         weight: parameter ``[out, in]``.
     """
+
+    keeps_types: ClassVar[bool] = False
 
     def __init__(
         self, out_features: int, in_features: int, *, bias: bool, dtype: torch.dtype

@@ -33,7 +33,6 @@ class LowRankMatrix(CompressedMatrix):
     ) -> None:
         """Make the layer; ``groups``: group sizes of left and right, 0 for whole rank vectors."""
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.dtype = dtype
         self.left = Factor(rank, out_features, bits=bits, group_size=groups[0], dtype=dtype)
         self.right = Factor(rank, in_features, bits=bits, group_size=groups[1], dtype=dtype)
 

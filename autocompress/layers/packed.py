@@ -19,6 +19,7 @@ from autocompress.layers.kernels import (
     loop_takes,
 )
 from autocompress.layers.latent import GridLatent, Latent
+from autocompress.layers.stand_in import KeepingTypes
 from autocompress.numerics.factor_rounding import FACTOR_GROUPS
 from autocompress.numerics.packing import packed_length, unpack
 from autocompress.numerics.rounding import (
@@ -184,11 +185,8 @@ class PackedTable(nn.Module):
         return None if self.zeros is None else unpack_zeros(self.zeros, self.bits, self.shape[0])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        scales = self.scales.data
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(KeepingTypes(fn), recurse)  # type: ignore[no-untyped-call]
         self._forget_kernels()  # else what moved away stays
-        if self.scales.dtype != scales.dtype:
-            self.scales.data = scales.to(self.scales.device)
         return self
 
     def extra_repr(self) -> str:

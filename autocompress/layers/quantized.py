@@ -33,7 +33,6 @@ class QuantizedMatrix(CompressedMatrix):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.dtype = dtype
         self.table = PackedTable(
             out_features, in_features, bits=bits, group_size=group_size, symmetric=symmetric
         )

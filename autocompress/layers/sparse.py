@@ -45,7 +45,7 @@ class SparseMatrix(CompressedMatrix):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.dtype, self.kept = dtype, kept
+        self.kept = kept
         count = in_features * KEPT_OF_GROUP // GROUP if kept is None else kept
         self.values = Factor(out_features, count, bits=bits, group_size=group_size, dtype=dtype)
         length = (

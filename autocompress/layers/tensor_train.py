@@ -42,7 +42,7 @@ class TensorTrainMatrix(CompressedMatrix):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.dtype, self.out_modes, self.in_modes = dtype, tuple(out_modes), tuple(in_modes)
+        self.out_modes, self.in_modes = tuple(out_modes), tuple(in_modes)
         self.ranks = (1, *ranks, 1)
         self.cores = Cores(self.core_shapes(), bits=bits, dtype=dtype)
 

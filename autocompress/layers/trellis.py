@@ -39,7 +39,7 @@ class TrellisMatrix(CompressedMatrix):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.dtype, self.bits = dtype, bits
+        self.bits = bits
         self.table = PackedTable(
             out_features, in_features, bits=bits, group_size=group_size, symmetric=True
         )

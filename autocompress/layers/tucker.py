@@ -40,7 +40,7 @@ class TuckerMatrix(CompressedMatrix):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.dtype, self.out_modes, self.in_modes = dtype, tuple(out_modes), tuple(in_modes)
+        self.out_modes, self.in_modes = tuple(out_modes), tuple(in_modes)
         self.out_ranks, self.in_ranks = (
             tuple(ranks[: len(out_modes)]),
             tuple(ranks[len(out_modes) :]),

@@ -58,7 +58,7 @@ def load_model(
     source: str | None,
     *,
     device: str = "cpu",
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
@@ -66,7 +66,8 @@ def load_model(
     Args:
         source: a folder (dense or exported), a name on the hub, or ``None`` for the bundled model.
         device: where to put it, as torch names it.
-        dtype: torch name of a floating-point type; the stored one when left out.
+        dtype: floating-point type that the model computes in, or its torch name; the stored one
+            when left out. Codes, scales and factors stay as they are stored.
         trust_remote_code: whether code that comes with the model may run.
 
     Raises:
@@ -92,7 +93,7 @@ def load(
     folder: str | Path,
     *,
     device: str = "cpu",
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
     """Load an exported folder, or any other model: ``(model, tokenizer)``.
@@ -152,10 +153,10 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str | None) -> torch.dtype | str:
+def _dtype(name: str | torch.dtype | None) -> torch.dtype | str:
     if name is None:
         return "auto"
-    dtype = getattr(torch, name, None)
+    dtype = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
         raise ConfigurationError(
             "--dtype is not usable", got=repr(name), wanted="float32, bfloat16 or float16"

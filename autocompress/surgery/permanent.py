@@ -12,6 +12,11 @@ from transformers import PreTrainedModel
 
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.surgery.compressed_model import (
+    adopt_class,
+    attach_quantizer,
+    dense_class,
+)
 from autocompress.surgery.quantizer import (
     QUANT_METHOD,
     AutocompressConfig,
@@ -44,11 +49,9 @@ def compressed_copy(
     dense = workbench.model
     assert isinstance(dense, PreTrainedModel)
     before = _parameter_names(dense)
-    with workbench.applied(plan, build, numbers):
-        tensors = {id(tensor): tensor for tensor in chain(dense.parameters(), dense.buffers())}
-        compressed = copy.deepcopy(dense, tensors)
+    compressed = _applied_copy(workbench, plan, build, numbers)
     ties = state_ties(dense, compressed.config)
-    _adopt(compressed, plan, str(dense.dtype), before - _parameter_names(compressed), ties)
+    _adopt(compressed, plan, before - _parameter_names(compressed), ties)
     return compressed
 
 
@@ -65,35 +68,52 @@ def compress_(workbench: Workbench, plan: Plan, build: Build) -> PreTrainedModel
     """
     model = workbench.model
     assert isinstance(model, PreTrainedModel)
-    before, dtype, ties = _parameter_names(model), str(model.dtype), state_ties(model, model.config)
-    _take_over(model, compressed_copy(workbench, plan, build))
-    _adopt(model, plan, dtype, before - _parameter_names(model), ties)
+    before, ties = _parameter_names(model), state_ties(model, model.config)
+    _take_over(model, _applied_copy(workbench, plan, build))
+    _adopt(model, plan, before - _parameter_names(model), ties)
     return model
+
+
+def _applied_copy(
+    workbench: Workbench,
+    plan: Plan,
+    build: Build,
+    numbers: Mapping[str, Tensor] | None = None,
+) -> PreTrainedModel:
+    """Copy the modules of the model under a plan; other tensors are shared."""
+    dense = workbench.model
+    with workbench.applied(plan, build, numbers):
+        tensors = {id(tensor): tensor for tensor in chain(dense.parameters(), dense.buffers())}
+        compressed = copy.deepcopy(dense, tensors)
+    assert isinstance(compressed, PreTrainedModel)
+    return compressed
 
 
 def _take_over(model: nn.Module, compressed: nn.Module) -> None:
     """Move the modules that are of another kind in the compressed model to their places."""
     for name, theirs in list(compressed.named_children()):
         own = model.get_submodule(name)
-        if type(own) is type(theirs):
+        if dense_class(type(own)) is dense_class(type(theirs)):
             _take_over(own, theirs)
         else:
             model.register_module(name, theirs)
 
 
-def _adopt(model: Any, plan: Plan, dtype: str, gone: set[str], ties: dict[str, str] | None) -> None:
+def _adopt(model: Any, plan: Plan, gone: set[str], ties: dict[str, str] | None) -> None:
     """Let a model be what ``from_pretrained`` makes of an exported folder.
 
-    ``save_pretrained`` then writes a folder that loads again. The type is that of the dense model:
-    the first tensor of the compressed one may be a scale of another.
+    ``save_pretrained`` then writes a folder that loads again.
     """
-    config = AutocompressConfig(plan.to_recipe(), dtype.removeprefix("torch."), ties=ties)
+    adopt_class(model)
+    dtype = str(model.dtype).removeprefix("torch.")
+    config = AutocompressConfig(plan.to_recipe(), dtype, ties=ties)
     quantizer = AutocompressQuantizer(config)
     quantizer.stored = tuple(name for name, method in plan.items() if method != Keep())
     model.hf_quantizer = quantizer
     model.is_quantized = True
     model.quantization_method = QUANT_METHOD
     model.config.quantization_config = config
+    attach_quantizer(model)
     forget_ties(model, gone)
 
 

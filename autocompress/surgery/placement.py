@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
+from autocompress.layers.stand_in import StandIn
 from autocompress.methods.base import torch_dtype
 from autocompress.records import Kind, LayerSpec
 from autocompress.surgery.experts import LoopedExperts, bias_name, slot_of, stacks_of
@@ -65,14 +65,14 @@ def place(model: nn.Module, spec: LayerSpec, matrix: CompressedMatrix) -> None:
         _take_apart(model, slot.experts)
         set_module(model, spec.name, matrix.train(model.training))
         return
-    owner: nn.Module = matrix
+    owner: StandIn = matrix
     if spec.kind is Kind.EMBEDDING:
         owner = CompressedEmbedding(matrix, dtype=torch_dtype(spec))
     replacements = {spec.name: owner}
     for path in spec.tied:
         replacements[path] = _tied_to(matrix, model.get_submodule(path), spec)
     for path, module in replacements.items():
-        _show_weight(module, model.get_submodule(path))
+        module.show_weight_(model.get_submodule(path))
         module.train(model.training)
         set_module(model, path, module)
 
@@ -115,22 +115,8 @@ def _take_apart(model: nn.Module, path: str) -> None:
         set_module(model, path, LoopedExperts(experts))
 
 
-def _tied_to(matrix: CompressedMatrix, dense: nn.Module, spec: LayerSpec) -> nn.Module:
+def _tied_to(matrix: CompressedMatrix, dense: nn.Module, spec: LayerSpec) -> StandIn:
     if isinstance(dense, nn.Embedding):
         return TiedEmbedding(matrix, dtype=torch_dtype(spec))
     bias = dense.bias
     return TiedHead(matrix, bias if isinstance(bias, nn.Parameter) else None)
-
-
-def _show_weight(module: nn.Module, dense: nn.Module) -> None:
-    # Some models ask a layer for the type or shape of its weight (T5: ``wo.weight.dtype``), and
-    # transformers walks over ``weight`` when it initialises what a checkpoint lacks. A tensor on
-    # the meta device answers that, and any attempt to compute with it fails. It is no parameter, so
-    # it is neither stored nor counted.
-    if hasattr(module, "weight"):
-        return
-    weight = dense.weight
-    assert isinstance(weight, Tensor)
-    shown = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
-    shown._is_hf_initialized = True  # type: ignore[attr-defined]
-    module.weight = shown

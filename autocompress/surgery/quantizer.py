@@ -12,7 +12,8 @@ match).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from autocompress.errors import ConfigurationError, RecipeError
+from autocompress.errors import ConfigurationError, ModelError, RecipeError
 from autocompress.surgery.experts import slot_of
 
 QUANT_METHOD = "autocompress"
@@ -78,6 +79,15 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
 
     requires_calibration = True  # nothing is compressed on the fly by from_pretrained
     quantization_config: AutocompressConfig
+    _model: Callable[[], nn.Module | None] = staticmethod(lambda: None)
+
+    def attach(self, model: nn.Module) -> None:
+        """Know the model whose quantizer this is, without keeping it alive."""
+        self._model = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the model, which attaches itself when it is copied or read."""
+        return {key: value for key, value in self.__dict__.items() if key != "_model"}
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         """Refuse what would not work.
@@ -129,8 +139,12 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
         return super().get_new_dtype(converter, param, dtype)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        from autocompress.surgery.compressed_model import adopt_class
+
         # save_pretrained writes the usual file name, whichever this model was loaded from
         self.quantization_config.weights = None
+        adopt_class(model)
+        self.quantization_config.dtype = str(model.dtype).removeprefix("torch.")
         return model
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -150,8 +164,31 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
 
     @property
     def is_trainable(self) -> bool:
-        """The Trainer would train codes; healing is done by autocompress itself."""
+        """Adapters on top can be trained."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """Stored weights cannot; the Trainer asks for this when it is made.
+
+        Raises:
+            ModelError: there is no adapter that it could train.
+        """
+        model = self._model()
+        if model is not None and not has_adapter(model):
+            raise ModelError(
+                "the Trainer cannot train the stored weights of a compressed model",
+                wanted="a LoRA adapter on it",
+                hint="Attach one: peft.get_peft_model(model, autocompress.lora_config(model)). "
+                "`autocompress heal FOLDER` trains the stored weights themselves, against the "
+                "dense model.",
+            )
         return False
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether PEFT has put an adapter on some layer."""
+    return any(hasattr(module, "adapter_layer_names") for module in model.modules())
 
 
 def _place_skeletons(model: Any, plan: Any) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.stand_in import StandIn
 
 
-class TiedEmbedding(nn.Module):
+class TiedEmbedding(StandIn):
     """A lookup in another module's matrix, as the encoder and the decoder of T5 share one table.
 
     The matrix is referred to without being a submodule, so ``state_dict()`` holds it once, under
@@ -20,9 +21,8 @@ class TiedEmbedding(nn.Module):
     """
 
     def __init__(self, matrix: CompressedMatrix, *, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self._owner = (matrix,)
-        self.dtype = dtype
 
     @property
     def matrix(self) -> CompressedMatrix:

@@ -13,6 +13,7 @@ from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Metric
+from autocompress.surgery.compressed_model import class_adopted
 from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.placement import bias_of, home_of, place, set_module, weight_of
 from autocompress.surgery.stored_numbers import StoredNumbers
@@ -88,7 +89,8 @@ class Workbench:
             for module, name, parameter in stored.others(self.model):
                 put_back.append((module, name, module.get_parameter(name)))
                 module.register_parameter(name, parameter)
-            yield self.model
+            with class_adopted(self.model):
+                yield self.model
         finally:
             for module, name, parameter in reversed(put_back):
                 module.register_parameter(name, parameter)

@@ -68,7 +68,7 @@ class Case:
         return f"{self.method}-{self.spec.kind}-{self.spec.dtype}-{bias}".replace(" ", "_")
 
 
-def _fitted(name: str, example: Method | str, shape: tuple[int, int]) -> Method:
+def fitted(name: str, example: Method | str, shape: tuple[int, int]) -> Method:
     if isinstance(example, str):
         order, rank, bits = map(int, example.split())
         return UNIFORM[name](shape, order=order, rank=rank, bits=bits)
@@ -77,7 +77,7 @@ def _fitted(name: str, example: Method | str, shape: tuple[int, int]) -> Method:
 
 def cases() -> list[Case]:
     return [
-        Case(_fitted(name, example, shape), spec_of(*shape, kind=kind, dtype=dtype, bias=bias))
+        Case(fitted(name, example, shape), spec_of(*shape, kind=kind, dtype=dtype, bias=bias))
         for name in METHODS
         for example in EXAMPLES.get(name, [])
         for kind, shape in SHAPES.items()
