@@ -24,6 +24,7 @@ _PUBLIC = {
     "front": "autocompress.api.functions",
     "heal": "autocompress.api.heal_function",
     "load": "autocompress.surgery.loading",
+    "lora_config": "autocompress.api.adapters",
     "predict_plan": "autocompress.api.predicting",
     "profile": "autocompress.api.functions",
 }

@@ -57,7 +57,7 @@ def test_every_public_name_resolves(name):
 
 def test_all_names_what_a_user_needs():
     commands = {"attribute", "compress", "evaluate", "export", "front", "heal", "profile", "search"}
-    others = {"LatentCache", "__version__", "load", "predict_plan"}
+    others = {"LatentCache", "__version__", "load", "lora_config", "predict_plan"}
     assert set(autocompress.__all__) == commands | others
 
 
