@@ -31,6 +31,22 @@ tokenizer = AutoTokenizer.from_pretrained("this folder"{trust})
 ```
 
 `model, tokenizer = autocompress.load("this folder"{trust})` does the same.
+
+The model generates, is saved with `save_pretrained` and pushed to the hub as any other. \
+`dtype=` when loading, or `model.to(...)` later, choose the type it computes in; codes, scales and \
+factors stay as they are stored. To train it further:
+
+```python
+from peft import PeftModel, get_peft_model
+
+adapted = get_peft_model(model, autocompress.lora_config(model, r=16))  # train it, save it
+adapted = PeftModel.from_pretrained(model, "adapter", config=autocompress.lora_config(model, "adapter"))
+```
+
+A `LoraConfig` made without `autocompress.lora_config` finds only the layers that were kept dense. An \
+adapter cannot be merged into compressed layers. `Trainer` trains such adapters, and refuses the \
+stored weights themselves: `autocompress heal` trains those. New tokens need a dense embedding: \
+resize the dense model, then compress it.
 """
 
 

@@ -103,7 +103,8 @@ def adopt_class(model: PreTrainedModel) -> None:
     """
     for module in list(model.modules()):
         if isinstance(module, PreTrainedModel) and not isinstance(module, CompressedModel):
-            module.__class__ = _compressed_class(type(module))
+            kind: Any = type(module)
+            module.__class__ = _compressed_class(kind)
     attach_quantizer(model)
 
 
@@ -118,7 +119,7 @@ def attach_quantizer(model: nn.Module) -> None:
 def class_adopted(model: nn.Module) -> Iterator[None]:
     """Give a model that class for a while."""
     dense = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    classes = [type(module) for module in dense]
+    classes: list[Any] = [type(module) for module in dense]
     try:
         for module, own in zip(dense, classes, strict=True):
             module.__class__ = _compressed_class(own)
@@ -140,5 +141,5 @@ def _compressed_class(kind: type) -> type:
 
 
 def _blank(kind: type) -> Any:
-    made = _compressed_class(kind)
+    made: Any = _compressed_class(kind)
     return made.__new__(made)

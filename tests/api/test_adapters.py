@@ -97,6 +97,13 @@ def test_the_trainer_is_refused_with_what_trains(folder, tmp_path):
             _trainer(model, tmp_path)
 
 
+def test_the_card_says_how_to_go_on(folder):
+    card = (folder / "README.md").read_text()
+    assert "get_peft_model(model, autocompress.lora_config(model" in card
+    for word in ("Trainer", "autocompress heal", "dtype=", "resize the dense model", "merged"):
+        assert word in card
+
+
 def test_without_peft_its_name_is_said(folder, monkeypatch):
     model, _ = autocompress.load(folder)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
