@@ -51,7 +51,8 @@ class LoraLinear(Linear):  # type: ignore[misc,unused-ignore]
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """What the adapter adds to the matrix, ``[out, in]``."""
         delta: torch.Tensor = self.lora_B[adapter].weight @ self.lora_A[adapter].weight
-        return delta * self.scaling[adapter]
+        scaling: float = self.scaling[adapter]
+        return delta * scaling
 
     def merge(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Refuse.

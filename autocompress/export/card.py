@@ -40,12 +40,13 @@ factors stay as they are stored. To train it further:
 from peft import PeftModel, get_peft_model
 
 adapted = get_peft_model(model, autocompress.lora_config(model, r=16))  # train it, save it
-adapted = PeftModel.from_pretrained(model, "adapter", config=autocompress.lora_config(model, "adapter"))
+config = autocompress.lora_config(model, "adapter")
+adapted = PeftModel.from_pretrained(model, "adapter", config=config)
 ```
 
-A `LoraConfig` made without `autocompress.lora_config` finds only the layers that were kept dense. An \
-adapter cannot be merged into compressed layers. `Trainer` trains such adapters, and refuses the \
-stored weights themselves: `autocompress heal` trains those. New tokens need a dense embedding: \
+A `LoraConfig` made otherwise finds only the layers that were kept dense. An adapter cannot \
+be merged into compressed layers. `Trainer` trains such adapters, and refuses the stored weights \
+themselves: `autocompress heal` trains those. New tokens need a dense embedding: \
 resize the dense model, then compress it.
 """
 
