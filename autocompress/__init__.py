@@ -8,6 +8,7 @@ whichever is imported first.
 from __future__ import annotations
 
 import importlib
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -53,7 +54,17 @@ for _name in _CALLABLE:
 def _register_quantizer(_: ModuleType) -> None:
     # Importing it registers it. When it is itself what imports transformers, it registers at its
     # own end.
-    importlib.import_module("autocompress.surgery.quantizer")
+    try:
+        importlib.import_module("autocompress.surgery.quantizer")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is shown below
+        # Raised in here, it would break transformers too, which shows any error while it is
+        # imported as "Could not import module". What needs the module imports it again, and fails
+        # with the error itself.
+        warnings.warn(
+            "autocompress cannot be imported, so transformers will not know how to read the "
+            f"folders that it wrote: {type(error).__name__}: {error}",
+            stacklevel=2,
+        )
 
 
 wrapt.register_post_import_hook(_register_quantizer, "transformers.quantizers.auto")

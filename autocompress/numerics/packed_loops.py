@@ -8,8 +8,10 @@ operations on whole matrices go over unpacked copies of it several times.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, uintp
+from numba import uintp
 from numpy.typing import NDArray
+
+from autocompress.numerics.compiled import compiled
 
 Codes = NDArray[np.uint8]
 Array = NDArray[np.float32]
@@ -18,7 +20,7 @@ _FAST = {"reassoc", "contract", "nsz"}
 
 
 # Unsigned indices: numba lets others count from the end, which no vector instruction does.
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(nogil=True, fastmath=_FAST)
 def multiply_packed(
     codes: Codes, bits: int, scales: Array, centres: Array, x: Array, y: Array
 ) -> None:
@@ -53,7 +55,7 @@ def multiply_packed(
             y[n, out] = total
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _unpack_row(codes: Codes, out: int, bits: int, columns: int, row: Array) -> None:
     """Unpack a row of codes of 2, 3 or 4 bits to fp32."""
     if bits == 3:  # 2 low bits of eight segments in two runs of bytes, then a high bit in one

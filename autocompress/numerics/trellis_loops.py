@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from autocompress.numerics.compiled import compiled
 
 UNREACHABLE = np.float32(1e30)
 
@@ -40,7 +41,7 @@ def path_search(bits: int, state_bits: int) -> Search:
     branches, states = 1 << bits, 1 << state_bits
     groups = states >> bits  # of states with the same followers
 
-    @njit(cache=True, fastmath=True, nogil=True)
+    @compiled(fastmath=True, nogil=True)
     def search(
         targets: NDArray[np.float32],
         weights: NDArray[np.float32],
@@ -78,7 +79,7 @@ def path_search(bits: int, state_bits: int) -> Search:
     return search
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def read_codes(
     codes: NDArray[np.uint8],
     levels: NDArray[np.float32],
