@@ -30,6 +30,7 @@ class Verdict:
     layers: int = 0
     options: int = 0
     recipe_yaml: str = ""  # of a recipe in other words than ours
+    hint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
@@ -112,7 +113,9 @@ def judge(file: str, model: str | None = None) -> Verdict:
     path = find_space(file)
     try:
         document = read_document(path)
-        is_recipe = isinstance(document.data, dict) and "layers" in document.data
+        is_recipe = isinstance(document.data, dict) and bool(
+            {"layers", "targets"} & {*document.data}
+        )
     except FileError as error:
         return Verdict(path, "unreadable", path.stem, error.problems)
     return _judge_recipe(document, model) if is_recipe else _judge_space(document, model)
@@ -162,14 +165,15 @@ def _judge_recipe(document: Document, model: str | None) -> Verdict:
             notices = rank_notices(recipe.layers)
             _check_space(recipe)
     except RecipeFileError as error:
-        return Verdict(document.path, "recipe", document.path.stem, error.problems)
+        return Verdict(document.path, "recipe", document.path.stem, error.problems, hint=error.hint)
     name = summary + (f", for {recipe.model}" if recipe.model else "")
     if recipe.budget:
         name += f"; all other matrices so that the model takes at most {recipe.budget}"
     if recipe.penalties:
         name += f"; healed with a penalty of {', '.join(map(str, recipe.penalties))}"
     ours = recipe.to_yaml() if recipe.in_targets else ""
-    return Verdict(document.path, "recipe", name, (), notices, count, len(recipe.layers), ours)
+    entries = len(recipe.layers)
+    return Verdict(document.path, "recipe", name, (), notices, count, entries, recipe_yaml=ours)
 
 
 def _check_space(
@@ -237,6 +241,8 @@ def _show(verdict: Verdict) -> None:
         cells = (str(problem.line), problem.key, problem.got, problem.allowed, problem.nearest)
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
+    if verdict.hint:
+        console.print(verdict.hint, markup=False, highlight=False, soft_wrap=True, end="")
 
 
 def _summary(verdict: Verdict) -> str:

@@ -87,7 +87,7 @@ def read_targets(entries: object, document: Document) -> Targets:
                 document.problem((*at, "path"), "the same path again", "each path once")
             )
             continue
-        found.places[keys.path] = at
+        found.places[keys.path] = (*at, "path")
         words = _in_our_words(keys, document, at)
         method = read_method(words, document, at) if words is not None else None
         if method is not None:

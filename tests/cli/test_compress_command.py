@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+import yaml
 
 from autocompress.api import batch, compressing
 from autocompress.cli.main import main
@@ -114,6 +115,46 @@ def test_one_model_is_written_to_the_folder_itself(place, monkeypatch, capsys):
     assert len(facts["layers"]) == len(facts["recipe"]["layers"])
     assert main([*command, "--skip-existing"]) == 0
     assert "finished already" in capsys.readouterr().out
+
+
+RECIPE = """\
+version: 1
+budget: 2x
+space: my space.yaml
+seed: 1
+layers:
+  "*.up_proj": {method: tensor_train, ranks: 4, out_modes: [6, 8], in_modes: [4, 8], init: random}
+  "*.q_proj": {method: svd, rank: 8}
+penalty:
+  - {layers: "*.q_proj", kind: shannon, weight: 0.1}
+"""
+
+
+def test_a_recipe_is_completed_to_its_budget_and_the_folder_healed_as_it_says(
+    place, monkeypatch, capsys
+):
+    monkeypatch.setattr(verify, "score_in_fresh_process", score_here)
+    (place / "my recipes").mkdir()
+    (place / "my recipes" / "my space.yaml").write_text(SPACE)
+    (place / "my recipes" / "r.yaml").write_text(RECIPE)
+    command = ["compress", "dense", "--data", "text.txt", "--recipe", "my recipes/r.yaml"]
+    assert main([*command, "--out", "small", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["ratio"] >= 2
+    assert "2 tensor trains start from random cores" in err
+    written = yaml.safe_load((place / "small" / "recipe.yaml").read_text())
+    assert (written["seed"], len(written["penalty"])) == (1, 1)
+    layers = written["layers"]
+    assert len(layers) == len(json.loads(out)["layers"])  # a plain plan of every matrix
+    assert {layers[f"model.layers.{k}.mlp.up_proj"]["seed"] for k in (0, 1)} == {1}
+    heal = ["heal", "small", "--data", "text.txt", "--steps", "2", "--tokens", "64"]
+    assert main([*heal, "--out", "healed", "--json"]) == 0
+    assert "asks for a penalty of 0.1 x shannon on *.q_proj" in capsys.readouterr().err
+    healed = yaml.safe_load((place / "healed" / "recipe.yaml").read_text())
+    assert healed["penalty"] == written["penalty"]
+
+    assert main([*command, "--out", "other", "--budget", "50x"]) == 3
+    assert "4 matrices as they are given" in capsys.readouterr().err
 
 
 def test_a_budget_that_cannot_be_met_ends_with_three(place, capsys):

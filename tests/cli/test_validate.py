@@ -95,3 +95,31 @@ def test_layers_without_an_option_are_errors(capsys, write):
 def test_missing_file(capsys):
     assert main(["validate", "nowhere.yaml"]) == 2
     assert capsys.readouterr().err == "Error: there is no file nowhere.yaml\n"
+
+
+QCOMPRESS = "targets:\n- {path: '*.up_proj', decomp: SVD, ranks: 8, penalty: shannon}\n"
+
+
+def test_a_recipe_in_other_words_is_printed_in_ours(capsys, write):
+    assert main(["validate", write(QCOMPRESS + "budget: 4x\nspace: quantize_only\n")]) == 0
+    out = capsys.readouterr().out
+    assert "by 1 entries" not in out
+    assert "at most 4x; healed with a penalty of 0.05 x shannon on *.up_proj" in out
+    ours = write(out.partition("in our words:\n\n")[2])
+    code, verdict = report(capsys, ours)
+    assert (code, verdict["kind"]) == (0, "recipe")
+    broken = QCOMPRESS + "- {path: x, decomp: TTM, ranks: 8}\n"
+    assert main(["validate", write(broken)]) == 2
+    assert "'*.up_proj': {method: svd, rank: 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [("budget: 40x\n", "budget"), ("space: quantize_onyl\n", "space"), ("budget: 4\n", "budget")],
+)
+def test_a_budget_out_of_reach_and_a_space_that_is_none_are_problems(capsys, write, more, key):
+    text = RECIPE + "  '*.self_attn.*': {method: keep}\n" + more
+    code, verdict = report(capsys, write(text), "--model", "autocompress-demo")
+    assert code == 2
+    (problem,) = verdict["problems"]
+    assert (problem["line"], problem["key"]) == (5, key)

@@ -98,7 +98,7 @@ def test_a_target_that_matches_nothing_is_an_error_at_its_place():
     with pytest.raises(RecipeFileError) as caught:
         check_recipe(read([{"path": "*.mpl.*", "decomp": "SVD", "ranks": 4}]), llama_specs())
     (problem,) = caught.value.problems
-    assert (problem.key, problem.nearest) == ("targets[0]", "*.mlp.*")
+    assert (problem.key, problem.nearest) == ("targets[0].path", "*.mlp.*")
 
 
 @pytest.mark.parametrize(
