@@ -119,6 +119,8 @@ class Measurement:
             each token; ``None`` when not measured, or when there is no such cache.
         prefill_ms: median time of reading a prompt; ``None`` when not measured.
         windows: the scores of each window; ``None`` in records that were made without.
+        cosine: mean cosine between the hidden states before the head and the dense model's at each
+            token; ``None`` when not measured.
     """
 
     perplexity: float
@@ -133,6 +135,7 @@ class Measurement:
     cache_bytes_per_token: int | None = None
     prefill_ms: float | None = None
     windows: WindowScores | None = field(default=None, repr=False)
+    cosine: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""

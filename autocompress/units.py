@@ -1,4 +1,4 @@
-"""Budgets as people type them, and bytes as people read them."""
+"""Targets as people type them, and bytes as people read them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,40 @@ _UNITS_BY_LOWER_CASE = {unit.lower(): factor for unit, factor in BYTE_UNITS.item
 _NUMBER_AND_UNIT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]+)\s*")
 MEMORY_FORMS = "a ratio (10x), a share (25%), or a size (1.6MB, 2GiB)"
 LATENCY_FORMS = "milliseconds a token (6ms) or a multiple of the dense model's latency (0.8x)"
+QUALITY_FORMS = (
+    "a growth of perplexity (5%), an increase of log-perplexity in nats a token (0.02), or a "
+    "cosine between 0 and 1 (cosine 0.9)"
+)
+# Nats a token without a unit; more multiplies the perplexity by 2.7, and is rather a per cent.
+MOST_NATS = 1.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """A budget in absolute units; ``None`` means unlimited."""
+    """Targets in absolute units; ``None`` means that there is none.
+
+    Attributes:
+        memory_bytes: most bytes of the stored model.
+        latency_ms: most milliseconds for one decoded token at batch 1.
+        log_perplexity_increase: most nats a token that log-perplexity may be above the dense
+            model's.
+        cosine: least mean cosine between the hidden states before the head and the dense model's.
+    """
 
     memory_bytes: int | None
     latency_ms: float | None
+    log_perplexity_increase: float | None = None
+    cosine: float | None = None
 
     @property
     def unlimited(self) -> bool:
         """Whether everything is allowed."""
-        return self.memory_bytes is None and self.latency_ms is None
+        return self.memory_bytes is None and self.latency_ms is None and not self.asks_quality
+
+    @property
+    def asks_quality(self) -> bool:
+        """Whether quality is a target, so that the smallest plan is sought."""
+        return self.log_perplexity_increase is not None or self.cosine is not None
 
 
 @dataclass(frozen=True)
@@ -48,16 +69,22 @@ class Budget:
         memory_share: most bytes as a share of the dense model's (``10x`` is 0.1, ``25%`` is 0.25).
         latency_ms: most milliseconds for one decoded token at batch 1.
         latency_share: the same as a share of the dense model's latency.
+        log_perplexity_increase: see ``Limits``; ``5%`` is log 1.05.
+        cosine: see ``Limits``.
     """
 
     memory_bytes: int | None = None
     memory_share: float | None = None
     latency_ms: float | None = None
     latency_share: float | None = None
+    log_perplexity_increase: float | None = None
+    cosine: float | None = None
 
     @classmethod
-    def parse(cls, memory: str | None = None, latency: str | None = None) -> Budget:
-        """Read ``--budget`` and ``--latency``.
+    def parse(
+        cls, memory: str | None = None, latency: str | None = None, quality: str | None = None
+    ) -> Budget:
+        """Read ``--budget``, ``--latency`` and ``--quality``.
 
         Raises:
             ConfigurationError: a text that is no number with a unit, or a limit that is not
@@ -68,6 +95,8 @@ class Budget:
             fields |= _parse_memory(memory)
         if latency is not None:
             fields |= _parse_latency(latency)
+        if quality is not None:
+            fields |= _parse_quality(quality)
         return cls(**fields)  # type: ignore[arg-type]
 
     def limits(self, dense_bytes: int, dense_latency_ms: float) -> Limits:
@@ -77,7 +106,7 @@ class Budget:
             memory = math.floor(self.memory_share * dense_bytes)
         if self.latency_share is not None:
             latency = self.latency_share * dense_latency_ms
-        return Limits(memory, latency)
+        return Limits(memory, latency, self.log_perplexity_increase, self.cosine)
 
 
 def _number_and_unit(option: str, text: str, forms: str) -> tuple[float, str]:
@@ -113,6 +142,45 @@ def _parse_latency(text: str) -> dict[str, float]:
     if unit.lower() in ("ms", "s"):
         return {"latency_ms": number * (1000 if unit.lower() == "s" else 1)}
     raise ConfigurationError("--latency has an unknown unit", got=repr(text), wanted=LATENCY_FORMS)
+
+
+_QUALITY = re.compile(
+    r"\s*(cosine|cos)?[\s=:]*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|nats?)?\s*", re.ASCII
+)
+
+
+def _parse_quality(text: str) -> dict[str, float]:
+    match = _QUALITY.fullmatch(text.lower())
+    if match is None:
+        raise ConfigurationError(
+            "--quality is not understood", got=repr(text), wanted=QUALITY_FORMS
+        )
+    word, number, unit = match[1], float(match[2]), match[3]
+    if not 0 < number < math.inf:
+        raise ConfigurationError(
+            "--quality must be more than zero",
+            got=repr(text),
+            wanted=QUALITY_FORMS,
+            hint="The dense model alone loses nothing at all.",
+        )
+    if word is not None:
+        if unit is not None or number >= 1:
+            raise ConfigurationError(
+                "--quality asks for a cosine that is none",
+                got=repr(text),
+                wanted="a cosine between 0 and 1, such as cosine 0.9",
+            )
+        return {"cosine": number}
+    if unit == "%":
+        return {"log_perplexity_increase": math.log1p(number / 100)}
+    if unit is None and number > MOST_NATS:
+        raise ConfigurationError(
+            "--quality allows any loss",
+            got=f"{text!r}, a log-perplexity increase of {number:g} nats a token",
+            wanted=QUALITY_FORMS,
+            hint=f"Type {number:g}% if perplexity may grow by {number:g} %, or {number:g}nats.",
+        )
+    return {"log_perplexity_increase": number}
 
 
 _DURATION_PART = re.compile(r"([0-9]*\.?[0-9]+)\s*([smhd])")

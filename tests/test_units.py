@@ -92,6 +92,43 @@ def test_latency_limits(text, limit):
     assert Budget.parse(latency=text).limits(16_000_000, 5.0) == Limits(None, limit)
 
 
+@pytest.mark.parametrize(
+    ("text", "increase", "cosine"),
+    [
+        ("5%", math.log(1.05), None),
+        ("0.02", 0.02, None),
+        (" .02 nats ", 0.02, None),
+        ("1.5nats", 1.5, None),
+        ("200%", math.log(3), None),
+        ("cosine 0.9", None, 0.9),
+        ("Cosine=.95", None, 0.95),
+    ],
+)
+def test_quality(text, increase, cosine):
+    limits = Budget.parse(quality=text).limits(16_000_000, 5.0)
+    assert limits.log_perplexity_increase == pytest.approx(increase)
+    assert limits.cosine == cosine
+    assert limits.asks_quality
+    assert not limits.unlimited
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "0", "0%", "-1%", "abc", "nan", "inf", "1e999%", "cosine", "cosine 1", "cosine 0",
+     "cosine 90%", "cosine 1.2", "6ms", "10x", "5 %%", "0.9 cosine", "٣%"],
+)  # fmt: skip
+def test_a_quality_that_makes_no_sense_is_one_paragraph_that_shows_it(text):
+    with pytest.raises(ConfigurationError) as caught:
+        Budget.parse(quality=text)
+    assert str(caught.value).startswith("--quality")
+    assert repr(text) in str(caught.value)
+
+
+def test_nats_that_are_rather_a_per_cent_are_answered_with_it():
+    with pytest.raises(ConfigurationError, match="Type 5% if perplexity may grow by 5 %"):
+        Budget.parse(quality="5")
+
+
 def test_both_limits_and_none():
     assert Budget.parse("10x", "6ms") == Budget(memory_share=0.1, latency_ms=6.0)
     assert Budget.parse().limits(1000, 1.0) == Limits(None, None)

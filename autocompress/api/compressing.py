@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,19 +18,22 @@ from autocompress.api.in_memory import (
     own_content,
     session_in_memory,
 )
+from autocompress.api.quality_target import QualityTarget, loss_against_dense
 from autocompress.api.report import Compressed, CompressionReport, LayerReport, Quality
 from autocompress.api.session import Session, TextSettings, named_texts, one_of, open_session
 from autocompress.api.target import RecipeSource, Target, read_target
 from autocompress.calibration.menu import judge
-from autocompress.errors import ConfigurationError
+from autocompress.errors import ConfigurationError, DataError
 from autocompress.evaluation.latency import describe_device
-from autocompress.evaluation.scoring import check_scorable, score
+from autocompress.evaluation.scoring import Score, check_scorable, score
 from autocompress.export.folder import check_free
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Measurement
+from autocompress.search.evaluator import ScoredText
 from autocompress.search.selection import Selection
+from autocompress.search.targets import LossOnText, judge_targets
 from autocompress.surgery.permanent import compress_, compressed_copy
 
 
@@ -55,6 +60,7 @@ def compress(
     out: str | Path | None = None,
     *,
     budget: str | None = None,
+    quality: str | None = None,
     space: str | None = None,
     methods: str | Sequence[str] | None = None,
     layers: str | Sequence[str] | None = None,
@@ -64,6 +70,7 @@ def compress(
     measure: bool = True,
     data: str | None = None,
     calibration_data: Content | None = None,
+    selection_data: Content | None = None,
     report_data: Content | None = None,
     context: int | None = None,
     bos: bool = True,
@@ -76,7 +83,7 @@ def compress(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Compressed:
-    """Compress a model to a budget, or by a recipe, without a search.
+    """Compress a model to a budget, to a quality, or by a recipe, without a search.
 
     ``model, report = autocompress.compress(model, budget="4x", tokenizer=tokenizer)``
 
@@ -91,8 +98,12 @@ def compress(
         out: a folder to write as well; it is then loaded again in a fresh process and compared.
         budget: most bytes of the stored model: ``4x``, ``25%``, ``1.6MB``; the recipe's own when
             left out.
-        space: what may be chosen from under a budget: a search space by name, or a YAML file; the
-            recipe's own or ``default`` when left out.
+        quality: what the smallest plan is to keep, beside a budget or instead of one: perplexity
+            at most ``5%`` above the dense model's, log-perplexity at most ``0.02`` nats above it,
+            or ``cosine 0.9``, the least mean cosine between the hidden states before the head and
+            the dense model's. Kept on the selection text, and confirmed on the report text.
+        space: what may be chosen from under a budget or a quality: a search space by name, or a
+            YAML file; the recipe's own or ``default`` when left out.
         methods: names of the methods of the space that may be used; all when left out. A matrix may
             still stay as it is, where the space lets it.
         layers: globs over the names of matrices: no others are compressed.
@@ -107,6 +118,7 @@ def compress(
         calibration_data: what to calibrate on: a source of text, a list of texts, or token ids
             ``[tokens]`` or ``[windows, tokens]``, read as one sequence; the bundled text when left
             out.
+        selection_data: what plans are measured on under a quality, likewise.
         report_data: what to measure perplexity on, likewise.
         context: tokens of a window of text; as many as the model's context, at most 2048, when left
             out.
@@ -127,22 +139,27 @@ def compress(
         perplexities, layers. ``print(report)`` sums it up.
 
     Raises:
-        BudgetUnreachable: no plan can be as small as the budget; the message says what can be
-            reached.
+        BudgetUnreachable: no plan can be as small as the budget, or none keeps the quality; the
+            message says what can be reached. Nothing is written.
         RecipeError: the recipe is malformed or belongs to another model.
         ModelError: the model cannot be loaded, has no weights, or is compressed already.
         DataError: a text that cannot be used, or texts without a tokenizer.
         ConfigurationError: neither recipe nor budget; ``out`` in use.
         StorageError: ``out`` cannot be written, or does not load as what was measured.
     """
-    target = read_target(recipe, budget, space, seed, Selection.of(methods, layers, keep))
+    selection = Selection.of(methods, layers, keep)
+    target = read_target(recipe, budget, space, seed, selection, quality)
+    if quality is None:
+        _refuse("the selection text is for a quality=", selection_data=selection_data is not None)
     seed = target.seed if seed is None else seed
     wish = Wish(None if out is None else Path(out), overwrite, measure, inplace)
     if wish.out is not None:
         check_free(wish.out, overwrite)
-    named, own = own_content({"calibration": calibration_data, "report": report_data})
-    calibrate, report = named.get("calibration"), named.get("report")
-    sources = named_texts(data, calibrate, None, report, context=context, bos=bos)
+    named, own = own_content(
+        {"calibration": calibration_data, "selection": selection_data, "report": report_data}
+    )
+    parts = [named.get(part) for part in ("calibration", "selection", "report")]
+    sources = named_texts(data, *parts, context=context, bos=bos)
     settings = one_of(texts, sources)
     with kept_in(runs_dir) as folder:
         if isinstance(model, PreTrainedModel):
@@ -194,19 +211,33 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
     """Find the plan, judge and measure it, write it if asked to, and put it into the model.
 
     Raises:
-        BudgetUnreachable: no plan can be as small as the budget.
+        BudgetUnreachable: no plan can be as small as the budget, or none keeps the quality.
         RecipeError: the recipe belongs to another model.
-        DataError: a text that cannot be used.
+        DataError: a text that cannot be used, or none where a quality is to be kept.
         StorageError: the folder cannot be written, or does not load as what was measured.
     """
     inventory = session.workbench.inventory
-    measured = (wish.measure or wish.out is not None) and _has_report_text(session)
+    measured = (wish.measure or wish.out is not None) and _has_texts(session, "report")
+    wants_quality = isinstance(target, QualityTarget)
     # Said before the work that comes first.
-    for ids in (session.calibration_ids, *([session.report_ids] if measured else [])):
-        check_scorable(session.loaded.model, session.windows(ids))
-    plan = target.plan_for(session)
+    if wants_quality and not _has_texts(session, "selection", "report"):
+        raise DataError(
+            "a quality is kept on a selection text and confirmed on a report text",
+            got="no tokenizer to read them with",
+            wanted="tokenizer=, or token ids as selection_data= and report_data=",
+        )
+    parts = ["calibration", *(["selection"] if wants_quality else [])]
+    parts += ["report"] if measured or wants_quality else []
+    for part in parts:
+        check_scorable(session.loaded.model, session.windows(getattr(session, f"{part}_ids")))
+    report_text = _ReportText(session)
+    chosen = target.choose(session, report_text.loss)
+    plan = chosen.plan
     layers = _judged(session, plan)
-    quality = _quality(session, plan) if measured else None
+    quality = report_text.measure(plan) if measured else None
+    losses = chosen.losses
+    if quality is not None or wants_quality:
+        losses = (*losses, report_text.loss(plan))
     exported = None
     if wish.out is not None and quality is not None:
         exported = write_folder(
@@ -229,6 +260,7 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
         quality,
         exported,
         session.begin_token,
+        judge_targets(chosen.limits, inventory.plan_bytes(plan), None, losses),
     )
     finish = compress_ if wish.inplace else compressed_copy
     return Compressed(finish(session.workbench, plan, session.build), report)
@@ -264,29 +296,50 @@ def _layer_report(session: Session, plan: Plan, spec: LayerSpec) -> LayerReport:
     )
 
 
-def _has_report_text(session: Session) -> bool:
+def _has_texts(session: Session, *parts: str) -> bool:
     readable = not isinstance(session.loaded.tokenizer, MissingTokenizer)
-    return readable or "report" in session.own.tokens
+    return readable or all(part in session.own.tokens for part in parts)
 
 
-def _quality(session: Session, plan: Plan) -> Quality:
-    """Measure the model before and after."""
-    with session.progress.task("Measuring the dense model"):
-        text = session.scored_text("report")
-    with (
-        session.progress.task("Measuring the compressed model"),
-        session.workbench.applied(plan, session.build) as model,
-    ):
-        scored = score(model, text.windows, text.teacher)
-    measured = Measurement(
-        scored.perplexity,
-        scored.kl,
-        scored.tokens,
-        session.workbench.inventory.plan_bytes(plan),
-        None,
-        None,
-        text.name,
-        describe_device(session.loaded.model),
-        plan.hash,
-    )
-    return Quality(text.teacher.score.perplexity, measured)
+class _ReportText:
+    """The report text: the dense model is measured on it once, and each plan once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._measured: dict[str, Score] = {}
+
+    @cached_property
+    def _text(self) -> ScoredText:
+        with self._session.progress.task("Measuring the dense model"):
+            return self._session.scored_text("report")
+
+    def _score(self, plan: Plan) -> Score:
+        text, session = self._text, self._session
+        if plan.hash not in self._measured:
+            with (
+                session.progress.task("Measuring the compressed model"),
+                session.workbench.applied(plan, session.build) as model,
+            ):
+                self._measured[plan.hash] = score(model, text.windows, text.teacher)
+        return self._measured[plan.hash]
+
+    def loss(self, plan: Plan) -> LossOnText:
+        """What a plan loses."""
+        return loss_against_dense(self._score(plan), self._text)
+
+    def measure(self, plan: Plan) -> Quality:
+        """The model before and after."""
+        scored, session = self._score(plan), self._session
+        measured = Measurement(
+            scored.perplexity,
+            scored.kl,
+            scored.tokens,
+            session.workbench.inventory.plan_bytes(plan),
+            None,
+            None,
+            self._text.name,
+            describe_device(session.loaded.model),
+            plan.hash,
+            cosine=scored.cosine if math.isfinite(scored.cosine) else None,
+        )
+        return Quality(self._text.teacher.score.perplexity, measured)

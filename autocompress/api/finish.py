@@ -17,11 +17,14 @@ from autocompress.errors import AutocompressError, ConfigurationError, DataError
 from autocompress.healing.settings import HealSettings
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.search.against_dense import targets_of
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.front import best_and_rival, finalists
 from autocompress.search.observer import Observer
+from autocompress.search.picking import best_or_none
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.search.study_store import to_record
+from autocompress.search.targets import excess_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Finish:
         return cls(HealSettings(steps=0), whole_front=False) if refit else None
 
 
+REGAINED = 0.2  # of the loss, about what fitting anew wins back
 REFIT_BEST = Finish.of()
 
 
@@ -122,8 +126,8 @@ def finish_search(
 def _members(record: StudyRecord, whole_front: bool) -> list[TrialRecord]:
     """The trials to heal, hand-written rivals included: plans are compared healed.
 
-    Those of the front; or only the best where there are limits to be the best within, and not what
-    was healed in any way before.
+    Those of the front; or only the best where there are limits to be the best within, under a
+    target of quality a smaller one that just misses it, and not what was healed in any way before.
     """
     unhealed = record.unhealed
     trials: Iterable[TrialRecord] = ()
@@ -131,8 +135,24 @@ def _members(record: StudyRecord, whole_front: bool) -> list[TrialRecord]:
         trials = finalists(unhealed)
     elif not record.limits.unlimited:
         done = {trial.healing.of for trial in record.complete if trial.healing}
-        trials = (trial for trial in best_and_rival(unhealed) if trial.number not in done)
+        wanted = (*best_and_rival(unhealed), *_nearly(unhealed))
+        trials = (trial for trial in wanted if trial.number not in done)
     return [trial for trial in trials if _is_compressed(trial.plan)]
+
+
+def _nearly(record: StudyRecord) -> tuple[TrialRecord, ...]:
+    """The smallest trial that may keep a quality once it is fitted anew, where it misses it now."""
+    if not record.limits.asks_quality:
+        return ()
+    best = best_or_none(record)
+    smaller = [
+        trial
+        for trial in record.complete
+        if (best is None or trial.bytes < best.bytes)
+        and not trial.by_hand
+        and excess_of(targets_of(record, trial)) <= REGAINED
+    ]
+    return tuple(sorted(smaller, key=lambda trial: trial.bytes)[:1])
 
 
 def _is_compressed(plan: Plan) -> bool:

@@ -25,6 +25,7 @@ def search(
     budget: str | None = None,
     latency: str | None = None,
     *,
+    quality: str | None = None,
     space: str = "default",
     methods: str | Sequence[str] | None = None,
     layers: str | Sequence[str] | None = None,
@@ -66,6 +67,10 @@ def search(
         budget: most bytes of the stored model: ``10x``, ``25%``, ``1.6MB``; no limit when left out.
         latency: most time for one decoded token at batch 1: ``6ms``, or ``0.8x`` of the dense
             model's.
+        quality: what is to be kept by the smallest plan, which is then sought: perplexity at most
+            ``5%`` above the dense model's, log-perplexity at most ``0.02`` nats above it, or
+            ``cosine 0.9``, the least mean cosine between the hidden states before the head and the
+            dense model's. Kept on the selection text, and confirmed on the report text.
         space: a search space by name, or the path of a YAML file.
         methods: names of the methods of the space that may be used; all when left out. A matrix may
             still stay as it is, where the space lets it.
@@ -143,6 +148,7 @@ def search(
                 ),
             ),
             Selection.of(methods, layers, keep),
+            quality,
         )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from autocompress.api.exporting import Exported
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement, Skipped
+from autocompress.search.targets import Verdict
 from autocompress.units import format_bytes
 
 MOST_NAMED = 3  # layers that the summary names as those that lose most
@@ -76,6 +77,7 @@ class CompressionReport:
         quality: perplexities on the report text; ``None`` when they were not measured.
         exported: the folder that was written, if one was.
         begin_token: what each window of the texts started with; ``None`` for nothing.
+        targets: whether each target is met, and by how much.
     """
 
     model: str
@@ -88,6 +90,7 @@ class CompressionReport:
     quality: Quality | None = None
     exported: Exported | None = None
     begin_token: str | None = None
+    targets: tuple[Verdict, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -122,6 +125,7 @@ class CompressionReport:
             "layers": self.table(),
             "skipped": [vars(skipped) for skipped in self.skipped],
             "begin_token": self.begin_token,
+            "targets": [verdict.to_dict() for verdict in self.targets],
         }
         if self.quality is not None:
             measured = self.quality.measured
@@ -131,6 +135,7 @@ class CompressionReport:
                 "dense_perplexity": self.quality.dense_perplexity,
                 "perplexity": measured.perplexity,
                 "kl": measured.kl,
+                "cosine": measured.cosine,
             }
         return facts if self.exported is None else facts | self.exported.to_dict()
 
@@ -151,6 +156,7 @@ class CompressionReport:
                 f"on {measured.tokens:,} tokens of the {measured.text} text, "
                 f"KL {measured.kl:.4f} nats a token"
             )
+        lines += [f"  target      {verdict}" for verdict in self.targets]
         if self.exported is not None:
             lines.append(
                 f"  written     {self.folder}, loaded again in a fresh process with the same result"

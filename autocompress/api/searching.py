@@ -12,7 +12,13 @@ from typing import Any
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish, finish_search
 from autocompress.api.heal_plan import healing_text
-from autocompress.api.session import Session, tied_names
+from autocompress.api.quality_target import (
+    COARSE_STEPS,
+    COARSE_TOLERANCE,
+    check_cosine,
+    loss_against_dense,
+)
+from autocompress.api.session import Session, TextSettings, tied_names
 from autocompress.api.study_choice import (
     Destination,
     SearchSettings,
@@ -24,6 +30,7 @@ from autocompress.api.worker import WorkerSettings
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.evaluation.latency import Latency
 from autocompress.progress import SILENT, Progress
+from autocompress.search.aiming import Sighting, aim, approach
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
 from autocompress.search.driver import Search
 from autocompress.search.engines.choosing import EngineSettings, check_engine, make_engine
@@ -31,7 +38,7 @@ from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.healed_trials import read_numbers
 from autocompress.search.hypervolume import REFERENCE_SETTING
 from autocompress.search.observer import Observer
-from autocompress.search.proposer import Proposer
+from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.reach import check_reachable
 from autocompress.search.rounds import measure_menu
 from autocompress.search.run_folder import find_study, touch
@@ -187,6 +194,8 @@ def make_proposer(
         methods=space.selection.methods,
     )
     proposer.check_latency(evaluator.dense_latency.median_ms)
+    if limits.asks_quality:
+        _seek_quality(session, proposer, evaluator)
     if session.settings.swap_tokens:
         text = session.scored_text("calibration", session.settings.swap_tokens)
         now = time.monotonic()
@@ -200,6 +209,28 @@ def make_proposer(
             now + MEASURING_SHARE * (deadline - now),
         )
     return proposer
+
+
+def _seek_quality(session: Session, proposer: Proposer, evaluator: Evaluator) -> None:
+    """Find about how small a plan may be that keeps the quality, on some of the calibration text.
+
+    Raises:
+        ModelError: a cosine is wanted of a model that names no head.
+    """
+    tokens = session.settings.swap_tokens or TextSettings().swap_tokens
+    text = session.scored_text("calibration", tokens)
+    check_cosine(proposer.limits, evaluator, text)
+    inventory = session.workbench.inventory
+
+    def try_size(size: float) -> Sighting:
+        plan = proposer.allocated(PREDICTED, size)
+        loss = loss_against_dense(evaluator.score(plan, text), text)
+        return Sighting(inventory.plan_bytes(plan), loss.used(proposer.limits), plan)
+
+    least, most = float(proposer.least_bytes()), proposer.most_bytes
+    with session.progress.task("Looking for the size that keeps the quality"):
+        seen = approach(try_size, least, most, steps=COARSE_STEPS, tolerance=COARSE_TOLERANCE)
+    proposer.seek(aim(seen, least, most))
 
 
 def resume_search(

@@ -34,6 +34,7 @@ class SearchSettings:
     trust_remote_code: bool = False
     texts: TextSettings = field(default_factory=TextSettings)
     selection: Selection = EVERYTHING
+    quality: str | None = None
 
     @classmethod
     def of_study(cls, record: StudyRecord) -> SearchSettings:
@@ -95,7 +96,7 @@ def check_settings(settings: SearchSettings, destination: Destination) -> Budget
     Raises:
         ConfigurationError: a budget, a name of a study or a sampler that cannot be used.
     """
-    budget = Budget.parse(settings.budget, settings.latency)
+    budget = Budget.parse(settings.budget, settings.latency, settings.quality)
     named = destination.study
     if named is not None and (not named.strip() or Path(named).name != named or named == ".."):
         wanted = "the name of a folder in --runs-dir"
@@ -110,7 +111,8 @@ def check_settings(settings: SearchSettings, destination: Destination) -> Budget
 def identity_of(settings: SearchSettings, session: Session, space: Space) -> dict[str, Any]:
     """What determines the trials of a study: the settings, the model, the texts, the space."""
     plain = {
-        name: getattr(settings, name) for name in ("budget", "latency", "sampler", "seed", "device")
+        name: getattr(settings, name)
+        for name in ("budget", "latency", "quality", "sampler", "seed", "device")
     }
     narrowed = settings.selection.to_dict()
     contents = {"space": space.name, "space_content": repr(space)}
@@ -153,13 +155,15 @@ def choose_study(
 
 
 def _default_name(settings: SearchSettings) -> str:
-    """Make up a readable name: model and budget."""
+    """Make up a readable name: model and targets."""
     model = Path(settings.model).name if settings.model else "demo"
     parts = [
         model,
         settings.budget,
         settings.latency,
-        "front" if not (settings.budget or settings.latency) else None,
+        settings.quality and f"q{settings.quality}",
     ]
+    if len([part for part in parts if part]) == 1:
+        parts.append("front")
     text = "-".join(part for part in parts if part)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("%", "pct")).strip("-.").lower() or "study"

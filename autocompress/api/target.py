@@ -1,4 +1,4 @@
-"""What to compress a model to: a recipe, or what one exact allocation gives at a budget."""
+"""What to compress a model to: a recipe, or what exact allocations give at a budget or quality."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from autocompress.api.quality_target import Chosen, Confirm, QualityTarget
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.config.document import Document, read_document
 from autocompress.config.penalty_entries import penalties_that_count
@@ -43,7 +44,7 @@ class Target(Protocol):
     def seed(self) -> int:
         """Of what is drawn, where nobody says another."""
 
-    def plan_for(self, session: Session) -> Plan:
+    def choose(self, session: Session, confirm: Confirm) -> Chosen:
         """Make the plan for a model."""
 
     def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:
@@ -71,6 +72,13 @@ class RecipeTarget:
     def seed(self) -> int:
         """The recipe's own, or 0."""
         return self.recipe.seed or 0
+
+    def choose(self, session: Session, confirm: Confirm) -> Chosen:  # noqa: ARG002
+        """See ``plan_for``."""
+        plan = self.plan_for(session)
+        if self.budget is None:
+            return Chosen(plan)
+        return Chosen(plan, self.budget.limits(session.workbench.inventory.dense_bytes, 1.0))
 
     def plan_for(self, session: Session) -> Plan:
         """Fit the recipe to a model; modes that miss a matrix become the nearest that fit.
@@ -136,6 +144,11 @@ class BudgetTarget:
     measured: bool = True
     seed: int = 0
 
+    def choose(self, session: Session, confirm: Confirm) -> Chosen:  # noqa: ARG002
+        """See ``plan_for``."""
+        dense_bytes = session.workbench.inventory.dense_bytes
+        return Chosen(self.plan_for(session), self.budget.limits(dense_bytes, 1.0))
+
     def plan_for(self, session: Session) -> Plan:
         """Allocate on predicted damages, then on measured ones, as a search does at its start.
 
@@ -171,28 +184,42 @@ def read_target(
     space: str | None = None,
     seed: int | None = None,
     selection: Selection = EVERYTHING,
+    quality: str | None = None,
 ) -> Target:
     """Read what to compress to, before any work is done.
 
     Args:
         recipe: a file, its content as a mapping, or a plan.
         budget: most bytes of the stored model; of a recipe, instead of its own.
-        space: what may be chosen from under a budget, by name or file; of a recipe, instead of its
-            own.
+        space: what may be chosen from under a budget or a quality, by name or file; of a recipe,
+            instead of its own.
         seed: of random cores, instead of the recipe's own.
-        selection: what the space is narrowed to under a budget alone.
+        selection: what the space is narrowed to under a budget or a quality.
+        quality: what is to be kept, as the smallest plan keeps it.
 
     Raises:
-        ConfigurationError: neither recipe nor budget, a space or a selection where nothing is
-            chosen, or one that cannot be read.
+        ConfigurationError: no recipe, budget or quality, a quality beside a recipe, a space or a
+            selection where nothing is chosen, or one that cannot be read.
     """
+    if quality is not None:
+        if recipe is not None:
+            raise ConfigurationError(
+                "what to compress to is not clear",
+                got="a recipe and a quality",
+                wanted="one of them",
+                hint="A recipe says the form of each layer; leave it out to have them chosen.",
+            )
+        words = f"quality {quality}" + ("" if budget is None else f", at most {budget}")
+        limits = Budget.parse(budget, None, quality)
+        return QualityTarget(words, limits, read_space(space or DEFAULT_SPACE, selection))
     if recipe is None:
         if budget is None:
             raise ConfigurationError(
                 "what to compress to is not clear",
-                got="neither a recipe nor a budget",
+                got="neither a recipe, a budget nor a quality",
                 wanted="one of them",
-                hint="Give a recipe (a file, a mapping, a Plan), or a budget such as 4x.",
+                hint="Give a recipe (a file, a mapping, a Plan), a budget such as 4x, or a quality "
+                "such as 5%.",
             )
         limit = Budget.parse(budget)
         return BudgetTarget(

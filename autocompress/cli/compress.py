@@ -19,9 +19,11 @@ from autocompress.cli.options import (
     Layers,
     Methods,
     Overwrite,
+    Quality,
     ReportData,
     RunsDir,
     SeedOrRecipes,
+    SelectionData,
     SpaceOrRecipes,
     TrustRemoteCode,
 )
@@ -55,6 +57,7 @@ def compress(
         str | None,
         typer.Option("--budget", help="Most bytes of each stored model: 4x, 25%, 1.6MB, 2GiB."),
     ] = None,
+    quality: Quality = None,
     space: SpaceOrRecipes = None,
     methods: Methods = None,
     layers: Layers = None,
@@ -73,6 +76,7 @@ def compress(
     ] = False,
     data: Data = None,
     calibration_data: CalibrationData = None,
+    selection_data: SelectionData = None,
     report_data: ReportData = None,
     context: Context = None,
     bos: Bos = True,
@@ -86,15 +90,18 @@ def compress(
         bool, typer.Option("--json", help="Print one JSON object; with several models, a list.")
     ] = False,
 ) -> None:
-    r"""Compress models to a budget, or by a recipe, without a search, and write them as folders.
+    r"""Compress models to a budget, a quality or by a recipe, and write them as folders.
 
     \b
     autocompress compress ./my-model --budget 4x --out my-model-small
+    autocompress compress ./my-model --quality 5% --out my-model-small
     autocompress compress ./my-model --recipe recipe.yaml --out my-model-small
     autocompress compress ./one ./two org/three --budget 4x --out small --jobs 2
 
     A recipe's globs, budget, seed and penalties are described by autocompress validate --help.
-    A budget is met by one exact allocation; a search tries many and finds better. The recipe of
+    A budget is met by one exact allocation, and a quality by the smallest of some ten; a search
+    tries more and finds better. A quality that no plan keeps ends with 3, and the nearest is said.
+    The recipe of
     every exported folder is its recipe.yaml. Each folder is loaded again in a fresh process and
     compared with what was measured. Of several models one that fails does not stop the others; the
     exit code is then 1 at the end.
@@ -105,12 +112,14 @@ def compress(
     arguments = {
         "recipe": recipe,
         "budget": budget,
+        "quality": quality,
         "space": space,
         "methods": methods,
         "layers": layers,
         "keep": keep,
         "data": data,
         "calibration_data": calibration_data,
+        "selection_data": selection_data,
         "report_data": report_data,
         "context": context,
         "bos": bos,
@@ -187,7 +196,8 @@ def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
 
     arguments = jobs[0].arguments
     selection = Selection.of(arguments["methods"], arguments["layers"], arguments["keep"])
-    read_target(*(arguments[name] for name in ("recipe", "budget", "space", "seed")), selection)
+    named = (arguments[name] for name in ("recipe", "budget", "space", "seed"))
+    read_target(*named, selection, arguments["quality"])
     finished = [job for job in jobs if is_finished(job.out)]
     if finished and not (skip_existing or arguments["overwrite"]):
         raise ConfigurationError(

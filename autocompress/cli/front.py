@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autocompress.cli.options import Quality
 from autocompress.cli.output import console, log, print_json, quieten_libraries
 from autocompress.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:
     from autocompress.search.study import StudyRecord, TrialRecord
+    from autocompress.units import Limits
 
 
 def front(
@@ -43,6 +46,7 @@ def front(
             help="Allocate a plan for another budget from what the study measured: 7x, 2MB.",
         ),
     ] = None,
+    quality: Quality = None,
     html: Annotated[
         Path | None, typer.Option(help="Where the plot goes.", show_default="front.html of the run")
     ] = None,
@@ -62,13 +66,15 @@ def front(
     autocompress front my-study --max-size 2MB
     autocompress front my-study --pick knee --html front.html --json
     autocompress front my-study --budget 7x
+    autocompress front my-study --quality 5%
     autocompress front my-study --methods
 
     Trials are ranked by their KL divergence from the dense model on the selection text: of plans
     that lose little, perplexity on a short text tells which is better only by luck. So perplexity
     need not fall from one plan of the front to the next larger one.
 
-    A limit given here takes the place of the study's own. Exits with 3 when no trial is within the
+    A limit given here takes the place of the study's own. --quality picks the smallest trial that
+    keeps it, of any size unless --max-size is given. Exits with 3 when no trial is within the
     limits.
     """
     quieten_libraries()
@@ -80,6 +86,7 @@ def front(
             "--pick": pick,
             "--max-size": max_size,
             "--max-latency": max_latency,
+            "--quality": quality,
         }
         refused |= {"--max-perplexity": max_perplexity, "--methods": methods or None}
         if named := [option for option, value in refused.items() if value is not None]:
@@ -89,15 +96,16 @@ def front(
             )
         _predict(record, budget, as_json=as_json)
         return
-    picked = _pick(record, pick, max_size, max_perplexity, max_latency)
+    asked = _limits(record, max_size, max_latency, quality)
+    picked = _pick(record, pick, asked, max_perplexity)
     if as_json:
         files = write_plots(record, html, png)
-        print_json(_as_dict(record, picked, files, methods=methods))
+        print_json(_as_dict(record, picked, asked, files, methods=methods))
         return
     if methods:
         _show_methods(record)
     else:
-        _show(record, picked, location_options(runs_dir, storage))
+        _show(record, picked, asked, location_options(runs_dir, storage))
     files = write_plots(record, html, png)
     for path in files.values():
         log.print(f"Wrote {path}", markup=False, soft_wrap=True)
@@ -114,28 +122,38 @@ def _predict(study: StudyRecord, budget: str, *, as_json: bool) -> None:
         print_predicted(predicted, console)
 
 
+def _limits(
+    study: StudyRecord, max_size: str | None, max_latency: str | None, quality: str | None
+) -> Limits:
+    """What a trial is to be picked by."""
+    from autocompress.units import Budget
+
+    size = _parse("--max-size", max_size, study)
+    return replace(
+        Budget.parse(quality=quality).limits(study.dense_bytes, 0.0),
+        memory_bytes=None if size is None else int(size),
+        latency_ms=_parse("--max-latency", max_latency, study),
+    )
+
+
 def _pick(
-    study: StudyRecord,
-    how: str | None,
-    max_size: str | None,
-    max_perplexity: float | None,
-    max_latency: str | None,
+    study: StudyRecord, how: str | None, asked: Limits, max_perplexity: float | None
 ) -> TrialRecord | None:
     from autocompress.search.picking import best_or_none
     from autocompress.search.picking import pick as pick_trial
 
     if max_perplexity is not None and not max_perplexity > 0:
         raise ConfigurationError("--max-perplexity must be more than zero", got=max_perplexity)
-    max_bytes = _parse("--max-size", max_size, study)
-    max_latency_ms = _parse("--max-latency", max_latency, study)
-    if how is None and max_bytes is None and max_perplexity is None and max_latency_ms is None:
+    if how is None and asked.unlimited and max_perplexity is None:
         return best_or_none(study)  # a study without one still has a front to look at
     return pick_trial(
         study,
         how or "best",
-        max_bytes=None if max_bytes is None else int(max_bytes),
+        max_bytes=asked.memory_bytes,
         max_perplexity=max_perplexity,
-        max_latency_ms=max_latency_ms,
+        max_latency_ms=asked.latency_ms,
+        max_increase=asked.log_perplexity_increase,
+        min_cosine=asked.cosine,
     )
 
 
@@ -163,13 +181,15 @@ def _parse(option: str, text: str | None, study: StudyRecord) -> float | None:
     return limits.memory_bytes if option == "--max-size" else limits.latency_ms
 
 
-def _show(study: StudyRecord, picked: TrialRecord | None, options: str) -> None:
+def _show(study: StudyRecord, picked: TrialRecord | None, asked: Limits, options: str) -> None:
     from autocompress.cli.front_table import next_command, print_front
-    from autocompress.search.against_dense import describe
+    from autocompress.search.against_dense import describe, targets_of
 
     print_front(study, console, picked)
     if picked is not None:
         console.print(f"\nPicked {describe(study, picked)}", markup=False, soft_wrap=True)
+        for verdict in targets_of(study, picked, asked):
+            console.print(f"  {verdict}", markup=False, soft_wrap=True)
         console.print(
             f"Next: {next_command(study, picked, options=options)}", markup=False, soft_wrap=True
         )
@@ -191,13 +211,21 @@ def location_options(runs_dir: Path, storage: str | None) -> str:
 
 
 def _as_dict(
-    study: StudyRecord, picked: TrialRecord | None, files: dict[str, Path], *, methods: bool
+    study: StudyRecord,
+    picked: TrialRecord | None,
+    asked: Limits,
+    files: dict[str, Path],
+    *,
+    methods: bool,
 ) -> dict[str, Any]:
+    from autocompress.search.against_dense import targets_of
     from autocompress.search.front import front_to_dict, point_to_dict
     from autocompress.search.method_report import report_methods
     from autocompress.search.method_rivals import stored_offers
 
     chosen = None if picked is None else point_to_dict(study, picked)
+    if picked is not None and chosen is not None and not asked.unlimited:
+        chosen["targets"] = [verdict.to_dict() for verdict in targets_of(study, picked, asked)]
     reports = report_methods(study, stored_offers(study)) if methods else ()
     return (
         front_to_dict(study)

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.search.against_dense import describe, rise
+from autocompress.search.against_dense import describe, rise, targets_of
 from autocompress.search.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
 from autocompress.search.dominance import knee_of, latency
 from autocompress.search.front import Gain, front_of, gain_over_hand_written
 from autocompress.search.healing_report import first_of, healing_notes
-from autocompress.search.picking import best_or_none
+from autocompress.search.picking import best_or_none, nearest_to_the_limits
 from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.targets import describe_limits
 from autocompress.units import format_bytes
 
 MARKS = "marks"
@@ -81,7 +82,7 @@ def front_table(
         )
     for row, trial in zip(rows, [None, *shown], strict=True):
         chosen = trial is not None and any(
-            word in ("best", "picked") for word in marks.get(trial.number, [])
+            word in ("best", "nearest", "picked") for word in marks.get(trial.number, [])
         )
         style = "dim" if trial is None else "bold green" if chosen else ""
         table.add_row(*(Text(row[name]) for name in columns), style=style)
@@ -90,11 +91,13 @@ def front_table(
 
 def notes(study: StudyRecord) -> list[str]:
     """What the table does not say: the gain, limits nobody meets, where a number is not final."""
-    lines = []
     front, best = front_of(study), best_or_none(study)
     gain = gain_over_hand_written(study)
+    lines = _about_targets(study, best)
     if gain is not None and gain.best.by_hand:
         lines.append(f"The best is a plan a person would have written: {gain.best.label}.")
+    elif best is not None and study.limits.asks_quality:
+        lines.append(_against_hand_written(gain))
     elif gain is not None and math.isfinite(gain.share):
         lines.append(
             f"The best loses {gain.best_rise:.4f} nats per token{_in_brackets(gain.interval)}, "
@@ -107,10 +110,6 @@ def notes(study: StudyRecord) -> list[str]:
             f"The best is {study.dense_bytes / best.bytes:.3g} times smaller than the model as "
             f"loaded, {study.dense_bf16_bytes / best.bytes:.3g} times smaller than it is in bf16."
         )
-    if best is None and front:
-        lines.append(
-            f"No measured trial meets the budget. The smallest is {describe(study, front[0])}."
-        )
     if study.relation is not None:
         lines.append(f"Latency: {study.relation}.")
     if front:
@@ -118,6 +117,29 @@ def notes(study: StudyRecord) -> list[str]:
     if any(trial.report is None for trial in front):
         lines.append("* measured on the selection text only")
     return [*lines, *healing_notes(study), *_about_intervals(study, front)]
+
+
+def _about_targets(study: StudyRecord, best: TrialRecord | None) -> list[str]:
+    """Whether each target is met, and by how much, by the best trial or else by the nearest."""
+    if study.limits.unlimited:
+        return []
+    shown = nearest_to_the_limits(study) if best is None else best
+    if shown is None:
+        return []
+    title = "The best meets every target" if best is not None else "No measured trial meets every "
+    title += "" if best is not None else f"target. The nearest is {describe(study, shown)}"
+    return [f"{title}:", *(f"  {verdict}" for verdict in targets_of(study, shown))]
+
+
+def _against_hand_written(gain: Gain | None) -> str:
+    """How much smaller the best is than the smallest hand-written plan of the same quality."""
+    if gain is None:
+        return "No plan that a person would have written meets every target."
+    share = gain.best.bytes / gain.hand_written.bytes
+    return (
+        f"The best takes {share:.0%} of the bytes of the smallest plan a person would have written "
+        f"that meets every target ({gain.hand_written.label})."
+    )
 
 
 def _at_first(study: StudyRecord, gain: Gain) -> str:
@@ -172,13 +194,8 @@ def next_command(study: StudyRecord, trial: TrialRecord | None, *, options: str 
 
 
 def _title(study: StudyRecord) -> str:
-    limits = []
-    if study.limits.memory_bytes is not None:
-        ratio = study.dense_bytes / study.limits.memory_bytes
-        limits.append(f"at most {format_bytes(study.limits.memory_bytes)} ({ratio:.3g}x)")
-    if study.limits.latency_ms is not None:
-        limits.append(f"at most {study.limits.latency_ms:.3g} ms a token")
-    return f"Study {study.name}: {study.model}" + (f", {' and '.join(limits)}" if limits else "")
+    limits = describe_limits(study.limits, study.dense_bytes)
+    return f"Study {study.name}: {study.model}" + (f", {limits}" if limits else "")
 
 
 def _marks(study: StudyRecord, picked: TrialRecord | None) -> dict[int, list[str]]:
@@ -186,6 +203,8 @@ def _marks(study: StudyRecord, picked: TrialRecord | None) -> dict[int, list[str
     front, best = front_of(study), best_or_none(study)
     if best is not None:
         marks.setdefault(best.number, []).append("best")
+    elif not study.limits.unlimited and (near := nearest_to_the_limits(study)) is not None:
+        marks.setdefault(near.number, []).append("nearest")
     if len(front) > 2:
         marks.setdefault(knee_of(front).number, []).append("knee")
     if picked is not None and (best is None or picked.number != best.number):

@@ -17,6 +17,10 @@ Data = Annotated[
 CalibrationData = Annotated[
     str | None, typer.Option("--calibration-data", help="Source of the text to calibrate on.")
 ]
+SelectionData = Annotated[
+    str | None,
+    typer.Option("--selection-data", help="Source of the text that plans are chosen on."),
+]
 ReportData = Annotated[
     str | None, typer.Option("--report-data", help="Source of the text for the final figures.")
 ]
@@ -72,6 +76,14 @@ KeptLayers = Annotated[
     list[str] | None,
     typer.Option(
         "--keep", help='Leave matrices with such names as they are: "*.attn.*".', metavar="GLOBS"
+    ),
+]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        "--quality",
+        help="The smallest plan that keeps it: perplexity at most 5% above dense, log-perplexity "
+        "0.02 nats above, or cosine 0.9 between the last hidden states and the dense model's.",
     ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")]

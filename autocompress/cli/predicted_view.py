@@ -50,7 +50,7 @@ def _measured(predicted: PredictedPlan) -> str:
     try:
         best = pick(predicted.study, max_bytes=predicted.prediction.bytes)
     except (BudgetUnreachable, StudyError):
-        return "no trial is as small"
+        return "no trial as small meets the study's targets"
     return f"the best trial as small is {describe(predicted.study, best)}"
 
 

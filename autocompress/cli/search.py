@@ -18,8 +18,10 @@ from autocompress.cli.options import (
     KeptLayers,
     Layers,
     Methods,
+    Quality,
     ReportData,
     RunsDir,
+    SelectionData,
     Space,
     TrustRemoteCode,
 )
@@ -37,6 +39,7 @@ def search(
             "--latency", help="Most time for a decoded token at batch 1: 6ms, or 0.8x of dense."
         ),
     ] = None,
+    quality: Quality = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -45,10 +48,7 @@ def search(
     ] = None,
     data: Data = None,
     calibration_data: CalibrationData = None,
-    selection_data: Annotated[
-        str | None,
-        typer.Option("--selection-data", help="Source of the text that trials are scored on."),
-    ] = None,
+    selection_data: SelectionData = None,
     report_data: ReportData = None,
     context: Context = None,
     bos: Bos = True,
@@ -159,6 +159,7 @@ def search(
     \b
     autocompress search --budget 10x
     autocompress search --model ./my-model --data my-text.txt --budget 25% --latency 0.8x
+    autocompress search --quality 5%
     autocompress search --budget 10x --dry-run
     autocompress search --resume demo-10x --trials 100
     autocompress search --budget 10x --heal 200
@@ -166,7 +167,9 @@ def search(
     autocompress search --budget 10x --engine ray --address auto --workers 8 --gpus-per-trial 1
 
     Stop it at any time: the same command, or --resume, goes on with every finished trial kept.
-    Exits with 3 when no plan can meet the budget, and says what can be reached.
+    --quality seeks the smallest plan that keeps it, within --budget and --latency if given.
+    Exits with 3 when no plan meets every target, and says which is nearest and by how much it
+    misses.
     """
     quieten_libraries()
     if dry_run:
@@ -184,7 +187,7 @@ def search(
         show_dry_run(
             SearchSettings(
                 *(model, budget, latency, space, sampler, seed),
-                *(device, dtype, trust_remote_code, texts, selection),
+                *(device, dtype, trust_remote_code, texts, selection, quality),
             ),
             Destination(resume or study, runs_dir, storage),
             Endurance(trials, time, patience),
@@ -201,13 +204,14 @@ def search(
     from autocompress.cli.front import location_options, write_plots
     from autocompress.cli.front_table import next_command, print_front
     from autocompress.search.front import front_to_dict
-    from autocompress.search.picking import best_or_none, pick
+    from autocompress.search.picking import best_or_none, nearest_to_the_limits, pick
 
     progress = ConsoleProgress()
     record = run(
         model,
         budget,
         latency,
+        quality=quality,
         space=space,
         methods=methods,
         layers=layers,
@@ -248,6 +252,10 @@ def search(
         print_front(record, console)
     best = best_or_none(record)
     if best is None:
+        near, more = nearest_to_the_limits(record), location_options(runs_dir, storage)
+        if near is not None and not as_json:
+            command = next_command(record, near, options=more)
+            console.print(f"\nNext, for the nearest:\n  {command}", markup=False, soft_wrap=True)
         pick(record, "best")  # says which limit was missed and by how much
     if as_json:
         return

@@ -1,14 +1,16 @@
-"""Perplexity, and the KL divergence from the dense model over the same tokens.
+"""Perplexity, and how far a model is from the dense one over the same tokens.
 
-Both are means over every predicted token, so a short last window weighs by its length. The work
-beyond the forward pass is one log-softmax and one product with the teacher's probabilities, in
-blocks that stay in the processor's cache.
+That is the KL divergence of its predictions, and the cosine between its hidden states before the
+head and the dense model's. All are means over every predicted token, so a short last window weighs
+by its length. The work beyond the forward pass is one log-softmax and one product with the
+teacher's probabilities, in blocks that stay in the processor's cache.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -41,6 +43,8 @@ class Score:
         kl: mean divergence ``KL(dense || model)``, nats per predicted token; NaN without a teacher.
         tokens: number of predicted tokens.
         windows: the scores window by window, for paired comparisons.
+        cosine: mean cosine between the hidden states before the head and the dense model's at each
+            of these tokens; NaN without a teacher, or where the model names no head.
     """
 
     perplexity: float
@@ -48,6 +52,7 @@ class Score:
     kl: float
     tokens: int
     windows: WindowScores = field(repr=False, compare=False)
+    cosine: float = math.nan
 
 
 class _WindowSums:
@@ -57,25 +62,32 @@ class _WindowSums:
         self.tokens: list[int] = []
         self.nll: list[Tensor] = []
         self.kl: list[Tensor] = []
+        self.cosine: list[Tensor] = []
 
-    def add(self, nll: list[Tensor], divergence: list[Tensor] | None = None) -> None:
-        """Add a window by blocks ``[m]``, in nats; without divergences they are NaN."""
+    def add(
+        self,
+        nll: list[Tensor],
+        divergence: list[Tensor] | None = None,
+        cosine: Tensor | None = None,
+    ) -> None:
+        """Add a window: blocks ``[m]`` in nats, cosines ``[length]``; NaN what is not known."""
         losses = torch.cat(nll).double()
         self.tokens.append(len(losses))
         self.nll.append(losses.sum())
         self.kl.append(
             torch.cat(divergence).double().sum() if divergence else losses.new_tensor(math.nan)
         )
+        self.cosine.append(losses.new_tensor(math.nan) if cosine is None else cosine.double().sum())
 
     def score(self) -> Score:
         """Turn the sums into means, over all tokens and by window."""
-        sums = torch.stack([torch.stack(self.nll), torch.stack(self.kl)]).cpu()
+        sums = torch.stack([torch.stack(each) for each in (self.nll, self.kl, self.cosine)]).cpu()
         tokens = torch.tensor(self.tokens)
-        nll, kl = (sums.sum(1) / tokens.sum()).tolist()
+        nll, kl, cosine = (sums.sum(1) / tokens.sum()).tolist()
         kl = 0.0 if kl < 0 else kl  # rounding of a divergence that is zero
-        by_window = WindowScores(tuple(self.tokens), *map(tuple, (sums / tokens).tolist()))
+        by_window = WindowScores(tuple(self.tokens), *map(tuple, (sums[:2] / tokens).tolist()))
         perplexity = math.exp(nll) if not nll > 700 else math.inf
-        return Score(perplexity, nll, kl, int(tokens.sum()), by_window)
+        return Score(perplexity, nll, kl, int(tokens.sum()), by_window, cosine)
 
 
 class Teacher:
@@ -86,9 +98,11 @@ class Teacher:
         score: the dense model's own score.
     """
 
-    def __init__(self, windows: Windows, rows: Rows, score: Score) -> None:
+    def __init__(
+        self, windows: Windows, rows: Rows, score: Score, hidden: Tensor | None = None
+    ) -> None:
         self.windows, self.score = windows, score
-        self._rows = rows
+        self._rows, self._hidden = rows, hidden
 
     @classmethod
     def of(
@@ -101,7 +115,8 @@ class Teacher:
     ) -> Teacher:
         """Run the dense model once and keep its distributions.
 
-        They take 2 bytes an element, or 4 kB a token with ``TOP_K``.
+        They take 2 bytes an element, or 4 kB a token with ``TOP_K``; hidden states 2 bytes an
+        element.
 
         Args:
             model: causal language model.
@@ -115,8 +130,9 @@ class Teacher:
         check_scorable(model, windows)
         rows: Rows | None = None
         sums = _WindowSums()
+        states: list[Tensor] = []
         with torch.inference_mode():
-            for targets, logits in _window_logits(model, windows, advance):
+            for targets, logits, hidden in _window_logits(model, windows, advance):
                 vocabulary = logits.shape[-1]
                 if rows is None and vocabulary <= exact_vocabulary:
                     rows = ExactRows(windows.tokens, vocabulary, logits.device)
@@ -127,8 +143,10 @@ class Teacher:
                     rows.add(logs)
                     nll.append(_negative_log_likelihood(logs, targets[span]))
                 sums.add(nll)
+                if hidden is not None:
+                    states.append(torch.nn.functional.normalize(hidden.float(), dim=-1).half())
         assert rows is not None, "windows always hold at least one"
-        return cls(windows, rows, sums.score())
+        return cls(windows, rows, sums.score(), torch.cat(states) if states else None)
 
     def covers(self, windows: Windows) -> bool:
         """Whether ``windows`` are these windows or their first ones."""
@@ -146,6 +164,13 @@ class Teacher:
     def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
         """KL of ``log_probabilities [m, vocabulary]`` from the rows ``start ...``: fp32 ``[m]``."""
         return self._rows.divergence(start, log_probabilities)
+
+    def cosine(self, start: int, hidden: Tensor | None) -> Tensor | None:
+        """Cosine between ``hidden [m, hidden]`` and the rows ``start ...``: fp32 ``[m]``."""
+        if hidden is None or self._hidden is None:
+            return None
+        dense = self._hidden[start : start + len(hidden)].float()
+        return torch.nn.functional.cosine_similarity(hidden.float(), dense, dim=-1)
 
 
 def score(
@@ -195,30 +220,59 @@ def scores(
     row = 0
     for start, stop in pairwise((0, *stages, len(windows))):
         with torch.inference_mode():
-            for targets, logits in _window_logits(model, windows.part(start, stop), advance):
+            part = windows.part(start, stop)
+            for targets, logits, hidden in _window_logits(model, part, advance):
                 nll, divergence = [], []
                 for span, logs in _log_softmax_blocks(logits):
                     nll.append(_negative_log_likelihood(logs, targets[span]))
                     if teacher is not None:
                         divergence.append(teacher.divergence(row + span.start, logs))
+                cosine = None if teacher is None else teacher.cosine(row, hidden)
                 row += len(targets)
-                sums.add(nll, divergence)
+                sums.add(nll, divergence, cosine)
         yield sums.score()
 
 
 def _window_logits(
     model: Any, windows: Windows, advance: Advance | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each window the ``m`` targets ``[m]`` and their logits ``[m, vocabulary]``."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Run a model on each window.
+
+    Yields:
+        The ``m`` targets ``[m]``, their logits ``[m, vocabulary]``, and the inputs of the head that
+        these come from ``[m, hidden]``, where the model names its head.
+    """
     device = _device(model)
     logit_bytes = LOGIT_BYTES if device.type == "cpu" else LOGIT_BYTES_ACCELERATOR
     for batch in windows.batches(vocabulary_of(model), logit_bytes):
         batch = batch.to(device)
-        logits = model(input_ids=batch, use_cache=False).logits
-        for ids, window_logits in zip(batch, logits, strict=True):
-            yield ids[windows.given :], window_logits[windows.given - 1 : -1]
+        with _inputs_of_head(model) as inputs:
+            logits = model(input_ids=batch, use_cache=False).logits
+        hidden = inputs[0] if inputs and inputs[0].shape[:2] == batch.shape else None
+        before = slice(windows.given - 1, -1)
+        for place, (ids, window_logits) in enumerate(zip(batch, logits, strict=True)):
+            states = None if hidden is None else hidden[place, before]
+            yield ids[windows.given :], window_logits[before], states
         if advance is not None:
             advance(len(batch))
+
+
+@contextmanager
+def _inputs_of_head(model: Any) -> Iterator[list[Tensor]]:
+    """Note what the head, dense or compressed, is given: ``[batch, length, hidden]`` a call."""
+    seen: list[Tensor] = []
+    try:
+        head = model.get_output_embeddings()
+    except (NotImplementedError, AttributeError):  # a model without one says so in either way
+        head = None
+    if head is None:
+        yield seen
+        return
+    hook = head.register_forward_pre_hook(lambda _head, inputs: seen.extend(inputs[:1]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def _log_softmax_blocks(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -7,11 +7,44 @@ import math
 from autocompress.records import Measurement
 from autocompress.search.dominance import latency
 from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.targets import LossOnText, Verdict, excess_of, judge_targets
 from autocompress.units import Limits, format_bytes
 
 
-def meets(limits: Limits, trial: TrialRecord) -> bool:
-    """Whether a trial is within a study's limits; an unmeasured latency meets no latency limit."""
+def targets_of(
+    study: StudyRecord, trial: TrialRecord, limits: Limits | None = None
+) -> tuple[Verdict, ...]:
+    """How a trial stands against targets, those of its study when left out.
+
+    Quality is judged on the selection text and, where it was measured there, on the report text.
+    """
+    return judge_targets(
+        study.limits if limits is None else limits,
+        trial.bytes,
+        latency(trial),
+        [
+            loss_on(study, measured)
+            for measured in (trial.selection, trial.report)
+            if measured is not None
+        ],
+    )
+
+
+def meets(study: StudyRecord, trial: TrialRecord, limits: Limits | None = None) -> bool:
+    """Whether a trial meets all targets; what was not measured meets none."""
+    return excess_of(targets_of(study, trial, limits)) <= 0
+
+
+def loss_on(study: StudyRecord, measured: Measurement) -> LossOnText:
+    """What a measurement lost against the dense model on the same text."""
+    increase = math.nan
+    if measured.perplexity > 0:
+        increase = math.log(measured.perplexity / dense_on(study, measured).perplexity)
+    return LossOnText(measured.text, increase, measured.cosine)
+
+
+def within_costs(limits: Limits, trial: TrialRecord) -> bool:
+    """Whether a trial is small and fast enough, whatever it loses."""
     small = limits.memory_bytes is None or trial.bytes <= limits.memory_bytes
     return small and latency_within(limits, trial)
 
@@ -32,9 +65,7 @@ def dense_on(study: StudyRecord, measurement: Measurement) -> Measurement:
 def rise(study: StudyRecord, trial: TrialRecord) -> float:
     """Rise of log-perplexity over the dense model, nats per token, on the text the trial shows."""
     shown = trial.measurement
-    if shown is None or not shown.perplexity > 0:
-        return math.nan
-    return math.log(shown.perplexity / dense_on(study, shown).perplexity)
+    return math.nan if shown is None else loss_on(study, shown).log_perplexity_increase
 
 
 def shown_perplexity(study: StudyRecord, trial: TrialRecord) -> float:

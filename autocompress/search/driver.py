@@ -20,7 +20,7 @@ from optuna.trial import Trial
 from autocompress.errors import AutocompressError, StorageError
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
-from autocompress.search.against_dense import latency_within
+from autocompress.search.against_dense import latency_within, meets
 from autocompress.search.engines.base import Engine, Job, Outcome
 from autocompress.search.front import finalists
 from autocompress.search.hypervolume import hypervolume
@@ -152,6 +152,7 @@ class Search:
             for other in self.store.news():  # of other searches on the same study
                 self._add(other)
             self._learn_latency()
+            self.proposer.learn_quality(self.record)
             running = [proposal.phase for _, proposal in self._running.values()]
             proposal = self.turns.next(self.record, running, self.store.running)
             if proposal is None:
@@ -199,7 +200,10 @@ class Search:
         by_hand = proposal.phase == HAND_WRITTEN
         limits = self.record.limits
         measured = [t for t in self.record.complete if (t.phase == HAND_WRITTEN) == by_hand]
-        if limits.latency_ms is not None and not by_hand:
+        if limits.asks_quality:
+            # A small plan that misses the quality must not keep from it one that may not.
+            measured = [t for t in measured if meets(self.record, t)]
+        elif limits.latency_ms is not None and not by_hand:
             # A small plan that is too slow must not keep a fast one from being timed.
             measured = [t for t in measured if latency_within(limits, t)]
         return rivals_of(size, measured)
@@ -262,13 +266,17 @@ class Search:
             )
 
     def _measure_finalists(self, measure: Callable[[TrialRecord], Measurement]) -> None:
-        """Measure the front, and the hand-written plan it is compared with, on the report text."""
-        missing = [
+        """Measure the front, and the hand-written plan it is compared with, on the report text.
+
+        A plan that turns out to miss a target of quality there is no longer the best: the next one
+        is measured as well.
+        """
+        while missing := [
             trial for trial in finalists(to_record(self.study, self.folder)) if trial.report is None
-        ]
-        with self.progress.task(
-            "Measuring the front on the report text (plans)", len(missing)
-        ) as advance:
-            for trial in missing:
-                keep_report(self.study, trial, measure(trial))
-                advance(1)
+        ]:
+            with self.progress.task(
+                "Measuring the front on the report text (plans)", len(missing)
+            ) as advance:
+                for trial in missing:
+                    keep_report(self.study, trial, measure(trial))
+                    advance(1)

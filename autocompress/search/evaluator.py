@@ -180,4 +180,5 @@ class Evaluator:
             timed and timed.cache_bytes,
             timed and timed.prefill_ms,
             scored.windows,
+            scored.cosine if math.isfinite(scored.cosine) else None,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autocompress.records import Measurement
-from autocompress.search.against_dense import dense_on, meets, rise
+from autocompress.search.against_dense import dense_on, meets, rise, targets_of
 from autocompress.search.bootstrap import Interval, loss_interval, rise_interval
 from autocompress.search.dominance import (
     divergence,
@@ -19,7 +19,7 @@ from autocompress.search.dominance import (
     selection_loss,
 )
 from autocompress.search.hypervolume import hypervolume, hypervolume_series, reference_rise
-from autocompress.search.picking import best_or_none, pick
+from autocompress.search.picking import best_or_none, nearest_to_the_limits, pick
 from autocompress.search.study import StudyRecord, TrialRecord
 
 __all__ = [
@@ -99,14 +99,16 @@ def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | N
     """The hand-written plan that ranks first of those that fit where ``best`` had to fit.
 
     A trained plan is compared with trained ones, where there are any; fitting anew is no training.
+    Under a target of quality it is the smallest hand-written plan that keeps it.
     """
-    room = (
-        max(best.bytes, study.limits.memory_bytes or 0) if meets(study.limits, best) else best.bytes
-    )
+    kept = study.limits.asks_quality
+    room = max(best.bytes, study.limits.memory_bytes or 0) if meets(study, best) else best.bytes
     fitting = [
         trial
         for trial in study.complete
-        if trial.by_hand and trial.bytes <= room and math.isfinite(selection_loss(trial))
+        if trial.by_hand
+        and (meets(study, trial) if kept else trial.bytes <= room)
+        and math.isfinite(selection_loss(trial))
     ]
     trained = [trial for trial in fitting if _is_trained(trial)]
     if trained and _is_trained(best):
@@ -116,7 +118,8 @@ def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | N
     else:
         fitting = [trial for trial in fitting if not _is_trained(trial)]
     loss = ranking_loss(fitting)
-    return min(fitting, key=lambda trial: (loss(trial), trial.bytes), default=None)
+    ranks = (lambda t: (t.bytes, loss(t))) if kept else (lambda t: (loss(t), t.bytes))
+    return min(fitting, key=ranks, default=None)
 
 
 def _is_trained(trial: TrialRecord) -> bool:
@@ -152,11 +155,13 @@ def gain_over_hand_written(study: StudyRecord) -> Gain | None:
 def front_to_dict(study: StudyRecord) -> dict[str, Any]:
     """Put study, dense model, best trial and front into one mapping that JSON can hold.
 
-    Points are measured on the report text; one that was not has ``text: selection``. ``best`` and
-    ``knee`` are ``null`` when no trial meets the limits, or none was measured.
+    Points are measured on the report text; one that was not has ``text: selection``. ``best`` is
+    ``null`` when no trial meets all targets, and ``nearest`` is then the one that misses them by
+    the least share; ``knee`` is ``null`` when none was measured.
     """
     front, best = front_of(study), best_or_none(study)
     gain = gain_over_hand_written(study)
+    near = nearest_to_the_limits(study) if best is None else None
     return {
         "study": study.name,
         "folder": str(study.folder),
@@ -164,10 +169,13 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
         "budget": {
             "memory_bytes": study.limits.memory_bytes,
             "latency_ms": study.limits.latency_ms,
+            "log_perplexity_increase": study.limits.log_perplexity_increase,
+            "cosine": study.limits.cosine,
         },
         "begin_token": study.settings.get("begin_token"),
         "dense": _dense(study),
         "best": None if best is None else point_to_dict(study, best),
+        "nearest": None if near is None else point_to_dict(study, near),
         "knee": point_to_dict(study, knee_of(front)) if front else None,
         "front": [point_to_dict(study, trial) for trial in front],
         "latency_table": study.relation and study.relation.to_dict(),
@@ -184,7 +192,9 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
 def _gain_to_dict(gain: Gain) -> dict[str, Any]:
     return {
         "best": gain.best.number,
+        "best_bytes": gain.best.bytes,
         "hand_written": gain.hand_written.number,
+        "hand_written_bytes": gain.hand_written.bytes,
         "best_rise": finite(gain.best_rise),
         "best_rise_interval": _ends(gain.interval),
         "hand_written_rise": finite(gain.hand_written_rise),
@@ -240,6 +250,7 @@ def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "rise_interval": _ends(rise_interval(study, trial)),
         "kl": None if shown is None else finite(shown.kl),
         "selection_kl": finite(divergence(trial)),
+        "cosine": None if shown is None else shown.cosine,
         "text": None if shown is None else shown.text,
         "tokens": None if shown is None else shown.tokens,
         "bytes": trial.bytes,
@@ -247,7 +258,8 @@ def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "ratio_bf16": study.dense_bf16_bytes / trial.bytes,
         "latency_ms": latency(trial),
         "prefill_ms": trial.selection and trial.selection.prefill_ms,
-        "meets_budget": meets(study.limits, trial),
+        "meets_budget": meets(study, trial),
+        "targets": [verdict.to_dict() for verdict in targets_of(study, trial)],
         "plan_hash": trial.plan.hash,
         "recipe": trial.plan.to_recipe(),
     }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
-from autocompress.search.against_dense import describe, shown_perplexity
+from autocompress.search.against_dense import describe, shown_perplexity, targets_of
 from autocompress.search.dominance import (
     Loss,
     knee_of,
@@ -16,7 +16,8 @@ from autocompress.search.dominance import (
     selection_loss,
 )
 from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.units import format_bytes
+from autocompress.search.targets import describe_limits, excess_of
+from autocompress.units import Limits
 
 WAYS_TO_PICK = ("best", "knee", "smallest", "fastest")
 MOST_NUMBERS_LISTED = 40
@@ -29,17 +30,24 @@ def pick(
     max_bytes: int | None = None,
     max_perplexity: float | None = None,
     max_latency_ms: float | None = None,
+    max_increase: float | None = None,
+    min_cosine: float | None = None,
 ) -> TrialRecord:
     """Choose one trial.
 
     Args:
         study: the study.
         how: ``best`` (least divergence from the dense model within the limits, on the selection
-            text; see ``dominance.ranking_loss``), ``knee`` (largest distance to the chord of the
-            front), ``smallest``, ``fastest``, or the number of a trial.
+            text, see ``dominance.ranking_loss``; under a target of quality the smallest within the
+            limits), ``knee`` (largest distance to the chord of the front), ``smallest``,
+            ``fastest``, or the number of a trial.
         max_bytes: most stored bytes. For ``best`` it replaces the study's own limit.
         max_perplexity: most perplexity, as the table shows it; see ``shown_perplexity``.
         max_latency_ms: most milliseconds a token. For ``best`` it replaces the study's own limit.
+        max_increase: most log-perplexity increase, nats a token, on every text that a trial was
+            measured on. For ``best`` a target of quality replaces the study's own and, as the
+            smallest is sought, the study's limit of bytes.
+        min_cosine: least cosine to the dense model's hidden states, likewise.
 
     Returns:
         A trial that no other trial within the same limits dominates.
@@ -49,30 +57,59 @@ def pick(
         StudyError: no such trial, it was not measured, or no trial has a latency.
         ConfigurationError: ``how`` is none of the words and no number.
     """
+    wanted = Limits(max_bytes, max_latency_ms, max_increase, min_cosine)
     if how == "best":
-        max_bytes = study.limits.memory_bytes if max_bytes is None else max_bytes
-        max_latency_ms = study.limits.latency_ms if max_latency_ms is None else max_latency_ms
-    limits = _Limits(max_bytes, max_perplexity, max_latency_ms)
+        wanted = _filled_in(wanted, study.limits)
+    limits = _Limits(wanted, max_perplexity)
     digits = how.strip().removeprefix("#")
     if digits.isdecimal():
         return _within(study, _numbered(study, int(digits)), limits)
     if how not in WAYS_TO_PICK:
-        wanted = f"{', '.join(WAYS_TO_PICK)} or the number of a trial"
-        raise ConfigurationError("no such way to pick a trial", got=repr(how), wanted=wanted)
+        ways = f"{', '.join(WAYS_TO_PICK)} or the number of a trial"
+        raise ConfigurationError("no such way to pick a trial", got=repr(how), wanted=ways)
     candidates = [trial for trial in study.complete if math.isfinite(selection_loss(trial))]
     if not candidates:
         raise StudyError(f"study {study.name} has no measured trial yet", hint="Resume the search.")
+    known = (trial.selection for trial in candidates if trial.selection is not None)
+    if wanted.cosine is not None and all(measured.cosine is None for measured in known):
+        raise StudyError(
+            f"no trial of study {study.name} has a cosine",
+            hint="It was made before cosines were measured, or its model names no head: ask for a "
+            "quality in per cent or nats.",
+        )
     loss = ranking_loss(candidates)
     within = (trial for trial in candidates if limits.excess(study, trial) <= 0)
     fitting = non_dominated(within, loss)
     if not fitting:
-        nearest = min(candidates, key=lambda trial: (limits.excess(study, trial), loss(trial)))
+        nearest = _nearest(study, candidates, limits)
         raise BudgetUnreachable(
             f"no measured trial of study {study.name} is within the limits",
-            wanted=str(limits),
-            hint=f"The nearest is {describe(study, nearest)}.",
+            wanted=limits.describe(study),
+            hint=f"The nearest is {describe(study, nearest)}: {limits.missed(study, nearest)}.",
         )
+    if how == "best" and wanted.asks_quality:
+        how = "smallest"
     return _choose(study, how, fitting, loss)
+
+
+def _filled_in(wanted: Limits, own: Limits) -> Limits:
+    """The limits that were named, and where none of a kind was, the study's own."""
+    latency_ms = own.latency_ms if wanted.latency_ms is None else wanted.latency_ms
+    if wanted.asks_quality:
+        return replace(wanted, latency_ms=latency_ms)
+    memory = own.memory_bytes if wanted.memory_bytes is None else wanted.memory_bytes
+    return replace(own, memory_bytes=memory, latency_ms=latency_ms)
+
+
+def _nearest(study: StudyRecord, candidates: list[TrialRecord], limits: _Limits) -> TrialRecord:
+    loss = ranking_loss(candidates)
+    return min(candidates, key=lambda trial: (limits.excess(study, trial), loss(trial)))
+
+
+def nearest_to_the_limits(study: StudyRecord) -> TrialRecord | None:
+    """The trial whose largest miss of a target of the study, as a share of it, is the least."""
+    candidates = [trial for trial in study.complete if math.isfinite(selection_loss(trial))]
+    return _nearest(study, candidates, _Limits(study.limits)) if candidates else None
 
 
 def _choose(
@@ -97,8 +134,11 @@ def _choose(
 
 def _within(study: StudyRecord, trial: TrialRecord, limits: _Limits) -> TrialRecord:
     if limits.excess(study, trial) > 0:
-        what = f"{describe(study, trial)} is not within the limits"
-        raise BudgetUnreachable(what, wanted=str(limits), hint="Pick best to have one that is.")
+        raise BudgetUnreachable(
+            f"{describe(study, trial)} is not within the limits ({limits.missed(study, trial)})",
+            wanted=limits.describe(study),
+            hint="Pick best to have one that is.",
+        )
     return trial
 
 
@@ -122,31 +162,33 @@ def _numbered(study: StudyRecord, number: int) -> TrialRecord:
 
 @dataclass(frozen=True)
 class _Limits:
-    max_bytes: int | None
-    max_perplexity: float | None
-    max_latency_ms: float | None
+    """The targets, and a perplexity as the table shows it."""
+
+    targets: Limits
+    max_perplexity: float | None = None
 
     def excess(self, study: StudyRecord, trial: TrialRecord) -> float:
         """Largest share by which the trial is over a limit; zero or less when it meets them all."""
-        over = [0.0]
-        if self.max_bytes is not None:
-            over.append(trial.bytes / max(self.max_bytes, 1) - 1)
-        if self.max_perplexity is not None:
-            over.append(shown_perplexity(study, trial) / max(self.max_perplexity, 1e-9) - 1)
-        if self.max_latency_ms is not None:
-            time = latency(trial)
-            over.append(math.inf if time is None else time / max(self.max_latency_ms, 1e-9) - 1)
-        return max(over)
+        over = max(0.0, excess_of(targets_of(study, trial, self.targets)))
+        if self.max_perplexity is None:
+            return over
+        return max(over, shown_perplexity(study, trial) / max(self.max_perplexity, 1e-9) - 1)
 
-    def __str__(self) -> str:
-        parts = []
-        if self.max_bytes is not None:
-            parts.append(f"at most {format_bytes(self.max_bytes)}")
+    def describe(self, study: StudyRecord) -> str:
+        """All of them in words."""
+        words = describe_limits(self.targets, study.dense_bytes)
+        if self.max_perplexity is None:
+            return words
+        return f"{words}{', ' if words else ''}perplexity at most {self.max_perplexity:g}"
+
+    def missed(self, study: StudyRecord, trial: TrialRecord) -> str:
+        """What a trial does not meet, and by how much."""
+        missed = [str(each) for each in targets_of(study, trial, self.targets) if not each.met]
         if self.max_perplexity is not None:
-            parts.append(f"perplexity at most {self.max_perplexity:g}")
-        if self.max_latency_ms is not None:
-            parts.append(f"at most {self.max_latency_ms:.3g} ms a token")
-        return ", ".join(parts)
+            shown = shown_perplexity(study, trial)
+            if shown > self.max_perplexity:
+                missed.append(f"perplexity MISSED: {shown:.4g}, at most {self.max_perplexity:g}")
+        return "; ".join(missed)
 
 
 def best_or_none(study: StudyRecord) -> TrialRecord | None:

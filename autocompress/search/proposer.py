@@ -13,7 +13,8 @@ from autocompress.calibration.menu import Menu
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.search.against_dense import meets
+from autocompress.search.against_dense import within_costs
+from autocompress.search.aiming import aim, bracket, sightings_of
 from autocompress.search.allocation import allocated_plan, bent_choices
 from autocompress.search.allocator import Choice, smallest_bytes
 from autocompress.search.dominance import ranking_loss
@@ -21,7 +22,14 @@ from autocompress.search.end_to_end import Relation, TimedPlan, relate
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
 from autocompress.search.measured_menu import MeasuredMenu
-from autocompress.search.study import ALLOCATION, HAND_WRITTEN, KNOBS, SWAPS, TrialRecord
+from autocompress.search.study import (
+    ALLOCATION,
+    HAND_WRITTEN,
+    KNOBS,
+    SWAPS,
+    StudyRecord,
+    TrialRecord,
+)
 from autocompress.search.swaps import neighbours
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Limits
@@ -36,19 +44,25 @@ MOST_NEIGHBOURS = 4_000  # of a plan that are looked at; of 30 matrices there ar
 SLOWEST_TO_LEARN = 1.5  # times the dense model: how much slower a plan is, is of no interest
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
 NEARLY = 0.1  # of the way from the fastest plan to the dense model
+STRIDE = 0.99  # of the smallest plan that keeps a quality: what is tried next
 PRICE_OF_THE_FASTEST = 1e6  # nats for a millisecond: whatever damage it takes
 
 
-def sweep(limits: Limits, dense_bytes: int, least_bytes: int) -> list[float]:
+def sweep(
+    limits: Limits, dense_bytes: int, least_bytes: int, sought: float | None = None
+) -> list[float]:
     """Bytes to allocate at, those of the budget first.
 
     Args:
         limits: of the search; under one of latency alone, as many bytes as it takes come first.
         dense_bytes: of the dense model.
         least_bytes: of the smallest plan.
+        sought: bytes of the plan that is sought, where they are known otherwise.
     """
-    if limits.memory_bytes is not None:
-        sizes = [share * min(limits.memory_bytes, dense_bytes) for share in SWEEP]
+    if sought is None and limits.memory_bytes is not None:
+        sought = min(limits.memory_bytes, dense_bytes)
+    if sought is not None:
+        sizes = [share * sought for share in SWEEP]
     else:
         whole = [] if limits.latency_ms is None else [1.0]
         sizes = [share * dense_bytes for share in (*whole, *SWEEP_WITHOUT_LIMIT)]
@@ -92,7 +106,36 @@ class Proposer:
         self.measured = MeasuredMenu()
         self.relation: Relation | None = None
         self._proven_ms = -math.inf
+        memory = limits.memory_bytes
+        self.sought = None if memory is None else float(min(memory, inventory.dense_bytes))
         self.targets = sweep(limits, inventory.dense_bytes, self.least_bytes())
+
+    @property
+    def most_bytes(self) -> float:
+        """Bytes that the plan sought may take at most."""
+        dense, limit = self.inventory.dense_bytes, self.limits.memory_bytes
+        return float(dense if limit is None else min(limit, dense))
+
+    def seek(self, size: float) -> None:
+        """Make plans around so many bytes: where the smallest plan that keeps a quality may be."""
+        self.sought = size
+        least = self.least_bytes()
+        self.targets = sweep(self.limits, self.inventory.dense_bytes, least, size)
+
+    def learn_quality(self, study: StudyRecord) -> None:
+        """Learn from trials how small a plan may be that keeps the quality, if that is a target.
+
+        Plans with knobs are made a little smaller than the smallest that has kept it.
+        """
+        if not self.limits.asks_quality:
+            return
+        seen = sightings_of(study)
+        if not seen:
+            return
+        self.sought = aim(seen, float(self.least_bytes()), self.most_bytes)
+        _, kept = bracket(seen)
+        if kept is not None:
+            self.sought = max(min(self.sought, STRIDE * kept.bytes), float(self.least_bytes()))
 
     def learn_latency(self, trials: Iterable[TrialRecord], dense_ms: float) -> None:
         """Learn from trials how the table relates to what is measured end to end.
@@ -123,7 +166,7 @@ class Proposer:
     def _surely_meets(self, trial: TrialRecord) -> bool:
         """Whether a trial meets the limits by more than the spread of its latency: not by luck."""
         measured, limit = trial.selection, self.limits.latency_ms
-        if measured is None or limit is None or not meets(self.limits, trial):
+        if measured is None or limit is None or not within_costs(self.limits, trial):
             return False
         if measured.latency_ms is None or measured.latency_spread_ms is None:
             return False
@@ -163,15 +206,13 @@ class Proposer:
 
     def background(self, knobs: Knobs) -> Plan:
         """The plan to measure options in: near the budget, or in the middle of the front."""
-        middle = len(self.targets) // 2 if self.limits.memory_bytes is None else 0
+        middle = len(self.targets) // 2 if self.sought is None else 0
         return self.allocated(knobs, self.targets[middle])
 
     def worth_measuring(self, knobs: Knobs) -> list[Plan]:
         """Allocations over the sizes of interest: what they take is what matters."""
-        if self.limits.memory_bytes is None:
-            sizes = self.targets
-        else:
-            sizes = [share * self.targets[0] for share in NEAR]
+        near = [share * self.targets[0] for share in NEAR]
+        sizes = self.targets if self.sought is None else near
         least = self.least_bytes()
         return [self.allocated(knobs, size) for size in sizes if size >= least]
 
@@ -180,8 +221,7 @@ class Proposer:
 
         They are made one by one, as what trials have shown may change the later ones.
         """
-        limit = self.limits.memory_bytes
-        share = None if limit is None else min(limit / self.inventory.dense_bytes, 1.0)
+        share = None if self.sought is None else self.sought / self.inventory.dense_bytes
         left = [m.spec.name for m in self.menu.layers if all(o.method == Keep() for o in m.options)]
         hand_written = [
             partial(Proposal, HAND_WRITTEN, label, plan)
@@ -210,12 +250,16 @@ class Proposer:
     def target(self, front: Sequence[TrialRecord]) -> float:
         """Bytes to search at: the budget, or without one where the front has its widest step.
 
+        Under a target of quality, where the smallest plan may be that keeps it.
+
         That is where one more member has most to add: between the two neighbours on the front that
         leave most room between them, halfway in the logarithm of the bytes.
 
         Args:
             front: the members that meet the limits, by bytes.
         """
+        if self.limits.asks_quality and self.sought is not None:
+            return self.sought
         if self.limits.memory_bytes is not None or len(front) < 2:
             return self.targets[0]
         loss = ranking_loss(front)
@@ -231,7 +275,8 @@ class Proposer:
     def swapped(self, trial: TrialRecord, known: Collection[str]) -> Proposal | None:
         """The best neighbour of a trial's plan that is not known yet, by hash."""
         limit = self.limits.memory_bytes
-        within = limit if limit is not None and trial.bytes <= limit else trial.bytes
+        spent = limit is not None and trial.bytes <= limit and not self.limits.asks_quality
+        within = limit if limit is not None and spent else trial.bytes
         room = within - self.inventory.plan_bytes(trial.plan)
         # The knobs that led to a good plan are what the trials have shown of the scores.
         knobs = Knobs(**trial.params) if trial.params else Knobs()

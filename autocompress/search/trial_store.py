@@ -10,12 +10,15 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import StorageError
+from autocompress.search.against_dense import loss_on
 from autocompress.search.engines.base import Outcome
 from autocompress.search.knob_sampler import ask_with
 from autocompress.search.proposer import Proposal
 from autocompress.search.study import HEALED, StudyRecord, TrialRecord
 from autocompress.search.study_store import to_trial_record
 from autocompress.search.trial_owner import own
+
+UNKNOWN_LOSS = 1e6  # times what a target of quality allows: constraints are finite
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,9 @@ class TrialStore:
         latency = measured.latency_ms or 0.0
         if self.header.limits.latency_ms is not None:
             trial.set_constraint("latency", latency / self.header.limits.latency_ms - 1)
+        if self.header.limits.asks_quality:
+            used = loss_on(self.header, measured).used(self.header.limits)
+            trial.set_constraint("quality", min(used, UNKNOWN_LOSS) - 1)
         return self._tell(
             trial, result, None, [measured.perplexity, float(measured.bytes), latency]
         )

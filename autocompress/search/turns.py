@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain, islice
 
 from autocompress.search.against_dense import meets
+from autocompress.search.aiming import bracket, sightings_of
 from autocompress.search.dominance import non_dominated
 from autocompress.search.knob_sampler import KnobSampler
 from autocompress.search.knobs import Knobs
@@ -15,6 +16,9 @@ from autocompress.search.proposer import Proposal, Proposer
 from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialRecord
 
 DRAWS = 16  # of knobs, until they give a plan that has not been tried
+# Of the smallest plan that may keep a quality on the selection text, by turns: some are a little
+# larger, as the report text may ask for more.
+LADDER = (1.0, 1.03, 1.0, 1.06, 1.0, 1.12)
 SWAP_EVERY = 4  # searched trials, one is a neighbour of a plan on the front
 
 
@@ -55,11 +59,15 @@ class Turns:
 
     def _from_knobs(self, record: StudyRecord, turn: int, known: set[str]) -> Proposal | None:
         """The first of some draws that gives a plan which is not known."""
-        front = [trial for trial in _front(record) if meets(record.limits, trial)]
+        front = [trial for trial in _front(record) if meets(record, trial)]
         # Under a limit of latency alone, as many bytes as it takes are the first thing to try.
-        widest = record.limits.latency_ms is None or turn % 2
+        limits = record.limits
+        widest = limits.latency_ms is None or limits.asks_quality or turn % 2
         target = self.proposer.target(front if widest else [])
-        # Without a budget the target moves, and the allocation there is as good a guess as any.
+        if limits.asks_quality:
+            target = min(LADDER[turn % len(LADDER)] * target, self.proposer.most_bytes)
+        # Without a budget, or under a quality, the target moves, and the allocation there is as
+        # good a guess as any.
         usual = [Knobs()] if turn % 2 else []
         for knobs in chain(usual, islice(self.sampler.proposals(), DRAWS)):
             proposal = self.proposer.from_knobs(knobs, target)
@@ -68,14 +76,27 @@ class Turns:
         return None
 
     def _swapped(self, record: StudyRecord, turn: int, known: set[str]) -> Proposal | None:
-        """A neighbour of the best plan, or in turn of the members of the front."""
+        """A neighbour of a plan that is worth it; see ``_to_swap``."""
         ours = tuple(trial for trial in record.trials if trial.phase != HAND_WRITTEN)
         made = replace(record, trials=ours)
-        best = best_or_none(made) if made.limits.memory_bytes is not None else None
-        front = _front(made) if best is None else (best,)
+        front = _to_swap(made)
         first = turn // SWAP_EVERY % max(len(front), 1)
         swapped = (self.proposer.swapped(t, known) for t in (*front[first:], *front[:first]))
         return next((proposal for proposal in swapped if proposal is not None), None)
+
+
+def _to_swap(record: StudyRecord) -> tuple[TrialRecord, ...]:
+    """Under a budget the best plan, without one in turn the members of the front.
+
+    Under a target of quality what just misses it, whose neighbours of its size may keep it, and
+    what just keeps it.
+    """
+    if record.limits.asks_quality:
+        edge = [each.plan for each in bracket(sightings_of(record)) if each is not None]
+        members = tuple(trial for trial in record.complete if trial.plan in edge)
+        return tuple(sorted(members, key=lambda trial: trial.bytes)) or _front(record)
+    best = best_or_none(record) if record.limits.memory_bytes is not None else None
+    return _front(record) if best is None else (best,)
 
 
 def _front(record: StudyRecord) -> tuple[TrialRecord, ...]:

@@ -10,13 +10,13 @@ from typing import Any
 
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
-from autocompress.search.against_dense import dense_on, meets, rise
+from autocompress.search.against_dense import dense_on, describe, meets, rise, targets_of
 from autocompress.search.bootstrap import rise_interval
 from autocompress.search.dominance import latency
 from autocompress.search.front import front_of, front_to_dict, gain_over_hand_written
 from autocompress.search.method_report import report_methods
 from autocompress.search.method_rivals import stored_offers
-from autocompress.search.picking import best_or_none
+from autocompress.search.picking import best_or_none, nearest_to_the_limits
 from autocompress.search.recipe_summary import bits_per_weight, methods_by_role
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
@@ -48,6 +48,8 @@ def study_data(study: StudyRecord) -> RunData:
         "skipped": str(len(study.skipped)),
         "limit_bytes": str(study.limits.memory_bytes),
         "limit_latency_ms": str(study.limits.latency_ms),
+        "limit_log_perplexity_increase": str(study.limits.log_perplexity_increase),
+        "limit_cosine": str(study.limits.cosine),
     }
     dense = {
         "dense_perplexity": study.dense_report.perplexity,
@@ -91,9 +93,7 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
         TAG + "trial": str(trial.number),
         TAG + "phase": trial.phase,
         TAG + "state": trial.state,
-        TAG + "meets_budget": "yes"
-        if trial.state == "complete" and meets(study.limits, trial)
-        else "no",
+        TAG + "meets_budget": "yes" if trial.state == "complete" and meets(study, trial) else "no",
     }
     if trial.error:
         tags[TAG + "error"] = trial.error[:LONGEST_PARAMETER]
@@ -121,6 +121,7 @@ def measurement_metrics(
         if measured.perplexity > 0
         else None,
         f"{prefix}kl": measured.kl,
+        f"{prefix}cosine": measured.cosine,
     }
 
 
@@ -202,12 +203,17 @@ def describe_study(study: StudyRecord) -> str:
     best, gain = best_or_none(study), gain_over_hand_written(study)
     if best is not None and best.measurement is not None:
         lines.append(
-            f"Best within the limits: trial {best.number} ({best.label}), "
+            f"Best that meets every target: trial {best.number} ({best.label}), "
             f"{format_bytes(best.bytes)} ({study.dense_bytes / best.bytes:.3g}x), "
             f"perplexity {best.measurement.perplexity:.4g} "
             f"({rise(study, best):+.4f} nats, {best.measurement.text} text)."
         )
-    if gain is not None and math.isfinite(gain.share):
+    near = nearest_to_the_limits(study) if best is None else best
+    if near is not None:
+        if best is None and not study.limits.unlimited:
+            lines.append(f"No trial meets every target. The nearest is {describe(study, near)}.")
+        lines.append("\n".join(f"- {verdict}" for verdict in targets_of(study, near)))
+    if gain is not None and math.isfinite(gain.share) and not study.limits.asks_quality:
         lines.append(
             f"It loses {gain.share:.0%} of what {gain.hand_written.label} loses in the same bytes."
         )
@@ -215,7 +221,7 @@ def describe_study(study: StudyRecord) -> str:
         "Artifacts: `front.html` (interactive), `front.png`, `front.json`, `front_table.json`, "
         "`methods_table.json`, `best.yaml`."
     )
-    return "\n\n".join(lines)
+    return "\n\n".join(line for line in lines if line)
 
 
 def recipe_yaml(plan: Plan) -> str:

@@ -75,6 +75,19 @@ def test_picks(run, tmp_path, arguments, number):
     assert html.exists()
 
 
+@pytest.mark.parametrize(
+    ("typed", "number"), [("1%", 8), ("0.001", 0), ("cosine 0.99", 21), ("cosine 0.95", 11)]
+)
+def test_quality_picks_the_smallest_that_keeps_it(run, typed, number):
+    data = json.loads(run("--json", "--quality", typed).stdout)
+    assert data["picked"]["trial"] == number
+    assert all(verdict["met"] for verdict in data["picked"]["targets"])
+    text = run("--quality", typed).stdout
+    assert f"Picked trial {number} " in text
+    assert "met: " in text.partition("Picked")[2]
+    assert f"--trial {number} " in text
+
+
 def test_methods_are_reported_on_the_terminal_and_in_json(run):
     text = run("--methods").stdout
     assert "Methods on a front of 16 plans" in text
@@ -188,7 +201,7 @@ def test_a_picked_trial_is_shown_even_off_the_front():
 def test_nothing_within_the_budget_and_nothing_at_all():
     study = study_of(trial(0, 0.1, 2_000_000, label="[bold]odd"))
     text = printed(study)
-    assert "No measured trial meets the budget. The smallest is trial 0" in text
+    assert "No measured trial meets every target. The nearest is trial 0" in text
     assert "[bold]odd" in text
     assert "dense" in printed(study_of())
     assert next_command(study, None) == ""

@@ -13,6 +13,7 @@ from autocompress.evaluation.corpus import bundled_text
 from autocompress.evaluation.encoding import token_ids
 from autocompress.evaluation.scoring import Teacher, score, scores
 from autocompress.evaluation.windows import Windows, context_length
+from tests.conftest import VOCABULARY, make_tiny_model
 from tests.evaluation.models import BigramModel, brute_force, random_ids, random_table
 
 
@@ -231,3 +232,27 @@ def test_begin_tokens_are_given_and_not_predicted() -> None:
     assert scored.tokens == 50
     assert scored.nll == pytest.approx(sum(losses) / 50, rel=1e-6)
     assert scored.kl > 0
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_untied", "gpt2", "gpt_neox", "opt", "gemma2"])
+def test_the_cosine_is_that_of_the_hidden_states_before_the_head(family: str) -> None:
+    """Against the last of transformers' own hidden states, token by token."""
+    dense, other = make_tiny_model(family), make_tiny_model(family)
+    for parameter in other.parameters():
+        parameter.data += 0.02 * torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
+        )
+    windows = Windows(random_ids(90, VOCABULARY), 16)
+    result = score(other, windows, Teacher.of(dense, windows))
+    cosines = []
+    for window in windows:
+        one, two = (
+            model(window[None], output_hidden_states=True).hidden_states[-1][0, :-1]
+            for model in (dense, other)
+        )
+        cosines.append(torch.nn.functional.cosine_similarity(one, two, dim=-1))
+    assert result.cosine == pytest.approx(float(torch.cat(cosines).mean()), abs=2e-5)
+    assert 0 < result.cosine < 0.9999
+    itself = score(dense, windows, Teacher.of(dense, windows))
+    assert itself.cosine == pytest.approx(1, abs=1e-6)
+    assert math.isnan(score(dense, windows).cosine)

@@ -181,15 +181,18 @@ def search_in(
     measured: MeasuredMenu | None = None,
     menu: Menu = MENU,
     windows: int = 0,
+    quality: float | None = None,
     **effort: Any,
 ) -> Search:
-    """Make or load the study of a folder, as a fresh process would."""
+    """Make or load the study of a folder, as a fresh process would.
+
+    A quality is the most log-perplexity increase.
+    """
     url = default_storage(folder) if storage is None else storage
+    limits = Limits(None if ratio is None else int(DENSE_BYTES / ratio), None, quality)
     if not (folder / "study.json").exists():
-        limit = None if ratio is None else int(DENSE_BYTES / ratio)
-        create_study(header_of(folder, Limits(limit, None)), url)
+        create_study(header_of(folder, limits), url)
     study = load_optuna_study(folder.name, url)
-    limits = Limits(None if ratio is None else int(DENSE_BYTES / ratio), None)
     proposer = Proposer(menu, INVENTORY, limits, groups)
     proposer.measured = measured or MeasuredMenu()
     return Search(study, folder, proposer, Effort(trials, **effort), windows, observers)

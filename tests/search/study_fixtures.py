@@ -73,6 +73,7 @@ def measurement(
         text=text,
         device="cpu (2 threads)",
         plan_hash="" if plan is None else plan.hash,
+        cosine=1 - abs(rise) / 4,
     )
 
 

@@ -84,7 +84,7 @@ def test_parent_says_what_a_person_needs(client, mirrored, tmp_path, monkeypatch
     (parent,), _ = runs_of(client, mirrored)
     assert parent.data.params["seed"] == "0"
     assert parent.data.params["environment.python"] == describe_environment()["python"]
-    assert "Best within the limits: trial 10" in parent.data.tags["mlflow.note.content"]
+    assert "Best that meets every target: trial 10" in parent.data.tags["mlflow.note.content"]
     names = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
     assert names == {
         "front.json", "front_table.json", "front.html", "front.png", "best.yaml",
