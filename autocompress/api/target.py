@@ -90,19 +90,20 @@ class RecipeTarget:
         checked = check_recipe(self.recipe, session.workbench.inventory.layers)
         for notice in checked.notices:
             session.progress.note(notice)
+        plan = _settled(session, checked.plan)
         if self.recipe.in_targets:
             session.progress.note(
                 "The recipe is in QCompress's words: autocompress validate prints it in ours."
             )
-        drawn = [method for method in checked.plan.values() if _is_drawn(method)]
+        drawn = [method for method in plan.values() if _is_drawn(method)]
         if drawn:
             session.progress.note(
                 f"{len(drawn)} tensor trains start from random cores: the model is of use only "
                 "when it has been trained, with autocompress heal FOLDER --out NEW_FOLDER."
             )
         if self.budget is None or self.space is None:
-            return checked.plan
-        space = self.space.pinned(checked.plan)
+            return plan
+        space = self.space.pinned(plan)
         # Beside untrained layers nothing can be measured.
         return BudgetTarget(self.label, self.budget, space, measured=not drawn).plan_for(session)
 
@@ -120,6 +121,16 @@ class RecipeTarget:
                 "holds when it is healed."
             )
         return counting
+
+
+def _settled(session: Session, plan: Plan) -> Plan:
+    """The plan with the ranks that tolerances ask of the matrices, each with a note."""
+    methods = dict(plan)
+    for name, method in plan.items():
+        if method.is_open:
+            methods[name] = method.settled(session.builder.problem(name))
+            session.progress.note(f"layer {name}: {method} is {methods[name]}")
+    return Plan.of(methods)
 
 
 def _is_drawn(method: Method) -> bool:

@@ -39,18 +39,22 @@ Bos = Annotated[
         help="Start each window with the begin token that the tokenizer puts before a text.",
     ),
 ]
+SPACE_HELP = (
+    "default, low_rank_only, quantize_only, attention_conservative, feed_forward_only, "
+    "tensor_train_gentle, or a YAML file."
+)
 Space = Annotated[
     str,
     typer.Option(
         "--space",
-        help="default, low_rank_only, quantize_only, attention_conservative, or a YAML file.",
+        help=SPACE_HELP,
     ),
 ]
 SpaceOrRecipes = Annotated[
     str | None,
     typer.Option(
         "--space",
-        help="default, low_rank_only, quantize_only, attention_conservative, or a YAML file.",
+        help=SPACE_HELP,
         show_default="the recipe's own, or default",
     ),
 ]

@@ -195,7 +195,8 @@ def _check_space(
     try:
         space = load_space(own_space(recipe) or DEFAULT_SPACE)
         if plan is not None and inventory is not None and recipe.budget is not None:
-            space = space.pinned(plan)
+            # What a tolerance comes to is seen when it is fitted.
+            space = space.pinned({name: m for name, m in plan.items() if not m.is_open})
             space.check(inventory.layers)
             key = "budget"
             dense = inventory.dense_bytes

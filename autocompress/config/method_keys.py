@@ -10,8 +10,15 @@ from autocompress.config.schema import Strict, one_of
 from autocompress.methods.quantize_plus_low_rank import CORRECTOR_BITS
 from autocompress.methods.sparse import Pattern
 from autocompress.numerics.packing import PACKED_BITS
+from autocompress.numerics.randomised import (
+    OVERSAMPLING,
+    POWER_ITERATIONS,
+    SKETCHES,
+    Sketching,
+    SketchKind,
+)
 from autocompress.numerics.shrinkage import GramKind
-from autocompress.numerics.svd import MetricKind
+from autocompress.numerics.svd import MetricKind, Solver
 from autocompress.numerics.trellis import TRELLIS_BITS
 from autocompress.search.families.base import Family, Ranks
 from autocompress.search.families.codes import WHOLE_ROW, QuantizeFamily, TrellisFamily
@@ -62,6 +69,8 @@ CodeBits = Annotated[int, one_of(*PACKED_BITS)]
 TrellisBits = Annotated[int, one_of(*TRELLIS_BITS)]
 CorrectorBits = Annotated[int, one_of(*CORRECTOR_BITS)]
 GramName = Annotated[GramKind, one_of(*get_args(GramKind))]
+SolverName = Annotated[Solver, one_of(*get_args(Solver))]
+SketchName = Annotated[SketchKind, one_of(*SKETCHES)]
 FactorBits = Annotated[int, one_of(8, 4, none=0)]
 SparsePattern = Annotated[Pattern, BeforeValidator(_pattern)]
 SplitName = Annotated[Split, one_of(*get_args(Split))]
@@ -138,11 +147,28 @@ class SvdKeys(_RankKeys):
 
     metrics: list[MetricName] = Field(default=["two_sided"], min_length=1)
     grams: list[GramName] = Field(default=["full"], min_length=1)
+    solver: SolverName = "exact"
+    sketch: SketchName = "gaussian"
+    oversampling: Annotated[int, Field(ge=0)] = OVERSAMPLING
+    power_steps: Annotated[int, Field(ge=0)] = POWER_ITERATIONS
+
+    @model_validator(mode="after")
+    def _projections_where_there_are_some(self) -> Self:
+        given = self.model_fields_set & {"sketch", "oversampling", "power_steps"}
+        if given and self.solver != "randomised":
+            raise ValueError(f"`solver: randomised` beside `{sorted(given)[0]}`")
+        return self
 
     def family(self) -> Family:
         """Frozen form."""
         return SvdFamily(
-            self.typed_ranks(), tuple(self.metrics), tuple(self.bits), tuple(self.grams)
+            self.typed_ranks(),
+            tuple(self.metrics),
+            tuple(self.bits),
+            tuple(self.grams),
+            None
+            if self.solver == "exact"
+            else Sketching(self.sketch, self.oversampling, self.power_steps),
         )
 
 

@@ -120,6 +120,15 @@ class Method(ABC):
         """
         return self
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a setting is left to the matrix, see ``settled``; its bytes are unknown then."""
+        return False
+
+    def settled(self, problem: MatrixProblem) -> Self:  # noqa: ARG002 - few leave anything open
+        """The same with what it leaves to the matrix; itself, where that is nothing."""
+        return self
+
     @abstractmethod
     def skeleton(self, spec: LayerSpec) -> CompressedMatrix:
         """Make the layer with tensors of the right shapes and types and no meaningful content.
@@ -158,6 +167,8 @@ class Method(ABC):
                 wanted=wanted,
             )
         problem.check()
+        if self.is_open:
+            return self.settled(problem).build(problem)
         with placed_errors(problem.spec, str(self)):
             with torch.device("meta"):
                 layer = self.skeleton(problem.spec)
@@ -254,6 +265,12 @@ def repair_notice(wanted: Method, used: Method) -> str:
 def stored_tensors(method: Method, spec: LayerSpec) -> tuple[tuple[str, int], ...]:
     """Names and bytes of what a method stores for a matrix, from its skeleton without data."""
     method.check(spec)
+    if method.is_open:
+        raise MethodError(
+            f"layer {spec}, {method}: its bytes are unknown before it is fitted",
+            wanted="a rank",
+            hint="A recipe, or the fit of one layer, finds it from the weights.",
+        )
     with torch.device("meta"):
         layer = method.skeleton(spec)
     return tuple(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self, get_args
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Self, get_args
 
 from torch import Tensor
 
@@ -20,10 +20,33 @@ from autocompress.methods.base import (
 )
 from autocompress.methods.shared_work import feedback_of, gram_label, metric_of
 from autocompress.numerics.factor_rounding import Rounded, factor_groups, round_left, round_right
+from autocompress.numerics.randomised import (
+    OVERSAMPLING,
+    POWER_ITERATIONS,
+    SKETCHES,
+    Sketching,
+    SketchKind,
+)
 from autocompress.numerics.rounding import Grid, pack_grid
 from autocompress.numerics.shrinkage import GramKind
-from autocompress.numerics.svd import MetricKind, Spectrum, decompose, grams_of
+from autocompress.numerics.svd import (
+    MetricKind,
+    Solver,
+    Spectrum,
+    Whitening,
+    decompose,
+    decompose_whitened,
+    grams_of,
+    rank_within,
+)
 from autocompress.records import LayerSpec
+
+# What each setting of random projections is called here.
+_SETTINGS = {
+    "kind": "sketch",
+    "oversampling": "oversampling",
+    "power_iterations": "power_steps",
+}
 
 
 @dataclass(frozen=True)
@@ -31,25 +54,106 @@ class Svd(Method):
     """The best product of two factors of a given rank.
 
     Attributes:
-        rank: rows of each factor.
+        rank: rows of each factor; 0 where a tolerance says it.
         metric: what the fit minimises: the change of the matrix (``plain``), of the layer's outputs
             (``input``), or of the loss (``two_sided``).
         bits: 8 or 4 to round the factors, 0 to keep them in the type of the matrix.
         gram: how far to trust the calibrated Gram matrices.
+        tolerance: take the smallest rank that leaves at most this share of the matrix's norm, both
+            in the metric and before factors are rounded. ``settled`` puts the rank in its place.
+        solver: ``exact``, or ``randomised``: random projections, faster for few ranks of a large
+            matrix (Halko, Martinsson and Tropp 2011, arXiv 0909.4061).
+        sketch: of random projections: ``gaussian`` or ``hadamard``.
+        oversampling: random vectors beyond the rank.
+        power_steps: products with the matrix and its transpose: more bring a slowly falling
+            spectrum nearer to exact.
     """
 
-    rank: int
+    rank: int = 0
     metric: MetricKind = "two_sided"
     bits: int = 0
     gram: GramKind = "full"
+    tolerance: float = 0.0
+    solver: Solver = "exact"
+    sketch: SketchKind = "gaussian"
+    oversampling: int = OVERSAMPLING
+    power_steps: int = POWER_ITERATIONS
     name: ClassVar[str] = "svd"
     factorised: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        whole_number(self.name, "rank", self.rank, least=1)
+        if self.tolerance:
+            self._check_tolerance()
+        else:
+            whole_number(self.name, "rank", self.rank, least=1)
         whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
         one_of(self.name, "metric", self.metric, get_args(MetricKind))
         one_of(self.name, "gram", self.gram, get_args(GramKind))
+        one_of(self.name, "solver", self.solver, get_args(Solver))
+        one_of(self.name, "sketch", self.sketch, SKETCHES)
+        whole_number(self.name, "oversampling", self.oversampling, least=0)
+        whole_number(self.name, "power_steps", self.power_steps, least=0)
+        if self.sketching is None:
+            for setting, default in asdict(Sketching()).items():
+                value = getattr(self, _SETTINGS[setting])
+                if value != default:
+                    raise MethodError(
+                        f"method {self.name}, {_SETTINGS[setting]}",
+                        got=value,
+                        wanted="none without solver: randomised",
+                    )
+
+    def sketched(self, sketching: Sketching | None) -> Svd:
+        """The same, fitted by random projections unless that is ``None``."""
+        if sketching is None:
+            return self
+        settings = {_SETTINGS[name]: value for name, value in asdict(sketching).items()}
+        return replace(self, solver="randomised", **settings)
+
+    def _check_tolerance(self) -> None:
+        share = isinstance(self.tolerance, float) and 0 < self.tolerance < 1
+        if not share or self.rank:
+            raise MethodError(
+                f"method {self.name}, tolerance",
+                got=f"rank {self.rank} beside it" if share else repr(self.tolerance),
+                wanted="a share of the norm between 0.0 and 1.0, in place of a rank",
+            )
+
+    @property
+    def sketching(self) -> Sketching | None:
+        """The random projections that it is fitted by, if it is."""
+        if self.solver == "exact":
+            return None
+        return Sketching(self.sketch, self.oversampling, self.power_steps)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the rank is left to the matrix."""
+        return bool(self.tolerance)
+
+    def settled(self, problem: MatrixProblem) -> Svd:
+        """The same with the rank that its tolerance asks of a matrix."""
+        if not self.is_open:
+            return self
+        rank, _ = problem.once(
+            ("rank", self.metric, self.gram, self.tolerance, self.sketching),
+            lambda: rank_within(
+                problem.weight32,
+                Whitening.of(*self._grams(problem)),
+                self.tolerance,
+                self.sketching,
+            ),
+        )
+        return replace(self, rank=rank, tolerance=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """See ``Method.to_dict``; tolerance and random projections are named where they count."""
+        settings = super().to_dict()
+        del settings["rank" if self.is_open else "tolerance"]
+        if self.sketching is None:
+            for setting in ("solver", *_SETTINGS.values()):
+                del settings[setting]
+        return settings
 
     def check(self, spec: LayerSpec) -> None:
         """The rank must not exceed the smaller side of the matrix.
@@ -111,14 +215,33 @@ class Svd(Method):
         }
 
     def spectrum(self, problem: MatrixProblem) -> Spectrum:
-        """The decomposition of the problem's matrix in this metric, computed once for all ranks."""
+        """The decomposition of the problem's matrix in this metric.
+
+        An exact one is computed once for all ranks; what random projections find depends on how
+        many there are.
+        """
+        if self.sketching is None:
+            return problem.once(
+                self._key, lambda: decompose(problem.weight32, *self._grams(problem))
+            )
+        whitening = problem.once(
+            ("whitening", self.metric, self.gram), lambda: Whitening.of(*self._grams(problem))
+        )
         return problem.once(
-            ("svd", self.metric, self.gram),
-            lambda: decompose(problem.weight32, *self._grams(problem)),
+            self._key,
+            lambda: decompose_whitened(
+                problem.weight32, whitening, most_rank=self.rank, sketching=self.sketching
+            ),
         )
 
+    @property
+    def _key(self) -> tuple[Hashable, ...]:
+        """Of the decomposition in a problem's memory."""
+        exact = "svd", self.metric, self.gram
+        return exact if self.sketching is None else (*exact, self.sketching, self.rank)
+
     def _rounded_right(self, problem: MatrixProblem) -> Rounded:
-        key = ("right factor", self.metric, self.gram, self.bits)
+        key = ("right factor", self._key, self.bits)
         known: Rounded | None = problem.memo.get(key)
         if known is None or len(known[1]) < self.rank:
             known = problem.memo[key] = round_right(
@@ -140,4 +263,14 @@ class Svd(Method):
     def __str__(self) -> str:
         metric = "" if self.metric == "two_sided" else f" {self.metric}"
         metric += gram_label(self.gram)
-        return f"svd r{self.rank}{metric}" + (f" int{self.bits}" if self.bits else "")
+        rank = f"within {self.tolerance:g}" if self.is_open else f"r{self.rank}"
+        bits = f" int{self.bits}" if self.bits else ""
+        return f"svd {rank}{metric}{bits}{self._solver_label()}"
+
+    def _solver_label(self) -> str:
+        if self.sketching is None:
+            return ""
+        label = " randomised" if self.sketch == "gaussian" else f" randomised {self.sketch}"
+        label += f" +{self.oversampling}" if self.oversampling != OVERSAMPLING else ""
+        steps = self.power_steps
+        return label + (f" {steps} power steps" if steps != POWER_ITERATIONS else "")

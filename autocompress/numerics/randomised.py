@@ -7,7 +7,8 @@ the matrix; seeds are explicit, and drawn on the CPU so that they mean the same 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +20,23 @@ OVERSAMPLING = (
 POWER_ITERATIONS = (
     3  # trained weights fall off slowly: each halves what the error is above the least
 )
+SKETCHES = get_args(SketchKind)
 _BLOCK_ELEMENTS = 2**22  # elements transformed at a time by the Hadamard sketch
+
+
+@dataclass(frozen=True)
+class Sketching:
+    """How random projections look for the range of a matrix.
+
+    Attributes:
+        kind: what is drawn, see ``sketch``.
+        oversampling: random vectors beyond the rank.
+        power_iterations: products with the matrix and its transpose before the range is taken.
+    """
+
+    kind: SketchKind = "gaussian"
+    oversampling: int = OVERSAMPLING
+    power_iterations: int = POWER_ITERATIONS
 
 
 def sketch(matrix: Tensor, size: int, *, kind: SketchKind, seed: int) -> Tensor:
@@ -83,6 +100,7 @@ def find_range_to(
     tolerance: float,
     *,
     block: int = 32,
+    kind: SketchKind = "gaussian",
     power_iterations: int = POWER_ITERATIONS,
     seed: int = 0,
 ) -> Tensor:
@@ -96,6 +114,7 @@ def find_range_to(
         matrix: ``[m, n]``.
         tolerance: share of the Frobenius norm, in [0, 1).
         block: vectors added at a time, so that ``k`` is a multiple or the smaller side.
+        kind: of each block's sketch.
         power_iterations: of each block.
         seed: of the first block; the next ones count up.
     """
@@ -103,7 +122,9 @@ def find_range_to(
     rest, bases, found = matrix, [matrix.new_zeros(matrix.shape[0], 0)], 0
     while found < min(matrix.shape) and float(rest.double().square().sum()) > tolerance**2 * whole:
         size = min(block, min(matrix.shape) - found)
-        basis = find_range(rest, size, power_iterations=power_iterations, seed=seed + found)
+        basis = find_range(
+            rest, size, kind=kind, power_iterations=power_iterations, seed=seed + found
+        )
         known = torch.cat(bases, 1)
         basis = _orthonormal(basis - known @ (known.T @ basis))
         rest = rest - basis @ (basis.T @ rest)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from autocompress.errors import MethodError
 from autocompress.numerics.metric import MOST_WEIGHTED, Metric
-from autocompress.numerics.randomised import randomised_svd
+from autocompress.numerics.randomised import Sketching, find_range_to, randomised_svd
 
 MetricKind = Literal["plain", "input", "two_sided"]
+Solver = Literal["exact", "randomised"]
 # Share of the mean diagonal of a Gram matrix that is added to it before its root is taken:
 # directions that the calibration text never excited must still cost something, or the fit would be
 # free to blow them up.
@@ -113,8 +114,49 @@ def decompose(
     return decompose_whitened(weight, Whitening.of(rows, columns, shrinkage=shrinkage))
 
 
+def rank_within(
+    weight: Tensor, whitening: Whitening, tolerance: float, sketching: Sketching | None = None
+) -> tuple[int, float]:
+    """The smallest rank whose error is at most a share of the matrix's norm, both in the metric.
+
+    Args:
+        weight: ``[out, in]``.
+        whitening: the metric.
+        tolerance: share of the norm, in [0, 1); the squared error is at most its square.
+        sketching: find singular values within the range that random projections reach, which
+            grows until the tolerance is kept, by blocks of 32 (``find_range_to``); all by an exact
+            decomposition when left out.
+
+    Returns:
+        The rank, at least 1, and the share that it leaves.
+    """
+    whole = whitening.apply(weight)
+    if sketching is None:
+        values = torch.linalg.svdvals(whole)
+    else:
+        basis = find_range_to(
+            whole,
+            tolerance,
+            kind=sketching.kind,
+            power_iterations=sketching.power_iterations,
+        )
+        values = torch.linalg.svdvals(basis.T @ whole)
+    total = whole.square().sum()
+    if not float(total) > 0:
+        return 1, 0.0
+    left = ((total - values.square().cumsum(0)).clamp_min(0) / total).sqrt()
+    enough = (left <= tolerance).nonzero()
+    # Where rounding leaves a hair above a tolerance of zero, all that there is.
+    rank = int(enough[0]) + 1 if len(enough) else len(values)
+    return rank, float(left[rank - 1])
+
+
 def decompose_whitened(
-    weight: Tensor, whitening: Whitening, *, most_rank: int | None = None
+    weight: Tensor,
+    whitening: Whitening,
+    *,
+    most_rank: int | None = None,
+    sketching: Sketching | None = None,
 ) -> Spectrum:
     """Decompose ``weight`` so that truncation minimises the damage at every rank.
 
@@ -130,14 +172,23 @@ def decompose_whitened(
         weight: ``[out, in]``.
         whitening: the metric.
         most_rank: the largest rank wanted; all when left out.
+        sketching: find so many by such random projections, whether that is faster or not.
     """
     if weight.shape[0] < weight.shape[1]:
         flipped = Whitening(whitening.columns, whitening.rows)
-        other = decompose_whitened(weight.T, flipped, most_rank=most_rank)
+        other = decompose_whitened(weight.T, flipped, most_rank=most_rank, sketching=sketching)
         return Spectrum(other.right, other.left, other.values)
     half = whitening.apply_columns(weight)
-    if most_rank is not None and randomised_wins(weight.shape, most_rank):
-        _, values, transposed = randomised_svd(whitening.apply_rows(half), most_rank)
+    faster = most_rank is not None and randomised_wins(weight.shape, most_rank)
+    if most_rank is not None and (sketching is not None or faster):
+        how = sketching or Sketching()
+        _, values, transposed = randomised_svd(
+            whitening.apply_rows(half),
+            most_rank,
+            kind=how.kind,
+            oversampling=how.oversampling,
+            power_iterations=how.power_iterations,
+        )
         vectors = transposed.T
     else:
         squares, vectors = torch.linalg.eigh(whitening.inner_products(half))

@@ -354,6 +354,11 @@ def _fitting_pin(pinned: Method, spec: LayerSpec) -> Method:
         MethodError: another setting does not fit.
     """
     method = pinned.fitting(spec)
+    if method.is_open:
+        raise MethodError(
+            f"layer {spec}, pinned to {pinned}: its bytes are unknown before it is fitted",
+            wanted="a rank in place of the tolerance, which a recipe may have",
+        )
     try:
         method.check(spec)
     except MethodError as error:

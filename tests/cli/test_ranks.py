@@ -21,6 +21,13 @@ layers:
   transformer.h.0.mlp.c_proj:
     {method: tensor_train, ranks: [1, 8], out_modes: [8, 2, 2], in_modes: [2, 2, 32]}
 """
+TOLERANCES = """\
+version: 1
+layers:
+  transformer.h.0.mlp.c_fc: {method: svd, tolerance: 0.4}
+  transformer.h.0.mlp.c_proj:
+    {method: svd, rank: 6, solver: randomised, sketch: hadamard, oversampling: 10, power_steps: 2}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +39,7 @@ def gpt2(tmp_path_factory):
     words = random.Random(0).choices(range(VOCABULARY - 3), k=1_200)
     (folder / "my text.txt").write_text(" ".join(f"w{word}" for word in words))
     (folder / "my recipe.yaml").write_text(RECIPE)
+    (folder / "my tolerances.yaml").write_text(TOLERANCES)
     return folder
 
 
@@ -67,3 +75,22 @@ def test_ranks_of_a_recipe_that_cannot_exist_are_lowered_with_a_notice(compress,
     assert "rank of svd r99 does not fit, used svd r32" in err
     assert main(["validate", "my recipe.yaml"]) == 0  # without a model: what its modes rule out
     assert "ranks of tt 8x2x2 r1,8 do not fit, used tt 8x2x2 r1,4" in capsys.readouterr().err
+
+
+def test_a_recipe_says_a_tolerance_and_how_factors_are_found(compress):
+    facts, err = compress("--recipe", "my tolerances.yaml")
+    found, drawn = facts["recipe"]["layers"].values()
+    assert 1 < found["rank"] < 32
+    assert "tolerance" not in found
+    assert f"layer transformer.h.0.mlp.c_fc: svd within 0.4 is svd r{found['rank']}" in err
+    assert drawn == {
+        "method": "svd",
+        "rank": 6,
+        "metric": "two_sided",
+        "bits": 0,
+        "gram": "full",
+        "solver": "randomised",
+        "sketch": "hadamard",
+        "oversampling": 10,
+        "power_steps": 2,
+    }

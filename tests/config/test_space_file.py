@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from autocompress.cli.options import SPACE_HELP
 from autocompress.config.problems import SpaceFileError
 from autocompress.config.space_file import load_space, space_names
 from autocompress.config.space_schema import METHOD_NAMES
@@ -43,9 +44,9 @@ def problems_of(load, text: str) -> dict[str, tuple[int, str, str]]:
     }
 
 
-def test_the_package_brings_four_spaces_that_suit_a_llama():
-    assert space_names() == ("attention_conservative", "default", "low_rank_only", "quantize_only")
+def test_the_package_brings_spaces_that_suit_a_llama_and_the_help_names_them():
     for name in space_names():
+        assert name in SPACE_HELP
         space = load_space(name)
         assert space.name == name
         assert space.description
@@ -65,6 +66,19 @@ def test_presets_keep_their_word():
     }
     assert only["quantize_only"] == {"keep", "quantize", "trellis"}
     assert "quantize" not in only["low_rank_only"]
+    for spec, options in zip(
+        SPECS, map(load_space("feed_forward_only").options, SPECS), strict=True
+    ):
+        assert (options == (Keep(),)) == (spec.role.block != "mlp")
+    trains = load_space("tensor_train_gentle")
+    for spec in SPECS:
+        options = [method for method in trains.options(spec) if method != Keep()]
+        if spec.role.block == "mlp":
+            assert {method.name for method in options} == {"tensor_train"}
+        elif spec.role.block == "attention":
+            assert {method.name for method in options} == {"tensor_train", "quantize"}
+            assert all(method.code_bits in (None, 8) for method in options)
+            assert all((method.rank_share(spec) or 1) >= 0.5 for method in options)
     gentle = load_space("attention_conservative")
     attention = {
         m for spec in SPECS if spec.role.block == "attention" for m in gentle.options(spec)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from autocompress.calibration.menu import file_bytes
-from autocompress.config.space_file import load_space
+from autocompress.config.space_file import load_space, space_names
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
@@ -83,9 +83,7 @@ def test_a_matrix_that_no_group_divides_takes_whole_rows():
     assert plans["uniform 4 bit, groups of 64"]["table"] == Quantize(4, 64)
 
 
-@pytest.mark.parametrize(
-    "name", ["default", "low_rank_only", "quantize_only", "attention_conservative"]
-)
+@pytest.mark.parametrize("name", space_names())
 def test_the_smallest_model_is_the_sum_of_its_smallest_options(name):
     space, inventory = load_space(name), inventory_of(llama_specs())
     smallest = sum(min(file_bytes(m, s) for m in space.options(s)) for s in inventory.layers)

@@ -10,6 +10,7 @@ from typing import ClassVar
 from autocompress.methods.base import Method
 from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.svd import Svd
+from autocompress.numerics.randomised import Sketching
 from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.svd import MetricKind
 from autocompress.records import LayerSpec
@@ -26,12 +27,14 @@ class SvdFamily(Family):
         metrics: ``plain``, ``input`` or ``two_sided``.
         bits: of the stored factors; 0 keeps them in the matrix's dtype.
         grams: ``full``, ``shrunk`` or ``diagonal``.
+        sketching: random projections that all options are fitted by; exactly when left out.
     """
 
     ranks: Ranks
     metrics: tuple[MetricKind, ...] = ("two_sided",)
     bits: tuple[int, ...] = (0,)
     grams: tuple[GramKind, ...] = ("full",)
+    sketching: Sketching | None = None
     name: ClassVar[str] = Svd.name
 
     def candidates(self, spec: LayerSpec) -> Iterator[Method]:
@@ -39,7 +42,7 @@ class SvdFamily(Family):
         for (rank,), metric, bits, gram in itertools.product(
             self.ranks.within((min(spec.shape),)), self.metrics, self.bits, self.grams
         ):
-            yield Svd(rank, metric, bits, gram)
+            yield Svd(rank, metric, bits, gram).sketched(self.sketching)
 
     def notices(self, spec: LayerSpec) -> Iterator[str]:
         """Yield which whole ranks are above the smaller side."""
