@@ -22,6 +22,7 @@ def attribute(
     by: Sequence[str] = USUAL_GROUPINGS,
     model: str | None = None,
     data: str | None = None,
+    context: int | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
     runs_dir: str | Path = "runs",
@@ -40,8 +41,9 @@ def attribute(
         by: how matrices are grouped: ``method``, ``part``, ``depth``, ``role``, ``block``,
             ``layer``.
         model: of a folder: the dense model, when it is not where its recipe says.
-        data: of a folder: source of text, cut into three parts as in a search; the bundled texts
-            when left out.
+        data: of a folder: source of text, cut into three parts as in a search; the texts that it
+            was made with when left out.
+        context: of a folder: tokens of a window of text; as when it was made when left out.
         device: of a folder: where the model runs; ``cpu`` when left out.
         trust_remote_code: of a folder: let code that comes with a hub model run.
         runs_dir: folder of run folders and of the cache; a record knows its own.
@@ -62,6 +64,7 @@ def attribute(
             folder,
             model=model,
             data=data,
+            context=context,
             runs_dir=Path(runs_dir),
             device=device or "cpu",
             trust_remote_code=trust_remote_code,
@@ -73,6 +76,7 @@ def attribute(
     refuse_options(
         "a study, which has its own",
         model=model,
+        context=context,
         data=data,
         device=device,
         trust_remote_code=trust_remote_code,

@@ -114,10 +114,11 @@ def compress(
             is loaded by name is nobody else's, and is always changed itself.
         measure: measure perplexity before and after on the report text; always when ``out`` is
             given.
-        data: one source of text, cut into three disjoint parts; see ``search``.
+        data: one source of text, cut into three disjoint parts; ``bundled`` for the texts that come
+            with autocompress, which only the bundled model takes unasked.
         calibration_data: what to calibrate on: a source of text, a list of texts, or token ids
-            ``[tokens]`` or ``[windows, tokens]``, read as one sequence; the bundled text when left
-            out.
+            ``[tokens]`` or ``[windows, tokens]``, read as one sequence; its part of ``data`` when
+            left out.
         selection_data: what plans are measured on under a quality, likewise.
         report_data: what to measure perplexity on, likewise.
         context: tokens of a window of text; as many as the model's context, at most 2048, when left
@@ -158,9 +159,10 @@ def compress(
     named, own = own_content(
         {"calibration": calibration_data, "selection": selection_data, "report": report_data}
     )
-    parts = [named.get(part) for part in ("calibration", "selection", "report")]
-    sources = named_texts(data, *parts, context=context, bos=bos)
+    each = [named.get(part) for part in ("calibration", "selection", "report")]
+    sources = named_texts(data, *each, context=context, bos=bos)
     settings = one_of(texts, sources)
+    parts = _parts(target, measured=wish.measure or wish.out is not None)
     with kept_in(runs_dir) as folder:
         if isinstance(model, PreTrainedModel):
             _refuse(
@@ -175,8 +177,10 @@ def compress(
                     wanted="tokenizer=, which goes into the folder with the model",
                     hint="Or write the model alone: model.save_pretrained(folder).",
                 )
+            if tokenizer is None:  # then only token ids are measured on, where there are some
+                parts = ["calibration"]
             with session_in_memory(
-                model, tokenizer, settings, own, folder, progress=progress, seed=seed
+                model, tokenizer, settings, own, folder, progress=progress, seed=seed, parts=parts
             ) as session:
                 return compress_session(session, target, wish)
         if not isinstance(model, str | Path | None):
@@ -196,8 +200,16 @@ def compress(
             progress=progress,
             seed=seed,
             own=own,
+            parts=parts,
         )
         return compress_session(session, target, replace(wish, inplace=True))
+
+
+def _parts(target: Target, *, measured: bool) -> list[str]:
+    """The texts that are needed."""
+    wants_quality = isinstance(target, QualityTarget)
+    selection = ["selection"] if wants_quality else []
+    return ["calibration", *selection, *(["report"] if measured or wants_quality else [])]
 
 
 def _refuse(reason: str, **given: object) -> None:
@@ -226,10 +238,10 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
             got="no tokenizer to read them with",
             wanted="tokenizer=, or token ids as selection_data= and report_data=",
         )
-    parts = ["calibration", *(["selection"] if wants_quality else [])]
-    parts += ["report"] if measured or wants_quality else []
-    for part in parts:
+    for part in _parts(target, measured=measured):
         check_scorable(session.loaded.model, session.windows(getattr(session, f"{part}_ids")))
+    if measured:
+        session.compare_texts("report")
     report_text = _ReportText(session)
     chosen = target.choose(session, report_text.loss)
     plan = chosen.plan

@@ -9,16 +9,25 @@ from typing import Any
 
 import torch
 
-from autocompress.errors import ConfigurationError, ModelError
-from autocompress.evaluation.corpus import PARTS, bundled_text, cut_in_three, read_source
-from autocompress.evaluation.encoding import begin_tokens, check_known, spelled, token_ids
+from autocompress.api.recorded_texts import recorded_texts
+from autocompress.api.session import TextSettings, check_named
+from autocompress.errors import ConfigurationError, DataError, ModelError
+from autocompress.evaluation.corpus import BUNDLED, PARTS, bundled_text, cut_in_three, read_source
+from autocompress.evaluation.encoding import (
+    begin_tokens,
+    check_known,
+    spelled,
+    token_ids,
+    vocabulary_of,
+)
 from autocompress.evaluation.latency import describe_device
+from autocompress.evaluation.plausibility import absurd_perplexity
 from autocompress.evaluation.scoring import Score, Teacher, score
-from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
+from autocompress.evaluation.windows import Windows, context_length
 from autocompress.progress import SILENT, Progress
 from autocompress.search.bootstrap import difference_interval
 from autocompress.surgery.inventory import stored_bytes
-from autocompress.surgery.loading import LoadedModel, load_model
+from autocompress.surgery.loading import LoadedModel, is_exported, load_model
 
 DEFAULT_TOKENS = 24_576  # as many as a search measures its final figures on
 
@@ -30,7 +39,7 @@ def evaluate(
     part: str | None = None,
     tokens: int = DEFAULT_TOKENS,
     context: int | None = None,
-    bos: bool = True,
+    bos: bool | None = None,
     against: str | LoadedModel | None = None,
     tasks: Sequence[str] = (),
     task_folder: str | Path | None = None,
@@ -44,13 +53,16 @@ def evaluate(
 
     Args:
         model: a folder, a name on the hub, or a loaded model; the bundled model when left out.
-        data: a text file or hub data set; the bundled report text when left out. With ``tasks`` and
-            without ``data`` or ``against`` no text is scored.
+        data: a text file or hub data set; when left out, for an exported folder the report text
+            that it was made with, for the bundled model the bundled one. With ``tasks`` and without
+            ``data`` or ``against`` no text is scored.
         part: score only this part of ``data``, ``calibration``, ``selection`` or ``report``, as a
             search cuts it.
         tokens: score at most that many tokens, from the start.
-        context: tokens of a window; as many as the model's context, at most 2048, when left out.
-        bos: start each window with what the tokenizer puts before a text, such as a begin token.
+        context: tokens of a window; as many as the model's context, at most 2048, or for an
+            exported folder as many as when it was made, when left out.
+        bos: start each window with what the tokenizer puts before a text, such as a begin token;
+            when left out, so it is, but for an exported folder that was made otherwise.
         against: dense model to measure the KL divergence from.
         tasks: names of lm-eval tasks, groups or tags.
         task_folder: folder of task files.
@@ -80,8 +92,10 @@ def evaluate(
         "dtype": dtype,
         "trust_remote_code": trust_remote_code,
     }
+    texts = _texts_for(model, data, scored=not tasks or data is not None or against is not None)
     loaded = _loaded(model, settings, progress)
-    context = context or DEFAULT_CONTEXT
+    context = texts.context if context is None else context
+    bos = texts.bos if bos is None else bos
     begin = begin_tokens(loaded.tokenizer) if bos else ()
     result: dict[str, Any] = {
         "model": loaded.source,
@@ -93,13 +107,17 @@ def evaluate(
         "tasks": [],
     }
     if not tasks or data is not None or against is not None:
-        text, result["data"] = _text(data, part)
+        text, result["data"] = _text(texts if data is None else data, part)
         name = f"the text {result['data']}"
         ids = token_ids(text, loaded.tokenizer, limit=tokens, name=name)
         check_known(torch.cat([ids, ids.new_tensor(begin)]), loaded.model, loaded.tokenizer, name)
         windows = Windows(ids, context_length(loaded.model, context), begin)
         dense = None if against is None else _loaded(against, settings, progress)
         measured, teacher = _score(loaded, dense, windows, progress)
+        if not is_exported(loaded.model):
+            warning = absurd_perplexity(measured.nll, vocabulary_of(loaded.model), name)
+            if warning is not None:
+                progress.note(warning)
         result |= {
             "perplexity": measured.perplexity,
             "nll": measured.nll,
@@ -139,15 +157,43 @@ def _loaded(
         return load_model(model, **settings)
 
 
-def _text(data: str | None, part: str | None) -> tuple[str, str]:
+def _texts_for(model: str | LoadedModel | None, data: str | None, *, scored: bool) -> TextSettings:
+    """The texts that a model was made with, or the usual settings; refused where none is named."""
+    source = model.source if isinstance(model, LoadedModel) else model
+    recorded = recorded_texts(source)
+    if recorded is None and scored and data is None:
+        check_named(TextSettings(), source, ("report",))
+    return recorded or TextSettings(BUNDLED)
+
+
+def _text(source: str | TextSettings, part: str | None) -> tuple[str, str]:
+    """A text and its name: of the texts of a model the report text, or a part of them."""
     if part is not None and part not in PARTS:
         raise ConfigurationError("--part is unknown", got=repr(part), wanted=", ".join(PARTS))
-    if data is None:
+    if isinstance(source, TextSettings):
+        return _own_text(source, part or "report")
+    if source == BUNDLED:
         return bundled_text(part or "report"), f"bundled {part or 'report'} text"
-    text = read_source(data)
+    data, text = source, read_source(source)
     if part is None:
         return text, data
     return cut_in_three(text)[PARTS.index(part)], f"{data} ({part} part)"
+
+
+def _own_text(texts: TextSettings, part: str) -> tuple[str, str]:
+    alone = getattr(texts, f"{part}_data")
+    try:
+        if alone is not None:
+            return read_source(alone, part), alone
+        if texts.data is not None:
+            return _text(texts.data, part)
+    except DataError as error:
+        raise DataError(
+            f"the {part} text that the model was made with cannot be read: {error.what}",
+            got=error.got,
+            hint="Name a text with --data.",
+        ) from error
+    raise DataError(f"the model was made without a {part} text", hint="Name a text with --data.")
 
 
 def _score(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.api.recorded_texts import recorded_texts
+from autocompress.api.session import Session, TextSettings, named_texts, open_session
 from autocompress.config.document import read_document
 from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import ConfigurationError, ModelError, StorageError
@@ -19,7 +21,6 @@ from autocompress.healing.penalties import Penalty
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
-from autocompress.surgery.loading import BUNDLED_MODEL
 from autocompress.surgery.placement import prefix_of
 
 
@@ -72,6 +73,7 @@ def open_folder(
     *,
     model: str | None = None,
     data: str | None = None,
+    context: int | None = None,
     runs_dir: Path = Path("runs"),
     device: str = "cpu",
     trust_remote_code: bool = False,
@@ -82,8 +84,9 @@ def open_folder(
     Args:
         folder: the folder.
         model: the dense model; the one its recipe names when left out.
-        data: source of text, cut into three parts as in a search; the bundled texts when left out,
-            which is noted where they may be unlike what the model is for.
+        data: source of text, cut into three parts as in a search; the texts that the folder was
+            made with when left out.
+        context: tokens of a window of text; as when the folder was made when left out.
         runs_dir: folder of the cache.
         device: where the model goes.
         trust_remote_code: let code that comes with a hub model run.
@@ -91,6 +94,7 @@ def open_folder(
 
     Raises:
         ConfigurationError: its recipe cannot be read.
+        DataError: no text is named, and the folder does not know its own.
         ModelError: it is no exported folder; the dense model cannot be loaded, or is not the one
             that it was made from.
         StorageError: its other files cannot be read.
@@ -104,7 +108,7 @@ def open_folder(
     recipe = read_recipe(read_document(folder / RECIPE))
     session = open_session(
         model or recipe.model,
-        TextSettings(data),
+        _texts_of(folder, data, context),
         runs_dir,
         device=device,
         dtype=_dtype_of(folder),
@@ -119,14 +123,18 @@ def open_folder(
             wanted=wanted,
             hint="Name the one it was made from with --model.",
         )
-    if data is None and session.loaded.source != BUNDLED_MODEL:
-        progress.note(
-            "Without --data the texts that come with autocompress are used, which are Python's "
-            f"library and its documentation: if {session.loaded.source} is for something else, "
-            "name text of that kind."
-        )
     numbers = _numbers_in(folder, recipe.plan, session)
     return OpenedFolder(folder, session, recipe.plan, numbers, recipe.penalties)
+
+
+def _texts_of(folder: Path, data: str | None, context: int | None) -> TextSettings:
+    """The texts that are named, else those that the folder was made with."""
+    recorded = recorded_texts(folder)
+    usual = recorded or TextSettings()
+    named = named_texts(data, context=usual.context if context is None else context, bos=usual.bos)
+    if data is not None or recorded is None:
+        return named
+    return replace(recorded, context=named.context)
 
 
 def _dtype_of(folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from autocompress.api.recorded_texts import TEXTS, texts_to_record
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
@@ -161,17 +162,20 @@ def write_folder(
                 trust_remote_code=loaded.trust_remote_code,
                 shown=final,
             )
-        _note_verification(folder, verification)
+        _note_verification(folder, verification, texts_to_record(session))
     report = replace(report, folder=final)
     dense = session.workbench.inventory.dense_bytes
     own_code = has_own_code(loaded)
     return Exported(report, plan, verification, measurement.text, source, dense, own_code)
 
 
-def _note_verification(folder: Path, verification: Verification) -> None:
-    """Add what a fresh process saw of a folder to its measurements."""
+def _note_verification(
+    folder: Path, verification: Verification, texts: dict[str, Any] | None
+) -> None:
+    """Add to a folder's measurements what a fresh process saw, and the texts it was made with."""
     path = folder / MEASUREMENTS
-    facts = json.loads(path.read_text("utf-8")) | {"verified": asdict(verification)}
+    facts = json.loads(path.read_text("utf-8"))
+    facts |= {TEXTS: texts, "verified": asdict(verification)}
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

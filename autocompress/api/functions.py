@@ -91,7 +91,8 @@ def search(
         sampler: ``auto``, ``tpe``, ``nsga2``, ``gp`` or ``random``.
         seed: of the calibration's labels and the sampler.
         data: one source of text (a file, or ``hub/name:config:split``), cut into three disjoint
-            parts.
+            parts; ``bundled`` for the texts that come with autocompress, which only the bundled
+            model takes unasked.
         calibration_data: source of the text that statistics are collected on.
         selection_data: source of the text that trials are scored on.
         report_data: source of the text that the final figures are measured on.

@@ -35,6 +35,7 @@ def heal(
     trial: str | int | None = None,
     steps: int = 300,
     data: str | None = None,
+    context: int | None = None,
     tokens: int = 4096,
     tokens_at_once: int | None = None,
     rate: float = 0.01,
@@ -66,7 +67,8 @@ def heal(
         steps: of training; with 0 the matrices of a trial are only fitted anew.
         data: text to train on, the study's calibration text when left out. For a folder one source
             that is cut into three disjoint parts, to train, to watch progress and to report on;
-            the bundled texts when left out, whatever the model is for.
+            the texts that it was made with when left out.
+        context: of a folder: tokens of a window of text; as when it was made when left out.
         tokens: of a step.
         tokens_at_once: of a pass; fewer take less memory.
         rate: highest learning rate, as a share of what is trained.
@@ -122,6 +124,7 @@ def heal(
             folder,
             model=model,
             data=data,
+            context=context,
             runs_dir=Path(runs_dir),
             device=device or "cpu",
             trust_remote_code=trust_remote_code,
@@ -135,6 +138,7 @@ def heal(
     refuse_options(
         "a study, which has its own",
         model=model,
+        context=context,
         device=device,
         trust_remote_code=trust_remote_code,
     )

@@ -205,7 +205,7 @@ def healing_text(session: Session, data: str | None, settings: HealSettings) -> 
         DataError: it is too short, or overlaps with the selection or the report text.
     """
     texts = session.texts
-    own = texts.calibration if data is None else read_source(data)
+    own = texts.calibration if data is None else read_source(data, "calibration")
     name = texts.names["calibration"] if data is None else data
     if data is not None:
         held_out = {part: getattr(texts, part) for part in PARTS if part != "calibration"}

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autocompress.api.session import OwnContent, Session, TextSettings
+from autocompress.api.session import OwnContent, Session, TextSettings, check_named
 from autocompress.calibration.cache import Cache
 from autocompress.errors import ConfigurationError, DataError, ModelError
+from autocompress.evaluation.corpus import PARTS
 from autocompress.evaluation.encoding import LEAST_TOKENS
 from autocompress.progress import SILENT, Progress
 from autocompress.surgery.loading import LoadedModel, fingerprint, is_exported
@@ -58,6 +59,7 @@ def session_in_memory(
     *,
     progress: Progress = SILENT,
     seed: int = 0,
+    parts: Sequence[str] = PARTS,
 ) -> Iterator[Session]:
     """Make a model in memory ready; on exit its modules are in the mode they were in.
 
@@ -69,12 +71,15 @@ def session_in_memory(
         runs_dir: has the cache.
         progress: told how far things are.
         seed: of the labels drawn for the gradients.
+        parts: the texts that will be needed.
 
     Raises:
+        DataError: one of these texts is not named.
         ModelError: the model cannot be compressed as it is.
     """
     check_compressible(model)
     source = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    check_named(settings, source, parts, own)
     # Statistics need gradients, also where the caller has turned them off.
     with _evaluating(model), torch.inference_mode(False), torch.enable_grad():
         reader = cast(PreTrainedTokenizerBase, tokenizer or MissingTokenizer())

@@ -111,6 +111,7 @@ def make_profile(
         trust_remote_code=trust_remote_code,
         progress=progress,
         seed=seed,
+        parts=("calibration",),
     )
     space, inventory = read_space(space_name, selection), session.workbench.inventory
     space.check(inventory.layers)

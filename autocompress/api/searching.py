@@ -89,6 +89,7 @@ def run_search(
         # A bad text is refused before the search.
         healing_text(session, finish.data, finish.settings)
     identity = identity_of(settings, session, space)
+    session.compare_texts("selection")
     name, study = choose_study(settings, destination, identity)
     folder = destination.runs_dir / name
     if study is None:

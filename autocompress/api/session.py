@@ -5,7 +5,7 @@ Search, profile, compress and export start from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from autocompress.calibration.menu import Menu, build_menu
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.config.space_file import load_space
-from autocompress.errors import ConfigurationError, ModelError
+from autocompress.errors import ConfigurationError, DataError, ModelError
 from autocompress.evaluation.corpus import PARTS, Texts, check_disjoint, load_texts
 from autocompress.evaluation.encoding import (
     begin_tokens,
@@ -29,7 +29,9 @@ from autocompress.evaluation.encoding import (
     special_tokens,
     spelled,
     token_ids,
+    vocabulary_of,
 )
+from autocompress.evaluation.plausibility import absurd_perplexity, differing_texts
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
 from autocompress.layers.base import CompressedMatrix
@@ -40,7 +42,7 @@ from autocompress.search.evaluator import ScoredText
 from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
 from autocompress.surgery.inventory import Inventory
-from autocompress.surgery.loading import LoadedModel, is_exported, load_model
+from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model
 from autocompress.surgery.workbench import Workbench
 
 STATISTICS_VERSION = 7  # raise it when what is collected changes
@@ -51,7 +53,8 @@ class TextSettings:
     """Which texts to use, and how many tokens of each.
 
     Attributes:
-        data: one source, cut into three disjoint parts; the bundled texts when nothing is named.
+        data: one source, cut into three disjoint parts; ``bundled``, or for the bundled model
+            nothing, for the texts that come with the package.
         calibration_data: source of the text that statistics are collected on.
         selection_data: source of the text that trials are scored on.
         report_data: source of the text that the final figures are measured on.
@@ -137,6 +140,44 @@ class OwnContent:
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def check_named(
+    settings: TextSettings,
+    model: str | None,
+    parts: Sequence[str] = PARTS,
+    own: OwnContent | None = None,
+) -> None:
+    """Make sure that texts are named for a model that is not the bundled one.
+
+    Args:
+        settings: the sources.
+        model: folder or name of the model; ``None`` for the bundled one.
+        parts: the texts that are needed.
+        own: what a caller has in memory in place of sources.
+
+    Raises:
+        DataError: one is not; the bundled texts are taken only where they are asked for.
+    """
+    if is_bundled(model) or settings.data is not None:
+        return
+    held = {*own.texts, *own.tokens} if own else set()
+    given = {part for part in PARTS if getattr(settings, f"{part}_data") is not None} | held
+    missing = [part for part in parts if part not in given]
+    if not missing:
+        return
+    verbs = " and ".join(f"{_PURPOSES[part]} on" for part in missing)
+    alone = " and ".join(f"--{part}-data" for part in missing)
+    raise DataError(
+        f"no text is named to {verbs}, and {model} is not the bundled model",
+        wanted=f"--data with a text that is like what the model is for (a file, or "
+        f"hub/name:config:split), to be cut into parts; or {alone}",
+        hint="--data bundled takes the texts that come with autocompress, which are Python's "
+        "library and its documentation.",
+    )
+
+
+_PURPOSES = {"calibration": "calibrate", "selection": "select", "report": "report"}
+
+
 class Session:
     """A dense model, ready to be compressed.
 
@@ -167,6 +208,7 @@ class Session:
             progress,
             seed,
         )
+        self._warned: set[str] = set()
         self.workbench = Workbench(loaded.model)
         self.context = context_length(loaded.model, settings.context)
 
@@ -174,14 +216,18 @@ class Session:
     def texts(self) -> Texts:
         """The three texts; read once."""
         names = ("data", "calibration_data", "selection_data", "report_data")
-        texts = load_texts(**{name: getattr(self.settings, name) for name in names})
+        texts = load_texts(
+            **{name: getattr(self.settings, name) for name in names},
+            bundled=is_bundled(self.loaded.source),
+        )
         own = dict(self.own.texts)
         if not own:
             return texts
         texts = replace(
             texts, **own, names={**texts.names, **dict.fromkeys(own, "given in memory")}
         )
-        check_disjoint({part: getattr(texts, part) for part in PARTS}, texts.names)
+        known = {part: getattr(texts, part) for part in PARTS if getattr(texts, part)}
+        check_disjoint(known, texts.names)
         return texts
 
     @cached_property
@@ -204,6 +250,7 @@ class Session:
         if part in self.own.tokens:
             label, ids = f"{part}_data", self._without_begin(self.own.tokens[part])[:limit]
         else:
+            check_named(self.settings, self.loaded.source, (part,), self.own)
             label = f"the {part} text {self.texts.names[part]}"
             ids = token_ids(getattr(self.texts, part), tokenizer, limit=limit, name=label)
         check_known(ids, self.loaded.model, tokenizer, label)
@@ -304,7 +351,24 @@ class Session:
     def scored_text(self, name: str, tokens: int | None = None) -> ScoredText:
         """A text to score on, by its name, with the dense model's predictions on it."""
         windows = self.windows(getattr(self, f"{name}_ids")[:tokens])
-        return ScoredText(name, windows, Teacher.of(self.loaded.model, windows))
+        teacher = Teacher.of(self.loaded.model, windows)
+        called = f"the {name} text ({self._called(name)})"
+        self._warn(absurd_perplexity(teacher.score.nll, vocabulary_of(self.loaded.model), called))
+        return ScoredText(name, windows, teacher)
+
+    def compare_texts(self, judged: str) -> None:
+        """Say where the calibration text and one that plans are judged on differ strongly."""
+        names = self._called("calibration"), self._called(judged)
+        self._warn(differing_texts(self.calibration_ids, getattr(self, f"{judged}_ids"), names))
+
+    def _called(self, part: str) -> str:
+        return f"{part}_data" if part in self.own.tokens else self.texts.names[part]
+
+    def _warn(self, warning: str | None) -> None:
+        """Say a warning; of several that begin alike only the first."""
+        if warning is not None and warning[:20] not in self._warned:
+            self._warned.add(warning[:20])
+            self.progress.note(warning)
 
     def identity(self) -> dict[str, Any]:
         """What determines the results, for the record and for telling studies apart."""
@@ -333,13 +397,28 @@ def open_session(
     progress: Progress = SILENT,
     seed: int = 0,
     own: OwnContent | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> Session:
     """Load a dense model and make everything ready, as lazily as can be.
 
+    Args:
+        model: folder or hub name; the bundled one when left out.
+        settings: which texts to use.
+        runs_dir: has the cache.
+        device: where the model goes.
+        dtype: to load it in; as stored when left out.
+        trust_remote_code: let code that comes with a hub model run.
+        progress: told how far things are.
+        seed: of the labels drawn for the gradients.
+        own: texts and tokens in place of sources.
+        parts: the texts that will be needed.
+
     Raises:
+        DataError: one of these texts is not named, said before the model is loaded.
         ModelError: it cannot be loaded, is compressed already, is no causal language model, or has
             no matrices.
     """
+    check_named(settings, model, parts, own)
     with progress.task(f"Loading {model or 'the bundled model'}"):
         loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     if is_exported(loaded.model):

@@ -10,6 +10,7 @@ from autocompress.cli.options import RUNS_DIR, Json, RunsDir
 from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
 from autocompress.cli.source_options import (
     DenseModel,
+    FolderContext,
     FolderDevice,
     FolderTrustRemoteCode,
     Source,
@@ -47,9 +48,10 @@ def attribute(
         typer.Option(
             "--data",
             help="Of a folder: a file or hub/name:config:split, cut into three parts; else the "
-            "bundled texts, whatever the model is for.",
+            "texts that it was made with.",
         ),
     ] = None,
+    context: FolderContext = None,
     device: FolderDevice = None,
     trust_remote_code: FolderTrustRemoteCode = False,
     runs_dir: RunsDir = RUNS_DIR,
@@ -81,6 +83,7 @@ def attribute(
         by=[name.strip() for name in by.split(",") if name.strip()],
         model=model,
         data=data,
+        context=context,
         device=device,
         trust_remote_code=trust_remote_code,
         runs_dir=runs_dir,

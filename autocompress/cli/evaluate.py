@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.options import Bos, Context
+from autocompress.cli.options import Context, FolderBos
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
 from autocompress.errors import StorageError
 from autocompress.units import format_bytes
@@ -24,7 +24,8 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Text file or hub/name:config:split; without it the bundled report text."
+            help="Text file, hub/name:config:split or bundled; else, of an exported folder, the "
+            "report text that it was made with. Any other model needs one."
         ),
     ] = None,
     part: Annotated[
@@ -37,7 +38,7 @@ def evaluate(
         int, typer.Option(help="Most tokens to score, from the start of the text.")
     ] = 24_576,
     context: Context = None,
-    bos: Bos = True,
+    bos: FolderBos = None,
     against: Annotated[
         str | None, typer.Option(help="Dense model to measure the KL divergence from.")
     ] = None,

@@ -11,6 +11,7 @@ from autocompress.cli.options import RUNS_DIR, Json, RunsDir
 from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
 from autocompress.cli.source_options import (
     DenseModel,
+    FolderContext,
     FolderDevice,
     FolderTrustRemoteCode,
     Source,
@@ -32,9 +33,10 @@ def heal(
             "--data",
             help="Of a study: text to train on, else its calibration text. Of a folder: text that "
             "is cut into three parts, to train, to watch progress and to report on; else the "
-            "bundled texts, whatever the model is for.",
+            "texts that it was made with.",
         ),
     ] = None,
+    context: FolderContext = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Of a step.")] = 4096,
     tokens_at_once: Annotated[
         int | None,
@@ -132,6 +134,7 @@ def heal(
         trial=trial,
         steps=steps,
         data=data,
+        context=context,
         tokens=tokens,
         tokens_at_once=tokens_at_once,
         rate=rate,

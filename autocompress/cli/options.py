@@ -11,7 +11,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="A file or hub/name:config:split, cut into three parts; else the bundled texts.",
+        help="A file or hub/name:config:split, cut into three parts, or bundled for the texts that "
+        "come with autocompress. For any model but the bundled one a text must be named.",
     ),
 ]
 CalibrationData = Annotated[
@@ -37,6 +38,14 @@ Bos = Annotated[
     typer.Option(
         "--bos/--no-bos",
         help="Start each window with the begin token that the tokenizer puts before a text.",
+    ),
+]
+FolderBos = Annotated[
+    bool | None,
+    typer.Option(
+        "--bos/--no-bos",
+        help="Start each window with the begin token that the tokenizer puts before a text.",
+        show_default="bos, or as an exported folder was made",
     ),
 ]
 SPACE_HELP = (

@@ -35,6 +35,14 @@ FolderTrustRemoteCode = Annotated[
         "--trust-remote-code", help="Of a folder: let code that comes with the model run."
     ),
 ]
+FolderContext = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        help="Of a folder: tokens of a window of text, at most the model's context.",
+        show_default="as when it was made",
+    ),
+]
 Storage = Annotated[
     str | None,
     typer.Option("--storage", help="Of a study: URL of its storage, if not in the run folder."),

@@ -1,23 +1,25 @@
 """Texts: their sources, and the promise that calibration, selection and report do not overlap.
 
-A source is the path of a UTF-8 file (``.txt``, or ``.jsonl`` with a ``text`` field), or a hub data
-set written ``hub/name:config:split``.
+A source is the path of a file (UTF-8 text, ``.jsonl`` with a ``text`` field, either as ``.gz``, or
+Parquet, ``path.parquet:column``), a hub data set written ``hub/name:config:split``, or ``bundled``:
+the texts that come with the package.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import combinations
-from pathlib import Path
 
 from autocompress.errors import DataError
 from autocompress.evaluation.encoding import LEAST_TOKENS
 from autocompress.evaluation.hub_text import is_hub_source, read_hub_text
+from autocompress.evaluation.text_files import file_of, read_text_file
 
+BUNDLED = "bundled"  # the source; a file of that name is written ./bundled
+NOT_NAMED = "not named"  # the name of a text that there is none of
 PARTS = ("calibration", "selection", "report")
 CUTS = (0.4, 0.6)  # of one source: 40 % calibrates, 20 % selects, 40 % reports
 PASSAGE = 200  # characters that two texts must share to count as the same passage
@@ -46,6 +48,7 @@ def load_texts(
     calibration_data: str | None = None,
     selection_data: str | None = None,
     report_data: str | None = None,
+    bundled: bool = True,
 ) -> Texts:
     """Load the three texts: a part's own source, else its share of ``data``, else the bundled text.
 
@@ -55,6 +58,8 @@ def load_texts(
         calibration_data: source of the calibration text alone.
         selection_data: source of the selection text alone.
         report_data: source of the report text alone.
+        bundled: whether the bundled text stands in where no source is named; else that text is
+            empty.
 
     Raises:
         DataError: a source that is missing, unreachable, empty or no text, or texts that share long
@@ -63,26 +68,29 @@ def load_texts(
     own = dict(zip(PARTS, (calibration_data, selection_data, report_data), strict=True))
     shares = (
         {}
-        if data is None or all(own.values())
+        if data in (None, BUNDLED) or all(own.values())
         else dict(zip(PARTS, cut_in_three(read_source(data)), strict=True))
     )
     texts, names = {}, {}
     for part in PARTS:
         source = own[part]
         if source is not None:
-            texts[part], names[part] = read_source(source), source
+            texts[part], names[part] = read_source(source, part), source
         elif shares:
             texts[part], names[part] = shares[part], f"{data} ({part} part)"
+        elif bundled or data == BUNDLED:
+            texts[part], names[part] = bundled_text(part), BUNDLED
         else:
-            texts[part], names[part] = bundled_text(part), "bundled"
+            texts[part], names[part] = "", NOT_NAMED
+            continue
         if not texts[part].strip():
             raise DataError(
                 f"the {part} text is empty",
                 got=names[part],
                 wanted=f"at least {LEAST_TOKENS} tokens of text",
             )
-    if data is not None or any(own.values()):
-        check_disjoint(texts, names)
+    if any(name not in (BUNDLED, NOT_NAMED) for name in names.values()):
+        check_disjoint({part: text for part, text in texts.items() if text}, names)
     return Texts(**texts, names=names)
 
 
@@ -91,65 +99,26 @@ def bundled_text(part: str) -> str:
     return (files("autocompress") / "demo" / "text" / _BUNDLED[part]).read_text("utf-8")
 
 
-def read_source(source: str) -> str:
+def read_source(source: str, part: str = PARTS[0]) -> str:
     """Read one source as text.
+
+    Args:
+        source: see above.
+        part: which of the bundled texts is meant, where they are named.
 
     Raises:
         DataError: it does not exist, cannot be read or reached, or holds no text.
     """
-    path = Path(source).expanduser()
-    if is_hub_source(source) and not path.exists():
+    if source == BUNDLED:
+        return bundled_text(part)
+    if is_hub_source(source) and not file_of(source)[0].exists():
         return read_hub_text(source)
-    if path.is_dir():
-        raise DataError(
-            "a data source is a folder", got=source, wanted="a text file", hint="Name a file in it."
-        )
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError as error:
-        hint = "A data set of the hub is written hub/name:config:split."
-        raise DataError(
-            "no such data file", got=source, wanted="a UTF-8 text file", hint=hint
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"data file {source} is not text: byte {error.start} is not UTF-8",
-            wanted="a UTF-8 text file",
-            hint="Convert it to UTF-8 first.",
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"data file {source} cannot be read: {error.strerror}", wanted="a UTF-8 text file"
-        ) from error
-    if "\0" in text:
-        raise DataError("a data file is binary", got=source, wanted="a UTF-8 text file")
-    if path.suffix == ".jsonl":
-        text = _join_records(text, source)
+    text = read_text_file(source)
     if not text.strip():
         raise DataError(
             "a data file is empty", got=source, wanted=f"at least {LEAST_TOKENS} tokens of text"
         )
     return text
-
-
-def _join_records(text: str, source: str) -> str:
-    records = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{source}, line {number}: not JSON ({error.msg})", wanted="one JSON object a line"
-            ) from error
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise DataError(
-                f"{source}, line {number} has no text",
-                wanted='an object with a string under "text"',
-            )
-        records.append(record["text"])
-    return "\n\n".join(records)
 
 
 def cut_in_three(text: str) -> tuple[str, str, str]:

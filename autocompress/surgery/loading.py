@@ -89,6 +89,11 @@ def load_model(
     return LoadedModel(model, tokenizer, name, fingerprint(model), trust_remote_code, ignored)
 
 
+def is_bundled(source: str | None) -> bool:
+    """Whether a source names the bundled model."""
+    return source in (None, BUNDLED_MODEL, str(BUNDLED_FOLDER))
+
+
 def load(
     folder: str | Path,
     *,

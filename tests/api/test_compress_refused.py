@@ -46,7 +46,7 @@ def test_what_cannot_be_compressed_is_refused(make, error, words_in_it, run, tin
         ({"recipe": {"version": 1, "layers": {"x": {"method": "keep"}}}}, RecipeError, "x"),
         ({"recipe": {"layers": {}}}, RecipeError, "version"),
         ({"budget": "3x", "space": "none"}, ConfigurationError, "none"),
-        ({"budget": "3x", "calibration_data": None}, DataError, "tokenizer="),
+        ({"budget": "3x", "calibration_data": None}, DataError, "no text is named"),
         ({"budget": "3x", "calibration_data": words(1)}, DataError, "tokenizer="),
         ({"budget": "3x", "calibration_data": token_ids(1, 9)}, DataError, "9 tokens"),
         ({"budget": "3x", "calibration_data": token_ids(1) * 1.0}, DataError, "float32"),

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 
 from autocompress.api.exported_folder import folder_of, open_folder
+from autocompress.api.session import TextSettings
+from autocompress.errors import DataError
 from autocompress.methods.keep import Keep
 from autocompress.surgery.loading import load_model
 from tests.api.tiny_folders import deepseek, export_to
-from tests.notes import Notes
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +41,20 @@ def build_nothing(name, method):
     pytest.fail(f"{name} is in the folder, and was to be built as {method}")
 
 
-def test_texts_that_were_not_asked_for_are_said(folder, tmp_path):
-    silent, told = Notes(), Notes()
-    open_folder(folder.path, data=str(folder.text), runs_dir=tmp_path, progress=silent)
-    open_folder(folder.path, runs_dir=tmp_path, progress=told)
-    assert silent.said == []
-    (note,) = told.said
-    assert "--data" in note
-    assert "dense" in note
+def test_without_a_text_a_folder_must_know_its_own(folder, tmp_path):
+    with pytest.raises(DataError, match="no text is named to calibrate on"):
+        open_folder(folder.path, runs_dir=tmp_path)
+    path = folder.path / "measurements.json"
+    facts = json.loads(path.read_text())
+    recorded = asdict(TextSettings(str(folder.text), context=32, bos=False))
+    path.write_text(json.dumps(facts | {"texts": recorded}))
+    try:
+        session = open_folder(folder.path, runs_dir=tmp_path).session
+        longer = open_folder(folder.path, context=64, runs_dir=tmp_path).session
+    finally:
+        path.write_text(json.dumps(facts))
+    assert session.texts.names["report"] == f"{folder.text} (report part)"
+    assert (session.context, longer.context, session.begin) == (32, 64, ())
 
 
 def test_what_names_a_folder(folder, tmp_path):

@@ -99,3 +99,76 @@ def test_tokens_beyond_the_vocabulary(command, run, folder):
     assert f"holds tokens that the model has no rows for: got token {VOCABULARY}" in said
     assert "<|im_start|>" in said
     assert not (folder / "runs" / "chat-2x").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("search", "--budget", "2x", "--model", "dense"), "to calibrate on and select on and"),
+        (
+            ("search", "--model", "dense", "--calibration-data", "text.txt"),
+            "or --selection-data and --report-data",
+        ),
+        (("search", "--dry-run", "--model", "dense"), "to calibrate on and select on and"),
+        (("compress", "dense", "--budget", "2x", "--out", "x"), "to calibrate on and report on"),
+        (
+            ("compress", "dense", "--budget", "2x", "--out", "x", "--calibration-data", "text.txt"),
+            "to report on, and dense",
+        ),
+        (("profile", "dense", "--no-bos"), "to calibrate on, and dense is not the bundled model"),
+        (("evaluate", "dense"), "to report on, and dense is not the bundled model"),
+        (("evaluate", "dense", "--against", "dense"), "to report on"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_model_of_ones_own_needs_a_text(command, words, run):
+    code, said = run(*command)
+    assert code == 2
+    for each in (words, "--data bundled takes the texts that come with autocompress"):
+        assert each in said
+
+
+def test_the_bundled_texts_may_be_asked_for(run):
+    code, seen = run("evaluate", "dense", "--data", "bundled", "--tokens", "300", "--json")
+    assert (code, seen["data"], seen["tokens"]) == (0, "bundled report text", 300)
+
+
+def test_an_exported_folder_knows_its_texts(run, folder, monkeypatch):
+    command = (*COMPRESS, "--out", "known", "--context", "16", "--no-bos", "--overwrite", "--json")
+    _, report = run(*command)
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    monkeypatch.chdir(elsewhere)
+    _, again = run("evaluate", "../known", "--json")
+    assert again["perplexity"] == pytest.approx(report["perplexity"], rel=1e-5)
+    assert again["begin_token"] is None
+    assert again["data"] == f"{folder / 'text.txt'} (report part)"
+    _, begun = run("evaluate", "../known", "--bos", "--context", "64", "--json")
+    assert begun["begin_token"] == "<s>"
+    options = ("--model", "../dense", "--by", "method", "--json")
+    code, found = run("attribute", "../known", *options)
+    assert (code, found["text"]) == (0, "selection")
+    (folder / "text.txt").rename(folder / "moved.txt")
+    try:
+        code, said = run("evaluate", "../known")
+    finally:
+        (folder / "moved.txt").rename(folder / "text.txt")
+    assert code == 2
+    assert "the report text that the model was made with cannot be read: no such data" in said
+    assert "--data" in said
+
+
+def test_compressed_texts_and_tables(run, folder):
+    import gzip
+
+    import pyarrow
+    from pyarrow import parquet
+
+    text = (folder / "text.txt").read_text()
+    (folder / "text.gz").write_bytes(gzip.compress(text.encode()))
+    parquet.write_table(pyarrow.table({"content": [text]}), folder / "a table.parquet")
+    perplexities = [
+        run("evaluate", "dense", "--data", source, "--json")[1]["perplexity"]
+        for source in ("text.txt", "text.gz", "a table.parquet:content")
+    ]
+    assert len(set(perplexities)) == 1
