@@ -69,9 +69,9 @@ def _one_for_all(method: type[Method], settings: dict[str, Any]) -> dict[str, An
     """Settings with a rank at every bond, where one number stands for all; ``None`` elsewhere."""
     rank, sides = settings.get("ranks"), [settings.get(side) for side in ("out_modes", "in_modes")]
     whole = isinstance(rank, int) and not isinstance(rank, bool)
-    if not whole or not all(isinstance(modes, tuple) and modes for modes in sides):
+    orders = [len(modes) for modes in sides if isinstance(modes, tuple) and modes]
+    if not whole or len(orders) < len(sides):
         return None
-    orders = [len(modes) for modes in sides]
     if method is TensorTrain:
         return settings | {"ranks": (rank,) * (max(orders) - 1)}
     return settings | {"ranks": (rank,) * sum(orders)} if method is Tucker else None

@@ -21,11 +21,10 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
 
 KEY = "targets"
-NAMES = {"TT": TensorTrain, "Tucker": Tucker, "CP": Cp, "SVD": Svd}
+NAMES: dict[str, type[Method]] = {"TT": TensorTrain, "Tucker": Tucker, "CP": Cp, "SVD": Svd}
 _BY_NAME = {name.lower(): kind for name, kind in NAMES.items()} | {
     kind.name: kind for kind in NAMES.values()
 }
-Kind = type[TensorTrain] | type[Tucker] | type[Cp] | type[Svd]
 
 
 def _kind(value: object) -> object:
@@ -99,7 +98,7 @@ def read_targets(entries: object, document: Document) -> Targets:
 
 def _in_our_words(keys: _TargetKeys, document: Document, at: Path_) -> Mapping[str, Any] | None:
     """The entry as a recipe has it, or ``None`` with the reasons noted."""
-    kind: Kind = keys.decomp
+    kind: type[Method] = keys.decomp
     modes = {"out_modes": keys.out_modes, "in_modes": keys.in_modes}
     given = {side: value for side, value in modes.items() if value is not None}
     before = len(document.problems)

@@ -29,7 +29,7 @@ LEAST_SHARE = 1e-8  # below it a value is gone: slopes of low orders would drown
 NEAR_SHANNON = 1e-3  # of an order to 1, where its formula is all cancellation
 
 
-def entropy(values: Tensor, alpha: float, *, norm: Tensor | None = None) -> Tensor:
+def entropy(values: Tensor, alpha: float) -> Tensor:
     """Rényi entropy of the normalised squares of singular values, in nats.
 
     ``log(sum p^alpha) / (1 - alpha)`` (Rényi 1961): it falls with the order ``alpha``, from the
@@ -40,15 +40,12 @@ def entropy(values: Tensor, alpha: float, *, norm: Tensor | None = None) -> Tens
     Args:
         values: ``[k]``, not negative; zero for values that all vanish.
         alpha: above 0; infinity as well.
-        norm: what the values are divided by; their own norm when left out. Held constant, it lets
-            descent only lower small values, not raise large ones until the small look smaller.
 
     Returns:
         A scalar from 0 to ``log k``.
     """
     squares = values.square()
-    total = squares.sum() if norm is None else norm.square()
-    shares = squares / total.clamp_min(torch.finfo(squares.dtype).tiny)
+    shares = squares / squares.sum().clamp_min(torch.finfo(squares.dtype).tiny)
     shares = shares[shares > LEAST_SHARE]
     if not len(shares):
         return values.sum() * 0
@@ -57,6 +54,27 @@ def entropy(values: Tensor, alpha: float, *, norm: Tensor | None = None) -> Tens
     if abs(alpha - 1) < NEAR_SHANNON:
         return -(shares * shares.log()).sum()
     return shares.pow(alpha).sum().log() / (1 - alpha)
+
+
+def lowering_entropy(values: Tensor, alpha: float) -> Tensor:
+    """The same entropy, with a gradient for those values alone whose fall lowers it.
+
+    An entropy also falls where the largest values rise. Descent would raise them until the others
+    look smaller, and what is then cut costs more than its share says. To divide by a constant norm
+    instead is no way out: above order 1 all values rise then, and no share changes.
+
+    Args:
+        values: ``[k]``, see ``entropy``.
+        alpha: likewise.
+
+    Returns:
+        A scalar from 0 to ``log k``.
+    """
+    with torch.enable_grad():
+        probe = values.detach().requires_grad_()
+        found = entropy(probe, alpha)
+        (slope,) = torch.autograd.grad(found, probe)
+    return found.detach() + (slope.clamp_min(0) * (values - values.detach())).sum()
 
 
 def factors_bond(left: Tensor, right: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
 from autocompress.errors import ConfigurationError
 from autocompress.evaluation.windows import Windows
+from autocompress.healing import shrink as healing_shrink
 from autocompress.healing.entanglement import TURNS, EntanglementPenalty
 from autocompress.healing.healer import Healer
 from autocompress.healing.penalties import Penalty
@@ -22,6 +25,7 @@ from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
 from autocompress.surgery.workbench import Workbench
+from tests.conftest import make_tiny_model
 from tests.healing.plans import building, some_ids
 from tests.methods.matrices import linear_metric
 
@@ -87,27 +91,46 @@ def test_layers_pay_by_the_first_entry_that_matches_and_others_nothing(tiny_mode
     assert EntanglementPenalty(student, []).on_step(0) is None
 
 
-def healed(model, penalties):
-    """Numbers, plan and checks of a short run on a few tokens."""
+FOLDED = {
+    "svd": lambda spec: Svd(min(24, *spec.shape)),
+    "tensor_train": lambda spec: TensorTrain.uniform(spec.shape, order=2, rank=24),
+    "tucker": lambda spec: Tucker.uniform(spec.shape, order=2, rank=6),
+    "cp": lambda spec: Cp.uniform(spec.shape, order=2, rank=40),
+}
+KINDS = [Penalty(), Penalty(kind="shannon"), Penalty(alpha=2.0), Penalty(alpha=8.0)]
+
+
+def healed(form, penalties):
+    """Bytes after a cut, and how a short run on a few tokens went."""
     workbench, student = student_of(
-        model, lambda spec: Svd(min(24, *spec.shape)) if "proj" in spec.name else Keep()
+        make_tiny_model("llama"),
+        lambda spec: FOLDED[form](spec) if "up_proj" in spec.name else Keep(),
     )
     ids = some_ids(24, 12)
     settings = HealSettings(steps=40, tokens=48, rate=0.03, penalties=penalties)
     run = Healer(
         workbench.model, student, ids[:20].flatten(), Windows(ids[20:].flatten(), 12), settings
-    )
-    return workbench, student.plan, run.run()
+    ).run()
+    layers = workbench.inventory.layers
+    cut = shrink(student.plan, student.numbers(), layers, {}, 0.3)
+    return cut.plan.layer_bytes(layers), run
 
 
-def test_healing_with_a_penalty_leaves_ranks_that_can_be_cut(tiny_model):
-    sizes, losses = [], []
-    for penalties in ((), (Penalty(weight=1.0),)):
-        workbench, plan, result = healed(tiny_model("llama"), penalties)
-        cut = shrink(plan, result.numbers, workbench.inventory.layers, {}, 0.1)
-        sizes.append(cut.plan.layer_bytes(workbench.inventory.layers))
-        losses.append([check.penalty for check in result.checks])
-    assert losses[0] == [0.0] * len(losses[0])
-    assert losses[1][-1] < losses[1][0]
-    assert sizes[1] < sizes[0]
-    assert result.best.kl + result.best.penalty == min(c.kl + c.penalty for c in result.checks)
+@cache
+def bytes_without(form):
+    size, run = healed(form, ())
+    assert {check.penalty for check in run.checks} == {0.0}
+    return size
+
+
+@pytest.mark.parametrize(
+    ("form", "penalty"),
+    [*(("svd", kind) for kind in KINDS), *((form, KINDS[0]) for form in FOLDED if form != "svd")],
+    ids=str,
+)
+def test_every_kind_leaves_ranks_that_can_be_cut(form, penalty, monkeypatch):
+    monkeypatch.setattr(healing_shrink, "RANK_MULTIPLE", 1)  # these matrices are small
+    size, run = healed(form, (penalty,))
+    assert run.checks[-1].penalty < run.checks[0].penalty
+    assert size < bytes_without(form)
+    assert run.best.kl + run.best.penalty == min(c.kl + c.penalty for c in run.checks)

@@ -13,6 +13,7 @@ from autocompress.numerics.entanglement import (
     cp_weights,
     entropy,
     factors_bond,
+    lowering_entropy,
     train_bonds,
     tucker_bonds,
 )
@@ -114,16 +115,19 @@ def test_weights_of_orthogonal_components_are_the_singular_values() -> None:
     torch.testing.assert_close(torch.linalg.svdvals(cp_to_matrix(factors, 1))[:3], scales)
 
 
-@pytest.mark.parametrize("alpha", [0.25, 0.5])
-def test_with_a_constant_norm_the_value_is_the_same_and_no_value_is_to_be_raised(
-    alpha: float,
-) -> None:
+@pytest.mark.parametrize("alpha", ORDERS)
+def test_to_lower_it_small_values_fall_and_none_rises(alpha: float) -> None:
     values = drawn(6).abs().requires_grad_()
-    pinned = entropy(values, alpha, norm=values.detach().norm())
-    torch.testing.assert_close(pinned, entropy(values, alpha))
-    assert bool((torch.autograd.grad(pinned, values)[0] > 0).all())
-    largest = int(values.argmax())
-    assert float(torch.autograd.grad(entropy(values, alpha), values)[0][largest]) < 0
+    lowering = lowering_entropy(values, alpha)
+    torch.testing.assert_close(lowering, entropy(values, alpha))
+    (slope,) = torch.autograd.grad(lowering, values)
+    assert bool((slope >= 0).all())
+    assert float(slope[values.argmax()]) == 0
+    assert float(slope[values.argmin()]) > 0
+    (whole,) = torch.autograd.grad(entropy(values, alpha), values)
+    torch.testing.assert_close(slope, whole.clamp_min(0))
+    vanished = lowering_entropy(torch.zeros(3, dtype=torch.float64, requires_grad=True), alpha)
+    assert float(vanished.detach()) == 0
 
 
 @pytest.mark.parametrize("alpha", ORDERS)
