@@ -80,6 +80,7 @@ def compress(
     device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = False,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Compressed:
@@ -132,6 +133,7 @@ def compress(
         device: where to load a model by name; ``cpu`` when left out.
         dtype: type to load a model by name in; as stored when left out.
         trust_remote_code: let code that comes with a hub model run.
+        dequantize: let transformers make a quantized checkpoint dense; bytes count from that.
         overwrite: whether a model in ``out`` may be replaced.
         progress: told how far things are.
 
@@ -170,6 +172,7 @@ def compress(
                 device=device,
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
+                dequantize=dequantize,
             )
             if wish.out is not None and tokenizer is None:
                 raise ConfigurationError(
@@ -197,6 +200,7 @@ def compress(
             device=device or "cpu",
             dtype=dtype,
             trust_remote_code=trust_remote_code,
+            dequantize=dequantize,
             progress=progress,
             seed=seed,
             own=own,

@@ -47,6 +47,7 @@ def evaluate(
     device: str = "cpu",
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure a model's perplexity on a text, and its answers to lm-eval tasks.
@@ -70,6 +71,7 @@ def evaluate(
         device: where to run.
         dtype: torch name of a floating-point type; the stored one when left out.
         trust_remote_code: whether code that comes with the model may run.
+        dequantize: let transformers make a quantized checkpoint dense; bytes count from that.
         progress: told how far things are.
 
     Returns:
@@ -91,6 +93,7 @@ def evaluate(
         "device": device,
         "dtype": dtype,
         "trust_remote_code": trust_remote_code,
+        "dequantize": dequantize,
     }
     texts = _texts_for(model, data, scored=not tasks or data is not None or against is not None)
     loaded = _loaded(model, settings, progress)
@@ -100,7 +103,7 @@ def evaluate(
     result: dict[str, Any] = {
         "model": loaded.source,
         "fingerprint": loaded.fingerprint,
-        "bytes": stored_bytes(loaded.model),
+        "bytes": stored_bytes(loaded.model, loaded.stored_types),
         "device": describe_device(loaded.model),
         "begin_token": spelled(begin, loaded.tokenizer),
         **dict.fromkeys(("data", "perplexity", "nll", "tokens", "kl", "rise", "rise_interval")),

@@ -15,7 +15,7 @@ from autocompress.api.session import Session, TextSettings, named_texts, open_se
 from autocompress.config.document import read_document
 from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import ConfigurationError, ModelError, StorageError
-from autocompress.export.checkpoint import RECIPE
+from autocompress.export.checkpoint import MEASUREMENTS, RECIPE
 from autocompress.export.weights import weight_files
 from autocompress.healing.penalties import Penalty
 from autocompress.methods.keep import Keep
@@ -113,6 +113,7 @@ def open_folder(
         device=device,
         dtype=_dtype_of(folder),
         trust_remote_code=trust_remote_code,
+        dequantize=_was_quantized(folder),
         progress=progress,
     )
     wanted = recipe.fingerprint
@@ -137,8 +138,20 @@ def _texts_of(folder: Path, data: str | None, context: int | None) -> TextSettin
     return replace(recorded, context=named.context)
 
 
+def _was_quantized(folder: Path) -> bool:
+    """Whether a folder's dense model is a quantized checkpoint that was made dense."""
+    try:
+        return "quantized_by" in json.loads((folder / MEASUREMENTS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
 def _dtype_of(folder: Path) -> str:
-    """The type of the dense model that a folder was made from, on which its fingerprint depends."""
+    """The type that a folder's dense model was computed in, on which its fingerprint depends."""
+    try:
+        return str(json.loads((folder / MEASUREMENTS).read_text("utf-8"))["computed_in"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # written before it was noted: then it is the type that is stored
     path = folder / "config.json"
     try:
         dtype = json.loads(path.read_text("utf-8"))["quantization_config"]["dtype"]

@@ -159,6 +159,7 @@ def write_folder(
                 perplexity=measurement.perplexity,
                 weight_bytes=report.weight_bytes,
                 device=str(loaded.model.device),
+                dtype=str(loaded.model.dtype).removeprefix("torch."),
                 trust_remote_code=loaded.trust_remote_code,
                 shown=final,
             )

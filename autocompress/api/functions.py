@@ -57,6 +57,7 @@ def search(
     device: str = "cpu",
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = False,
     texts: TextSettings | None = None,
     progress: Progress = SILENT,
 ) -> StudyRecord:
@@ -110,6 +111,7 @@ def search(
         device: where the model runs.
         dtype: type to load the model in; as stored when left out.
         trust_remote_code: let code that comes with a hub model run.
+        dequantize: let transformers make a quantized checkpoint dense; bytes count from that.
         texts: the sources and how many tokens of each, instead of the sources, context and bos.
         progress: told how far things are.
 
@@ -150,6 +152,7 @@ def search(
             ),
             Selection.of(methods, layers, keep),
             quality,
+            dequantize,
         )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(
@@ -179,6 +182,7 @@ def profile(
     device: str = "cpu",
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = False,
     progress: Progress = SILENT,
 ) -> Profile:
     """Measure how sensitive each matrix of a model is to each option of a space.
@@ -195,6 +199,7 @@ def profile(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        dequantize=dequantize,
         progress=progress,
         seed=seed,
     )

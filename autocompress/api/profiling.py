@@ -98,6 +98,7 @@ def make_profile(
     device: str = "cpu",
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = False,
     progress: Progress = SILENT,
     seed: int = 0,
 ) -> Profile:
@@ -109,6 +110,7 @@ def make_profile(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        dequantize=dequantize,
         progress=progress,
         seed=seed,
         parts=("calibration",),

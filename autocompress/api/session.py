@@ -41,7 +41,7 @@ from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
-from autocompress.surgery.inventory import Inventory
+from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model
 from autocompress.surgery.workbench import Workbench
 
@@ -209,7 +209,7 @@ class Session:
             seed,
         )
         self._warned: set[str] = set()
-        self.workbench = Workbench(loaded.model)
+        self.workbench = Workbench(loaded.model, take_inventory(loaded.model, loaded.stored_types))
         self.context = context_length(loaded.model, settings.context)
 
     @cached_property
@@ -394,6 +394,7 @@ def open_session(
     device: str = "cpu",
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = False,
     progress: Progress = SILENT,
     seed: int = 0,
     own: OwnContent | None = None,
@@ -408,6 +409,7 @@ def open_session(
         device: where the model goes.
         dtype: to load it in; as stored when left out.
         trust_remote_code: let code that comes with a hub model run.
+        dequantize: let transformers make a quantized checkpoint dense.
         progress: told how far things are.
         seed: of the labels drawn for the gradients.
         own: texts and tokens in place of sources.
@@ -420,12 +422,24 @@ def open_session(
     """
     check_named(settings, model, parts, own)
     with progress.task(f"Loading {model or 'the bundled model'}"):
-        loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        loaded = load_model(
+            model,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            dequantize=dequantize,
+        )
     if is_exported(loaded.model):
         raise ModelError(
             f"the model {loaded.source} is compressed already",
             wanted="a dense model",
             hint="Name the one it was made from.",
+        )
+    if loaded.quantized_by:
+        dtype = str(loaded.model.dtype).removeprefix("torch.")
+        progress.note(
+            f"{loaded.source} was quantized by {loaded.quantized_by}, and is dense now: bytes "
+            f"count from what it takes in {dtype}."
         )
     if loaded.ignored:
         kind, some = type(loaded.model).__name__, ", ".join(loaded.ignored[:3])

@@ -35,6 +35,7 @@ class SearchSettings:
     texts: TextSettings = field(default_factory=TextSettings)
     selection: Selection = EVERYTHING
     quality: str | None = None
+    dequantize: bool = False
 
     @classmethod
     def of_study(cls, record: StudyRecord) -> SearchSettings:
@@ -57,6 +58,7 @@ class SearchSettings:
             device=self.device,
             dtype=self.dtype,
             trust_remote_code=self.trust_remote_code,
+            dequantize=self.dequantize,
             progress=progress,
             seed=self.seed,
         )

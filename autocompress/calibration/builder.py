@@ -19,7 +19,7 @@ from autocompress.records import LayerSpec
 from autocompress.surgery.workbench import Workbench
 
 # Raise it when a fit changes, so that layers of an earlier version are not taken for new ones.
-FIT_VERSION = 3
+FIT_VERSION = 4
 MOST_BUILT_BYTES = 2 * 10**9  # of built layers that are held
 
 
@@ -70,7 +70,7 @@ class LayerBuilder:
             for term in problem.metric.terms:
                 tensors += [term.rows, term.columns]
             self._content[name] = content_key(
-                [tensor_key(tensor) for tensor in tensors], FIT_VERSION
+                [tensor_key(tensor) for tensor in tensors], problem.spec.dtype, FIT_VERSION
             )
         return self._content[name]
 

@@ -22,6 +22,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import LayerSpec
+from autocompress.surgery.placement import read_weight
 from autocompress.surgery.workbench import Workbench
 
 TIMING_VERSION = 3  # raise it when what is timed changes, or layers become faster
@@ -92,6 +93,8 @@ class LatencyTable:
         self._cache = cache
         self._by_name = {spec.name: spec for spec in self.specs}
         self._uses = {spec.name: uses_of(model, spec) for spec in self.specs}
+        # Layers are timed in the type that the model computes in, whatever type stores them.
+        self._types = {spec.name: read_weight(model, spec).dtype for spec in self.specs}
         self._streamed = min(bytes_read(model, self.specs), MOST_STREAMED)
         self._records: dict[str, dict[str, Any]] = {}
         # What was asked for before: a search asks for each option and plan many times.
@@ -223,7 +226,7 @@ class LatencyTable:
         return run
 
     def _layer(self, spec: LayerSpec, use: Use, method: Method) -> nn.Module:
-        dtype = torch_dtype(spec)
+        dtype = self._types[spec.name]
         if method == Keep():
             if use is Use.LOOKUP:
                 return nn.Embedding(*spec.shape, device=self.device, dtype=dtype)
@@ -237,7 +240,7 @@ class LatencyTable:
         shape = (self.place.batch, 1)
         if use is Use.LOOKUP:
             return torch.randint(spec.out_features, shape, device=self.device)
-        return torch.randn(*shape, spec.in_features, device=self.device).to(torch_dtype(spec))
+        return torch.randn(*shape, spec.in_features, device=self.device).to(self._types[spec.name])
 
     def _record(self, spec: LayerSpec, use: Use) -> dict[str, Any]:
         address = self._address(spec, use)
@@ -248,6 +251,8 @@ class LatencyTable:
     def _address(self, spec: LayerSpec, use: Use) -> str:
         if (spec, use) not in self._addresses:
             layer = [list(spec.shape), spec.dtype, spec.bias, use.value]
+            if self._types[spec.name] != torch_dtype(spec):
+                layer.append(str(self._types[spec.name]))
             self._addresses[spec, use] = content_key(
                 TIMING_VERSION, vars(self.place), self._streamed, layer
             )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.options import Context, FolderBos
+from autocompress.cli.options import Context, Dequantize, FolderBos
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
 from autocompress.errors import StorageError
 from autocompress.units import format_bytes
@@ -61,6 +61,7 @@ def evaluate(
     trust_remote_code: Annotated[
         bool, typer.Option(help="Allow code that comes with the model to run.")
     ] = False,
+    dequantize: Dequantize = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     r"""Measure perplexity on a text, and run lm-eval tasks.
@@ -92,6 +93,7 @@ def evaluate(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        dequantize=dequantize,
         progress=ConsoleProgress(),
     )
     if as_json:

@@ -108,6 +108,13 @@ Dtype = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")
 ]
+Dequantize = Annotated[
+    bool,
+    typer.Option(
+        "--dequantize",
+        help="Let transformers make a quantized checkpoint dense; bytes count from that.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of the labels that the calibration draws.")]
 SeedOrRecipes = Annotated[
     int | None,

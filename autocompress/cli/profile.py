@@ -13,6 +13,7 @@ from autocompress.cli.options import (
     CalibrationData,
     Context,
     Data,
+    Dequantize,
     Device,
     Dtype,
     KeptLayers,
@@ -53,6 +54,7 @@ def profile(
     device: Device = "cpu",
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    dequantize: Dequantize = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with every option.")
     ] = False,
@@ -86,6 +88,7 @@ def profile(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        dequantize=dequantize,
         progress=ConsoleProgress(),
     )
     path = write_profile_html(result, html or runs_dir / "profile.html")

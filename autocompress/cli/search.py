@@ -12,6 +12,7 @@ from autocompress.cli.options import (
     CalibrationData,
     Context,
     Data,
+    Dequantize,
     Device,
     Dtype,
     Json,
@@ -148,6 +149,7 @@ def search(
     device: Device = "cpu",
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    dequantize: Dequantize = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would happen and about how long; do nothing."),
@@ -187,7 +189,7 @@ def search(
         show_dry_run(
             SearchSettings(
                 *(model, budget, latency, space, sampler, seed),
-                *(device, dtype, trust_remote_code, texts, selection, quality),
+                *(device, dtype, trust_remote_code, texts, selection, quality, dequantize),
             ),
             Destination(resume or study, runs_dir, storage),
             Endurance(trials, time, patience),
@@ -243,6 +245,7 @@ def search(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        dequantize=dequantize,
         progress=progress,
     )
     files = write_plots(record, None, None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autocompress.cli.options import Dequantize, TrustRemoteCode
 from autocompress.cli.output import console, log, print_json, quieten_libraries
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ def validate(
             "Without it, a space is tried on the bundled model."
         ),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    dequantize: Dequantize = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     r"""Check a search space or recipe and list every error: line, key, got, allowed, nearest name.
@@ -91,7 +95,7 @@ def validate(
     Exits with 0 when the file is valid and with 2 when it is not.
     """
     quieten_libraries()
-    verdict = judge(file, model)
+    verdict = judge(file, model, trust_remote_code=trust_remote_code, dequantize=dequantize)
     if as_json:
         print_json(verdict.to_dict())
     else:
@@ -100,8 +104,13 @@ def validate(
         raise typer.Exit(2)
 
 
-def judge(file: str, model: str | None = None) -> Verdict:
+def judge(file: str, model: str | None = None, **loading: bool) -> Verdict:
     """Read a file as what it is and collect its problems, with those against a model if named.
+
+    Args:
+        file: a path, or the name of a search space of the package.
+        model: folder or hub name.
+        loading: how to load it, see ``load_model``.
 
     Raises:
         ConfigurationError: the file or model cannot be read at all.
@@ -118,10 +127,11 @@ def judge(file: str, model: str | None = None) -> Verdict:
         )
     except FileError as error:
         return Verdict(path, "unreadable", path.stem, error.problems)
-    return _judge_recipe(document, model) if is_recipe else _judge_space(document, model)
+    judge_it = _judge_recipe if is_recipe else _judge_space
+    return judge_it(document, model, loading)
 
 
-def _judge_space(document: Document, model: str | None) -> Verdict:
+def _judge_space(document: Document, model: str | None, loading: Mapping[str, bool]) -> Verdict:
     from autocompress.config.problems import SpaceFileError
     from autocompress.config.space_file import option_problems, read_space, unmatched_rules
 
@@ -129,7 +139,7 @@ def _judge_space(document: Document, model: str | None) -> Verdict:
         space = read_space(document)
     except SpaceFileError as error:
         return Verdict(document.path, "search space", document.path.stem, error.problems)
-    specs = _inventory(model).layers
+    specs = _inventory(model, loading).layers
     unmatched, problems = unmatched_rules(space, specs), option_problems(space, specs, document)
     options = 0 if problems else sum(len(space.options(spec)) for spec in specs)
     notices = space.notices(specs)
@@ -146,7 +156,7 @@ def _judge_space(document: Document, model: str | None) -> Verdict:
     )
 
 
-def _judge_recipe(document: Document, model: str | None) -> Verdict:
+def _judge_recipe(document: Document, model: str | None, loading: Mapping[str, bool]) -> Verdict:
     from autocompress.config.problems import RecipeFileError
     from autocompress.config.recipe_file import check_recipe, rank_notices, read_recipe
     from autocompress.methods.plan import Plan
@@ -156,7 +166,7 @@ def _judge_recipe(document: Document, model: str | None) -> Verdict:
         notices: tuple[str, ...] = ()
         summary, count = Plan.of(recipe.layers).summary(), len(recipe.layers)
         if model is not None:
-            inventory = _inventory(model)
+            inventory = _inventory(model, loading)
             checked = check_recipe(recipe, inventory.layers)
             notices, count = checked.notices, len(checked.plan)
             summary = checked.plan.summary()
@@ -211,11 +221,12 @@ def _check_space(
         raise RecipeFileError(f"recipe {document.path}", [problem]) from error
 
 
-def _inventory(model: str | None) -> Inventory:
+def _inventory(model: str | None, loading: Mapping[str, bool]) -> Inventory:
     from autocompress.surgery.inventory import take_inventory
     from autocompress.surgery.loading import load_model
 
-    return take_inventory(load_model(model).model)
+    loaded = load_model(model, **loading)
+    return take_inventory(loaded.model, loaded.stored_types)
 
 
 def _show(verdict: Verdict) -> None:

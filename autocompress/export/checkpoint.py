@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor, nn
 
@@ -18,13 +19,14 @@ from autocompress.errors import ModelError, StorageError
 from autocompress.export.card import model_card
 from autocompress.export.folder import whole_folder
 from autocompress.export.weights import tensor_bytes, weight_files, write_weights
-from autocompress.methods.base import stored_tensors
+from autocompress.methods.base import stored_tensors, torch_dtype
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.surgery.inventory import Inventory, stored_tensors_of
+from autocompress.surgery.inventory import Inventory, stored_tensors_of, take_inventory
 from autocompress.surgery.loading import LoadedModel, has_own_code, is_exported
 from autocompress.surgery.placement import dense_names, home_of, prefix_of
 from autocompress.surgery.quantizer import AutocompressConfig, state_ties
+from autocompress.surgery.stored_types import main_type
 from autocompress.surgery.workbench import Build, Workbench
 
 RECIPE = "recipe.yaml"
@@ -111,10 +113,15 @@ def write_checkpoint(
         raise ModelError(
             f"{loaded.source} is compressed already", wanted="the dense model it was made from"
         )
-    workbench = Workbench(loaded.model)
-    inventory = workbench.inventory
+    inventory = take_inventory(loaded.model, loaded.stored_types)
+    workbench = Workbench(loaded.model, inventory)
+    types = _types_by_name(loaded.model, plan, inventory)
     with workbench.applied(plan, build, numbers) as model:
-        weights = write_weights(stored_tensors_of(model), folder)
+        tensors = stored_tensors_of(model)
+        weights = write_weights(
+            {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in tensors.items()},
+            folder,
+        )
     _write_configuration(loaded, plan, folder, weights)
     _write_documents(loaded, plan, folder, inventory, measurement, header)
     sizes = tensor_bytes(folder)
@@ -129,7 +136,8 @@ def check_sizes(sizes: dict[str, int], plan: Plan, inventory: Inventory, dense: 
     Raises:
         StorageError: a tensor is missing, unexpected, or of another size.
     """
-    wanted = {name: _bytes(tensor) for name, tensor in stored_tensors_of(dense).items()}
+    types = inventory.stored_types
+    wanted = {name: _bytes(t, types.get(name)) for name, t in stored_tensors_of(dense).items()}
     changed = {home_of(dense, name) for name, method in plan.items() if method != Keep()}
     for spec in inventory.layers:
         if home_of(dense, spec.name) not in changed:
@@ -148,13 +156,32 @@ def check_sizes(sizes: dict[str, int], plan: Plan, inventory: Inventory, dense: 
             )
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _types_by_name(dense: nn.Module, plan: Plan, inventory: Inventory) -> dict[str, torch.dtype]:
+    """Types to write the tensors beside compressed matrices in, where they are computed in others.
+
+    Experts that a plan keeps beside others that it compresses have names of their own.
+    """
+    types = dict(inventory.stored_types)
+    methods = dict(plan.items())
+    changed = {home_of(dense, name) for name, method in methods.items() if method != Keep()}
+    for spec in inventory.layers:
+        if home_of(dense, spec.name) not in changed:
+            continue
+        for name in dense_names(dense, spec):
+            types.pop(name, None)
+        if methods.get(spec.name, Keep()) == Keep():
+            stored = stored_tensors(Keep(), spec)
+            types |= {f"{prefix_of(spec)}{part}": torch_dtype(spec) for part, _ in stored}
+    return types
+
+
+def _bytes(tensor: Tensor, dtype: torch.dtype | None = None) -> int:
+    return tensor.numel() * (dtype or tensor.dtype).itemsize
 
 
 def _write_configuration(loaded: LoadedModel, plan: Plan, folder: Path, weights: str) -> None:
     model = loaded.model
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = str(main_type(model, loaded.stored_types)).removeprefix("torch.")
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.architectures = [type(model).__name__]
@@ -194,10 +221,13 @@ def _write_documents(
         "model": loaded.source,
         "fingerprint": loaded.fingerprint,
         "plan": plan.hash,
+        "computed_in": str(loaded.model.dtype).removeprefix("torch."),
         "bytes": inventory.plan_bytes(plan),
         "dense_bytes": inventory.dense_bytes,
         "measurement": measurement,
     }
+    if loaded.quantized_by:
+        facts["quantized_by"] = loaded.quantized_by
     (folder / MEASUREMENTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     card = model_card(loaded.source, plan, facts, own_code=has_own_code(loaded))
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -48,6 +48,7 @@ def verify_checkpoint(
     perplexity: float,
     weight_bytes: int | None = None,
     device: str = "cpu",
+    dtype: str | None = None,
     trust_remote_code: bool = False,
     shown: Path | None = None,
     tolerance: float = TOLERANCE,
@@ -60,6 +61,7 @@ def verify_checkpoint(
         perplexity: what the compressed model scored on them before it was written.
         weight_bytes: bytes that the loaded model must have, when known.
         device: where to score it.
+        dtype: type to compute in; the stored one when left out.
         trust_remote_code: whether code that comes with the model may run.
         shown: what to call the folder, if it is not at its place yet.
         tolerance: largest relative difference.
@@ -69,7 +71,7 @@ def verify_checkpoint(
     """
     try:
         seen = score_in_fresh_process(
-            folder, windows, device=device, trust_remote_code=trust_remote_code
+            folder, windows, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
     except StorageError as error:
         raise error.within(str(shown or folder)) from error
@@ -91,10 +93,15 @@ def verify_checkpoint(
 
 
 def score_in_fresh_process(
-    folder: Path, windows: Windows, *, device: str = "cpu", trust_remote_code: bool = False
+    folder: Path,
+    windows: Windows,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Verification:
     """Load a folder and score it in a process of its own."""
-    settings = {"device": device, "trust_remote_code": trust_remote_code}
+    settings = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     with tempfile.TemporaryDirectory(prefix="autocompress-verify-") as scratch:
         ids = Path(scratch) / "windows.safetensors"
         tensors = {"ids": windows.ids.cpu().contiguous(), "begin": torch.tensor(windows.begin)}
@@ -128,11 +135,12 @@ def main(folder: str, ids: str, context: str, settings: str) -> None:
     from autocompress.surgery.inventory import stored_bytes
     from autocompress.surgery.loading import load_model
 
-    model = load_model(folder, **json.loads(settings)).model
+    loaded = load_model(folder, **json.loads(settings))
+    model = loaded.model
     tensors = load_file(ids)
     begin = tuple(map(int, tensors["begin"]))
     scored = score(model, Windows(tensors["ids"], int(context), begin))
-    seen = Verification(scored.perplexity, scored.tokens, stored_bytes(model))
+    seen = Verification(scored.perplexity, scored.tokens, stored_bytes(model, loaded.stored_types))
     sys.stdout.write(f"{_RESULT}{json.dumps(asdict(seen))}\n")
 
 

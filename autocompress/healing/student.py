@@ -47,7 +47,7 @@ class Student:
         build: Build,
         numbers: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.plan = plan
+        self.plan, self._types = plan, workbench.inventory.stored_types
         self.model = compressed_copy(workbench, plan, build, numbers)
         self.model.requires_grad_(False)
         self._shared = _shared_by_modules(self.model)
@@ -90,10 +90,12 @@ class Student:
                 continue
             own = nn.Parameter(parameter.detach().to(torch.float32, copy=True))
             module.register_parameter(name, own)
-            if parameter.dtype != torch.float32:
-                parametrize.register_parametrization(
-                    module, name, _StoredType(parameter.dtype), unsafe=True
-                )
+            stored = parameter.dtype
+            if vectors_only:  # beside the matrices, where the model computes in its own type
+                stored = self._types.get(f"{path}.{name}", stored)
+            if {stored, parameter.dtype} != {torch.float32}:
+                reads = _StoredType(stored, parameter.dtype)
+                parametrize.register_parametrization(module, name, reads, unsafe=True)
             self._floats[f"{path}.{name}"] = module, name
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -166,12 +168,17 @@ def _shared_by_modules(model: nn.Module) -> set[nn.Parameter]:
 
 
 class _StoredType(nn.Module):
-    """Reads fp32 numbers in the type they are stored in; gradients go to the fp32 ones."""
+    """Reads fp32 numbers in the type they are stored in; gradients go to the fp32 ones.
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    Args:
+        stored: that type.
+        computed: the type that they are then computed in.
+    """
+
+    def __init__(self, stored: torch.dtype, computed: torch.dtype) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.stored, self.computed = stored, computed
 
     def forward(self, master: Tensor) -> Tensor:
         """Round to the stored type."""
-        return master.to(self.dtype)
+        return master.to(self.stored).to(self.computed)

@@ -28,7 +28,7 @@ class Latent(nn.Module):
 
     Args:
         units: what the codes stand for in units of the scale, ``[rows, columns]`` in fp32.
-        scale: fp16 ``[rows, groups]``.
+        scale: fp16 or bf16 ``[rows, groups]``.
 
     Attributes:
         units: parameter, ``[rows, columns]``.
@@ -41,7 +41,7 @@ class Latent(nn.Module):
 
     def __init__(self, units: Tensor, scale: Tensor, error: float) -> None:
         super().__init__()
-        self.error = error
+        self.error, self.stored_type = error, scale.dtype
         self.units = nn.Parameter(units)
         self.growth = nn.Parameter(torch.zeros_like(scale, dtype=torch.float32))
         self.register_buffer("first_scale", scale.detach().float())
@@ -55,8 +55,8 @@ class Latent(nn.Module):
         raise NotImplementedError
 
     def scales(self) -> Tensor:
-        """Scales as stored, fp16 ``[rows, groups]`` without a gradient."""
-        return self._scale().detach().half()
+        """Scales as stored, ``[rows, groups]`` without a gradient."""
+        return self._scale().detach().to(self.stored_type)
 
     def values(self) -> Tensor:
         """The matrix ``[rows, columns]`` in fp32."""
@@ -70,7 +70,7 @@ class Latent(nn.Module):
 
     def _scale(self) -> Tensor:
         scale = self.first_scale * self.growth.exp()
-        return scale + (scale.half().float() - scale).detach()
+        return scale + (scale.to(self.stored_type).float() - scale).detach()
 
 
 class GridLatent(Latent):
@@ -116,7 +116,7 @@ class TrellisLatent(Latent):
 
     Args:
         codes: uint8 ``[rows, columns]``.
-        scale: fp16 ``[rows, groups]``.
+        scale: fp16 or bf16 ``[rows, groups]``.
         bits: of a code.
         every: steps after which the codes are chosen anew, the nearest ones to the latent numbers.
     """

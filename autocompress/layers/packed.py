@@ -45,8 +45,9 @@ class PackedTable(nn.Module):
 
     Attributes:
         codes: buffer, uint8 ``[rows, bytes]``.
-        scales: parameter, fp16 ``[rows, groups]``. It stays as it is when the model is cast to
-            another type, since the codes belong to these very scales.
+        scales: parameter, fp16 ``[rows, groups]``, or bf16 where the matrix is beyond the range of
+            fp16: they have the type that was stored. It stays when the model is cast to another
+            type, since the codes belong to these very scales.
         zeros: buffer, uint8 ``[groups, bytes]``; ``None`` when symmetric.
         use_kernels: whether products of few inputs may run on the kernels that PyTorch ships. They
             read a layout of their own, made at the first such product and kept in memory beside the

@@ -23,7 +23,7 @@ MOST_STACKED = 2**22  # elements rounded at a time: beyond it memory, not the st
 
 @dataclass(frozen=True)
 class Quantize(Method):
-    """Codes of few bits, packed, with an fp16 scale and a small zero point per group of a row.
+    """Codes of few bits, packed, with a 16-bit scale and a small zero point per group of a row.
 
     Attributes:
         bits: bits of a code: 8, 4, 3 or 2.

@@ -2,8 +2,9 @@
 
 An element is stored as a code ``q`` of ``0 .. 2**bits - 1`` and read back as ``scale * (q -
 zero)``. Scales are fp16, since a code is chosen for the scale as it is stored and only its range
-matters. Zero points are stored on a grid finer than the codes where codes are few: with 2 bits a
-zero at half a step leaves the grid symmetric, which suits weights.
+matters; bf16, of as many bytes, where a matrix is beyond the range of fp16. Zero points are stored
+on a grid finer than the codes where codes are few: with 2 bits a zero at half a step leaves the
+grid symmetric, which suits weights.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ CLIP_SHARES = {
     3: (1.0, 0.94, 0.88, 0.82, 0.76, 0.7, 0.64, 0.58, 0.52),
     2: (1.0, 0.92, 0.84, 0.76, 0.69, 0.62, 0.56, 0.5, 0.44, 0.38),
 }
+SCALE_TYPES = (torch.float16, torch.bfloat16)
+# Below it the steps of fp16, which then are all 2**-24 wide, are coarser than those of bf16.
+FINEST_HALF = 2.0**-16
 _SEARCH_ROWS = 2**18  # elements searched at a time, so that the work stays in the processor's cache
 
 
@@ -35,7 +39,7 @@ class Grid:
     """The values that the elements of a matrix ``[out, in]`` may take.
 
     Attributes:
-        scale: fp16 ``[out, groups]``.
+        scale: fp16 or bf16 ``[out, groups]``.
         zero: uint8 ``[out, groups]`` in units of ``ZERO_STEP``, or ``None`` for a symmetric grid.
         bits: bits of a code.
     """
@@ -127,13 +131,15 @@ def find_grid(
             of its value.
 
     Raises:
-        MethodError: the group size does not divide the row, or the weights exceed what an fp16
+        MethodError: the group size does not divide the row, or the weights exceed what a bf16
             scale can reach.
     """
     group = group_length(weight.shape[1], group_size)
     shares = CLIP_SHARES[bits] if clip else (1.0,)
     rows = max(1, _SEARCH_ROWS // weight.shape[1])
     columns = None if importance is None else importance.to(weight).reshape(-1, group)
+    exact = [_scale_of(*_range(part, group), bits, symmetric) for part in torch.split(weight, rows)]
+    kind = scale_type(torch.cat(exact))
     found = [
         _search(
             in_groups(part, weight.shape[1] // group),
@@ -141,6 +147,7 @@ def find_grid(
             shares,
             symmetric=symmetric,
             importance=columns,
+            kind=kind,
         )
         for part in torch.split(weight, rows)
     ]
@@ -149,10 +156,23 @@ def find_grid(
         raise MethodError(
             f"quantize to {bits} bits",
             got=f"weights up to {float(weight.abs().max()):.3g}",
-            wanted="weights whose scale fits fp16",
+            wanted="weights whose scale fits bf16",
         )
     zeros = [part.zero for part in found if part.zero is not None]
     return Grid(scale, torch.cat(zeros) if zeros else None, bits)
+
+
+def scale_type(scale: Tensor) -> torch.dtype:
+    """The type to store scales of these sizes in: fp16 or bf16, two bytes both.
+
+    fp16 is the finer one between 2**-16 and its largest number. Groups without content count not.
+    """
+    present = scale[scale > 0]
+    if not present.numel():
+        return torch.float16
+    large = float(present.max()) > torch.finfo(torch.float16).max
+    small = float(present.median()) < FINEST_HALF
+    return torch.bfloat16 if large or small else torch.float16
 
 
 def _search(
@@ -162,15 +182,16 @@ def _search(
     *,
     symmetric: bool,
     importance: Tensor | None,
+    kind: torch.dtype,
 ) -> Grid:
-    low, high = groups.amin(-1).clamp_max_(0), groups.amax(-1).clamp_min_(0)
-    best = _grid_of_range(low, high, bits, symmetric=symmetric)
+    low, high = _range(groups.flatten(-2), groups.shape[-1])
+    best = _grid_of_range(low, high, bits, symmetric=symmetric, kind=kind)
     if len(shares) == 1:
         return best
     flat = groups.flatten(-2)
     least = _squared_error(flat, best, importance)
     for share in shares[1:]:
-        grid = _grid_of_range(low * share, high * share, bits, symmetric=symmetric)
+        grid = _grid_of_range(low * share, high * share, bits, symmetric=symmetric, kind=kind)
         error = _squared_error(flat, grid, importance)
         better = error < least
         least = torch.where(better, error, least)
@@ -194,25 +215,38 @@ def _squared_error(weight: Tensor, grid: Grid, importance: Tensor | None) -> Ten
     return error.sum(-1) if importance is None else error.mul_(importance).sum(-1)
 
 
-def _grid_of_range(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> Grid:
+def _range(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each group, zero among them."""
+    groups = in_groups(weight, weight.shape[1] // group)
+    return groups.amin(-1).clamp_max_(0), groups.amax(-1).clamp_min_(0)
+
+
+def _scale_of(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Tensor:
+    """The scale in fp32 that covers a range just so."""
     last = 2**bits - 1
+    if not symmetric:
+        return (high - low) / last
+    centre = symmetric_centre(bits)
+    return torch.maximum(-low / centre, high / (last - centre))
+
+
+def _grid_of_range(
+    low: Tensor, high: Tensor, bits: int, *, symmetric: bool, kind: torch.dtype
+) -> Grid:
+    scale = _round_up(_scale_of(low, high, bits, symmetric), kind)
     if symmetric:
-        centre = symmetric_centre(bits)
-        return Grid(
-            _round_up_to_half(torch.maximum(-low / centre, high / (last - centre))), None, bits
-        )
-    scale = _round_up_to_half((high - low) / last)
+        return Grid(scale, None, bits)
     step, most = ZERO_STEP[bits], 2 ** ZERO_BITS[bits] - 1
     zero = (-low / (scale.float() * step)).nan_to_num_(0.0).round_().clamp_(0, most)
     return Grid(scale, zero.to(torch.uint8), bits)
 
 
-def _round_up_to_half(scale: Tensor) -> Tensor:
-    """The next fp16 at or above each scale, so that a group's range is covered in full."""
-    half = scale.half()
-    short = half.float() < scale
-    bits = half.view(torch.int16)
-    return torch.where(short, bits + 1, bits).view(torch.float16)
+def _round_up(scale: Tensor, kind: torch.dtype) -> Tensor:
+    """The next fp16 or bf16 at or above each scale, so that a group's range is covered in full."""
+    stored = scale.to(kind)
+    short = stored.float() < scale
+    bits = stored.view(torch.int16)
+    return torch.where(short, bits + 1, bits).view(kind)
 
 
 def pack_grid(grid: Grid, codes: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from autocompress.numerics.feedback import Feedback
 from autocompress.numerics.metric import trace
-from autocompress.numerics.rounding import in_groups
+from autocompress.numerics.rounding import in_groups, scale_type
 
 TRELLIS_BITS = (1, 2, 3, 4)
 STATE_BITS = 10
@@ -93,7 +93,7 @@ def codes_above(codes: Tensor, bits: int) -> list[Tensor]:
 
 
 def scaled_levels(states: Tensor, scale: Tensor) -> Tensor:
-    """Values fp32 of states ``[n, in]`` with scales fp16 ``[n, groups]``."""
+    """Values fp32 of states ``[n, in]`` with scales ``[n, groups]``."""
     return _scaled(levels().to(states.device)[states], scale)
 
 
@@ -110,12 +110,13 @@ def find_scales(weight: Tensor, groups: int, importance: Tensor) -> Tensor:
         importance: ``[in]``, weight of a column's squared error.
 
     Returns:
-        fp16 ``[out, groups]``.
+        fp16 or bf16 ``[out, groups]``.
     """
     share = importance.to(weight).reshape(1, groups, -1)
     share = share + 1e-6 * share.mean().clamp_min(torch.finfo(torch.float32).tiny)
     mean = (in_groups(weight, groups).square() * share).sum(-1) / share.sum(-1)
-    return (SCALE_PER_DEVIATION * mean.sqrt()).half()
+    scale = SCALE_PER_DEVIATION * mean.sqrt()
+    return scale.to(scale_type(scale))
 
 
 class Encoder:
@@ -123,7 +124,7 @@ class Encoder:
 
     Args:
         weight: ``[out, in]`` in fp32, on the CPU.
-        scale: fp16 ``[out, groups]``.
+        scale: fp16 or bf16 ``[out, groups]``.
         bits: bits of a code.
         row_weights: ``[out]``, what an error in each row costs.
         each: applies a function to the chains of a column, as ``map`` does.
@@ -195,7 +196,7 @@ def encode(
 
     Args:
         weight: ``[out, in]`` in fp32; the codes are found on the CPU, wherever it is.
-        scale: fp16 ``[out, groups]``.
+        scale: fp16 or bf16 ``[out, groups]``.
         bits: bits of a code.
         rows: Gram matrix ``[out, out]`` of the output gradients, or its diagonal ``[out]``.
         feedback: in the Gram matrix of the columns; ``None`` for columns that do not interact.

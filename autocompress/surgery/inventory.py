@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,15 @@ from transformers.pytorch_utils import Conv1D
 
 from autocompress.errors import ModelError, RecipeError
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
+from autocompress.methods.base import torch_dtype
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Role, Skipped
 from autocompress.surgery.experts import bias_name, expert_specs, stacks_of
-from autocompress.surgery.placement import read_bias, read_weight
+from autocompress.surgery.placement import bias_path, read_bias, read_weight, weight_path
 from autocompress.surgery.roles import depth_of, embedding_role, is_router, role_of
 from autocompress.surgery.tied import TiedEmbedding
 
+NO_TYPES: Mapping[str, torch.dtype] = MappingProxyType({})
 SMALLEST_SIDE = (
     8  # a matrix with fewer rows or columns costs more in scales and names than it could save
 )
@@ -44,6 +47,7 @@ class Inventory:
             buffers).
         dense_bytes: stored bytes of the whole model as it is.
         dense_elements: number of stored elements.
+        stored_types: types of tensors that are stored in another type than they are computed in.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -51,6 +55,7 @@ class Inventory:
     rest_bytes: int
     dense_bytes: int
     dense_elements: int
+    stored_types: Mapping[str, torch.dtype] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def _by_name(self) -> dict[str, LayerSpec]:
@@ -108,12 +113,19 @@ def stored_tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in tensors.items() if name in chosen}
 
 
-def stored_bytes(model: nn.Module) -> int:
-    """Bytes of all tensors of a model, dense or compressed, as stored; tied tensors count once."""
-    return sum(_bytes(tensor) for tensor in stored_tensors_of(model).values())
+def stored_bytes(model: nn.Module, types: Mapping[str, torch.dtype] = NO_TYPES) -> int:
+    """Bytes of all tensors of a model, dense or compressed, as stored; tied tensors count once.
+
+    Args:
+        model: the model.
+        types: of tensors that are stored in another type than they are computed in.
+    """
+    return sum(_bytes(t, types.get(name)) for name, t in stored_tensors_of(model).items())
 
 
-def take_inventory(model: nn.Module) -> Inventory:
+def take_inventory(
+    model: nn.Module, stored_types: Mapping[str, torch.dtype] = NO_TYPES
+) -> Inventory:
     """List the compressible matrices of a model. Needs no data: a model on the meta device will do.
 
     Exactly ``nn.Linear``, ``Conv1D`` and ``nn.Embedding`` are taken. Subclasses compute something
@@ -130,18 +142,27 @@ def take_inventory(model: nn.Module) -> Inventory:
             wanted="at least one nn.Linear, Conv1D or nn.Embedding with floating-point weights",
             hint=f"First reason: {skipped[0].name}: {skipped[0].reason}." if skipped else "",
         )
+    layers = [_as_stored(spec, model, stored_types) for spec in layers]
     stored = stored_tensors_of(model)
-    dense = sum(_bytes(tensor) for tensor in stored.values())
+    dense = stored_bytes(model, stored_types)
     inside = 0
     for spec in layers:
         bias = read_bias(model, spec)
-        inside += _bytes(read_weight(model, spec)) + (0 if bias is None else _bytes(bias))
+        inside += _bytes(read_weight(model, spec), torch_dtype(spec))
+        if bias is not None:
+            inside += _bytes(bias, stored_types.get(bias_path(model, spec)))
     elements = sum(tensor.numel() for tensor in stored.values())
-    return Inventory(tuple(layers), tuple(skipped), dense - inside, dense, elements)
+    return Inventory(tuple(layers), tuple(skipped), dense - inside, dense, elements, stored_types)
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _bytes(tensor: Tensor, dtype: torch.dtype | None = None) -> int:
+    return tensor.numel() * (dtype or tensor.dtype).itemsize
+
+
+def _as_stored(spec: LayerSpec, model: nn.Module, types: Mapping[str, torch.dtype]) -> LayerSpec:
+    """The same with the type that the checkpoint stores the matrix in."""
+    dtype = types.get(weight_path(model, spec))
+    return spec if dtype is None else replace(spec, dtype=str(dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from transformers.utils import logging as transformers_logging
 
 from autocompress.errors import ConfigurationError, ModelError
 from autocompress.surgery import quantizer  # registers the loader of exported folders
-from autocompress.surgery.inventory import stored_tensors_of
+from autocompress.surgery.inventory import NO_TYPES, stored_tensors_of
+from autocompress.surgery.quantized_checkpoints import foreign_method, prepare
+from autocompress.surgery.stored_types import StoredTypes, stored_types
 
 BUNDLED_MODEL = "autocompress-demo"
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
@@ -44,6 +46,9 @@ class LoadedModel:
         fingerprint: hash of names, shapes, types and bytes of its tensors.
         trust_remote_code: whether code that comes with the model was allowed to run.
         ignored: names in the checkpoint that the model has no use for.
+        stored_types: types of the tensors that the checkpoint stores in another type than the model
+            computes in, by name: bytes count in these, and exports are written in them.
+        quantized_by: what had quantized the checkpoint, where it was made dense.
     """
 
     model: PreTrainedModel
@@ -52,6 +57,8 @@ class LoadedModel:
     fingerprint: str
     trust_remote_code: bool = False
     ignored: tuple[str, ...] = ()
+    stored_types: StoredTypes = field(default_factory=dict)
+    quantized_by: str | None = None
 
 
 def load_model(
@@ -60,6 +67,7 @@ def load_model(
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = False,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -69,16 +77,17 @@ def load_model(
         dtype: floating-point type that the model computes in, or its torch name; the stored one
             when left out. Codes, scales and factors stay as they are stored.
         trust_remote_code: whether code that comes with the model may run.
+        dequantize: whether transformers is to make a quantized checkpoint dense.
 
     Raises:
-        ModelError: the model cannot be found, read or trusted to be whole.
+        ModelError: the model cannot be found, read or trusted to be whole, or is quantized.
         ConfigurationError: a device or type that does not exist here.
     """
     name = source or BUNDLED_MODEL
     place = str(BUNDLED_FOLDER) if name == BUNDLED_MODEL else _checked_place(name)
     target, kind = _device(device), _dtype(dtype)
     with _quiet(), _explained(name):
-        model, ignored = _read(place, kind, trust_remote_code)
+        model, ignored, quantized_by = _read(place, name, kind, trust_remote_code, dequantize)
     with (
         _quiet(),
         _explained(f"the tokenizer of {name}", "The folder needs a tokenizer beside the weights."),
@@ -86,7 +95,12 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
     _check_finite(model, name)
     model.to(target).eval().requires_grad_(False)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
-    return LoadedModel(model, tokenizer, name, fingerprint(model), trust_remote_code, ignored)
+    with _explained(name):
+        types = {} if quantized_by else stored_types(model, place, _file_of_weights(model))
+    mark = fingerprint(model, types)
+    return LoadedModel(
+        model, tokenizer, name, mark, trust_remote_code, ignored, types, quantized_by
+    )
 
 
 def is_bundled(source: str | None) -> bool:
@@ -100,6 +114,7 @@ def load(
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = False,
 ) -> tuple[Any, Any]:
     """Load an exported folder, or any other model: ``(model, tokenizer)``.
 
@@ -107,14 +122,23 @@ def load(
         ModelError: as ``load_model``.
     """
     loaded = load_model(
-        str(folder), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        str(folder),
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        dequantize=dequantize,
     )
     return loaded.model, loaded.tokenizer
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """Sixteen hexadecimal digits that change with any stored tensor of the model."""
-    digest = hashlib.sha256()
+def fingerprint(model: torch.nn.Module, types: StoredTypes = NO_TYPES) -> str:
+    """Sixteen hexadecimal digits that change with any stored tensor of the model.
+
+    Args:
+        model: the model.
+        types: see ``LoadedModel.stored_types``.
+    """
+    digest = hashlib.sha256(str(sorted(types.items())).encode() if types else b"")
     for name, tensor in sorted(stored_tensors_of(model).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         if tensor.numel():  # an empty tensor cannot be viewed as bytes
@@ -125,6 +149,11 @@ def fingerprint(model: torch.nn.Module) -> str:
 def is_exported(model: torch.nn.Module) -> bool:
     """Whether a model was loaded from a folder that autocompress wrote."""
     return getattr(model, "quantization_method", None) == QUANT_METHOD
+
+
+def _file_of_weights(model: PreTrainedModel) -> str | None:
+    config = getattr(model.config, "quantization_config", None)
+    return getattr(config, "read_from", None) if is_exported(model) else None
 
 
 def has_own_code(loaded: LoadedModel) -> bool:
@@ -170,17 +199,23 @@ def _dtype(name: str | torch.dtype | None) -> torch.dtype | str:
 
 
 def _read(
-    place: str, dtype: torch.dtype | str, trust_remote_code: bool
-) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    """The model, and the names in its checkpoint that it has no use for."""
+    place: str, name: str, dtype: torch.dtype | str, trust_remote_code: bool, dequantize: bool
+) -> tuple[PreTrainedModel, tuple[str, ...], str | None]:
+    """The model, names in its checkpoint without a use, and what quantized the checkpoint."""
     config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+    quantized_by = foreign_method(config)
+    to_dequantize = prepare(config, name, dequantize=dequantize)
     for loader in _loaders(config, trust_remote_code):
-        code = (
-            {} if issubclass(loader, PreTrainedModel) else {"trust_remote_code": trust_remote_code}
-        )
-        model, report = loader.from_pretrained(place, dtype=dtype, output_loading_info=True, **code)
+        options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+        if not issubclass(loader, PreTrainedModel):
+            options["trust_remote_code"] = trust_remote_code
+        if quantized_by:
+            options["config"] = config
+        model, report = loader.from_pretrained(place, **options)
         if not report["missing_keys"]:
-            return model, tuple(sorted(report["unexpected_keys"]))
+            if to_dequantize:
+                model = model.dequantize()
+            return model, tuple(sorted(report["unexpected_keys"])), quantized_by
     missing = sorted(report["missing_keys"])
     raise ModelError(
         f"the checkpoint lacks {len(missing)} of the tensors of {type(model).__name__}",
@@ -234,6 +269,10 @@ def _explained(name: str, hint: str = "") -> Iterator[None]:
         raise ModelError(
             f"the weights of {name} cannot be read: {_first_line(error)}",
             hint="The file is damaged.",
+        ) from error
+    except ImportError as error:
+        raise ModelError(
+            f"{name} cannot be loaded: {_first_line(error)}", hint="Install what is missing."
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if "trust_remote_code" in str(error):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
 from autocompress.layers.stand_in import StandIn
-from autocompress.methods.base import torch_dtype
 from autocompress.records import Kind, LayerSpec
 from autocompress.surgery.experts import LoopedExperts, bias_name, slot_of, stacks_of
 from autocompress.surgery.tied import TiedEmbedding
@@ -44,6 +44,18 @@ def read_bias(model: nn.Module, spec: LayerSpec) -> Tensor | None:
     return bias_of(model.get_submodule(home_of(model, spec.name)), spec)
 
 
+def weight_path(model: nn.Module, spec: LayerSpec) -> str:
+    """Name of the tensor that holds a matrix in the dense ``state_dict()``."""
+    slot = slot_of(model, spec.name)
+    return slot.stack_path if slot else f"{spec.name}.weight"
+
+
+def bias_path(model: nn.Module, spec: LayerSpec) -> str:
+    """Name of the tensor that holds the bias of a matrix in the dense ``state_dict()``."""
+    slot = slot_of(model, spec.name)
+    return f"{slot.experts}.{bias_name(slot.stack)}" if slot else f"{spec.name}.bias"
+
+
 def dense_names(model: nn.Module, spec: LayerSpec) -> tuple[str, ...]:
     """Names of the tensors that hold a matrix and its bias in the dense ``state_dict()``.
 
@@ -58,19 +70,25 @@ def dense_names(model: nn.Module, spec: LayerSpec) -> tuple[str, ...]:
 def place(model: nn.Module, spec: LayerSpec, matrix: CompressedMatrix) -> None:
     """Put a compressed matrix in the place of a layer, and of every module that is tied to it.
 
-    The first of some experts takes their module apart; the others stay dense.
+    The first of some experts takes their module apart; the others stay dense. What the matrix
+    returns has the type of the dense weight, whatever type it is stored in.
     """
     slot = slot_of(model, spec.name)
     if slot:
         _take_apart(model, slot.experts)
+    dtype = _weight_at(model, spec).dtype
+    for part in matrix.modules():
+        if isinstance(part, StandIn):
+            part.dtype = dtype
+    if slot:
         set_module(model, spec.name, matrix.train(model.training))
         return
     owner: StandIn = matrix
     if spec.kind is Kind.EMBEDDING:
-        owner = CompressedEmbedding(matrix, dtype=torch_dtype(spec))
+        owner = CompressedEmbedding(matrix, dtype=dtype)
     replacements = {spec.name: owner}
     for path in spec.tied:
-        replacements[path] = _tied_to(matrix, model.get_submodule(path), spec)
+        replacements[path] = _tied_to(matrix, model.get_submodule(path), dtype)
     for path, module in replacements.items():
         module.show_weight_(model.get_submodule(path))
         module.train(model.training)
@@ -109,14 +127,21 @@ def _tensor_of(home: nn.Module, spec: LayerSpec, which: str) -> object:
     return home.get_parameter(stack if which == "weight" else bias_name(stack))[int(index)]
 
 
+def _weight_at(model: nn.Module, spec: LayerSpec) -> Tensor:
+    """The weight of the dense module of a layer; of an expert one that was taken apart."""
+    weight = model.get_submodule(spec.name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def _take_apart(model: nn.Module, path: str) -> None:
     experts = model.get_submodule(path)
     if not isinstance(experts, LoopedExperts):
         set_module(model, path, LoopedExperts(experts))
 
 
-def _tied_to(matrix: CompressedMatrix, dense: nn.Module, spec: LayerSpec) -> StandIn:
+def _tied_to(matrix: CompressedMatrix, dense: nn.Module, dtype: torch.dtype) -> StandIn:
     if isinstance(dense, nn.Embedding):
-        return TiedEmbedding(matrix, dtype=torch_dtype(spec))
+        return TiedEmbedding(matrix, dtype=dtype)
     bias = dense.bias
     return TiedHead(matrix, bias if isinstance(bias, nn.Parameter) else None)

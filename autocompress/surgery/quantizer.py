@@ -66,10 +66,12 @@ class AutocompressConfig(QuantizationConfigMixin):
         self.quant_method = quant_method  # type: ignore[assignment]  # declared as transformers' own enum
         self.version, self.recipe, self.dtype, self.weights = version, recipe, dtype, weights
         self.ties = ties
+        self.read_from: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as ``config.json`` has them: ties only where they are needed."""
         settings: dict[str, Any] = super().to_dict()
+        del settings["read_from"]
         return {key: value for key, value in settings.items() if key != "ties" or value is not None}
 
 
@@ -142,6 +144,7 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
         from autocompress.surgery.compressed_model import adopt_class
 
         # save_pretrained writes the usual file name, whichever this model was loaded from
+        self.quantization_config.read_from = self.quantization_config.weights
         self.quantization_config.weights = None
         adopt_class(model)
         self.quantization_config.dtype = str(model.dtype).removeprefix("torch.")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autocompress.errors import RecipeError
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
+from autocompress.numerics.rounding import SCALE_TYPES
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import prefix_of
 
@@ -39,8 +40,8 @@ class StoredNumbers:
         tensors = {name.removeprefix(prefix): self._others.pop(name) for name in sorted(own)}
         with torch.device("meta"):
             layer = method.skeleton(spec)
-        wanted = {name: (t.shape, t.dtype) for name, t in layer.state_dict().items()}
-        got = {name: (t.shape, t.dtype) for name, t in tensors.items()}
+        wanted = {name: _form(name, tensor) for name, tensor in layer.state_dict().items()}
+        got = {name: _form(name, tensor) for name, tensor in tensors.items()}
         if wanted != got:
             differing = sorted(
                 name for name in {*wanted, *got} if wanted.get(name) != got.get(name)
@@ -73,4 +74,10 @@ class StoredNumbers:
                     got=f"shape {list(tensor.shape)}",
                     wanted=f"{list(known.shape)}",
                 )
-            yield module, name, nn.Parameter(tensor.to(known.device), requires_grad=False)
+            yield module, name, nn.Parameter(tensor.to(known), requires_grad=False)
+
+
+def _form(name: str, tensor: Tensor) -> tuple[torch.Size, object]:
+    """Shape and type of a stored tensor; scales are of one of two types of two bytes."""
+    scales = name.rpartition(".")[2] == "scales" and tensor.dtype in SCALE_TYPES
+    return tensor.shape, SCALE_TYPES if scales else tensor.dtype

@@ -13,6 +13,7 @@ from autocompress.surgery.loading import load_model
 
 
 def score_here(folder: Path, windows: Windows, **settings: Any) -> Verification:
-    model = load_model(str(folder), **settings).model
+    loaded = load_model(str(folder), **settings)
+    model = loaded.model
     scored = score(model, windows)
-    return Verification(scored.perplexity, scored.tokens, stored_bytes(model))
+    return Verification(scored.perplexity, scored.tokens, stored_bytes(model, loaded.stored_types))
