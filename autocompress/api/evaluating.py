@@ -165,7 +165,7 @@ def _texts_for(model: str | LoadedModel | None, data: str | None, *, scored: boo
     source = model.source if isinstance(model, LoadedModel) else model
     recorded = recorded_texts(source)
     if recorded is None and scored and data is None:
-        check_named(TextSettings(), source, ("report",))
+        check_named(TextSettings(), source, ("report",), apart=False)
     return recorded or TextSettings(BUNDLED)
 
 

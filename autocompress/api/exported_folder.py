@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autocompress.api.recorded_texts import recorded_texts
-from autocompress.api.session import Session, TextSettings, named_texts, open_session
+from autocompress.api.session import Session, TextSettings, check_named, named_texts, open_session
 from autocompress.config.document import read_document
 from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import ConfigurationError, ModelError, StorageError
@@ -131,6 +131,8 @@ def open_folder(
 def _texts_of(folder: Path, data: str | None, context: int | None) -> TextSettings:
     """The texts that are named, else those that the folder was made with."""
     recorded = recorded_texts(folder)
+    if recorded is None and data is None:
+        check_named(TextSettings(), str(folder), apart=False)
     usual = recorded or TextSettings()
     named = named_texts(data, context=usual.context if context is None else context, bos=usual.bos)
     if data is not None or recorded is None:

@@ -145,6 +145,8 @@ def check_named(
     model: str | None,
     parts: Sequence[str] = PARTS,
     own: OwnContent | None = None,
+    *,
+    apart: bool = True,
 ) -> None:
     """Make sure that texts are named for a model that is not the bundled one.
 
@@ -153,6 +155,7 @@ def check_named(
         model: folder or name of the model; ``None`` for the bundled one.
         parts: the texts that are needed.
         own: what a caller has in memory in place of sources.
+        apart: whether a source of each text alone can be named.
 
     Raises:
         DataError: one is not; the bundled texts are taken only where they are asked for.
@@ -168,8 +171,8 @@ def check_named(
     alone = " and ".join(f"--{part}-data" for part in missing)
     raise DataError(
         f"no text is named to {verbs}, and {model} is not the bundled model",
-        wanted=f"--data with a text that is like what the model is for (a file, or "
-        f"hub/name:config:split), to be cut into parts; or {alone}",
+        wanted="--data with a text that is like what the model is for (a file, or "
+        "hub/name:config:split)" + (f", to be cut into parts; or {alone}" if apart else ""),
         hint="--data bundled takes the texts that come with autocompress, which are Python's "
         "library and its documentation.",
     )

@@ -126,6 +126,7 @@ def test_a_model_of_ones_own_needs_a_text(command, words, run):
     assert code == 2
     for each in (words, "--data bundled takes the texts that come with autocompress"):
         assert each in said
+    assert ("; or --" in said) == (command[0] != "evaluate")  # which has no source of a part alone
 
 
 def test_the_bundled_texts_may_be_asked_for(run):
