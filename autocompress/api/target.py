@@ -205,7 +205,8 @@ def read_target(
         space: what may be chosen from under a budget or a quality, by name or file; of a recipe,
             instead of its own.
         seed: of random cores, instead of the recipe's own.
-        selection: what the space is narrowed to under a budget or a quality.
+        selection: what the space is narrowed to under a budget or a quality; what a recipe fixes
+            stays.
         quality: what is to be kept, as the smallest plan keeps it.
 
     Raises:
@@ -236,13 +237,13 @@ def read_target(
         return BudgetTarget(
             f"at most {budget}", limit, read_space(space or DEFAULT_SPACE, selection)
         )
-    if selection != EVERYTHING:
-        raise ConfigurationError(
-            "a recipe says itself which matrices take what",
-            got=" and ".join(f"--{name}" for name in selection.to_dict()),
-            hint="Leave that out, or give a --budget in place of the recipe.",
-        )
     label, read = _read_recipe(recipe, budget, seed)
+    if read.budget is None and selection != EVERYTHING:
+        raise ConfigurationError(
+            "a recipe without a budget says itself which matrices take what",
+            got=" and ".join(f"--{name}" for name in selection.to_dict()),
+            hint="Leave that out, or give a --budget for the layers that the recipe leaves open.",
+        )
     if read.budget is None:
         if space is not None or read.space is not None:
             raise ConfigurationError(
@@ -254,7 +255,7 @@ def read_target(
         return RecipeTarget(label, read)
     label = f"{label}, completed to at most {read.budget}"
     chosen = space or own_space(read) or DEFAULT_SPACE
-    return RecipeTarget(label, read, Budget.parse(read.budget), read_space(chosen))
+    return RecipeTarget(label, read, Budget.parse(read.budget), read_space(chosen, selection))
 
 
 def _read_recipe(recipe: RecipeSource, budget: str | None, seed: int | None) -> tuple[str, Recipe]:

@@ -65,6 +65,16 @@ def test_groups_of_a_space_leave_out_what_a_recipe_fixes(run, tiny_llama, tmp_pa
     assert plan[f"{block}.k_proj"] == plan[f"{block}.v_proj"] == Quantize(4, 16)
 
 
+def test_what_a_recipe_leaves_open_may_be_narrowed(run, tiny_llama):
+    asked = recipe({"*.q_proj": SVD}, budget="1.5x")
+    plan = run(tiny_llama, asked, keep=["*.mlp.*"], measure=False).report.plan
+    block = "model.layers.0"
+    assert plan[f"{block}.self_attn.q_proj"] == Svd(8)
+    assert plan[f"{block}.mlp.up_proj"] == Keep()
+    with pytest.raises(ConfigurationError, match="without a budget says itself"):
+        run(tiny_llama, recipe({"*.q_proj": SVD}), keep=["*.mlp.*"], measure=False)
+
+
 def test_random_cores_are_drawn_by_the_seed_and_said_to_need_training(run, tiny_llama):
     drawn, notes = recipe({"*.up_proj": TRAIN | {"init": "random"}}, seed=3, budget="2x"), Notes()
     name = "model.layers.0.mlp.up_proj"
