@@ -39,8 +39,7 @@ def test_what_cannot_be_compressed_is_refused(make, error, words_in_it, run, tin
 @pytest.mark.parametrize(
     ("options", "error", "words_in_it"),
     [
-        ({"recipe": Plan(()), "budget": "3x"}, ConfigurationError, "a recipe and a budget"),
-        ({}, ConfigurationError, "neither a recipe nor a budget"),
+        ({}, ConfigurationError, "neither a recipe, a budget nor a quality"),
         ({"budget": "small"}, ConfigurationError, "budget"),
         ({"recipe": 7}, ConfigurationError, "got int"),
         ({"recipe": {"version": 1, "layers": {"x": {"method": "keep"}}}}, RecipeError, "x"),

@@ -76,7 +76,7 @@ def no_work(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--out", "x"], "neither a recipe nor a budget"),
+        (["--out", "x"], "neither a recipe, a budget nor a quality"),
         (["--out", "x", "--recipe", "r.yaml"], "r.yaml"),
         (["--out", "x", "--budget", "2z"], "2z"),
         (["--out", "x", "--budget", "2x", "--space", "none"], "none"),
