@@ -1,9 +1,14 @@
-"""Gives memory that was freed back to the system."""
+"""Gives memory that was freed back to the system, and says how much was held at most."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 
 def give_back_memory() -> None:
@@ -17,3 +22,14 @@ def give_back_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory that this process has held at once; ``None`` where the system does not say.
+
+    Resident memory, libraries and mapped files included (``getrusage``).
+    """
+    if resource is None:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

@@ -27,6 +27,7 @@ from autocompress.errors import ConfigurationError, DataError
 from autocompress.evaluation.latency import describe_device
 from autocompress.evaluation.scoring import Score, check_scorable, score
 from autocompress.export.folder import check_free
+from autocompress.free_memory import peak_memory_bytes
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
@@ -277,6 +278,7 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
         exported,
         session.begin_token,
         judge_targets(chosen.limits, inventory.plan_bytes(plan), None, losses),
+        peak_memory_bytes(),
     )
     finish = compress_ if wish.inplace else compressed_copy
     return Compressed(finish(session.workbench, plan, session.build), report)
@@ -307,6 +309,7 @@ def _layer_report(session: Session, plan: Plan, spec: LayerSpec) -> LayerReport:
         method.to_dict(),
         Keep().cost(spec),
         method.cost(spec),
+        method.parameters(spec),
         damage,
         cosine,
     )

@@ -6,8 +6,6 @@ probes (``probes.py``). Nothing is written.
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +32,7 @@ from autocompress.api.study_choice import Destination, SearchSettings, check_set
 from autocompress.api.trial_list import ExpectedTrial, expected_trials
 from autocompress.errors import DataError
 from autocompress.evaluation.corpus import PARTS
+from autocompress.free_memory import peak_memory_bytes
 from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
@@ -287,12 +286,6 @@ def _work(
         workers=workers,
         built=built,
         plan_bytes=limit or inventory.dense_bytes // 4,
-        held_bytes=_memory_now(),
+        held_bytes=peak_memory_bytes() or 0,
         threads=torch.get_num_threads(),
     )
-
-
-def _memory_now() -> int:
-    """The most memory that this process has held, with the model loaded."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most

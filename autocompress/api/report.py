@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ class LayerReport:
         settings: the same as in a recipe.
         dense_bytes: what it took.
         bytes: what it takes.
+        parameters: weights that it stores; codes count for what they stand for.
         damage: predicted rise of the loss, nats per token.
         cosine: cosine between the outputs of the dense and the compressed layer on the calibration
             text.
@@ -41,6 +43,7 @@ class LayerReport:
     settings: dict[str, Any]
     dense_bytes: int
     bytes: int
+    parameters: int
     damage: float
     cosine: float
 
@@ -70,7 +73,7 @@ class CompressionReport:
         model: which model it was.
         source: what it was compressed to: a budget or a recipe.
         plan: what is stored how.
-        dense_bytes: bytes of all tensors before.
+        dense_bytes: bytes of the file of weights before, its header included.
         bytes: and after.
         layers: the matrices one by one, in the order of the model.
         skipped: modules left as they are, with the reason.
@@ -78,6 +81,7 @@ class CompressionReport:
         exported: the folder that was written, if one was.
         begin_token: what each window of the texts started with; ``None`` for nothing.
         targets: whether each target is met, and by how much.
+        peak_memory_bytes: most memory that the process has held; ``None`` where that is unknown.
     """
 
     model: str
@@ -91,11 +95,22 @@ class CompressionReport:
     exported: Exported | None = None
     begin_token: str | None = None
     targets: tuple[Verdict, ...] = ()
+    peak_memory_bytes: int | None = None
 
     @property
     def ratio(self) -> float:
         """How many times fewer bytes the model takes."""
         return self.dense_bytes / self.bytes
+
+    @property
+    def dense_parameters(self) -> int:
+        """Weights of the matrices before."""
+        return sum(math.prod(layer.shape) for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Weights that the matrices store; see ``LayerReport``."""
+        return sum(layer.parameters for layer in self.layers)
 
     @property
     def damage(self) -> float:
@@ -121,6 +136,9 @@ class CompressionReport:
             "dense_bytes": self.dense_bytes,
             "bytes": self.bytes,
             "ratio": self.ratio,
+            "dense_parameters": self.dense_parameters,
+            "parameters": self.parameters,
+            "peak_memory_bytes": self.peak_memory_bytes,
             "predicted_damage": self.damage,
             "layers": self.table(),
             "skipped": [vars(skipped) for skipped in self.skipped],
@@ -144,7 +162,7 @@ class CompressionReport:
         lines = [
             f"{self.model}, {self.source}: {self.plan.summary() or 'all kept'}",
             f"  weights     {format_bytes(self.dense_bytes)} -> {format_bytes(self.bytes)}, "
-            f"{self.ratio:.3g} times less",
+            f"{self.ratio:.3g} times less{self._parameters()}",
             f"  loss        {self.damage:+.3g} nats a token predicted{self._worst()}",
         ]
         if self.quality is None:
@@ -157,11 +175,18 @@ class CompressionReport:
                 f"KL {measured.kl:.4f} nats a token"
             )
         lines += [f"  target      {verdict}" for verdict in self.targets]
+        if self.peak_memory_bytes is not None:
+            lines.append(f"  memory      {format_bytes(self.peak_memory_bytes)} held at most")
         if self.exported is not None:
             lines.append(
                 f"  written     {self.folder}, loaded again in a fresh process with the same result"
             )
         return "\n".join(lines)
+
+    def _parameters(self) -> str:
+        if self.parameters == self.dense_parameters:
+            return ""
+        return f"; {self.dense_parameters:,} -> {self.parameters:,} parameters in the matrices"
 
     def _worst(self) -> str:
         worst = sorted(self.layers, key=lambda layer: -layer.damage)[:MOST_NAMED]

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.layers.base import CompressedMatrix
-from autocompress.methods.base import MatrixProblem, Method, stored_tensors
+from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.numerics.metric import MOST_WEIGHTED, apply_gram
 from autocompress.records import Kind, LayerSpec
+from autocompress.surgery.inventory import placed_entries
 
 LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads share it
 MOST_PARAMETERS_REMEMBERED = 1_000_000  # of a matrix whose forms may share all that is factorised
 WORK_BYTES = 60  # per parameter of a matrix while it is fitted: fp64 copies and factors
 LEAST_WORK_BYTES = 2**30  # that threads may use together, even for a smaller model
-HEADER_ENTRY_BYTES = 100  # a tensor's type, shape and offsets as JSON, beside its name
 
 
 @dataclass(frozen=True)
@@ -230,5 +230,4 @@ def _inner_products(gram: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def file_bytes(method: Method, spec: LayerSpec) -> int:
     """Bytes of a matrix in the file: its tensors, and a bound on their entries in the header."""
-    stored = stored_tensors(method, spec)
-    return sum(size + len(f"{spec.name}.{name}") + HEADER_ENTRY_BYTES for name, size in stored)
+    return sum(entry.most_bytes for entry in placed_entries(method, spec))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.search.against_dense import describe, rise, targets_of
+from autocompress.search.against_dense import describe, latency_ratio, rise, targets_of
 from autocompress.search.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
 from autocompress.search.dominance import knee_of, latency
 from autocompress.search.front import Gain, front_of, gain_over_hand_written
@@ -40,7 +40,7 @@ COLUMNS = (
 )
 TEXT_COLUMNS = ("plan", "stored as", MARKS)
 WIDTH_OF_A_FILE = 140  # where stdout is no terminal
-WIDTH_FOR_METHODS, WIDTH_FOR_DIVERGENCE = 116, 92
+WIDTH_FOR_METHODS, WIDTH_FOR_DIVERGENCE = 124, 99
 
 
 def print_front(study: StudyRecord, console: Console, picked: TrialRecord | None = None) -> None:
@@ -65,6 +65,8 @@ def front_table(
         _dense_row(study),
         *(_row(study, trial, marks.get(trial.number, [])) for trial in shown),
     ]
+    if width < WIDTH_FOR_DIVERGENCE:  # no room for the ratio beside it
+        rows = [row | {"ms/token": row["ms/token"].partition(" ")[0]} for row in rows]
     left_out = {"stored as"} if width < WIDTH_FOR_METHODS else set()
     left_out |= {"KL", SPREAD} if width < WIDTH_FOR_DIVERGENCE else set()
     left_out |= {SPREAD} if not any(row[SPREAD] for row in rows) else set()
@@ -106,10 +108,7 @@ def notes(study: StudyRecord) -> list[str]:
             f"{gain.text} text)." + _about_difference(gain)
         )
     if best is not None:
-        lines.append(
-            f"The best is {study.dense_bytes / best.bytes:.3g} times smaller than the model as "
-            f"loaded, {study.dense_bf16_bytes / best.bytes:.3g} times smaller than it is in bf16."
-        )
+        lines.insert(0, _about_best(study, best))
     if study.relation is not None:
         lines.append(f"Latency: {study.relation}.")
     if front:
@@ -117,6 +116,23 @@ def notes(study: StudyRecord) -> list[str]:
     if any(trial.report is None for trial in front):
         lines.append("* measured on the selection text only")
     return [*lines, *healing_notes(study), *_about_intervals(study, front)]
+
+
+def _about_best(study: StudyRecord, best: TrialRecord) -> str:
+    """Size, speed and parameters of the best against the dense model."""
+    share, time = latency_ratio(study, best), latency(best)
+    speed = ""
+    if share is not None and time is not None:
+        speed = f"; a decoded token takes {time:.3g} ms, {share:.2f}x of the dense model's"
+    bf16 = ""
+    if study.dense_bf16_bytes != study.dense_bytes:
+        bf16 = f" ({study.dense_bf16_bytes / best.bytes:.3g} times smaller than in bf16)"
+    dense = sum(spec.parameters for spec in study.specs)
+    return (
+        f"The best is {study.dense_bytes / best.bytes:.3g} times smaller than the dense model"
+        f"{bf16}, with {best.plan.parameters(study.specs):,} of {dense:,} parameters in its "
+        f"matrices{speed}."
+    )
 
 
 def _about_targets(study: StudyRecord, best: TrialRecord | None) -> list[str]:
@@ -227,7 +243,7 @@ def _row(study: StudyRecord, trial: TrialRecord, marks: list[str]) -> dict[str, 
         "KL": "" if shown is None or not math.isfinite(shown.kl) else f"{shown.kl:.4f}",
         "size": format_bytes(trial.bytes),
         "ratio": f"{study.dense_bytes / trial.bytes:.3g}x",
-        "ms/token": _milliseconds(latency(trial)),
+        "ms/token": _milliseconds(latency(trial), latency_ratio(study, trial)),
         "stored as": trial.plan.summary(),
         MARKS: ", ".join(marks),
     }
@@ -240,10 +256,13 @@ def _dense_row(study: StudyRecord) -> dict[str, str]:
         "perplexity": f"{report.perplexity:.4g}",
         "size": format_bytes(study.dense_bytes),
         "ratio": "1x",
-        "ms/token": _milliseconds(report.latency_ms or study.dense_selection.latency_ms),
+        "ms/token": _milliseconds(study.dense_selection.latency_ms or report.latency_ms),
     }
     return {name: known.get(name, "") for name in COLUMNS}
 
 
-def _milliseconds(time: float | None) -> str:
-    return "" if time is None else f"{time:.3g}"
+def _milliseconds(time: float | None, share: float | None = None) -> str:
+    """A time, and its ratio to the dense model's."""
+    if time is None:
+        return ""
+    return f"{time:.3g}" if share is None else f"{time:.3g} ({share:.2f}x)"

@@ -205,8 +205,10 @@ def search(
     from autocompress.api.functions import search as run
     from autocompress.cli.front import location_options, write_plots
     from autocompress.cli.front_table import next_command, print_front
+    from autocompress.free_memory import peak_memory_bytes
     from autocompress.search.front import front_to_dict
     from autocompress.search.picking import best_or_none, nearest_to_the_limits, pick
+    from autocompress.units import format_bytes
 
     progress = ConsoleProgress()
     record = run(
@@ -250,9 +252,12 @@ def search(
     )
     files = write_plots(record, None, None)
     if as_json:
-        print_json(front_to_dict(record) | {name: str(path) for name, path in files.items()})
+        written = {name: str(path) for name, path in files.items()}
+        print_json(front_to_dict(record) | written | {"peak_memory_bytes": peak_memory_bytes()})
     else:
         print_front(record, console)
+        if (peak := peak_memory_bytes()) is not None:
+            console.print(f"This process has held {format_bytes(peak)} of memory at most.")
     best = best_or_none(record)
     if best is None:
         near, more = nearest_to_the_limits(record), location_options(runs_dir, storage)

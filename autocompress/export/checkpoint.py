@@ -40,8 +40,8 @@ class ExportReport:
 
     Attributes:
         folder: where it is.
-        weight_bytes: bytes of all tensors.
-        file_bytes: bytes of the files of weights, their headers included.
+        weight_bytes: bytes of all weights as one file, its header included.
+        file_bytes: bytes of the files of weights; more only where there are several.
         tensors: number of tensors.
     """
 
@@ -127,7 +127,7 @@ def write_checkpoint(
     sizes = tensor_bytes(folder)
     check_sizes(sizes, plan, inventory, loaded.model)
     file_bytes = sum(path.stat().st_size for path in weight_files(folder))
-    return ExportReport(folder, sum(sizes.values()), file_bytes, len(sizes))
+    return ExportReport(folder, inventory.plan_bytes(plan), file_bytes, len(sizes))
 
 
 def check_sizes(sizes: dict[str, int], plan: Plan, inventory: Inventory, dense: nn.Module) -> None:

@@ -78,7 +78,7 @@ def verify_checkpoint(
     if weight_bytes is not None and seen.bytes != weight_bytes:
         raise StorageError(
             f"{shown or folder} loads as another model",
-            got=f"{seen.bytes} bytes of tensors",
+            got=f"{seen.bytes} bytes of weights",
             wanted=f"{weight_bytes}",
             hint=_GONE,
         )

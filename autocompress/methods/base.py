@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autocompress.errors import MethodError
 from autocompress.layers.base import CompressedMatrix
+from autocompress.methods.file_size import Entry
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 
@@ -220,6 +221,16 @@ class Method(ABC):
         """Smallest share of a possible rank that it keeps, or ``None`` where it cuts no rank."""
         return None
 
+    def parameters(self, spec: LayerSpec) -> int:
+        """Weights that it stores: the elements of factors and cores, else of the matrix.
+
+        Codes count for what they stand for, however many bits they have.
+        """
+        if not self.factorised:
+            return spec.parameters
+        kept = replace(self, bits=0)  # type: ignore[call-arg]  # of each method with factors
+        return sum(entry.elements for entry in stored_entries(kept, spec) if entry.name != "bias")
+
     @property
     def form(self) -> str:
         """What a plan is counted by: the method, for codes their bits."""
@@ -262,8 +273,8 @@ def repair_notice(wanted: Method, used: Method) -> str:
 
 
 @lru_cache(maxsize=100_000)
-def stored_tensors(method: Method, spec: LayerSpec) -> tuple[tuple[str, int], ...]:
-    """Names and bytes of what a method stores for a matrix, from its skeleton without data."""
+def stored_entries(method: Method, spec: LayerSpec) -> tuple[Entry, ...]:
+    """What a method stores for a matrix, named within its layer, from its skeleton without data."""
     method.check(spec)
     if method.is_open:
         raise MethodError(
@@ -273,10 +284,12 @@ def stored_tensors(method: Method, spec: LayerSpec) -> tuple[tuple[str, int], ..
         )
     with torch.device("meta"):
         layer = method.skeleton(spec)
-    return tuple(
-        (name, tensor.numel() * tensor.element_size())
-        for name, tensor in layer.state_dict().items()
-    )
+    return tuple(Entry.of(name, tensor) for name, tensor in layer.state_dict().items())
+
+
+def stored_tensors(method: Method, spec: LayerSpec) -> tuple[tuple[str, int], ...]:
+    """Names and bytes of what a method stores for a matrix."""
+    return tuple((entry.name, entry.bytes) for entry in stored_entries(method, spec))
 
 
 def smallest_share(ranks: tuple[int, ...], limits: tuple[int, ...]) -> float:

@@ -92,6 +92,11 @@ class Plan(Mapping[str, Method]):
         keep = Keep()
         return sum(self._by_name.get(spec.name, keep).cost(spec) for spec in specs)
 
+    def parameters(self, specs: tuple[LayerSpec, ...]) -> int:
+        """Weights that the given matrices store under this plan; see ``Method.parameters``."""
+        keep = Keep()
+        return sum(self._by_name.get(spec.name, keep).parameters(spec) for spec in specs)
+
     def summary(self) -> str:
         """Count of layers per form: ``18 x 3 bit, 3 x svd, 2 x keep``."""
         counts = Counter(method.form for method in self._by_name.values())

@@ -68,6 +68,10 @@ class QuantizePlusLowRank(Method):
         """The rounded part."""
         return Quantize(self.bits, self.group_size, self.symmetric, self.gram)
 
+    def parameters(self, spec: LayerSpec) -> int:
+        """Those of the matrix and of the corrector."""
+        return spec.parameters + self.rank * (spec.out_features + spec.in_features)
+
     def check(self, spec: LayerSpec) -> None:
         """The group size must divide the row, and the rank not exceed the smaller side.
 

@@ -63,6 +63,10 @@ class Sparse(Method):
         if not right or (self.pattern == "2:4" and self.density != KEPT_OF_GROUP / GROUP):
             raise MethodError("method sparse, density", got=repr(self.density), wanted=wanted)
 
+    def parameters(self, spec: LayerSpec) -> int:
+        """Those that are left."""
+        return round(self.density * spec.parameters)
+
     def check(self, spec: LayerSpec) -> None:
         """2:4 needs a multiple of four columns, and nothing may keep less than one element a row.
 

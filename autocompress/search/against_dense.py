@@ -77,6 +77,13 @@ def shown_perplexity(study: StudyRecord, trial: TrialRecord) -> float:
     return study.dense_report.perplexity * math.exp(rise(study, trial))
 
 
+def latency_ratio(study: StudyRecord, trial: TrialRecord) -> float | None:
+    """Time of a decoded token as a multiple of the dense model's; ``None`` where one is unknown."""
+    time = latency(trial)
+    dense = study.dense_selection.latency_ms or study.dense_report.latency_ms
+    return None if time is None or not dense else time / dense
+
+
 def quality(trial: TrialRecord) -> str:
     """Perplexity as measured, with the text if it is not the final one: ``perplexity 17.4``."""
     shown = trial.measurement
@@ -86,8 +93,10 @@ def quality(trial: TrialRecord) -> str:
 
 
 def describe(study: StudyRecord, trial: TrialRecord) -> str:
-    """One trial in a line: ``trial 3 (uniform 3 bit): 1.6 MB (10x), perplexity 17.4, 5.1 ms``."""
+    """One trial in a line: ``trial 3 (uniform 3 bit): 1.6 MB (10x), perplexity 17.4``."""
     time = latency(trial)
+    share = latency_ratio(study, trial)
     timing = "" if time is None else f", {time:.3g} ms"
+    timing += "" if share is None else f" ({share:.2f}x of dense)"
     size = f"{format_bytes(trial.bytes)} ({study.dense_bytes / trial.bytes:.3g}x)"
     return f"trial {trial.number} ({trial.label}): {size}, {quality(trial)}{timing}"

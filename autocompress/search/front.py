@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autocompress.records import Measurement
-from autocompress.search.against_dense import dense_on, meets, rise, targets_of
+from autocompress.search.against_dense import dense_on, latency_ratio, meets, rise, targets_of
 from autocompress.search.bootstrap import Interval, loss_interval, rise_interval
 from autocompress.search.dominance import (
     divergence,
@@ -219,6 +219,7 @@ def _dense(study: StudyRecord) -> dict[str, Any]:
         "perplexity": report.perplexity,
         "bytes": study.dense_bytes,
         "bytes_bf16": study.dense_bf16_bytes,
+        "parameters": sum(spec.parameters for spec in study.specs),
         "latency_ms": _first_latency(report, study.dense_selection),
         "prefill_ms": study.dense_selection.prefill_ms,
         "tokens": report.tokens,
@@ -236,7 +237,7 @@ def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
     """One measured trial as a plain mapping, its recipe included.
 
     ``rise_interval`` is the 95 % interval of the rise on the report text, or ``null``;
-    ``selection_kl`` is what trials are ranked by.
+    ``selection_kl`` is what trials are ranked by; ``parameters`` are those of the matrices.
     """
     shown = trial.measurement
     return {
@@ -256,7 +257,9 @@ def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "bytes": trial.bytes,
         "ratio": study.dense_bytes / trial.bytes,
         "ratio_bf16": study.dense_bf16_bytes / trial.bytes,
+        "parameters": trial.plan.parameters(study.specs),
         "latency_ms": latency(trial),
+        "latency_ratio": latency_ratio(study, trial),
         "prefill_ms": trial.selection and trial.selection.prefill_ms,
         "meets_budget": meets(study, trial),
         "targets": [verdict.to_dict() for verdict in targets_of(study, trial)],

