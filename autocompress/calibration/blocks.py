@@ -222,7 +222,8 @@ class Blocks:
 
         def answer(at: int, _forward: Answer, *args: Any, **kwargs: Any) -> Any:
             last = at + 1 == self.count
-            return self._as_returned(at, leaf if last else _hidden_of(args, kwargs))
+            hidden = leaf.clone() if last else _hidden_of(args, kwargs)  # a tail may change it
+            return self._as_returned(at, hidden)
 
         with self._answering(answer):
             return leaf, self.model(input_ids=ids)

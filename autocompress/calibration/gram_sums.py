@@ -13,6 +13,22 @@ from autocompress.numerics.metric import FULL_GRAM_LIMIT, Curvature
 from autocompress.records import Kind, LayerSpec
 
 
+def with_gradient(output: Tensor) -> Tensor:
+    """What a module returns, with a gradient of its own where it has none.
+
+    It is a copy of a leaf: a model may write into it, which autograd forbids for leaves.
+    """
+    if output.requires_grad or not torch.is_grad_enabled():
+        return output
+    return output.detach().requires_grad_().clone()
+
+
+def input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a module with one input was called with."""
+    given: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return given
+
+
 class GramSum:
     """A Gram matrix while it is being summed, in fp32, where the vectors are.
 
@@ -94,12 +110,17 @@ class Use:
     def watch(self) -> Any:
         """Hook the module; the handle removes the hook."""
 
-        def forward(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            self.inputs.add_counts(args[0]) if self.lookup else self.inputs.add(args[0])
-            if output.requires_grad:
+        def forward(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> Tensor:
+            given = input_of(args, kwargs)
+            self.inputs.add_counts(given) if self.lookup else self.inputs.add(given)
+            if torch.is_grad_enabled():
+                output = with_gradient(output)
                 output.register_hook(self.gradients.add)  # type: ignore[no-untyped-call]
+            return output
 
-        return self.module.register_forward_hook(forward)
+        return self.module.register_forward_hook(forward, with_kwargs=True)
 
     def curvature(self, tokens: int) -> Curvature:
         """Means over what was seen.

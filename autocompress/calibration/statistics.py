@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autocompress.calibration.blocks import Blocks, NotBlockwise
 from autocompress.calibration.collection import Collection
+from autocompress.calibration.gram_sums import with_gradient
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import experts_apart
@@ -87,7 +88,7 @@ def stream_statistics(
 def _gradients_from_the_embeddings(model: nn.Module) -> Iterator[None]:
     """Let gradients flow to every activation while no parameter gathers one.
 
-    What embeddings return (of tokens, and of positions where a model learns them) is made leaves.
+    They begin at what embeddings return (of tokens, and of positions where a model learns them).
     """
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     finder: Any = getattr(model, "get_input_embeddings", None)
@@ -97,7 +98,7 @@ def _gradients_from_the_embeddings(model: nn.Module) -> Iterator[None]:
     # First in line, so that the hooks of the statistics see an output that asks for gradients.
     handles = [
         module.register_forward_hook(
-            lambda _module, _args, output: output.detach().requires_grad_(), prepend=True
+            lambda _module, _args, output: with_gradient(output), prepend=True
         )
         for module in model.modules()
         if isinstance(module, nn.Embedding) or module is named

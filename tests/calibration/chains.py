@@ -87,6 +87,21 @@ class InPlace(Chain):
         return x
 
 
+class WritesIntoItsEmbeddings(Chain):
+    def body(self, x):
+        x *= 2.0
+        return super().body(x)
+
+
+class WritesIntoTheLast(Chain):
+    """What comes after the last block changes its output in place."""
+
+    def body(self, x):
+        x = super().body(x)
+        x *= 2.0
+        return x
+
+
 class GivenEmbeddings(Chain):
     """Each block is given the embeddings beside the hidden states, and they learn from it."""
 

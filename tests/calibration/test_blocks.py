@@ -10,6 +10,7 @@ from autocompress.calibration.blocks import Blocks, NotBlockwise, find_blocks
 from autocompress.calibration.spilled import SpilledTensors
 from autocompress.calibration.statistics import collect_statistics, stream_statistics
 from autocompress.surgery.inventory import take_inventory
+from tests.architectures import ARCHITECTURES
 from tests.calibration.chains import (
     AttentionShown,
     Backwards,
@@ -26,6 +27,8 @@ from tests.calibration.chains import (
     Skipping,
     Twice,
     Unused,
+    WritesIntoItsEmbeddings,
+    WritesIntoTheLast,
 )
 from tests.conftest import VOCABULARY, make_tiny_model
 from tests.moe_models import make_moe
@@ -113,6 +116,7 @@ def test_a_part_of_the_matrices_is_the_same_as_in_all():
         (Backwards, "one after the other"),
         (Unused, "not every one"),
         (InPlace, "block 0 depends on more"),
+        (WritesIntoTheLast, "block 2 depends on more"),
         (GivenEmbeddings, "block 0 depends on more"),
         (EmbeddingsAtTheEnd, "more than the last block"),
         (FirstDecides, "block 1 depends on more|do not run alone"),
@@ -132,13 +136,21 @@ def test_what_is_no_chain_of_blocks_is_found_out_and_run_as_a_whole(kind, reason
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-@pytest.mark.parametrize("kind", [Chain, AttentionShown])
+@pytest.mark.parametrize("kind", [Chain, AttentionShown, WritesIntoItsEmbeddings])
 def test_a_plain_chain_is_run_block_by_block(kind, as_a_whole):
     model, notes = kind().requires_grad_(False), []
     specs = take_inventory(model).layers
     metrics = collect_statistics(model, specs, windows(16), note=notes.append)
     assert notes == []
     assert_same_metrics(metrics, as_a_whole(model, specs, windows(16)))
+
+
+def test_token_vectors_may_be_changed_in_place(as_a_whole):
+    model, notes = ARCHITECTURES["ctrl"].make(), []
+    specs = take_inventory(model).layers
+    metrics = collect_statistics(model, specs, windows(), note=notes.append)
+    assert notes == []
+    assert_same_metrics(metrics, as_a_whole(model, specs, windows()))
 
 
 def test_the_blocks_are_those_that_hold_most():
