@@ -151,7 +151,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A module that was left as it is, and why."""
+    """A matrix that was left as it is.
+
+    Attributes:
+        name: of the module, or of the parameter where the module has others.
+        reason: why.
+        bytes: that it takes; those of a tied one count where it is named first.
+    """
 
     name: str
     reason: str
+    bytes: int = 0

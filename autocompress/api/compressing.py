@@ -18,6 +18,7 @@ from autocompress.api.in_memory import (
     own_content,
     session_in_memory,
 )
+from autocompress.api.left_dense import unreached_of
 from autocompress.api.quality_target import QualityTarget, loss_against_dense
 from autocompress.api.report import Compressed, CompressionReport, LayerReport, Quality
 from autocompress.api.session import Session, TextSettings, named_texts, one_of, open_session
@@ -66,6 +67,7 @@ def compress(
     methods: str | Sequence[str] | None = None,
     layers: str | Sequence[str] | None = None,
     keep: str | Sequence[str] | None = None,
+    unreached: str = "keep",
     tokenizer: PreTrainedTokenizerBase | None = None,
     inplace: bool = False,
     measure: bool = True,
@@ -110,6 +112,8 @@ def compress(
             still stay as it is, where the space lets it.
         layers: globs over the names of matrices: no others are compressed.
         keep: globs over the matrices that stay as they are.
+        unreached: what becomes of matrices that the calibration text never reaches, of which no
+            loss increase is known: ``keep`` them dense, or ``8bit``.
         tokenizer: of a model in memory; not needed when the data are token ids.
         inplace: change the given model itself. By default it stays as it is, and what is returned
             is another model that shares with it the tensors that are not compressed. A model that
@@ -152,7 +156,7 @@ def compress(
         StorageError: ``out`` cannot be written, or does not load as what was measured.
     """
     selection = Selection.of(methods, layers, keep)
-    target = read_target(recipe, budget, space, seed, selection, quality)
+    target = read_target(recipe, budget, space, seed, selection, quality, unreached)
     if quality is None:
         _refuse("the selection text is for a quality=", selection_data=selection_data is not None)
     seed = target.seed if seed is None else seed
@@ -279,6 +283,7 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
         session.begin_token,
         judge_targets(chosen.limits, inventory.plan_bytes(plan), None, losses),
         peak_memory_bytes(),
+        unreached_of(session),
     )
     finish = compress_ if wish.inplace else compressed_copy
     return Compressed(finish(session.workbench, plan, session.build), report)
@@ -297,10 +302,11 @@ def _judged(session: Session, plan: Plan) -> tuple[LayerReport, ...]:
 
 def _layer_report(session: Session, plan: Plan, spec: LayerSpec) -> LayerReport:
     method = plan.get(spec.name, Keep())
-    damage, cosine = 0.0, 1.0
+    damage: float | None = 0.0
+    cosine = 1.0
     if method != Keep():
         fit = judge(session.builder.problem(spec.name), session.build(spec.name, method))
-        damage, cosine = fit.damage, fit.cosine
+        damage, cosine = None if spec.name in session.unreached else fit.damage, fit.cosine
     return LayerReport(
         spec.name,
         spec.role.value,

@@ -17,6 +17,7 @@ from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish
 from autocompress.api.forecast import Fits, Stage, Work, finalists_of, predict_stages
 from autocompress.api.heal_plan import healing_text, refit_tokens
+from autocompress.api.left_dense import unreached_of, within_reach
 from autocompress.api.looking_up import (
     Cached,
     look_up_cache,
@@ -35,10 +36,10 @@ from autocompress.evaluation.corpus import PARTS
 from autocompress.free_memory import peak_memory_bytes
 from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
-from autocompress.records import LayerSpec
+from autocompress.records import LayerSpec, Skipped
 from autocompress.search.engines.choosing import EngineSettings, check_engine
 from autocompress.search.measured_menu import MOST_MATRICES
-from autocompress.search.reach import smallest_model_bytes
+from autocompress.search.reach import smallest_model_bytes, what_stays
 from autocompress.search.space import Space
 
 # About how many options of each the allocations choose among, and none of them; a second round,
@@ -96,6 +97,8 @@ class DryRun:
         stages: predicted time and memory.
         time_limit: after which no trial starts.
         patience: searched trials without growth that end it sooner.
+        unreached: matrices that the calibration text does not reach, with the reason.
+        what_stays: what keeps the smallest plan from being smaller, in words.
     """
 
     model: str
@@ -116,6 +119,8 @@ class DryRun:
     stages: tuple[Stage, ...]
     time_limit: str | float | None
     patience: int | None
+    unreached: tuple[Skipped, ...] = ()
+    what_stays: str = ""
 
     @property
     def options(self) -> int:
@@ -173,6 +178,7 @@ def dry_run(
     if finish is not None and finish.whole_front:
         healing_text(session, finish.data, finish.settings)
     name, record = look_up_study(settings, destination, identity_of(settings, session, space))
+    whole, space = space, within_reach(session, space, settings.unreached)
     limits = budget.limits(inventory.dense_bytes, 1.0)
     limit = limits.memory_bytes
     least = smallest_model_bytes(space, inventory)
@@ -200,7 +206,7 @@ def dry_run(
             healing_tokens=heal.steps * heal.tokens,
         )
     with progress.task("Probing this machine"):
-        stages = predict_stages(work, probe(session, space))
+        stages = predict_stages(work, probe(session, whole))
     return DryRun(
         model=session.loaded.source,
         dense_bytes=inventory.dense_bytes,
@@ -220,6 +226,8 @@ def dry_run(
         stages=stages,
         time_limit=endurance.time,
         patience=endurance.patience,
+        unreached=unreached_of(session),
+        what_stays=what_stays(space, inventory),
     )
 
 

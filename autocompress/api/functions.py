@@ -30,6 +30,7 @@ def search(
     methods: str | Sequence[str] | None = None,
     layers: str | Sequence[str] | None = None,
     keep: str | Sequence[str] | None = None,
+    unreached: str = "keep",
     trials: int | None = None,
     time: str | float | None = None,
     patience: int | None = None,
@@ -77,6 +78,8 @@ def search(
             still stay as it is, where the space lets it.
         layers: globs over the names of matrices: no others are compressed.
         keep: globs over the matrices that stay as they are.
+        unreached: what becomes of matrices that the calibration text never reaches, of which no
+            loss increase is known: ``keep`` them dense, or ``8bit``.
         trials: trials in all, hand-written plans included.
         time: start no trial after so long: ``10m``, or seconds.
         patience: end after so many searched trials in a row without the front growing.
@@ -153,6 +156,7 @@ def search(
             Selection.of(methods, layers, keep),
             quality,
             dequantize,
+            unreached=unreached,
         )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(
@@ -173,6 +177,7 @@ def profile(
     methods: str | Sequence[str] | None = None,
     layers: str | Sequence[str] | None = None,
     keep: str | Sequence[str] | None = None,
+    unreached: str = "keep",
     data: str | None = None,
     calibration_data: str | None = None,
     context: int | None = None,
@@ -202,6 +207,7 @@ def profile(
         dequantize=dequantize,
         progress=progress,
         seed=seed,
+        unreached=unreached,
     )
 
 

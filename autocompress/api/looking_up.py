@@ -128,5 +128,5 @@ def look_up_cache(session: Session, space: Space) -> tuple[Cached, Fits]:
 
 def options_to_time(session: Session, space: Space) -> int:
     """How many options of a space the table of latencies lacks, each once for equal layers."""
-    table = LatencyTable(session.workbench, session.cache)
+    table = LatencyTable(session.workbench, session.cache, unused=session.unreached)
     return table.untimed({spec.name: space.options(spec) for spec in table.specs})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autocompress.api.left_dense import check_unreached, unreached_of, within_reach
 from autocompress.api.session import TextSettings, open_session, read_space
 from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.progress import SILENT, Progress
@@ -27,6 +28,7 @@ class Profile:
         calibration: the text that the statistics were collected on.
         tokens: how many tokens of it.
         begin_token: what each of its windows started with; ``None`` for nothing.
+        unreached: matrices that it does not reach, with the reason.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Profile:
     calibration: str
     tokens: int
     begin_token: str | None = None
+    unreached: tuple[Skipped, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON; damages in nats per token."""
@@ -46,9 +49,8 @@ class Profile:
             "tokens": self.tokens,
             "begin_token": self.begin_token,
             "layers": [_layer_to_dict(layer) for layer in self.menu.layers],
-            "skipped": [
-                {"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped
-            ],
+            "skipped": [vars(matrix) for matrix in self.skipped],
+            "unreached": [vars(matrix) for matrix in self.unreached],
         }
 
 
@@ -101,8 +103,10 @@ def make_profile(
     dequantize: bool = False,
     progress: Progress = SILENT,
     seed: int = 0,
+    unreached: str = "keep",
 ) -> Profile:
     """Calibrate a model and fit every option of a space; what is cached is not computed again."""
+    check_unreached(unreached)
     session = open_session(
         model,
         texts,
@@ -117,6 +121,7 @@ def make_profile(
     )
     space, inventory = read_space(space_name, selection), session.workbench.inventory
     space.check(inventory.layers)
+    space = within_reach(session, space, unreached)
     menu = session.menu(space)
     left = tuple(
         Skipped(spec.name, "not selected") for spec in inventory.layers if selection.leaves(spec)
@@ -129,4 +134,5 @@ def make_profile(
         session.texts.names["calibration"],
         len(session.calibration_ids),
         session.begin_token,
+        unreached_of(session),
     )

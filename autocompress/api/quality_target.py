@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from autocompress.api.left_dense import KEEP, within_reach
 from autocompress.api.session import Session, tied_names
 from autocompress.errors import BudgetUnreachable, ModelError
 from autocompress.evaluation.latency import Latency
@@ -66,12 +67,14 @@ class QualityTarget:
         budget: the quality, and the most bytes if they are limited as well.
         space: the options to choose from.
         seed: of the calibration's labels, where nobody says another.
+        unreached: what becomes of matrices that the calibration text never reaches.
     """
 
     label: str
     budget: Budget
     space: Space
     seed: int = 0
+    unreached: str = KEEP
 
     def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:  # noqa: ARG002 - a quality asks nothing of ranks
         """Nothing."""
@@ -90,9 +93,10 @@ class QualityTarget:
         inventory = session.workbench.inventory
         self.space.check(inventory.layers)
         limits = self.budget.limits(inventory.dense_bytes, 1.0)
-        check_reachable(self.space, inventory, limits.memory_bytes)
-        menu = session.menu(self.space)
-        groups = tied_names(self.space, inventory)
+        space = within_reach(session, self.space, self.unreached)
+        check_reachable(space, inventory, limits.memory_bytes)
+        menu = session.menu(space)
+        groups = tied_names(space, inventory)
         with session.progress.task("Measuring the dense model"):
             text = session.scored_text("selection")
         tries = _Tries(session, text, limits, confirm)

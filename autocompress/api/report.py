@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from autocompress.api.exporting import Exported
+from autocompress.api.left_dense import summary_of
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement, Skipped
 from autocompress.search.targets import Verdict
@@ -31,7 +32,8 @@ class LayerReport:
         dense_bytes: what it took.
         bytes: what it takes.
         parameters: weights that it stores; codes count for what they stand for.
-        damage: predicted rise of the loss, nats per token.
+        damage: predicted rise of the loss, nats per token; ``None`` where none is known, as the
+            calibration text does not reach the matrix.
         cosine: cosine between the outputs of the dense and the compressed layer on the calibration
             text.
     """
@@ -44,7 +46,7 @@ class LayerReport:
     dense_bytes: int
     bytes: int
     parameters: int
-    damage: float
+    damage: float | None
     cosine: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class CompressionReport:
         begin_token: what each window of the texts started with; ``None`` for nothing.
         targets: whether each target is met, and by how much.
         peak_memory_bytes: most memory that the process has held; ``None`` where that is unknown.
+        unreached: matrices without an input vector on the calibration text, with the reason.
     """
 
     model: str
@@ -96,6 +99,7 @@ class CompressionReport:
     begin_token: str | None = None
     targets: tuple[Verdict, ...] = ()
     peak_memory_bytes: int | None = None
+    unreached: tuple[Skipped, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -114,8 +118,8 @@ class CompressionReport:
 
     @property
     def damage(self) -> float:
-        """Predicted rise of the loss, nats per token: the sum over the layers."""
-        return sum(layer.damage for layer in self.layers)
+        """Predicted rise of the loss, nats per token: the sum over the layers where it is known."""
+        return sum(layer.damage or 0.0 for layer in self.layers)
 
     @property
     def folder(self) -> Path | None:
@@ -144,6 +148,7 @@ class CompressionReport:
             "skipped": [vars(skipped) for skipped in self.skipped],
             "begin_token": self.begin_token,
             "targets": [verdict.to_dict() for verdict in self.targets],
+            "unreached": [vars(matrix) for matrix in self.unreached],
         }
         if self.quality is not None:
             measured = self.quality.measured
@@ -163,6 +168,7 @@ class CompressionReport:
             f"{self.model}, {self.source}: {self.plan.summary() or 'all kept'}",
             f"  weights     {format_bytes(self.dense_bytes)} -> {format_bytes(self.bytes)}, "
             f"{self.ratio:.3g} times less{self._parameters()}",
+            *self._not_reached(),
             f"  loss        {self.damage:+.3g} nats a token predicted{self._worst()}",
         ]
         if self.quality is None:
@@ -188,9 +194,18 @@ class CompressionReport:
             return ""
         return f"; {self.dense_parameters:,} -> {self.parameters:,} parameters in the matrices"
 
+    def _not_reached(self) -> list[str]:
+        if not self.unreached:
+            return []
+        loss = {layer.name: layer.damage for layer in self.layers}
+        stored = [matrix for matrix in self.unreached if loss[matrix.name] is None]
+        how = f"{len(stored)} compressed all the same" if stored else "left dense"
+        return [f"  unreached   {how}: {summary_of(self.unreached)}"]
+
     def _worst(self) -> str:
-        worst = sorted(self.layers, key=lambda layer: -layer.damage)[:MOST_NAMED]
-        named = [f"{layer.name} ({layer.damage:.2g})" for layer in worst if layer.damage > 0]
+        known = [(layer.damage, layer.name) for layer in self.layers if layer.damage]
+        worst = sorted(known, reverse=True)[:MOST_NAMED]
+        named = [f"{name} ({damage:.2g})" for damage, name in worst]
         return f", most by {', '.join(named)}" if named else ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish, finish_search
 from autocompress.api.heal_plan import healing_text
+from autocompress.api.left_dense import unreached_of, within_reach
 from autocompress.api.quality_target import (
     COARSE_STEPS,
     COARSE_TOLERANCE,
@@ -90,6 +91,7 @@ def run_search(
         healing_text(session, finish.data, finish.settings)
     identity = identity_of(settings, session, space)
     session.compare_texts("selection")
+    space = within_reach(session, space, settings.unreached)
     name, study = choose_study(settings, destination, identity)
     folder = destination.runs_dir / name
     if study is None:
@@ -184,7 +186,11 @@ def make_proposer(
     latencies = None
     if limits.latency_ms is not None:
         latencies = LatencyTable.of(
-            session.workbench, menu, session.cache, progress=session.progress
+            session.workbench,
+            menu,
+            session.cache,
+            unused=session.unreached,
+            progress=session.progress,
         )
     proposer = Proposer(
         menu,
@@ -193,6 +199,7 @@ def make_proposer(
         tied_names(space, session.workbench.inventory),
         latencies,
         methods=space.selection.methods,
+        held=dict(space.held),
     )
     proposer.check_latency(evaluator.dense_latency.median_ms)
     if limits.asks_quality:
@@ -290,6 +297,7 @@ def _header(
         dense_selection=evaluator.dense(selection),
         dense_report=evaluator.dense(report),
         trials=(),
+        unreached=unreached_of(session),
     )
 
 

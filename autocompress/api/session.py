@@ -18,6 +18,7 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache, content_key, tensor_key
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.menu import Menu, build_menu
+from autocompress.calibration.reach import find_unreached
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.config.space_file import load_space
@@ -45,7 +46,7 @@ from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model
 from autocompress.surgery.workbench import Workbench
 
-STATISTICS_VERSION = 7  # raise it when what is collected changes
+STATISTICS_VERSION = 8  # raise it when what is collected changes
 
 
 @dataclass(frozen=True)
@@ -332,6 +333,23 @@ class Session:
                 folder=self.cache.root,
             )
         return metrics
+
+    @cached_property
+    def unreached(self) -> dict[str, str]:
+        """The matrices that the calibration text never reaches, with the reason.
+
+        It is known before any statistics are, from passes without them.
+        """
+        known = self.cache.record("reach", self.statistics_key)
+        if known is None:
+            with self.progress.task("Looking for what the calibration text reaches"):
+                known = find_unreached(
+                    self.loaded.model,
+                    self.workbench.inventory.layers,
+                    self.windows(self.calibration_ids),
+                )
+            self.cache.keep_record("reach", self.statistics_key, known)
+        return dict(known)
 
     @cached_property
     def builder(self) -> LayerBuilder:

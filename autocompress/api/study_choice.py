@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autocompress.api.left_dense import KEEP, check_unreached
 from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.progress import SILENT, Progress
@@ -36,6 +37,7 @@ class SearchSettings:
     selection: Selection = EVERYTHING
     quality: str | None = None
     dequantize: bool = False
+    unreached: str = KEEP
 
     @classmethod
     def of_study(cls, record: StudyRecord) -> SearchSettings:
@@ -99,6 +101,7 @@ def check_settings(settings: SearchSettings, destination: Destination) -> Budget
         ConfigurationError: a budget, a name of a study or a sampler that cannot be used.
     """
     budget = Budget.parse(settings.budget, settings.latency, settings.quality)
+    check_unreached(settings.unreached)
     named = destination.study
     if named is not None and (not named.strip() or Path(named).name != named or named == ".."):
         wanted = "the name of a folder in --runs-dir"
@@ -116,6 +119,8 @@ def identity_of(settings: SearchSettings, session: Session, space: Space) -> dic
         name: getattr(settings, name)
         for name in ("budget", "latency", "quality", "sampler", "seed", "device")
     }
+    if settings.unreached != KEEP:
+        plain["unreached"] = settings.unreached
     narrowed = settings.selection.to_dict()
     contents = {"space": space.name, "space_content": repr(space)}
     return session.identity() | plain | contents | narrowed

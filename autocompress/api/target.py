@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from autocompress.api.left_dense import KEEP, check_unreached, warn_of_unreached, within_reach
 from autocompress.api.quality_target import Chosen, Confirm, QualityTarget
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.config.document import Document, read_document
@@ -18,6 +19,7 @@ from autocompress.errors import ConfigurationError
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.penalties import Penalty
 from autocompress.methods.base import Method
+from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.progress import Progress
@@ -61,12 +63,14 @@ class RecipeTarget:
         budget: what the whole model may take. Without it, layers that the recipe leaves open stay
             dense.
         space: what these may take under a budget.
+        unreached: what becomes of those of them that the calibration text never reaches.
     """
 
     label: str
     recipe: Recipe
     budget: Budget | None = None
     space: Space | None = None
+    unreached: str = KEEP
 
     @property
     def seed(self) -> int:
@@ -102,10 +106,15 @@ class RecipeTarget:
                 "when it has been trained, with autocompress heal FOLDER --out NEW_FOLDER."
             )
         if self.budget is None or self.space is None:
+            compressed = [name for name, method in plan.items() if method != Keep()]
+            warn_of_unreached(session, compressed, self.label)
             return plan
         space = self.space.pinned(plan)
         # Beside untrained layers nothing can be measured.
-        return BudgetTarget(self.label, self.budget, space, measured=not drawn).plan_for(session)
+        completed = BudgetTarget(
+            self.label, self.budget, space, measured=not drawn, unreached=self.unreached
+        )
+        return completed.plan_for(session)
 
     def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:
         """The recipe's penalties that count for a plan, which go with what is written."""
@@ -147,6 +156,7 @@ class BudgetTarget:
         space: the options to choose from.
         measured: whether options are measured inside a compressed model, beside predictions.
         seed: see ``Target``.
+        unreached: what becomes of matrices that the calibration text never reaches.
     """
 
     label: str
@@ -154,6 +164,7 @@ class BudgetTarget:
     space: Space
     measured: bool = True
     seed: int = 0
+    unreached: str = KEEP
 
     def choose(self, session: Session, confirm: Confirm) -> Chosen:  # noqa: ARG002
         """See ``plan_for``."""
@@ -172,10 +183,11 @@ class BudgetTarget:
         inventory = session.workbench.inventory
         self.space.check(inventory.layers)
         limit = self.budget.limits(inventory.dense_bytes, 1.0).memory_bytes
-        check_reachable(self.space, inventory, limit)
-        menu = session.menu(self.space)
+        space = within_reach(session, self.space, self.unreached)
+        check_reachable(space, inventory, limit)
+        menu = session.menu(space)
         limits = Limits(inventory.dense_bytes if limit is None else limit, None)
-        proposer = Proposer(menu, inventory, limits, tied_names(self.space, inventory))
+        proposer = Proposer(menu, inventory, limits, tied_names(space, inventory))
         if not (self.measured and session.settings.swap_tokens):
             return proposer.background(PREDICTED)
         text = session.scored_text("calibration", session.settings.swap_tokens)
@@ -196,6 +208,7 @@ def read_target(
     seed: int | None = None,
     selection: Selection = EVERYTHING,
     quality: str | None = None,
+    unreached: str = KEEP,
 ) -> Target:
     """Read what to compress to, before any work is done.
 
@@ -208,11 +221,14 @@ def read_target(
         selection: what the space is narrowed to under a budget or a quality; what a recipe fixes
             stays.
         quality: what is to be kept, as the smallest plan keeps it.
+        unreached: what becomes, under a budget or a quality, of matrices that the calibration text
+            never reaches: ``keep`` or ``8bit``.
 
     Raises:
         ConfigurationError: no recipe, budget or quality, a quality beside a recipe, a space or a
             selection where nothing is chosen, or one that cannot be read.
     """
+    check_unreached(unreached)
     if quality is not None:
         if recipe is not None:
             raise ConfigurationError(
@@ -223,7 +239,8 @@ def read_target(
             )
         words = f"quality {quality}" + ("" if budget is None else f", at most {budget}")
         limits = Budget.parse(budget, None, quality)
-        return QualityTarget(words, limits, read_space(space or DEFAULT_SPACE, selection))
+        within = read_space(space or DEFAULT_SPACE, selection)
+        return QualityTarget(words, limits, within, unreached=unreached)
     if recipe is None:
         if budget is None:
             raise ConfigurationError(
@@ -234,9 +251,8 @@ def read_target(
                 "such as 5%.",
             )
         limit = Budget.parse(budget)
-        return BudgetTarget(
-            f"at most {budget}", limit, read_space(space or DEFAULT_SPACE, selection)
-        )
+        within = read_space(space or DEFAULT_SPACE, selection)
+        return BudgetTarget(f"at most {budget}", limit, within, unreached=unreached)
     label, read = _read_recipe(recipe, budget, seed)
     if read.budget is None and selection != EVERYTHING:
         raise ConfigurationError(
@@ -252,10 +268,16 @@ def read_target(
                 wanted="a budget for the layers that the recipe leaves open, such as 4x",
                 hint="Give --budget, write budget: into the recipe, or leave the space out.",
             )
+        if unreached != KEEP:
+            raise ConfigurationError(
+                "--unreached has no effect beside a recipe without a budget",
+                got=unreached,
+                hint="Leave it out, and name those matrices in the recipe.",
+            )
         return RecipeTarget(label, read)
     label = f"{label}, completed to at most {read.budget}"
-    chosen = space or own_space(read) or DEFAULT_SPACE
-    return RecipeTarget(label, read, Budget.parse(read.budget), read_space(chosen, selection))
+    within = read_space(space or own_space(read) or DEFAULT_SPACE, selection)
+    return RecipeTarget(label, read, Budget.parse(read.budget), within, unreached)
 
 
 def _read_recipe(recipe: RecipeSource, budget: str | None, seed: int | None) -> tuple[str, Recipe]:

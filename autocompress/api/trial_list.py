@@ -52,6 +52,7 @@ def expected_trials(
             share,
             methods=space.selection.methods,
             kept=[spec.name for spec in inventory.layers if space.leaves(spec)],
+            held=dict(space.held),
         )
     ]
     # One on predictions, then the sweep.

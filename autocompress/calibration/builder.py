@@ -53,10 +53,15 @@ class LayerBuilder:
         self._content: dict[str, str] = {}
 
     def problem(self, name: str) -> MatrixProblem:
-        """The matrix with its metric; the last one is remembered with what was factorised of it."""
+        """The matrix with its metric; the last one is remembered with what was factorised of it.
+
+        A matrix that calibration never reached is fitted in the plain metric.
+        """
         last: MatrixProblem | None = getattr(self._of_thread, "problem", None)
         if last is None or last.spec.name != name:
-            last = self._of_thread.problem = self.workbench.problem(name, self.metrics.get(name))
+            metric = self.metrics.get(name)
+            known = metric if metric is not None and metric.reached else None
+            last = self._of_thread.problem = self.workbench.problem(name, known)
         return last
 
     def content_of(self, name: str) -> str:

@@ -166,6 +166,12 @@ def entry_of(name: str) -> str:
     return expert["layer"] if expert else name
 
 
+def siblings_of(name: str) -> str:
+    """What a matrix has in common with that of the other experts of its layer, else its name."""
+    expert = _EXPERT.match(name)
+    return expert["layer"] + _INDEX.sub("", expert["matrix"]) if expert else name
+
+
 def _refuse_nan(logits: Tensor) -> None:
     if bool(torch.isnan(logits).any()):
         raise ModelError(
@@ -181,8 +187,7 @@ def _lend_to_idle_experts(uses: Mapping[str, list[Use]]) -> None:
     """
     siblings: dict[str, list[Use]] = defaultdict(list)
     for name, places in uses.items():
-        if expert := _EXPERT.match(name):
-            siblings[_INDEX.sub("", expert["matrix"])].append(places[0])
+        siblings[siblings_of(name)].append(places[0])
     for group in siblings.values():
         seen = [use for use in group if use.inputs.vectors]
         for use in group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,19 @@ class LatencyTable:
         workbench: the dense model, to which no plan is applied at the moment.
         cache: where times are kept between processes, by the machine they were taken on.
         batch: sequences decoded at a time.
+        unused: names of matrices that a text never uses; they take no time.
     """
 
-    def __init__(self, workbench: Workbench, cache: Cache, *, batch: int = 1) -> None:
-        model, self.specs = workbench.model, workbench.inventory.layers
+    def __init__(
+        self,
+        workbench: Workbench,
+        cache: Cache,
+        *,
+        batch: int = 1,
+        unused: Collection[str] = (),
+    ) -> None:
+        model = workbench.model
+        self.specs = tuple(spec for spec in workbench.inventory.layers if spec.name not in unused)
         self.device = next(model.parameters()).device
         self.place = Place.here(self.device, batch)
         self._cache = cache
@@ -110,12 +119,14 @@ class LatencyTable:
         cache: Cache,
         *,
         batch: int = 1,
+        unused: Collection[str] = (),
         progress: Progress = SILENT,
     ) -> LatencyTable:
         """Make the table and time every option of a menu that the cache lacks."""
-        table = cls(workbench, cache, batch=batch)
+        table = cls(workbench, cache, batch=batch, unused=unused)
+        options = {layer.spec.name: layer.options for layer in menu.layers}
         table.measure(
-            {layer.spec.name: [option.method for option in layer.options] for layer in menu.layers},
+            {spec.name: [option.method for option in options[spec.name]] for spec in table.specs},
             progress,
         )
         return table
@@ -124,10 +135,9 @@ class LatencyTable:
         """Milliseconds a token of one layer by one method, timed now if it has not been yet."""
         if layer_and_method not in self._times:
             name, method = layer_and_method
-            spec = self._by_name[name]
             self._times[layer_and_method] = sum(
-                count * self._milliseconds(spec, use, method)
-                for use, count in self._uses[name].items()
+                count * self._milliseconds(self._by_name[name], use, method)
+                for use, count in self._uses.get(name, {}).items()
             )
         return self._times[layer_and_method]
 

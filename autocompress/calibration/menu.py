@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -173,7 +173,11 @@ def _fitted(
     if isinstance(method, Keep):
         return _option(method, spec, {"damage": 0.0, "cosine": 1.0})
     layer = builder.fit(spec.name, method)
-    option = _option(method, spec, asdict(judge(builder.problem(spec.name), layer)))
+    fit = judge(builder.problem(spec.name), layer)
+    metric = builder.metrics.get(spec.name)
+    if metric is not None and not metric.reached:
+        fit = replace(fit, damage=0.0)  # none is known, and what the plain metric says is no loss
+    option = _option(method, spec, asdict(fit))
     if not any(map(option.is_beaten_by, others)):
         builder.keep(spec.name, method, layer)
     return option

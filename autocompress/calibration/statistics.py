@@ -72,7 +72,7 @@ def stream_statistics(
     work = [ids.to(device) for ids in batches]
     with (
         experts_apart(model, watched),
-        _gradients_from_the_embeddings(model),
+        gradients_from_the_embeddings(model),
         without_cache(model),
     ):
         collection = Collection(model, watched, work, keep, seed=seed, advance=advance)
@@ -85,7 +85,7 @@ def stream_statistics(
 
 
 @contextmanager
-def _gradients_from_the_embeddings(model: nn.Module) -> Iterator[None]:
+def gradients_from_the_embeddings(model: nn.Module) -> Iterator[None]:
     """Let gradients flow to every activation while no parameter gathers one.
 
     They begin at what embeddings return (of tokens, and of positions where a model learns them).

@@ -27,6 +27,7 @@ from autocompress.cli.options import (
     SelectionData,
     SpaceOrRecipes,
     TrustRemoteCode,
+    Unreached,
 )
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
 from autocompress.errors import ConfigurationError
@@ -63,6 +64,7 @@ def compress(
     methods: Methods = None,
     layers: Layers = None,
     keep: KeptLayers = None,
+    unreached: Unreached = "keep",
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -119,6 +121,7 @@ def compress(
         "methods": methods,
         "layers": layers,
         "keep": keep,
+        "unreached": unreached,
         "data": data,
         "calibration_data": calibration_data,
         "selection_data": selection_data,
@@ -200,7 +203,7 @@ def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
     arguments = jobs[0].arguments
     selection = Selection.of(arguments["methods"], arguments["layers"], arguments["keep"])
     named = (arguments[name] for name in ("recipe", "budget", "space", "seed"))
-    read_target(*named, selection, arguments["quality"])
+    read_target(*named, selection, arguments["quality"], arguments["unreached"])
     finished = [job for job in jobs if is_finished(job.out)]
     if finished and not (skip_existing or arguments["overwrite"]):
         raise ConfigurationError(

@@ -63,7 +63,9 @@ def show_dry_run(
         raise BudgetUnreachable(
             f"the search would end at once: no plan of the space {run.space!r} is so small",
             got=format_bytes(run.limit_bytes),
-            wanted=f"at least {format_bytes(run.least_bytes)}",
+            wanted=f"at least {format_bytes(run.least_bytes)} "
+            f"({run.dense_bytes / run.least_bytes:.3g}x)",
+            hint=run.what_stays.strip(),
         )
 
 

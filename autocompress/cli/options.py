@@ -99,6 +99,13 @@ Quality = Annotated[
         "0.02 nats above, or cosine 0.9 between the last hidden states and the dense model's.",
     ),
 ]
+Unreached = Annotated[
+    str,
+    typer.Option(
+        "--unreached",
+        help="What matrices that the calibration text never reaches become: keep, or 8bit.",
+    ),
+]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")]
 Device = Annotated[str, typer.Option("--device", help="Device, as torch names it.")]
 Dtype = Annotated[

@@ -23,6 +23,7 @@ from autocompress.cli.options import (
     Seed,
     Space,
     TrustRemoteCode,
+    Unreached,
 )
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
 
@@ -39,6 +40,7 @@ def profile(
     methods: Methods = None,
     layers: Layers = None,
     keep: KeptLayers = None,
+    unreached: Unreached = "keep",
     data: Data = None,
     calibration_data: CalibrationData = None,
     context: Context = None,
@@ -79,6 +81,7 @@ def profile(
         methods=methods,
         layers=layers,
         keep=keep,
+        unreached=unreached,
         data=data,
         calibration_data=calibration_data,
         context=context,
@@ -103,6 +106,7 @@ def _print_table(profile: Profile) -> None:
     from rich import box
     from rich.table import Table
 
+    from autocompress.api.left_dense import summary_of
     from autocompress.api.profiling import RATIOS, best_at
 
     table = Table(
@@ -130,6 +134,12 @@ def _print_table(profile: Profile) -> None:
         )
     target = console if console.is_terminal else type(console)(width=140, highlight=False)
     target.print(table)
+    if profile.unreached:
+        target.print(
+            f"no loss increase is known of {summary_of(profile.unreached)}",
+            markup=False,
+            soft_wrap=True,
+        )
     for skipped in profile.skipped:
         target.print(
             f"left as it is: {skipped.name} ({skipped.reason})", markup=False, soft_wrap=True

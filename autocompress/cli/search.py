@@ -25,6 +25,7 @@ from autocompress.cli.options import (
     SelectionData,
     Space,
     TrustRemoteCode,
+    Unreached,
 )
 from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
 
@@ -57,6 +58,7 @@ def search(
     methods: Methods = None,
     layers: Layers = None,
     keep: KeptLayers = None,
+    unreached: Unreached = "keep",
     trials: Annotated[
         int | None,
         typer.Option(
@@ -190,6 +192,7 @@ def search(
             SearchSettings(
                 *(model, budget, latency, space, sampler, seed),
                 *(device, dtype, trust_remote_code, texts, selection, quality, dequantize),
+                unreached=unreached,
             ),
             Destination(resume or study, runs_dir, storage),
             Endurance(trials, time, patience),
@@ -220,6 +223,7 @@ def search(
         methods=methods,
         layers=layers,
         keep=keep,
+        unreached=unreached,
         trials=trials,
         time=time,
         patience=patience,

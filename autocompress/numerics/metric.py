@@ -51,6 +51,11 @@ class Metric:
         """Plain Frobenius metric, for fitting without calibration."""
         return cls((Curvature(torch.ones(out_features), torch.ones(in_features)),))
 
+    @property
+    def reached(self) -> bool:
+        """Whether it is a mean over anything: not where calibration saw no input vector."""
+        return any(term.tokens or bool(term.rows.any()) for term in self.terms)
+
     def damage(self, change: Tensor) -> float:
         """Predict the rise of the loss, in nats per token, when ``change [out, in]`` is added."""
         change = change.float()

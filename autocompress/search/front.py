@@ -178,6 +178,8 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
         "nearest": None if near is None else point_to_dict(study, near),
         "knee": point_to_dict(study, knee_of(front)) if front else None,
         "front": [point_to_dict(study, trial) for trial in front],
+        "skipped": [vars(matrix) for matrix in study.skipped],
+        "unreached": [vars(matrix) for matrix in study.unreached],
         "latency_table": study.relation and study.relation.to_dict(),
         "trials": {
             state: sum(trial.state == state for trial in study.trials) for state in _states(study)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from autocompress.errors import MethodError
@@ -30,6 +30,7 @@ def hand_written_plans(
     *,
     methods: Collection[str] = (),
     kept: Collection[str] = (),
+    held: Mapping[str, Method] | None = None,
 ) -> list[tuple[str, Plan]]:
     """Make the labelled uniform plans: every bit width, plain and by trellis, SVD, tensor train.
 
@@ -44,6 +45,7 @@ def hand_written_plans(
         budget_share: of the dense bytes.
         methods: make the plans of these methods alone; of all when empty.
         kept: names of matrices that stay as they are.
+        held: the method that some matrices take in every plan, by name.
     """
     share = UNIFORM_SHARE if budget_share is None else budget_share
     settings: list[tuple[str, str, Callable[[LayerSpec], Method]]] = []
@@ -61,11 +63,12 @@ def hand_written_plans(
         (Svd.name, f"SVD, {part}", partial(_svd, share=share)),
         (TensorTrain.name, f"tensor train, {part}", partial(_tensor_train, share=share)),
     ]
-    return [
+    plans = [
         (f"uniform {label}", _uniform(specs, method_for, kept))
         for name, label, method_for in settings
         if not methods or name in methods
     ]
+    return [(label, Plan.of(dict(plan.items()) | (held or {}))) for label, plan in plans]
 
 
 def _uniform(

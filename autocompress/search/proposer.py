@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
@@ -11,6 +11,7 @@ from itertools import islice, pairwise
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
 from autocompress.errors import BudgetUnreachable
+from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.search.against_dense import within_costs
@@ -89,6 +90,7 @@ class Proposer:
         groups: layers that must take the same method.
         latencies: what each option takes of a token; unknown when left out.
         methods: those that the plans written by hand may use; any when empty.
+        held: layers that take one method in every plan, those written by hand too.
     """
 
     def __init__(
@@ -100,7 +102,9 @@ class Proposer:
         latencies: LatencyTable | None = None,
         *,
         methods: tuple[str, ...] = (),
+        held: Mapping[str, Method] | None = None,
     ) -> None:
+        self.held = held
         self.menu, self.inventory, self.limits = menu, inventory, limits
         self.groups, self.latencies, self.methods = groups, latencies, methods
         self.measured = MeasuredMenu()
@@ -226,7 +230,7 @@ class Proposer:
         hand_written = [
             partial(Proposal, HAND_WRITTEN, label, plan)
             for label, plan in hand_written_plans(
-                self.inventory.layers, share, methods=self.methods, kept=left
+                self.inventory.layers, share, methods=self.methods, kept=left, held=self.held
             )
         ]
         first = partial(self.allocation, self.targets[0], PREDICTED)

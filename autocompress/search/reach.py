@@ -6,6 +6,7 @@ import math
 
 from autocompress.calibration.menu import file_bytes
 from autocompress.errors import BudgetUnreachable
+from autocompress.methods.keep import Keep
 from autocompress.search.space import Space
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import format_bytes
@@ -43,7 +44,7 @@ def check_reachable(space: Space, inventory: Inventory, limit_bytes: int | None)
             got=f"{format_bytes(limit_bytes)} ({dense / max(limit_bytes, 1):.4g}x)",
             wanted=f"at least {format_bytes(least)} ({reachable})",
             hint=f"Ask for --budget {reachable} or less, or allow smaller forms with --space"
-            f"{_or_more(space)}.",
+            f"{_or_more(space)}.{what_stays(space, inventory)}",
         )
 
 
@@ -51,3 +52,22 @@ def _or_more(space: Space) -> str:
     """What narrows the space, as what else might be loosened."""
     options = [f"--{name}" for name in space.selection.to_dict()]
     return f", or more with {' and '.join(options)}" if options else ""
+
+
+def what_stays(space: Space, inventory: Inventory) -> str:
+    """What keeps a model from becoming smaller, with what can be done; empty if nothing does."""
+    kept = [
+        Keep().cost(spec)
+        for spec in inventory.layers
+        if space.holds(spec) and space.options(spec) == (Keep(),)
+    ]
+    skipped = sum(matrix.bytes for matrix in inventory.skipped)
+    parts = []
+    if kept:
+        parts.append(
+            f"{format_bytes(sum(kept))} stay dense in {len(kept)} matrices that the calibration "
+            "text never reaches: --unreached 8bit stores them in 8 bits."
+        )
+    if skipped:
+        parts.append(f"{format_bytes(skipped)} stay dense that no method can take.")
+    return "".join(f" {part}" for part in parts)

@@ -133,6 +133,8 @@ class Space:
         description: one sentence for people.
         pins: methods of single matrices by name, whatever the rules say.
         selection: what it is narrowed to, see ``narrowed``.
+        held: matrices of which no loss increase is known, each with the one method that it takes;
+            see ``holding``.
     """
 
     name: str
@@ -143,6 +145,7 @@ class Space:
     description: str = ""
     pins: tuple[tuple[str, Method], ...] = ()
     selection: Selection = field(default=EVERYTHING, repr=False)
+    held: tuple[tuple[str, Method], ...] = field(default=(), repr=False)
 
     def pinned(self, methods: Mapping[str, Method]) -> Space:
         """The same space in which some matrices, by name, take the one method given for each."""
@@ -152,6 +155,26 @@ class Space:
     @cached_property
     def _pin_rules(self) -> dict[str, Rule]:
         return {name: Rule(Match(names=(name,)), pin=method) for name, method in self.pins}
+
+    def holding(self, methods: Mapping[str, Method]) -> Space:
+        """The space with some matrices held at a method, whatever its rules say.
+
+        A rule that pins a matrix which it selects by name stays: somebody has asked for that one.
+        """
+        return replace(self, held=tuple(methods.items()))
+
+    @cached_property
+    def _held(self) -> dict[str, Method]:
+        return dict(self.held)
+
+    def holds(self, spec: LayerSpec) -> bool:
+        """Whether a matrix is held at one method, by no rule of the space."""
+        return self._held_at(spec) is not None
+
+    def _held_at(self, spec: LayerSpec) -> Method | None:
+        rule = self.rule_for(spec) if spec.name in self._held else None
+        named = rule is not None and rule.pin is not None and bool(rule.match.names)
+        return None if named else self._held.get(spec.name)
 
     def narrowed(self, selection: Selection) -> Space:
         """The part of the space that a selection leaves.
@@ -202,6 +225,9 @@ class Space:
         """
         if self.selection.leaves(spec):
             return (Keep(),)
+        held = self._held_at(spec)
+        if held is not None:
+            return (held,)
         rule = self.rule_for(spec)
         if rule is not None and rule.pin is not None:
             return (_fitting_pin(rule.pin, spec),)
@@ -247,7 +273,7 @@ class Space:
         free = [
             spec
             for spec in specs
-            if not self.selection.leaves(spec)
+            if not (self.selection.leaves(spec) or self.holds(spec))
             and ((rule := self.rule_for(spec)) is None or rule.pin is None)
         ]
         sets = tuple(members for group in self.groups for members in group.members(free))
@@ -274,6 +300,8 @@ class Space:
 
     def _notices(self, spec: LayerSpec) -> Iterator[str]:
         rule = self.rule_for(spec)
+        if self.holds(spec):
+            return
         if rule is None or rule.pin is None:
             for family in self._offered(rule):
                 yield from family.notices(spec)

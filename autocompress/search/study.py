@@ -144,6 +144,7 @@ class StudyRecord:
         trials: in order of their numbers.
         relation: between the latency that a table adds up and the one that is measured; ``None``
             where latency was not limited.
+        unreached: matrices without an input vector on the calibration text, with the reason.
     """
 
     name: str
@@ -160,6 +161,7 @@ class StudyRecord:
     dense_report: Measurement
     trials: tuple[TrialRecord, ...]
     relation: Relation | None = None
+    unreached: tuple[Skipped, ...] = ()
 
     @property
     def unhealed(self) -> StudyRecord:

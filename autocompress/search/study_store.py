@@ -200,6 +200,7 @@ def _header_to_dict(header: StudyRecord) -> dict[str, Any]:
         "limits": asdict(header.limits),
         "specs": [asdict(spec) for spec in header.specs],
         "skipped": [asdict(skipped) for skipped in header.skipped],
+        "unreached": [asdict(matrix) for matrix in header.unreached],
         "dense_bytes": header.dense_bytes,
         "dense_bf16_bytes": header.dense_bf16_bytes,
         "dense_selection": header.dense_selection.to_dict(),
@@ -229,4 +230,5 @@ def _header_from_dict(name: str, folder: Path, data: dict[str, Any]) -> StudyRec
         dense_selection=Measurement.from_dict(data["dense_selection"]),
         dense_report=Measurement.from_dict(data["dense_report"]),
         trials=(),
+        unreached=tuple(Skipped(**matrix) for matrix in data.get("unreached", ())),
     )

@@ -117,3 +117,11 @@ def test_a_limit_of_nothing_is_an_outcome_too():
 def inventory_of(specs) -> Inventory:
     dense = 5000 + sum(Keep().cost(spec) for spec in specs)
     return Inventory(specs, (), 5000, dense, dense // 4)
+
+
+def test_held_matrices_take_one_method_in_every_plan():
+    specs = llama_specs()
+    held = {specs[3].name: Keep(), specs[5].name: Quantize(8, 0)}
+    for _, plan in hand_written_plans(specs, 0.1, held=held):
+        assert list(plan) == [spec.name for spec in specs]
+        assert {name: plan[name] for name in held} == held
