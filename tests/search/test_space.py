@@ -230,16 +230,17 @@ def test_ranks_of_a_train_never_exceed_its_bonds():
 
 
 def test_held_matrices_take_their_method_whatever_the_rules_say():
-    group = Group(roles=(Role.QUERY, Role.KEY))
+    group = Group(roles=(Role.KEY, Role.VALUE))
+    key = BY_NAME["model.layers.0.self_attn.k_proj"]
     by_role = Rule(Match(roles=(Role.QUERY,)), pin=Quantize(2, 0))
     by_name = Rule(Match(names=(DOWN.name,)), pin=Quantize(2, 0))
-    held = {QUERY.name: Keep(), DOWN.name: Keep()}
+    held = dict.fromkeys((QUERY.name, key.name, DOWN.name), Keep())
     space = Space("held", (QUANTIZE,), rules=(by_name, by_role), groups=(group,)).holding(held)
     assert space.options(QUERY) == (Keep(),)
     assert space.holds(QUERY)
     assert space.options(DOWN) == (Quantize(2, 0),)  # somebody has asked for this very one
     assert not space.holds(DOWN)
     tied = [spec.name for members in space.tied(SPECS) for spec in members]
-    assert QUERY.name not in tied
-    assert "model.layers.1.self_attn.q_proj" in tied
+    assert key.name not in tied
+    assert "model.layers.1.self_attn.k_proj" in tied
     assert repr(space) == repr(space.holding({}))  # what studies are told apart by
