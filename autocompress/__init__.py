@@ -19,8 +19,10 @@ __version__ = "0.1.0"
 # Public name -> module that defines it, imported on first use (PEP 562).
 _PUBLIC = {
     "LatentCache": "autocompress.surgery.kv_cache",
+    "Plan": "autocompress.methods.plan",
     "attribute": "autocompress.api.attribute_function",
     "compress": "autocompress.api.compressing",
+    "compress_layer": "autocompress.api.one_layer",
     "evaluate": "autocompress.api.evaluating",
     "front": "autocompress.api.functions",
     "heal": "autocompress.api.heal_function",

@@ -22,6 +22,14 @@ def test_importing_imports_nothing_heavy():
     assert _run(program) == "[]"
 
 
+def test_methods_are_imported_from_one_place_and_by_need():
+    program = (
+        f"import sys, autocompress.methods\nprint([n for n in {HEAVY!r} if n in sys.modules])\n"
+        "from autocompress.methods import Svd, Plan\nprint(Svd(3), autocompress.Plan is Plan)"
+    )
+    assert _run(program).splitlines() == ["[]", "svd r3 True"]
+
+
 def test_search_and_export_are_functions_and_packages_at_once():
     program = (
         "import autocompress\n"
@@ -57,7 +65,8 @@ def test_every_public_name_resolves(name):
 
 def test_all_names_what_a_user_needs():
     commands = {"attribute", "compress", "evaluate", "export", "front", "heal", "profile", "search"}
-    others = {"LatentCache", "__version__", "load", "lora_config", "predict_plan"}
+    others = {"LatentCache", "Plan", "__version__", "compress_layer", "load", "lora_config"}
+    others |= {"predict_plan"}
     assert set(autocompress.__all__) == commands | others
 
 
