@@ -14,6 +14,7 @@ from autocompress.free_memory import give_back_memory
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method, placed_errors
 from autocompress.methods.keep import Keep
+from autocompress.methods.registry import version_of
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 from autocompress.surgery.workbench import Workbench
@@ -81,7 +82,9 @@ class LayerBuilder:
 
     def key(self, name: str, method: Method) -> str:
         """Address of a built layer in the cache."""
-        return content_key(self.content_of(name), method.to_dict())
+        version = version_of(method.name)
+        installed = [version] if version else []  # a fit of another package changes with it
+        return content_key(self.content_of(name), method.to_dict(), *installed)
 
     def prepare(self, name: str, methods: Sequence[Method]) -> None:
         """Compute together what several methods are about to be fitted for.

@@ -13,7 +13,7 @@ from autocompress.config.problems import nearest_name, shown
 from autocompress.config.schema import Strict, check
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
-from autocompress.methods.registry import METHODS
+from autocompress.methods.registry import METHODS, missing_method
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
 
@@ -35,14 +35,15 @@ def read_method(value: object, document: Document, at: Path_) -> Method | None:
         )
         return None
     if not isinstance(name, str) or name not in METHODS:
-        document.problems.append(
-            document.problem(
-                (*at, "method"), shown(name), ", ".join(METHODS), nearest_name(name, METHODS)
-            )
-        )
+        packages = document.data.get("packages") if isinstance(document.data, dict) else None
+        missing = missing_method(name, packages if isinstance(packages, dict) else None)
+        allowed, nearest = ", ".join(METHODS), nearest_name(name, METHODS)
+        if missing:
+            allowed, nearest = f"{allowed}; {missing.rstrip('.')}", ""
+        document.problems.append(document.problem((*at, "method"), shown(name), allowed, nearest))
         return None
     settings = {
-        key: _number_for_word(key, setting) for key, setting in value.items() if key != "method"
+        key: number_for_word(key, setting) for key, setting in value.items() if key != "method"
     }
     settings = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
     one_for_all = _one_for_all(METHODS[name], settings)
@@ -61,7 +62,8 @@ def read_method(value: object, document: Document, at: Path_) -> Method | None:
         return None
 
 
-def _number_for_word(key: str, setting: Any) -> Any:
+def number_for_word(key: str, setting: Any) -> Any:
+    """The number that a word such as ``row`` stands for in a setting; other values as they are."""
     return 0 if isinstance(setting, str) and WORDS_FOR_ZERO.get(key) == setting else setting
 
 
@@ -77,6 +79,13 @@ def _one_for_all(method: type[Method], settings: dict[str, Any]) -> dict[str, An
     return settings | {"ranks": (rank,) * sum(orders)} if method is Tucker else None
 
 
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a setting, or ``...``, which is pydantic's word for none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return ... if field.default is dataclasses.MISSING else field.default
+
+
 @cache
 def _settings_model(method: type[Method]) -> type[Strict]:
     """The settings of a method as a pydantic model, from the method's own fields."""
@@ -84,7 +93,7 @@ def _settings_model(method: type[Method]) -> type[Strict]:
     fields: dict[str, Any] = {
         field.name: (
             hints[field.name],
-            ... if field.default is dataclasses.MISSING else field.default,
+            default_of(field),
         )
         for field in dataclasses.fields(method)
     }

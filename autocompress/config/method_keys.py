@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
+from autocompress.config.plugged_keys import plugged_keys
 from autocompress.config.schema import Strict, one_of
 from autocompress.methods.quantize_plus_low_rank import CORRECTOR_BITS
+from autocompress.methods.registry import METHODS, PACKAGES
 from autocompress.methods.sparse import Pattern
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.randomised import (
@@ -254,7 +256,11 @@ class CpKeys(_TensorKeys):
         return CpFamily(**self.arguments())
 
 
-class MethodsKeys(Strict):
+_installed: dict[str, Any] = {name: (plugged_keys(METHODS[name]) | None, None) for name in PACKAGES}
+_Plugged: Any = create_model("_Plugged", __base__=Strict, **_installed)
+
+
+class MethodsKeys(_Plugged):  # type: ignore[misc]  # its fields are those of installed packages
     """``methods``."""
 
     keep: bool = True
@@ -273,4 +279,4 @@ class MethodsKeys(Strict):
         return tuple(keys.family() for keys in given if keys is not None)
 
 
-METHOD_NAMES = tuple(MethodsKeys.model_fields)  # ``keep`` first
+METHOD_NAMES = tuple(METHODS)  # ``keep`` first

@@ -63,6 +63,7 @@ class _RecipeKeys(Strict):
     seed: Annotated[int, Field(ge=0)] | None = None
     budget: Annotated[str, BeforeValidator(_budget)] | None = None
     space: Annotated[str, Field(min_length=1)] | None = None
+    packages: dict[str, str] | None = None
     layers: dict[str, Any] = Field(min_length=1)
     penalty: list[PenaltyKeys] = Field(default=[])
 

@@ -16,7 +16,7 @@ from typing import Any
 from autocompress.errors import RecipeError
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
-from autocompress.methods.registry import method_from_dict
+from autocompress.methods.registry import PACKAGES, method_from_dict
 from autocompress.records import LayerSpec
 
 RECIPE_VERSION = 1
@@ -64,8 +64,11 @@ class Plan(Mapping[str, Method]):
 
     def to_recipe(self) -> dict[str, Any]:
         """Plain mapping for YAML and JSON."""
+        names = sorted({method.name for _, method in self.methods} & PACKAGES.keys())
+        packages = {name: PACKAGES[name] for name in names}
         return {
             "version": RECIPE_VERSION,
+            **({"packages": packages} if packages else {}),
             "layers": {name: method.to_dict() for name, method in self.methods},
         }
 
@@ -83,8 +86,12 @@ class Plan(Mapping[str, Method]):
                 got=f"version {recipe.get('version')!r}",
                 wanted=f"version {RECIPE_VERSION} and a mapping of layers",
             )
+        packages = recipe.get("packages")
         return cls.of(
-            {name: method_from_dict(dict(data)) for name, data in recipe["layers"].items()}
+            {
+                name: method_from_dict(dict(data), packages)
+                for name, data in recipe["layers"].items()
+            }
         )
 
     def layer_bytes(self, specs: tuple[LayerSpec, ...]) -> int:
