@@ -87,7 +87,7 @@ def test_wrong_words_are_refused_with_the_right_ones(linear):
     for words, message in (
         ({}, "one of method= and budget="),
         ({"method": Keep(), "budget": "4x"}, "one of method= and budget="),
-        ({"method": "svd"}, "rank: got nothing"),
+        ({"method": "quantize"}, "bits: got nothing"),
         ({"method": "sdv"}, "did you mean svd"),
         ({"method": "method: sdv, rank: 3"}, "did you mean svd"),
         ({"method": {"method": "svd", "rnk": 3}}, "did you mean rank"),
