@@ -258,7 +258,7 @@ def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
             continue
         reason = _reason_to_skip(uses, parameter, groups, paths)
         if reason:
-            sizes = [_bytes(parameter), *[0] * (len(uses) - 1)]
+            sizes = [parameter.nbytes, *[0] * (len(uses) - 1)]
             skipped += [Skipped(u.name, reason, size) for u, size in zip(uses, sizes, strict=True)]
         elif uses[0].is_stack:
             layers += expert_specs(uses[0].path, uses[0].module, uses[0].attribute)
