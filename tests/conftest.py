@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests.notes import Notes
 
+SHARING = ("tests/api/", "tests/tracking/")  # folders whose files share one search
 VOCABULARY = 96
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "gpt_neox", "opt", "bert", "t5")
 WORDS = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(VOCABULARY - 3))]
@@ -100,6 +101,14 @@ _CONFIGS: dict[str, tuple[str, Callable[[], Any]]] = {
         ),
     ),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares fixtures in one process of pytest-xdist: a file, or a folder."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        folder = next((name for name in SHARING if file.startswith(name)), file)
+        item.add_marker(pytest.mark.xdist_group(folder))
 
 
 @lru_cache
