@@ -5,11 +5,6 @@ from __future__ import annotations
 import ctypes
 import sys
 
-try:
-    import resource
-except ImportError:  # Windows has none
-    resource = None  # type: ignore[assignment]
-
 
 def give_back_memory() -> None:
     """Let the C library return what it holds for later use, where it is glibc.
@@ -29,7 +24,9 @@ def peak_memory_bytes() -> int | None:
 
     Resident memory, libraries and mapped files included (``getrusage``).
     """
-    if resource is None:
+    if sys.platform == "win32":
         return None
+    import resource
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most

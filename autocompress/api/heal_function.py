@@ -106,7 +106,9 @@ def heal(
         trained=train,
         patience=patience,
         seed=seed,
-        penalties=() if str(penalty or NO_PENALTY) == NO_PENALTY else _penalties_of(Path(penalty)),
+        penalties=()
+        if penalty is None or str(penalty) == NO_PENALTY
+        else _penalties_of(Path(penalty)),
         refit=refit,
         shrink=shrink,
     )

@@ -202,8 +202,9 @@ def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
 
     arguments = jobs[0].arguments
     selection = Selection.of(arguments["methods"], arguments["layers"], arguments["keep"])
-    named = (arguments[name] for name in ("recipe", "budget", "space", "seed"))
-    read_target(*named, selection, arguments["quality"], arguments["unreached"])
+    names = ("recipe", "budget", "space", "seed", "quality", "unreached")
+    recipe, budget, space, seed, quality, unreached = (arguments[name] for name in names)
+    read_target(recipe, budget, space, seed, selection, quality, unreached)
     finished = [job for job in jobs if is_finished(job.out)]
     if finished and not (skip_existing or arguments["overwrite"]):
         raise ConfigurationError(

@@ -221,7 +221,7 @@ def _check_space(
         raise RecipeFileError(f"recipe {document.path}", [problem]) from error
 
 
-def _inventory(model: str | None, loading: Mapping[str, bool]) -> Inventory:
+def _inventory(model: str | None, loading: Mapping[str, Any]) -> Inventory:
     from autocompress.surgery.inventory import take_inventory
     from autocompress.surgery.loading import load_model
 

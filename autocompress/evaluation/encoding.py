@@ -65,7 +65,7 @@ def check_known(
     rows = vocabulary_of(model)
     if not ids.numel() or int(ids.max()) < rows:
         return
-    beyond = ids[ids >= rows].unique().tolist()
+    beyond = sorted(set(ids[ids >= rows].tolist()))
     named = ", ".join(
         f"{index} ({spelled([index], tokenizer) or 'no name'})" for index in beyond[:MOST_NAMED]
     )

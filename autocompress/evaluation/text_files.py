@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 from autocompress.errors import DataError
 
@@ -136,7 +137,7 @@ def _read_parquet(path: Path, column: str, source: str) -> str:
     return "\n\n".join(texts)
 
 
-def _is_text(kind: object) -> bool:
+def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

@@ -223,7 +223,7 @@ def _range(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 def _scale_of(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Tensor:
     """The scale in fp32 that covers a range just so."""
-    last = 2**bits - 1
+    last: int = 2**bits - 1
     if not symmetric:
         return (high - low) / last
     centre = symmetric_centre(bits)

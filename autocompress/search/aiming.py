@@ -75,7 +75,7 @@ def aim(seen: Iterable[Sighting], least: float, most: float) -> float:
     if below is None or above is None:
         outermost = min if below is None else max
         edge = outermost(seen, key=lambda one: one.bytes)
-        step = _bounded(edge.used) ** (1 / _power(seen, edge))
+        step: float = _bounded(edge.used) ** (1 / _power(seen, edge))
         step = max(step, LEAST_STEP) if below else min(step, 1 / LEAST_STEP)
         step = min(max(step, 1 / MOST_STEP), MOST_STEP)
         return min(max(edge.bytes * step, least), most)

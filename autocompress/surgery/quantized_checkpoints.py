@@ -83,8 +83,8 @@ def _bits(settings: Mapping[str, Any]) -> int | None:
     for bits, name in ((4, "load_in_4bit"), (8, "load_in_8bit")):
         if settings.get(name):
             return bits
-    bits = settings.get("bits")
-    return bits if isinstance(bits, int) else None
+    stated = settings.get("bits")
+    return stated if isinstance(stated, int) else None
 
 
 def _ways(settings: Mapping[str, Any]) -> tuple[bool, bool]:
@@ -92,12 +92,11 @@ def _ways(settings: Mapping[str, Any]) -> tuple[bool, bool]:
     key = str(settings.get("quant_method") or "bitsandbytes")
     if key == "bitsandbytes":
         key += f"_{_bits(settings) or 8}bit"
-    config, quantizer = (
-        table.get(key) for table in (AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING)
-    )
+    tables: tuple[dict[str, Any], ...] = (AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING)
+    config, quantizer = (table.get(key) for table in tables)
     if config is None or quantizer is None:
         return False, False
-    while_loading = "dequantize" in inspect.signature(config.__init__).parameters
+    while_loading = "dequantize" in inspect.signature(config).parameters
     return while_loading, quantizer._dequantize is not HfQuantizer._dequantize
 
 

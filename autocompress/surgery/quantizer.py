@@ -295,7 +295,7 @@ def _ties_of(model: nn.Module, declared: Mapping[str, str]) -> dict[str, str]:
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
-    ties = {}
+    ties: dict[str, str] = {}
     for names in groups.values():
         owner, *others = sorted(names, key=lambda name: name in declared)
         ties |= dict.fromkeys(others, owner)

@@ -59,7 +59,9 @@ def _names_in(model: Any, key: str, tensors: Mapping[str, Any]) -> Iterable[str]
     conversions = getattr(model, "_weight_conversions", None) or []
     renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
     converters = [each for each in conversions if isinstance(each, WeightConverter)]
-    name, source = rename_source_key(key, renamings, converters, model.base_model_prefix, tensors)
+    name, source = rename_source_key(
+        key, renamings, converters, model.base_model_prefix, dict(tensors)
+    )
     names = [name, key]
     for converter in converters:
         if source in converter.source_patterns:

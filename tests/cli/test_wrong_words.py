@@ -1,4 +1,4 @@
-"""Every command answers a wrong option and a wrong file with one paragraph, as typed in a folder of one's own."""
+"""Every command answers a wrong option and a wrong file with one paragraph, as typed."""
 
 from __future__ import annotations
 
