@@ -81,7 +81,7 @@ def _hook(group: str, called: set[str], heard: set[str]) -> Any:
             called.add(group)
         if isinstance(output, Tensor) and torch.is_grad_enabled():
             output = with_gradient(output)
-            output.register_hook(lambda _gradient: heard.add(group))  # type: ignore[no-untyped-call]
+            output.register_hook(lambda _gradient: heard.add(group))
         return output
 
     return forward
@@ -92,5 +92,5 @@ def _send_back(output: Any) -> bool:
     logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or not logits.requires_grad:
         return False
-    logits.float().sum().backward()  # type: ignore[no-untyped-call]
+    logits.float().sum().backward()
     return True

@@ -68,7 +68,7 @@ def hand_written_plans(
         for name, label, method_for in settings
         if not methods or name in methods
     ]
-    return [(label, Plan.of(dict(plan.items()) | (held or {}))) for label, plan in plans]
+    return [(label, Plan.of({**plan, **(held or {})})) for label, plan in plans]
 
 
 def _uniform(
