@@ -60,6 +60,7 @@ class LayerSpec:
             bytes).
         depth: index of the transformer block, or ``None`` outside the blocks.
         tied: paths of the other modules that use the same matrix (a head tied to the embedding).
+        factors: of the embeddings among these that return their rows times a constant, by path.
     """
 
     name: str
@@ -71,6 +72,11 @@ class LayerSpec:
     bias: bool = False
     depth: int | None = None
     tied: tuple[str, ...] = ()
+    factors: tuple[tuple[str, float], ...] = ()
+
+    def factor_of(self, path: str) -> float:
+        """What the embedding at a path multiplies its rows by."""
+        return dict(self.factors).get(path, 1.0)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -95,8 +95,10 @@ class Use:
     token counts give the rows and the gradients the columns.
     """
 
-    def __init__(self, spec: LayerSpec, module: nn.Module, *, lookup: bool) -> None:
-        self.module, self.lookup = module, lookup
+    def __init__(self, spec: LayerSpec, path: str, module: nn.Module) -> None:
+        self.module, self.lookup = module, isinstance(module, nn.Embedding)
+        self.factor = spec.factor_of(path)
+        lookup = self.lookup
         wide_rows = spec.kind is Kind.EMBEDDING or spec.out_features > FULL_GRAM_LIMIT
         self.inputs = GramSum(spec.out_features, True) if lookup else self._sum(spec.in_features)
         self.gradients = (
@@ -129,7 +131,7 @@ class Use:
         one of an expert by the share of the tokens that are routed to it.
         """
         inputs = self.inputs.frequencies() if self.lookup else self.inputs.mean(self.inputs.vectors)
-        gradients = self.gradients.mean(tokens)
+        gradients = self.gradients.mean(tokens) * self.factor**2  # by the row, not what it becomes
         if self.gradients.vectors == 0 and self.inputs.vectors:
             # A model without a loss: every output counts the same.
             gradients = torch.full((self.gradients.size,), self.inputs.vectors / tokens)
@@ -142,8 +144,7 @@ class Use:
 
 def uses_of(model: nn.Module, spec: LayerSpec) -> list[Use]:
     """Find the places where a matrix is used: its own module, and those tied to it."""
-    own = Use(spec, model.get_submodule(spec.name), lookup=spec.kind is Kind.EMBEDDING)
-    return [own, *(Use(spec, model.get_submodule(name), lookup=False) for name in spec.tied)]
+    return [Use(spec, path, model.get_submodule(path)) for path in (spec.name, *spec.tied)]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from autocompress.methods.plan import Plan
 from autocompress.surgery.inventory import Inventory, stored_tensors_of, take_inventory
 from autocompress.surgery.loading import LoadedModel, has_own_code, is_exported
 from autocompress.surgery.placement import dense_names, home_of, prefix_of
-from autocompress.surgery.quantizer import AutocompressConfig, state_ties
+from autocompress.surgery.quantizer import AutocompressConfig, factors_in, state_ties
 from autocompress.surgery.stored_types import main_type
 from autocompress.surgery.workbench import Build, Workbench
 
@@ -122,7 +122,7 @@ def write_checkpoint(
             {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in tensors.items()},
             folder,
         )
-    _write_configuration(loaded, plan, folder, weights)
+    _write_configuration(loaded, plan, folder, weights, factors_in(inventory))
     _write_documents(loaded, plan, folder, inventory, measurement, header)
     sizes = tensor_bytes(folder)
     check_sizes(sizes, plan, inventory, loaded.model)
@@ -179,16 +179,17 @@ def _bytes(tensor: Tensor, dtype: torch.dtype | None = None) -> int:
     return tensor.numel() * (dtype or tensor.dtype).itemsize
 
 
-def _write_configuration(loaded: LoadedModel, plan: Plan, folder: Path, weights: str) -> None:
+def _write_configuration(
+    loaded: LoadedModel, plan: Plan, folder: Path, weights: str, factors: dict[str, float]
+) -> None:
     model = loaded.model
     dtype = str(main_type(model, loaded.stored_types)).removeprefix("torch.")
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.architectures = [type(model).__name__]
     ties = state_ties(model, config)
-    config.quantization_config = AutocompressConfig(
-        plan.to_recipe(), dtype, weights, ties
-    ).to_dict()
+    stored = AutocompressConfig(plan.to_recipe(), dtype, weights, ties, factors=factors)
+    config.quantization_config = stored.to_dict()
     config.save_pretrained(folder)
     generation_config = getattr(model, "generation_config", None)
     if generation_config is not None and model.can_generate():

@@ -113,17 +113,25 @@ class CompressedMatrix(StandIn):
         )
 
 
+def scaled(rows: Tensor, factor: float) -> Tensor:
+    """Rows of a table times a constant, as models do that scale their token vectors."""
+    return rows if factor == 1.0 else rows * factor
+
+
 class CompressedEmbedding(StandIn):
     """An embedding whose table ``[vocabulary, hidden]`` is a compressed matrix.
 
     Args:
         matrix: the table; its ``out_features`` is the vocabulary.
         dtype: type of the vectors it returns.
+        factor: that the rows are multiplied by in that type.
     """
 
-    def __init__(self, matrix: CompressedMatrix, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self, matrix: CompressedMatrix, *, dtype: torch.dtype, factor: float = 1.0
+    ) -> None:
         super().__init__(dtype)
-        self.matrix = matrix
+        self.matrix, self.factor = matrix, factor
 
     @property
     def num_embeddings(self) -> int:
@@ -137,7 +145,7 @@ class CompressedEmbedding(StandIn):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up ``ids [...]``: ``[..., hidden]``."""
-        return self.matrix.rows(ids).to(self.dtype)
+        return scaled(self.matrix.rows(ids).to(self.dtype), self.factor)
 
 
 class TiedHead(StandIn):

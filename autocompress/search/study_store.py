@@ -213,6 +213,7 @@ def _header_from_dict(name: str, folder: Path, data: dict[str, Any]) -> StudyRec
         LayerSpec(
             **spec
             | {"role": Role(spec["role"]), "kind": Kind(spec["kind"]), "tied": tuple(spec["tied"])}
+            | {"factors": tuple(map(tuple, spec.get("factors", ())))}
         )
         for spec in data["specs"]
     ]

@@ -3,7 +3,8 @@
 transformers 5 holds the experts of a layer as parameters with three dimensions of one module. The
 classes that do so keep to one interface (``use_experts_implementation`` in
 ``transformers.integrations.moe``): where the matrices are, whether they are transposed, what comes
-between the two. That interface is all that is relied upon here; stacks of other kinds are left.
+between the two. That interface is all that is relied upon here, and the class of Llama 4, which is
+given its tokens sorted by expert; stacks of other kinds are left.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from autocompress.layers.dense import DenseMatrix
 from autocompress.records import Kind, LayerSpec
 from autocompress.surgery.roles import depth_of, role_of
 
+_SORTED = "Llama4TextExperts"
 _INTERFACE = ("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "_apply_gate")
 
 
@@ -44,16 +46,45 @@ class Slot:
         return f"{self.experts}.{self.stack}"
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a module stacks the matrices of its experts.
+
+    Attributes:
+        stacks: names of the two parameters, in order of use.
+        transposed: whether a matrix is stored ``[in, out]``.
+        bias: whether each matrix has a bias.
+        sorted: whether the module is given all tokens once per expert, zeros where one is not
+            chosen, instead of tokens and choices.
+    """
+
+    stacks: tuple[str, str]
+    transposed: bool
+    bias: bool
+    sorted: bool = False
+
+
+def layout_of(module: nn.Module) -> Layout | None:
+    """How a module stacks the matrices of its experts; ``None`` for any other module."""
+    layout = None
+    if any(kind.__name__ == _SORTED for kind in type(module).__mro__):
+        layout = Layout(("gate_up_proj", "down_proj"), transposed=True, bias=False, sorted=True)
+    elif all(hasattr(module, name) for name in _INTERFACE):
+        first = "gate_up_proj" if module.has_gate else "up_proj"
+        layout = Layout((first, "down_proj"), bool(module.is_transposed), bool(module.has_bias))
+    if layout is None:
+        return None
+    weights = [module._parameters.get(name) for name in layout.stacks]
+    return layout if all(each is not None and each.ndim == 3 for each in weights) else None
+
+
 def stacks_of(module: nn.Module) -> tuple[str, ...]:
     """Names of the parameters that stack the matrices of a module's experts, in order of use.
 
     Empty for any other module.
     """
-    if not all(hasattr(module, name) for name in _INTERFACE):
-        return ()
-    names = ("gate_up_proj" if module.has_gate else "up_proj", "down_proj")
-    weights = [module._parameters.get(name) for name in names]
-    return names if all(weight is not None and weight.ndim == 3 for weight in weights) else ()
+    layout = layout_of(module)
+    return () if layout is None else layout.stacks
 
 
 def bias_name(stack: str) -> str:
@@ -83,22 +114,30 @@ def expert_specs(path: str, module: nn.Module, stack: str) -> list[LayerSpec]:
         module: holds the stack.
         stack: its name, one of ``stacks_of(module)``.
     """
-    weights = module.get_parameter(stack)
-    sides = (weights.shape[2], weights.shape[1]) if module.is_transposed else weights.shape[1:]
+    weights, layout = module.get_parameter(stack), layout_of(module)
+    assert layout is not None
+    sides = (weights.shape[2], weights.shape[1]) if layout.transposed else weights.shape[1:]
     names = [f"{path}.{stack}.{index}" for index in range(len(weights))]
     return [
         LayerSpec(
             name=name,
             role=role_of(name),
-            kind=Kind.CONV1D if module.is_transposed else Kind.LINEAR,
+            kind=Kind.CONV1D if layout.transposed else Kind.LINEAR,
             out_features=sides[0],
             in_features=sides[1],
             dtype=str(weights.dtype).removeprefix("torch."),
-            bias=bool(module.has_bias),
+            bias=layout.bias,
             depth=depth_of(name),
         )
         for name in names
     ]
+
+
+def taken_apart(dense: nn.Module) -> LoopedExperts:
+    """The experts of a dense module, each matrix a module of its own."""
+    layout = layout_of(dense)
+    assert layout is not None
+    return SortedExperts(dense) if layout.sorted else LoopedExperts(dense)
 
 
 class LoopedExperts(nn.Module):
@@ -153,12 +192,46 @@ class LoopedExperts(nn.Module):
         return dense.post_expert_norm(x) if dense.has_post_expert_norm else x
 
 
+class SortedExperts(LoopedExperts):
+    """Those of Llama 4, which are given every token once per expert.
+
+    A row of zeros is a token for which that expert is not chosen. It gives zeros, and is left out,
+    so that statistics are of the chosen tokens alone.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:  # type: ignore[override]
+        """What each expert makes of its rows.
+
+        Args:
+            hidden_states: ``[experts * tokens, hidden]``, sorted by expert.
+        """
+        first, last = (self.get_submodule(stack) for stack in self.stacks)
+        assert isinstance(first, nn.ModuleList)
+        assert isinstance(last, nn.ModuleList)
+        parts = hidden_states.view(len(first), -1, hidden_states.shape[-1])
+        outputs = []
+        for expert, x in enumerate(parts):
+            (chosen,) = torch.where(x.any(-1))
+            y = torch.zeros_like(x)
+            if len(chosen):
+                made = last[expert](self._between(first[expert](x[chosen])))
+                y = y.index_copy(0, chosen, made.to(y.dtype))
+            outputs.append(y)
+        return torch.cat(outputs)
+
+    def _between(self, x: Tensor) -> Tensor:
+        dense: Any = self._dense[0]
+        gate, up = x.chunk(2, dim=-1)
+        return up * dense.act_fn(gate)  # type: ignore[no-any-return]
+
+
 def _matrices(dense: nn.Module, stack: str) -> Iterator[CompressedMatrix]:
     """Each matrix of a stack as a dense layer whose tensors are views of the stack's."""
-    weights = dense.get_parameter(stack).detach()
-    biases = dense.get_parameter(bias_name(stack)).detach() if dense.has_bias else None
+    weights, layout = dense.get_parameter(stack).detach(), layout_of(dense)
+    assert layout is not None
+    biases = dense.get_parameter(bias_name(stack)).detach() if layout.bias else None
     for index in range(len(weights)):
-        weight = weights[index].T if dense.is_transposed else weights[index]
+        weight = weights[index].T if layout.transposed else weights[index]
         with torch.device("meta"):
             matrix = DenseMatrix(*weight.shape, bias=biases is not None, dtype=weight.dtype)
         matrix.weight = nn.Parameter(weight, requires_grad=False)

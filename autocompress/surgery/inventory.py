@@ -21,6 +21,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Role, Skipped
 from autocompress.surgery.experts import bias_name, expert_specs, stacks_of
+from autocompress.surgery.forms import KINDS, Form, factors_by_path, form_of
 from autocompress.surgery.placement import dense_names, home_of, prefix_of, weight_path
 from autocompress.surgery.roles import depth_of, embedding_role, is_router, role_of
 from autocompress.surgery.tied import TiedEmbedding
@@ -30,11 +31,6 @@ SMALLEST_SIDE = (
     8  # a matrix with fewer rows or columns costs more in scales and names than it could save
 )
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_KINDS: dict[type[nn.Module], Kind] = {
-    nn.Linear: Kind.LINEAR,
-    Conv1D: Kind.CONV1D,
-    nn.Embedding: Kind.EMBEDDING,
-}
 _COMPRESSED = (CompressedMatrix, CompressedEmbedding, TiedHead, TiedEmbedding)
 
 
@@ -157,18 +153,26 @@ def _entries_of(model: nn.Module, types: Mapping[str, torch.dtype]) -> tuple[Ent
 
 
 def take_inventory(
-    model: nn.Module, stored_types: Mapping[str, torch.dtype] = NO_TYPES
+    model: nn.Module,
+    stored_types: Mapping[str, torch.dtype] = NO_TYPES,
+    factors: Mapping[str, float] | None = None,
 ) -> Inventory:
     """List the compressible matrices of a model. Needs no data: a model on the meta device will do.
 
-    Exactly ``nn.Linear``, ``Conv1D`` and ``nn.Embedding`` are taken. Subclasses compute something
-    else (a scaled embedding, an adapter), so they are skipped, and so is whatever is tied to them.
-    Experts that transformers stacks in one tensor are a matrix each.
+    ``nn.Linear``, ``Conv1D`` and ``nn.Embedding`` are taken, and those of their subclasses that
+    compute the same, an embedding up to a constant factor. Other subclasses (an adapter, a table of
+    positions) are skipped, and so is whatever is tied to them. Experts that transformers stacks in
+    one tensor are a matrix each.
+
+    Args:
+        model: the dense model.
+        stored_types: of tensors that are stored in another type than they are computed in.
+        factors: of embeddings by path, where they are known: on the meta device they may be lost.
 
     Raises:
         ModelError: nothing to compress.
     """
-    layers, skipped = _sort_out(model)
+    layers, skipped = _sort_out(model, factors or {})
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has nothing to compress",
@@ -205,10 +209,16 @@ class _Use:
     path: str
     module: nn.Module
     attribute: str
+    form: Form | None
 
     @property
     def is_matrix(self) -> bool:
-        return self.is_stack or (type(self.module) in _KINDS and self.attribute == "weight")
+        return self.is_stack or (self.form is not None and self.attribute == "weight")
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether the module looks rows up."""
+        return self.form is not None and self.form.kind is Kind.EMBEDDING
 
     @property
     def is_stack(self) -> bool:
@@ -227,18 +237,21 @@ class _Use:
         return self.path if own else f"{self.path}.{self.attribute}"
 
 
-def _uses(model: nn.Module) -> Iterator[tuple[nn.Parameter, _Use]]:
+def _uses(model: nn.Module, factors: Mapping[str, float]) -> Iterator[tuple[nn.Parameter, _Use]]:
     for path, module in model.named_modules(remove_duplicate=False):
+        form = form_of(module, factors.get(path))
         for attribute, parameter in module.named_parameters(recurse=False):
-            yield parameter, _Use(path, module, attribute)
+            yield parameter, _Use(path, module, attribute, form)
 
 
-def _sort_out(model: nn.Module) -> tuple[list[LayerSpec], list[Skipped]]:
+def _sort_out(
+    model: nn.Module, factors: Mapping[str, float]
+) -> tuple[list[LayerSpec], list[Skipped]]:
     groups: dict[int, list[_Use]] = defaultdict(list)
     inside_compressed = {
         id(m) for root in model.modules() if isinstance(root, _COMPRESSED) for m in root.modules()
     }
-    for parameter, use in _uses(model):
+    for parameter, use in _uses(model, factors):
         if id(use.module) not in inside_compressed:
             groups[id(parameter)].append(use)
     paths = {path for path, _ in model.named_modules()}
@@ -301,7 +314,7 @@ def _reason_to_skip(
     for use in uses:
         if use.path.rpartition(".")[2] == "relative_attention_bias":
             return "a table of attention biases, whose weight the model reads itself"
-        if type(use.module) is not nn.Embedding and is_router(use.path, paths.__contains__):
+        if not use.is_lookup and is_router(use.path, paths.__contains__):
             return "a router among experts"
         if "lora_" in use.path:
             return "part of an adapter; merge it first"
@@ -318,8 +331,12 @@ def _reason_to_skip(
 
 
 def _foreign_reason(use: _Use, parameter: Tensor) -> str:
-    if isinstance(use.module, tuple(_KINDS)):
-        return f"{type(use.module).__name__} is a subclass that may compute something else"
+    kind = type(use.module).__name__
+    base = next((base.__name__ for base in KINDS if isinstance(use.module, base)), None)
+    if base is not None and use.attribute == "weight":
+        return f"{kind} is a subclass of {base} that computes something else"
+    if base is not None:
+        return f"a parameter from which a {kind} makes its weight"
     if parameter.ndim == 3:
         return f"{type(use.module).__name__} stacks matrices in a way of its own"
     return (
@@ -328,13 +345,15 @@ def _foreign_reason(use: _Use, parameter: Tensor) -> str:
 
 
 def _owner(uses: list[_Use]) -> _Use:
-    return next((use for use in uses if isinstance(use.module, nn.Embedding)), uses[0])
+    return next((use for use in uses if use.is_lookup), uses[0])
 
 
 def _spec(uses: list[_Use], named: dict[int, Role]) -> LayerSpec:
     owner = _owner(uses)
-    weight, kind = owner.module.weight, _KINDS[type(owner.module)]
+    weight = owner.module.weight
     assert isinstance(weight, Tensor)
+    assert owner.form is not None
+    kind = owner.form.kind
     out_features, in_features = weight.shape if kind is not Kind.CONV1D else weight.T.shape
     tied = tuple(use.path for use in uses if use is not owner)
     role = embedding_role(owner.path) if kind is Kind.EMBEDDING else role_of(owner.path)
@@ -348,4 +367,5 @@ def _spec(uses: list[_Use], named: dict[int, Role]) -> LayerSpec:
         bias=getattr(owner.module, "bias", None) is not None,
         depth=depth_of(owner.path),
         tied=tied,
+        factors=factors_by_path({use.path: use.form for use in uses if use.form is not None}),
     )

@@ -21,6 +21,7 @@ from autocompress.surgery.quantizer import (
     QUANT_METHOD,
     AutocompressConfig,
     AutocompressQuantizer,
+    factors_in,
     forget_ties,
     state_ties,
 )
@@ -51,7 +52,8 @@ def compressed_copy(
     before = _parameter_names(dense)
     compressed = _applied_copy(workbench, plan, build, numbers)
     ties = state_ties(dense, compressed.config)
-    _adopt(compressed, plan, before - _parameter_names(compressed), ties)
+    gone = before - _parameter_names(compressed)
+    _adopt(compressed, plan, gone, ties, factors_in(workbench.inventory))
     return compressed
 
 
@@ -70,7 +72,8 @@ def compress_(workbench: Workbench, plan: Plan, build: Build) -> PreTrainedModel
     assert isinstance(model, PreTrainedModel)
     before, ties = _parameter_names(model), state_ties(model, model.config)
     _take_over(model, _applied_copy(workbench, plan, build))
-    _adopt(model, plan, before - _parameter_names(model), ties)
+    gone = before - _parameter_names(model)
+    _adopt(model, plan, gone, ties, factors_in(workbench.inventory))
     return model
 
 
@@ -99,14 +102,20 @@ def _take_over(model: nn.Module, compressed: nn.Module) -> None:
             model.register_module(name, theirs)
 
 
-def _adopt(model: Any, plan: Plan, gone: set[str], ties: dict[str, str] | None) -> None:
+def _adopt(
+    model: Any,
+    plan: Plan,
+    gone: set[str],
+    ties: dict[str, str] | None,
+    factors: dict[str, float],
+) -> None:
     """Let a model be what ``from_pretrained`` makes of an exported folder.
 
     ``save_pretrained`` then writes a folder that loads again.
     """
     adopt_class(model)
     dtype = str(model.dtype).removeprefix("torch.")
-    config = AutocompressConfig(plan.to_recipe(), dtype, ties=ties)
+    config = AutocompressConfig(plan.to_recipe(), dtype, ties=ties, factors=factors)
     quantizer = AutocompressQuantizer(config)
     quantizer.stored = tuple(name for name, method in plan.items() if method != Keep())
     model.hf_quantizer = quantizer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
 from autocompress.layers.stand_in import StandIn
 from autocompress.records import Kind, LayerSpec
-from autocompress.surgery.experts import LoopedExperts, bias_name, slot_of, stacks_of
+from autocompress.surgery.experts import LoopedExperts, bias_name, layout_of, slot_of, taken_apart
 from autocompress.surgery.tied import TiedEmbedding
 
 
@@ -85,10 +85,11 @@ def place(model: nn.Module, spec: LayerSpec, matrix: CompressedMatrix) -> None:
         return
     owner: StandIn = matrix
     if spec.kind is Kind.EMBEDDING:
-        owner = CompressedEmbedding(matrix, dtype=dtype)
+        owner = CompressedEmbedding(matrix, dtype=dtype, factor=spec.factor_of(spec.name))
     replacements = {spec.name: owner}
     for path in spec.tied:
-        replacements[path] = _tied_to(matrix, model.get_submodule(path), dtype)
+        tied = model.get_submodule(path)
+        replacements[path] = _tied_to(matrix, tied, dtype, spec.factor_of(path))
     for path, module in replacements.items():
         module.show_weight_(model.get_submodule(path))
         module.train(model.training)
@@ -121,7 +122,7 @@ def prefix_of(spec: LayerSpec) -> str:
 
 
 def _tensor_of(home: nn.Module, spec: LayerSpec, which: str) -> object:
-    if not stacks_of(home):
+    if layout_of(home) is None:
         return getattr(home, which, None)
     *_, stack, index = spec.name.split(".")
     return home.get_parameter(stack if which == "weight" else bias_name(stack))[int(index)]
@@ -137,11 +138,13 @@ def _weight_at(model: nn.Module, spec: LayerSpec) -> Tensor:
 def _take_apart(model: nn.Module, path: str) -> None:
     experts = model.get_submodule(path)
     if not isinstance(experts, LoopedExperts):
-        set_module(model, path, LoopedExperts(experts))
+        set_module(model, path, taken_apart(experts))
 
 
-def _tied_to(matrix: CompressedMatrix, dense: nn.Module, dtype: torch.dtype) -> StandIn:
+def _tied_to(
+    matrix: CompressedMatrix, dense: nn.Module, dtype: torch.dtype, factor: float
+) -> StandIn:
     if isinstance(dense, nn.Embedding):
-        return TiedEmbedding(matrix, dtype=dtype)
+        return TiedEmbedding(matrix, dtype=dtype, factor=factor)
     bias = dense.bias
     return TiedHead(matrix, bias if isinstance(bias, nn.Parameter) else None)

@@ -44,6 +44,7 @@ class AutocompressConfig(QuantizationConfigMixin):
             model's configuration says it rightly.
         version: version of the format.
         quant_method: always ``autocompress``.
+        factors: what embeddings multiply their rows by, by the paths of those that are subclasses.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class AutocompressConfig(QuantizationConfigMixin):
         ties: dict[str, str] | None = None,
         version: int = FORMAT_VERSION,
         quant_method: str = QUANT_METHOD,
+        factors: dict[str, float] | None = None,
         **unknown: Any,
     ) -> None:
         if unknown or version != FORMAT_VERSION:
@@ -65,14 +67,18 @@ class AutocompressConfig(QuantizationConfigMixin):
             )
         self.quant_method = quant_method  # type: ignore[assignment]  # declared as transformers' own enum
         self.version, self.recipe, self.dtype, self.weights = version, recipe, dtype, weights
-        self.ties = ties
+        self.ties, self.factors = ties, factors or {}
         self.read_from: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as ``config.json`` has them: ties only where they are needed."""
+        """The settings as ``config.json`` has them: ties and factors only where there are any."""
         settings: dict[str, Any] = super().to_dict()
         del settings["read_from"]
-        return {key: value for key, value in settings.items() if key != "ties" or value is not None}
+        if self.ties is None:
+            del settings["ties"]
+        if not self.factors:
+            del settings["factors"]
+        return settings
 
 
 @register_quantizer(QUANT_METHOD)
@@ -129,7 +135,8 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
             del model.config.transformers_weights
         if self.quantization_config.ties is not None:
             model.all_tied_weights_keys = _ties_in(model, self.quantization_config.ties)
-        self.stored = _place_skeletons(model, Plan.from_recipe(self.quantization_config.recipe))
+        plan = Plan.from_recipe(self.quantization_config.recipe)
+        self.stored = _place_skeletons(model, plan, self.quantization_config.factors)
         guards = _guards(model, (*self.stored, *self.quantization_config.recipe["layers"]))
         model._keys_to_ignore_on_load_unexpected |= {rf"^{re.escape(name)}$" for name in guards}
 
@@ -194,14 +201,25 @@ def has_adapter(model: nn.Module) -> bool:
     return any(hasattr(module, "adapter_layer_names") for module in model.modules())
 
 
-def _place_skeletons(model: Any, plan: Any) -> tuple[str, ...]:
+def factors_in(inventory: Any) -> dict[str, float]:
+    """What the embeddings of a model multiply their rows by, as a configuration keeps it."""
+    return {path: factor for spec in inventory.layers for path, factor in spec.factors}
+
+
+def _place_skeletons(model: Any, plan: Any, factors: Mapping[str, float]) -> tuple[str, ...]:
     """Replace layers of a model on the meta device by empty compressed ones; return their paths."""
     from autocompress.methods.keep import Keep
     from autocompress.surgery.inventory import take_inventory
     from autocompress.surgery.placement import place
 
     _tie(model)
-    inventory = take_inventory(model)
+    prefix = f"{model.base_model_prefix}."  # with a head or without, paths have it or not
+    known = {
+        place: factor
+        for path, factor in factors.items()
+        for place in (path, path.removeprefix(prefix), prefix + path)
+    }
+    inventory = take_inventory(model, factors=known)
     stored: list[str] = []
     gone: set[str] = set()
     for name, method in plan.items():

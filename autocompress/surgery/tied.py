@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.base import CompressedMatrix, scaled
 from autocompress.layers.stand_in import StandIn
 
 
@@ -18,11 +18,14 @@ class TiedEmbedding(StandIn):
     Args:
         matrix: the owner's matrix ``[vocabulary, hidden]``.
         dtype: type of the vectors it returns.
+        factor: that the rows are multiplied by in that type.
     """
 
-    def __init__(self, matrix: CompressedMatrix, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self, matrix: CompressedMatrix, *, dtype: torch.dtype, factor: float = 1.0
+    ) -> None:
         super().__init__(dtype)
-        self._owner = (matrix,)
+        self._owner, self.factor = (matrix,), factor
 
     @property
     def matrix(self) -> CompressedMatrix:
@@ -41,4 +44,4 @@ class TiedEmbedding(StandIn):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up ``ids [...]``: ``[..., hidden]``."""
-        return self.matrix.rows(ids).to(self.dtype)
+        return scaled(self.matrix.rows(ids).to(self.dtype), self.factor)

@@ -6,17 +6,20 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from torch import nn
 from torch.testing import assert_close
 
+from autocompress.calibration.statistics import collect_statistics
 from autocompress.layers.dense import DenseMatrix
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.records import Kind, Role
-from autocompress.surgery.experts import LoopedExperts, slot_of, stacks_of
+from autocompress.surgery.experts import LoopedExperts, slot_of, stacks_of, taken_apart
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from autocompress.surgery.placement import read_bias, read_weight
 from autocompress.surgery.workbench import Workbench
+from tests.architectures import ARCHITECTURES
 from tests.export.exporting import export_tiny
 from tests.mixed_plans import builder, mixed_plan
 from tests.moe_models import EXPERTS, FAMILIES, make_moe
@@ -155,15 +158,29 @@ def test_generation_while_experts_are_compressed():
 
 
 def test_stacks_of_another_kind_are_left_with_the_reason():
-    config = transformers.Llama4TextConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=24, intermediate_size_mlp=24,
-        num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        num_local_experts=2, moe_layers=[0],
-    )  # fmt: skip
-    inventory = take_inventory(transformers.Llama4ForCausalLM(config))
-    reasons = {skipped.name: skipped.reason for skipped in inventory.skipped}
-    name = "model.layers.0.feed_forward.experts.gate_up_proj"
-    assert "Llama4TextExperts stacks matrices in a way of its own" in reasons[name]
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stacked = nn.Parameter(torch.zeros(4, 16, 16))
+            self.linear = nn.Linear(16, 16)
+
+    reasons = {skipped.name: skipped.reason for skipped in take_inventory(Own()).skipped}
+    assert reasons == {".stacked": "Own stacks matrices in a way of its own"}
+
+
+def test_the_experts_of_llama_4_compute_the_same_apart():
+    model = ARCHITECTURES["llama4"].make()
+    dense = model.get_submodule("model.layers.0.feed_forward.experts")
+    apart = taken_apart(dense)
+    x = torch.randn(4, 6, 32, generator=torch.Generator().manual_seed(0))
+    x[1] = 0.0  # an expert that no token has chosen
+    x[2, 3] = 0.0
+    assert_close(apart(x.view(-1, 32)), dense(x.view(-1, 32)))
+    metrics = collect_statistics(model, take_inventory(model).layers, [torch.arange(3, 30)[None]])
+    tokens = {
+        name: metric.terms[0].tokens for name, metric in metrics.items() if ".experts." in name
+    }
+    assert sum(tokens.values()) == 2 * 2 * 27  # each token has one expert, with two matrices
 
 
 def test_only_experts_have_slots():
