@@ -68,10 +68,11 @@ def form_of(module: nn.Module, factor: float | None = None) -> Form | None:
     base = next((kind for kind in KINDS if isinstance(module, kind)), None)
     if base is None or not _has_only_a_matrix(module):
         return None
-    if base is nn.Embedding:
-        found = _factor_of(module) if factor is None else factor
-        return None if found is None else Form(Kind.EMBEDDING, found)
-    return Form(KINDS[base]) if _is_linear(module, transposed=base is Conv1D) else None
+    with torch.device("cpu"):  # transformers builds what it loads within the meta device
+        if base is nn.Embedding:
+            found = _factor_of(module) if factor is None else factor
+            return None if found is None else Form(Kind.EMBEDDING, found)
+        return Form(KINDS[base]) if _is_linear(module, transposed=base is Conv1D) else None
 
 
 def _has_only_a_matrix(module: nn.Module) -> bool:
