@@ -31,7 +31,7 @@ from autocompress.search.proposer import Proposal, Proposer
 from autocompress.search.stages import rivals_of, stages_of
 from autocompress.search.stopping import searched_for, searched_series, stopped_growing
 from autocompress.search.storage import TROUBLES
-from autocompress.search.study import HAND_WRITTEN, StudyRecord, TrialRecord
+from autocompress.search.study import HAND_WRITTEN, INTERRUPTED, StudyRecord, TrialRecord
 from autocompress.search.study_store import keep_relation, keep_report, to_record
 from autocompress.search.trial_owner import end_abandoned
 from autocompress.search.trial_store import TrialStore
@@ -92,9 +92,7 @@ class Search:
         priced = header.limits.latency_ms is not None
         self.store = TrialStore(study, header, priced=priced)
         self.record = replace(header, trials=tuple(self.store.news()))
-        offset = len(study.get_trials(deepcopy=False))  # a resumed search draws on from there
-        seed = effort.seed + offset
-        self.sampler = KnobSampler(effort.sampler, seed, limit_ms=header.limits.latency_ms)
+        self.sampler = KnobSampler(effort.sampler, effort.seed, limit_ms=header.limits.latency_ms)
         for trial in self.record.trials:
             self._learn(trial)
         self.turns = Turns(proposer, self.sampler)
@@ -236,9 +234,7 @@ class Search:
             raise AutocompressError(what)
 
     def _learn(self, trial: TrialRecord) -> None:
-        values = self.store.objectives(trial)
-        if values is not None:
-            self.sampler.learn(self.store.frozen[trial.number], values)
+        self.sampler.learn(self.store.frozen[trial.number], self.store.objectives(trial))
 
     def _learn_latency(self) -> None:
         if self.record.dense_selection.latency_ms is not None:
@@ -249,7 +245,7 @@ class Search:
         """Mark what still runs as failed; what a storage that is gone says of it says no more."""
         with suppress(StorageError, *TROUBLES):
             for trial, _ in self._running.values():
-                self.store.end(trial, Outcome(trial.number, error="interrupted"))
+                self.store.end(trial, Outcome(trial.number, error=INTERRUPTED))
 
     def _check_time(self) -> None:
         """Say so when time was up before anything was measured.

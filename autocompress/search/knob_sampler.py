@@ -3,6 +3,9 @@
 Samplers infer their space from what all trials of a study have in common, which hand-written plans
 spoil: they have no knobs. So a sampler works on a study in memory that holds the trials with knobs
 alone, and what it proposes is recorded in the stored study.
+
+Each proposal is drawn by a sampler made for it, seeded by the number of trials before: a resumed
+search proposes what it would have proposed had it not been cut off.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseGASampler, BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.search.knobs import Knobs
@@ -61,7 +65,7 @@ def ask_with(study: optuna.Study, knobs: Knobs | None, *, priced: bool = False) 
 
 
 class KnobSampler:
-    """A sampler of knobs that learns from finished trials.
+    """A sampler of knobs that learns from finished trials; ``random`` learns nothing.
 
     Args:
         name: one of ``SAMPLERS``.
@@ -71,36 +75,66 @@ class KnobSampler:
     """
 
     def __init__(self, name: str, seed: int, *, limit_ms: float | None = None) -> None:
+        self.name, self.seed = name, seed
         self.limit_ms, self.priced = limit_ms, limit_ms is not None
-        self._sampler = make_sampler(name, seed)
         self._memory = optuna.create_study(directions=[MINIMIZE] * (3 if self.priced else 2))
         self._asked: dict[Knobs, Trial] = {}  # proposed, with what the sampler noted of them
 
-    def proposals(self) -> Iterator[Knobs]:
+    def proposals(self, before: int, most: int) -> Iterator[Knobs]:
         """Propose knobs, again and again, knowing all that was learned before the first.
 
         Whoever asks for another one has no use for the last.
+
+        Args:
+            before: trials that the study has before this one; with the seed and what was learned it
+                determines the proposals.
+            most: proposals to make at most.
         """
-        while True:
-            self._memory.sampler = self._sampler
+        sampler = self._sampler(before)
+        for _ in range(most):
+            self._memory.sampler = sampler
             trial = self._memory.ask()
             knobs = Knobs.suggest(trial, priced=self.priced)
             self._asked[knobs] = trial
             yield knobs
             self._memory.tell(self._asked.pop(knobs), state=TrialState.FAIL)
 
-    def learn(self, trial: FrozenTrial, values: Sequence[float]) -> None:
+    def learn(self, trial: FrozenTrial, values: Sequence[float] | None) -> None:
         """Learn what a trial with knobs came to.
 
         Args:
             trial: of the stored study; its parameters count.
-            values: perplexity, bytes and milliseconds, as measured or estimated.
+            values: perplexity, bytes and milliseconds, as measured or estimated; ``None`` where
+                nothing is known of them.
         """
         if not trial.params:
             return
         knobs = Knobs(**trial.params)
-        known = self._asked.pop(knobs, None)
-        learned = known or ask_with(self._memory, knobs, priced=self.priced)
+        learned = self._asked.pop(knobs, None)
+        if values is None:
+            if learned is not None:
+                self._memory.tell(learned, state=TrialState.FAIL)
+            return
+        learned = learned or self._replayed(knobs)
         if self.limit_ms is not None:  # of every trial: samplers want the same constraints of all
             learned.set_constraint("latency", values[2] / self.limit_ms - 1)
         self._memory.tell(learned, list(values[: len(self._memory.directions)]))
+
+    def _replayed(self, knobs: Knobs) -> Trial:
+        """Start a trial with given knobs, as if the sampler had proposed them.
+
+        Genetic algorithms breed only from trials that bear the number of a generation, which they
+        note when they propose one; they note the parents of a generation with its first trial.
+        """
+        trial = ask_with(self._memory, knobs, priced=self.priced)
+        sampler = self._sampler(0)
+        if isinstance(sampler, BaseGASampler):
+            frozen = self._memory.get_trials(deepcopy=False)[trial.number]
+            generation = sampler.get_trial_generation(self._memory, frozen)
+            sampler.get_parent_population(self._memory, generation)
+        return trial
+
+    def _sampler(self, before: int) -> BaseSampler:
+        return make_sampler(
+            self.name, int(np.random.SeedSequence([self.seed, before]).generate_state(1)[0])
+        )

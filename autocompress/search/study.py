@@ -15,6 +15,7 @@ from autocompress.units import Limits
 HAND_WRITTEN, ALLOCATION, KNOBS, SWAPS = "hand-written", "allocation", "knobs", "swaps"
 HEALED = "healed"  # numbers trained or fitted anew after the search, in a plan it had measured
 PLANNED = (HAND_WRITTEN, ALLOCATION)  # phases whose trials are made whatever came before
+INTERRUPTED = "interrupted"  # the error of a trial that its search let go of
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class TrialRecord:
     params: dict[str, Any] = field(default_factory=dict, hash=False)
     error: str = ""
     healing: Healing | None = None
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it ended with its search, which says nothing about its plan."""
+        return self.state == "failed" and self.error in ("", INTERRUPTED)
 
     @property
     def by_hand(self) -> bool:

@@ -9,13 +9,14 @@ plan hash, for a finished trial cannot be written to.
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -39,7 +40,8 @@ REPORT = "report "
 RELATION = "latency relation"
 # A study is without its header only for the moment between two writes to the storage.
 UNHEADED_SECONDS = 10.0
-DIRECTIONS = [StudyDirection.MINIMIZE] * 3  # perplexity, bytes, latency
+OBJECTIVES = ["perplexity", "bytes", "latency_ms"]
+DIRECTIONS = [StudyDirection.MINIMIZE] * len(OBJECTIVES)
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "infeasible",
@@ -56,6 +58,9 @@ def create_study(header: StudyRecord, url: str) -> optuna.Study:
             study = optuna.create_study(
                 study_name=header.name, storage=storage, directions=DIRECTIONS
             )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names(OBJECTIVES)  # which its dashboard and plots show
             study.set_user_attr(HEADER, _header_to_dict(header))
         write_pointer(header.folder, header.name, url)
     except DuplicatedStudyError as error:

@@ -73,9 +73,8 @@ class TrialStore:
             },
         )
         if self.header.limits.memory_bytes is not None:
-            over = size / self.header.limits.memory_bytes - 1
-            if over > 0:
-                trial.set_constraint("memory", over)
+            # Of every trial: samplers and dashboards take one without constraints for feasible.
+            trial.set_constraint("memory", size / self.header.limits.memory_bytes - 1)
         return trial
 
     def infeasible(self, trial: Trial) -> TrialRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 
 from autocompress.search.against_dense import meets
 from autocompress.search.aiming import bracket, sightings_of
@@ -52,12 +52,18 @@ class Turns:
             before = (proposal.phase, proposal.label) in labels  # of the search that is resumed
             if not before and proposal.plan.hash not in known:
                 return proposal
-        turn = sum(phase not in PLANNED for phase in (*running, *(t.phase for t in record.trials)))
+        made = [trial.phase for trial in record.trials if not trial.cut_off]
+        turn = sum(phase not in PLANNED for phase in (*running, *made))
+        before = len(made) + len(measured_now)
         if turn % SWAP_EVERY == SWAP_EVERY - 1:
-            return self._swapped(record, turn, known) or self._from_knobs(record, turn, known)
-        return self._from_knobs(record, turn, known) or self._swapped(record, turn, known)
+            return self._swapped(record, turn, known) or self._from_knobs(
+                record, turn, before, known
+            )
+        return self._from_knobs(record, turn, before, known) or self._swapped(record, turn, known)
 
-    def _from_knobs(self, record: StudyRecord, turn: int, known: set[str]) -> Proposal | None:
+    def _from_knobs(
+        self, record: StudyRecord, turn: int, before: int, known: set[str]
+    ) -> Proposal | None:
         """The first of some draws that gives a plan which is not known."""
         front = [trial for trial in _front(record) if meets(record, trial)]
         # Under a limit of latency alone, as many bytes as it takes are the first thing to try.
@@ -69,7 +75,7 @@ class Turns:
         # Without a budget, or under a quality, the target moves, and the allocation there is as
         # good a guess as any.
         usual = [Knobs()] if turn % 2 else []
-        for knobs in chain(usual, islice(self.sampler.proposals(), DRAWS)):
+        for knobs in chain(usual, self.sampler.proposals(before, DRAWS)):
             proposal = self.proposer.from_knobs(knobs, target)
             if proposal.plan.hash not in known:
                 return proposal

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from autocompress.search.proposer import Proposer
 from autocompress.search.study_store import load_optuna_study, read_study
 from autocompress.search.trial_owner import OWNER
 from tests.search.fake_search import (
@@ -51,6 +52,19 @@ def test_an_interrupt_marks_all_running_trials(tmp_path):
     assert [t.error for t in interrupted] == ["interrupted"] * 3
     record = run_in(tmp_path / "s", FakeEvaluator(), 20)
     assert {t.plan for t in interrupted} <= {t.plan for t in record.complete}
+
+
+def test_a_resumed_search_goes_on_as_if_it_had_not_been_cut_off(tmp_path, monkeypatch):
+    """All but the first allocations are searched here; see also the tests of ``KnobSampler``."""
+    planned = Proposer.planned
+    monkeypatch.setattr(Proposer, "planned", lambda proposer: planned(proposer)[:2])
+    whole = run_in(tmp_path / "whole", FakeEvaluator(), 10)
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path / "cut", FakeEvaluator(raise_at(7, error=KeyboardInterrupt)), 10)
+    resumed = run_in(tmp_path / "cut", FakeEvaluator(), 10)
+    kept = [(t.phase, t.plan, t.params) for t in resumed.trials if t.state != "failed"]
+    assert kept == [(t.phase, t.plan, t.params) for t in whole.trials]
+    assert {phase for phase, _, _ in kept[6:]} == {"knobs", "swaps"}
 
 
 def test_a_finished_search_that_is_run_again_measures_nothing(tmp_path):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from itertools import islice
-
 import optuna
 import pytest
 
@@ -9,9 +7,27 @@ from autocompress.search.knob_sampler import SAMPLERS, KnobSampler, ask_with
 from autocompress.search.knobs import Knobs
 from tests.search.knob_studies import PRICE, RANGES, new_study
 
+HISTORY = 12  # trials that a sampler is told of: a generation of nsga2, and more
 
-def next_of(sampler: KnobSampler) -> Knobs:
-    return next(sampler.proposals())
+
+@pytest.fixture(autouse=True)
+def _quick_gp(monkeypatch):
+    """Let the Gaussian process look at few candidates: else a proposal takes it seconds."""
+
+    class Quick(optuna.samplers.GPSampler):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self._n_preliminary_samples, self._n_local_search, self._n_qmc_samples_ehvi = 64, 2, 16
+
+    monkeypatch.setattr(optuna.samplers, "GPSampler", Quick)
+
+
+def next_of(sampler: KnobSampler, before: int = 0) -> Knobs:
+    return next(sampler.proposals(before, 1))
+
+
+def drawn(sampler: KnobSampler, count: int) -> list[Knobs]:
+    return list(sampler.proposals(1000, count))
 
 
 def play(
@@ -20,8 +36,8 @@ def play(
     """Propose and tell: the perplexity, which samplers learn from, prefers a large exponent."""
     sampler = KnobSampler(name, seed, limit_ms=2.0 if priced else None)
     proposed = []
-    for _ in range(trials):
-        knobs = next_of(sampler)
+    for before in range(trials):
+        knobs = next_of(sampler, before)
         trial = ask_with(study, knobs, priced=priced)
         values = [10 - knobs.exponent, 100.0, 1.0]
         sampler.learn(study.tell(trial, values), values)
@@ -52,8 +68,7 @@ def test_the_same_seed_proposes_the_same_and_another_does_not(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_draws_from_one_state_of_knowledge_differ(name):
     """A plan that is known already is drawn again."""
-    drawn = list(islice(KnobSampler(name, 0).proposals(), 6))
-    assert len(set(drawn)) == 6
+    assert len(set(drawn(KnobSampler(name, 0), 6))) == 6
 
 
 @pytest.mark.parametrize(("name", "trials"), [("auto", 40), ("gp", 16), ("nsga2", 120)])
@@ -69,14 +84,13 @@ def test_samplers_learn_from_finished_trials(name, trials):
 def test_it_learns_from_trials_that_were_stopped():
     """The stored trial is pruned and has no values: those it is given count."""
     study, sampler = new_study(), KnobSampler("auto", 0)
-    for _ in range(40):
-        knobs = next_of(sampler)
+    for before in range(40):
+        knobs = next_of(sampler, before)
         trial = ask_with(study, knobs)
         frozen = study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         sampler.learn(frozen, [10 - knobs.exponent, 100.0, 1.0])
-    drawn = list(islice(sampler.proposals(), 12))
     low, high = RANGES["exponent"]
-    assert sum(knobs.exponent for knobs in drawn) / 12 > low + 0.65 * (high - low)
+    assert sum(knobs.exponent for knobs in drawn(sampler, 12)) / 12 > low + 0.65 * (high - low)
 
 
 def test_trials_without_knobs_do_not_disturb_the_sampler():
@@ -86,3 +100,56 @@ def test_trials_without_knobs_do_not_disturb_the_sampler():
     assert trial.params == {}
     sampler.learn(study.tell(trial, [1.0, 2.0, 3.0]), [1.0, 2.0, 3.0])
     assert next_of(sampler) == next_of(undisturbed)
+
+
+def warmed(name: str, sign: float, *, priced: bool = False) -> KnobSampler:
+    """A new sampler that is told of trials that another made: those of a study that is resumed."""
+    sampler = KnobSampler(name, 0, limit_ms=2.0 if priced else None)
+    study, random = new_study(), KnobSampler("random", 7)
+    for before in range(HISTORY):
+        trial = ask_with(study, next_of(random, before), priced=False)
+        values = [10 - sign * trial.params["exponent"], 100.0, 1.0]
+        sampler.learn(study.tell(trial, values), values)
+    return sampler
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_another_history_changes_what_is_proposed_save_at_random(name):
+    """A sampler learns from trials that it did not propose itself."""
+    count = 1 if name == "gp" else 12
+    large, small = (drawn(warmed(name, sign), count) for sign in (1, -1))
+    if name == "random":
+        assert large == small
+        return
+    assert not set(large) & set(small)
+    mean = [sum(knobs.exponent for knobs in some) / count for some in (large, small)]
+    assert mean[0] > mean[1] + 0.1
+
+
+@pytest.mark.parametrize("priced", [False, True])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_that_is_told_of_earlier_trials_goes_on_as_the_one_that_made_them(name, priced):
+    study, last = new_study(), 7 if name == "gp" else 25  # of nsga2 in its third generation
+    whole = play(study, name, last + 1, priced=priced)
+    sampler = KnobSampler(name, 0, limit_ms=2.0 if priced else None)
+    for trial in study.get_trials()[:last]:
+        sampler.learn(trial, trial.values)
+    assert next_of(sampler, last) == whole[last]
+
+
+@pytest.mark.parametrize("name", ["gp", "nsga2"])
+def test_proposals_that_came_to_nothing_leave_no_trace(name):
+    study, sampler = new_study(), KnobSampler(name, 0)
+    for before in range(9):
+        knobs = next_of(sampler, before)
+        trial = ask_with(study, knobs)
+        if before % 3 == 2:
+            sampler.learn(study.tell(trial, state=optuna.trial.TrialState.FAIL), None)
+        else:
+            values = [10 - knobs.exponent, 100.0, 1.0]
+            sampler.learn(study.tell(trial, values), values)
+    assert len(list(sampler.proposals(9, 2))) == 2
+    told = KnobSampler(name, 0)
+    for trial in study.get_trials():
+        told.learn(trial, trial.values)
+    assert next_of(sampler, 20) == next_of(told, 20)

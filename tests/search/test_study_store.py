@@ -62,6 +62,12 @@ def test_a_study_is_read_as_it_was_written(tmp_path):
     assert read_study("s", tmp_path).settings == header.settings
 
 
+def test_the_objectives_have_names(tmp_path, recwarn):
+    _, study = make(tmp_path)
+    assert study.metric_names == ["perplexity", "bytes", "latency_ms"]
+    assert not [each for each in recwarn if "set_metric_names" in str(each.message)]
+
+
 def test_trials_and_reports_come_back(tmp_path):
     _, study = make(tmp_path)
     seen = add_trial(study)

@@ -100,11 +100,11 @@ def test_trials_of_other_searches_are_news_once_they_end(store, tmp_path):
     assert store.news() == other.news() == []
 
 
-def test_bytes_over_the_limit_are_a_constraint(store):
+def test_bytes_beside_the_limit_are_a_constraint_of_every_trial(store):
     over = begin(store, "hand-written", 3 * SIZE // 2)
     within = begin(store, "hand-written")
     for trial in (over, within):
         store.infeasible(trial)
     first, second = store.study.get_trials()
     assert first.constraints == {"memory": pytest.approx(0.5, abs=1e-3)}
-    assert not second.constraints
+    assert second.constraints == {"memory": pytest.approx(0.0, abs=1e-3)}
