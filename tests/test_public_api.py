@@ -80,7 +80,7 @@ def test_the_words_of_the_command_line_are_those_of_the_function():
     from autocompress.cli.search import search as command
 
     words = set(inspect.signature(search).parameters) - {"texts", "progress"}
-    assert words == set(inspect.signature(command).parameters) - {"as_json", "dry_run"}
+    assert words == set(inspect.signature(command).parameters) - {"ctx", "as_json", "dry_run"}
 
 
 def test_what_compress_takes_beyond_the_command_line_is_for_models_in_memory():

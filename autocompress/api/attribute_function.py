@@ -13,6 +13,7 @@ from autocompress.progress import SILENT, Progress
 from autocompress.search.attribution import USUAL_GROUPINGS
 from autocompress.search.study import StudyRecord
 from autocompress.tracking.attribution_run import log_attribution
+from autocompress.tracking.mlflow_mirror import check_tracking
 
 
 def attribute(
@@ -81,6 +82,7 @@ def attribute(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+    check_tracking(track, tracking_uri)
     name = str(source) if isinstance(source, Path) else source
     destination = Destination.of(name, runs_dir, storage)
     chosen = "best" if trial is None else str(trial)

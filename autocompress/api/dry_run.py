@@ -163,6 +163,7 @@ def dry_run(
     Raises:
         ConfigurationError: as the search itself.
     """
+    settings, destination = settings.located(), destination.located()
     if resume:
         before = resumed(destination)
         settings = SearchSettings.of_study(before)

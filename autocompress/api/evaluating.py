@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from autocompress.api.exported_folder import refuse_options
 from autocompress.api.recorded_texts import recorded_texts
 from autocompress.api.session import TextSettings, check_named
 from autocompress.errors import ConfigurationError, DataError, ModelError
@@ -89,6 +90,13 @@ def evaluate(
     for name, value, least in (("tokens", tokens, 2), ("context", context, 2), ("limit", limit, 1)):
         if value is not None and value < least:
             raise ConfigurationError(f"--{name} is too low", got=value, wanted=f"at least {least}")
+    if not tasks:
+        refuse_options("no tasks to run", task_folder=task_folder, limit=limit)
+    elif data is None and against is None:
+        counted = None if tokens == DEFAULT_TOKENS else tokens
+        refuse_options(
+            "--tasks alone, which score no text", part=part, tokens=counted, context=context
+        )
     settings: dict[str, Any] = {
         "device": device,
         "dtype": dtype,

@@ -8,6 +8,7 @@ from pathlib import Path
 from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import Exported, export_trial
 from autocompress.api.finish import Finish
+from autocompress.api.going_on import given_settings, refuse_other_settings
 from autocompress.api.profiling import Profile, make_profile
 from autocompress.api.searching import resume_search, run_search
 from autocompress.api.session import TextSettings, named_texts, one_of
@@ -105,8 +106,7 @@ def search(
         bos: start each window with what the tokenizer puts before a text, such as a begin token.
         study: name of the study; made up from model and budget when left out. The same name and
             settings go on.
-        resume: name of a study to go on with, by its own settings; the other settings are then not
-            looked at.
+        resume: name of a study to go on with, by its own settings; others are refused beside it.
         runs_dir: folder of run folders and of the cache.
         storage: URL of Optuna's storage; a SQLite file in the run folder when left out.
         track: mirror the study into MLflow.
@@ -120,12 +120,37 @@ def search(
 
     Raises:
         BudgetUnreachable: no plan can be as small as the budget.
-        ConfigurationError: ``texts`` and one of these.
+        ConfigurationError: ``texts`` and one of these; or beside ``resume`` a setting that is not
+            the study's.
         AutocompressError: and those below it; the message is one paragraph that says what to do.
     """
     endurance = Endurance(trials, time, patience)
     where = EngineSettings(engine, workers, address, gpus_per_trial)
     finish = Finish.of(heal, heal_data, refit=refit, seed=seed)
+    settings = SearchSettings(
+        model,
+        budget,
+        latency,
+        space,
+        sampler,
+        seed,
+        device,
+        dtype,
+        trust_remote_code,
+        one_of(
+            texts,
+            named_texts(
+                data, calibration_data, selection_data, report_data, context=context, bos=bos
+            ),
+        ),
+        Selection.of(methods, layers, keep),
+        quality,
+        dequantize,
+        unreached=unreached,
+    )
+    if resume is not None:
+        given = given_settings(settings) | ({} if study is None else {"study": study})
+        refuse_other_settings(read_study(resume, Path(runs_dir), storage), given)
     with mirrored(track, tracking_uri, progress) as observers:
         if resume is not None:
             destination = Destination(resume, Path(runs_dir), storage)
@@ -137,27 +162,6 @@ def search(
                 observers=observers,
                 progress=progress,
             )
-        settings = SearchSettings(
-            model,
-            budget,
-            latency,
-            space,
-            sampler,
-            seed,
-            device,
-            dtype,
-            trust_remote_code,
-            one_of(
-                texts,
-                named_texts(
-                    data, calibration_data, selection_data, report_data, context=context, bos=bos
-                ),
-            ),
-            Selection.of(methods, layers, keep),
-            quality,
-            dequantize,
-            unreached=unreached,
-        )
         destination = Destination(study, Path(runs_dir), storage)
         return run_search(
             settings,

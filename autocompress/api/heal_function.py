@@ -114,6 +114,8 @@ def heal(
     )
     kept = None if checkpoint is None else Path(checkpoint)
     written = None if out is None else Path(out)
+    if written is None and overwrite:
+        refuse_options("no --out to write to", overwrite=overwrite)
     folder = folder_of(study)
     if folder is not None:
         refuse_options(

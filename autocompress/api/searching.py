@@ -30,6 +30,7 @@ from autocompress.api.study_choice import (
 from autocompress.api.worker import WorkerSettings
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.evaluation.latency import Latency
+from autocompress.paths import shown
 from autocompress.progress import SILENT, Progress
 from autocompress.search.aiming import Sighting, aim, approach
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
@@ -79,6 +80,7 @@ def run_search(
         BudgetUnreachable: no plan can be as small as the budget, said before anything is computed.
         ConfigurationError: a setting, text, model, space or study that cannot be used.
     """
+    settings, destination = settings.located(), destination.located()
     effort = endurance.effort(settings.sampler, settings.seed)
     budget = check_settings(settings, destination)
     check_engine(engine)
@@ -115,7 +117,7 @@ def run_search(
             )
             study = create_study(header, destination.url(name))
             progress.note(
-                f"Study {name} in {header.folder}; stop it at any time, "
+                f"Study {name} in {shown(header.folder)}; stop it at any time, "
                 "the same command goes on with it."
             )
         else:

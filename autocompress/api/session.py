@@ -23,7 +23,7 @@ from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.config.space_file import load_space
 from autocompress.errors import ConfigurationError, DataError, ModelError
-from autocompress.evaluation.corpus import PARTS, Texts, check_disjoint, load_texts
+from autocompress.evaluation.corpus import BUNDLED, PARTS, Texts, check_disjoint, load_texts
 from autocompress.evaluation.encoding import (
     begin_tokens,
     check_known,
@@ -38,6 +38,7 @@ from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_le
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
 from autocompress.numerics.metric import Metric
+from autocompress.paths import located
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.selection import EVERYTHING, Selection
@@ -79,6 +80,14 @@ class TextSettings:
     swap_tokens: int = 2_048
     context: int = DEFAULT_CONTEXT
     bos: bool = True
+
+    def located(self) -> TextSettings:
+        """The same with the paths of local files made absolute."""
+        names = [each.name for each in fields(self) if each.name.endswith("data")]
+        sources: dict[str, Any] = {
+            name: located(getattr(self, name), but=(BUNDLED,)) for name in names
+        }
+        return replace(self, **sources)
 
 
 def named_texts(

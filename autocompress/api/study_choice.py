@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from autocompress.api.left_dense import KEEP, check_unreached
 from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.errors import ConfigurationError, StudyError
+from autocompress.evaluation.corpus import PARTS
+from autocompress.paths import located
 from autocompress.progress import SILENT, Progress
 from autocompress.search.knob_sampler import SAMPLERS
 from autocompress.search.selection import EVERYTHING, Selection
@@ -17,7 +19,11 @@ from autocompress.search.space import Space
 from autocompress.search.storage import default_storage, storage_url
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import existing_study, to_record
+from autocompress.surgery.loading import BUNDLED_MODEL
 from autocompress.units import Budget
+
+# Of an identity: its hashes say what they hold.
+NAMES = ("model", *(f"{part}_text" for part in PARTS))
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,15 @@ class SearchSettings:
     def read_space(self) -> Space:
         """Load the search space, narrowed to what was selected."""
         return read_space(self.space, self.selection)
+
+    def located(self) -> SearchSettings:
+        """The same with the paths of local files and folders made absolute."""
+        return replace(
+            self,
+            model=located(self.model, Path.is_dir, but=(BUNDLED_MODEL,)),
+            space=located(self.space, Path.is_file) or self.space,
+            texts=self.texts.located(),
+        )
 
     def open(self, runs_dir: Path, progress: Progress = SILENT) -> Session:
         """Load the model and make everything ready; see ``open_session``."""
@@ -88,6 +103,12 @@ class Destination:
         if isinstance(study, StudyRecord):
             return cls(study.name, study.folder.parent, storage)
         return cls(study, Path(runs_dir), storage)
+
+    def located(self) -> Destination:
+        """The same with absolute paths."""
+        runs_dir = self.runs_dir.expanduser().absolute()
+        storage = None if self.storage is None else storage_url(self.storage)
+        return replace(self, runs_dir=runs_dir, storage=storage)
 
     def url(self, name: str) -> str:
         """URL of the storage of a study."""
@@ -143,11 +164,11 @@ def choose_study(
         if study is None:
             return name, None
         found = to_record(study, destination.runs_dir / name).settings.get("identity", {})
+        if _content(identity) == _content(found):
+            return name, study
         differing = sorted(
             key for key in {*identity, *found} if identity.get(key) != found.get(key)
         )
-        if not differing:
-            return name, study
         if named is not None:
             key = differing[0]
             raise StudyError(
@@ -159,6 +180,15 @@ def choose_study(
                 "put back what has changed (a space, a text), or name another with --study.",
             )
         number += 1
+
+
+def _content(identity: dict[str, Any]) -> dict[str, Any]:
+    """What of an identity determines trials: not where model and texts lie, but what they hold."""
+    content = {key: value for key, value in identity.items() if key not in NAMES}
+    texts = {
+        key: value for key, value in identity.get("texts", {}).items() if not key.endswith("data")
+    }
+    return content | {"texts": texts}
 
 
 def _default_name(settings: SearchSettings) -> str:

@@ -15,6 +15,7 @@ from autocompress.api.finish import Finish
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.cli.output import ConsoleProgress, console, print_json
 from autocompress.errors import BudgetUnreachable
+from autocompress.paths import shown
 from autocompress.search.engines.choosing import EngineSettings
 from autocompress.units import about, format_bytes
 
@@ -79,7 +80,8 @@ def print_dry_run(run: DryRun, console: Console) -> None:
     ]
     console.print("", _table(("matrices", "shape", "count", "options"), matrices), sep="\n")
     texts = [
-        (text.name, text.source, f"{text.tokens:,}", f"{text.windows:,}") for text in run.texts
+        (text.name, shown(text.source), f"{text.tokens:,}", f"{text.windows:,}")
+        for text in run.texts
     ]
     console.print(_table(("text", "source", "tokens", "windows"), texts))
     stages = [
@@ -99,12 +101,12 @@ def _lines(run: DryRun) -> list[str]:
     skipped = f", {run.skipped} modules stay as they are" if run.skipped else ""
     return [
         f"Dry run of study {run.study} ({going_on}): nothing is fitted, searched or written.",
-        f"Model: {run.model}, {format_bytes(run.dense_bytes)}{skipped}.",
+        f"Model: {shown(run.model)}, {format_bytes(run.dense_bytes)}{skipped}.",
         f"Space: {run.space}, {run.options:,} options of {matrices} matrices.",
         f"Budget: {_budget(run)}",
         f"Trials: {_trials(run)}",
         f"Cache: {_cache(run)}",
-        f"Study: {run.folder}, stored in {run.storage}",
+        f"Study: {shown(run.folder)}, stored in {run.storage}",
     ]
 
 

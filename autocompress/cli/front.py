@@ -89,6 +89,7 @@ def front(
             "--quality": quality,
         }
         refused |= {"--max-perplexity": max_perplexity, "--methods": methods or None}
+        refused |= {"--html": html, "--png": png}
         if named := [option for option, value in refused.items() if value is not None]:
             raise ConfigurationError(
                 f"--budget allocates a new plan and takes no {named[0]}",

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.paths import shown
 from autocompress.search.against_dense import describe, latency_ratio, rise, targets_of
 from autocompress.search.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
 from autocompress.search.dominance import knee_of, latency
@@ -211,7 +212,7 @@ def next_command(study: StudyRecord, trial: TrialRecord | None, *, options: str 
 
 def _title(study: StudyRecord) -> str:
     limits = describe_limits(study.limits, study.dense_bytes)
-    return f"Study {study.name}: {study.model}" + (f", {limits}" if limits else "")
+    return f"Study {study.name}: {shown(study.model)}" + (f", {limits}" if limits else "")
 
 
 def _marks(study: StudyRecord, picked: TrialRecord | None) -> dict[int, list[str]]:

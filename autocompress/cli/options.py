@@ -137,3 +137,9 @@ Overwrite = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 RUNS_DIR = Path("runs")
+
+
+def is_typed(ctx: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line, be it with its usual value."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from autocompress.api.predicting import PredictedPlan
 from autocompress.errors import BudgetUnreachable, StudyError
+from autocompress.paths import shown
 from autocompress.search.against_dense import describe
 from autocompress.search.picking import pick
 from autocompress.units import format_bytes
@@ -19,7 +20,7 @@ def print_predicted(predicted: PredictedPlan, console: Console) -> None:
     study, prediction = predicted.study, predicted.prediction
     size = f"{format_bytes(prediction.bytes)} ({predicted.ratio:.3g}x)"
     lines = [
-        f"Study {study.name}: {study.model}",
+        f"Study {study.name}: {shown(study.model)}",
         f"  allocated  {size}: {prediction.plan.summary()}",
         f"  predicted  {_expected(predicted)}",
         f"  measured   {_measured(predicted)}",
@@ -58,4 +59,5 @@ def _next_command(predicted: PredictedPlan) -> str:
     study = predicted.study
     out = shlex.quote(f"{study.name}-{predicted.ratio:.3g}x")
     recipe = shlex.quote(str(predicted.recipe))
-    return f"autocompress compress {shlex.quote(study.model)} --recipe {recipe} --out {out}"
+    model = shlex.quote(shown(study.model))
+    return f"autocompress compress {model} --recipe {recipe} --out {out}"

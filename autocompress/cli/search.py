@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,11 +27,17 @@ from autocompress.cli.options import (
     Space,
     TrustRemoteCode,
     Unreached,
+    is_typed,
 )
 from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
+from autocompress.paths import shown
+
+if TYPE_CHECKING:
+    from autocompress.api.study_choice import Destination
 
 
 def search(
+    ctx: typer.Context,
     budget: Annotated[
         str | None,
         typer.Option("--budget", help="Most bytes of the stored model: 10x, 25%, 1.6MB, 2GiB."),
@@ -176,6 +183,10 @@ def search(
     misses.
     """
     quieten_libraries()
+    if resume is not None:
+        from autocompress.api.study_choice import Destination
+
+        _check_resumed(ctx, Destination(resume, runs_dir, storage))
     if dry_run:
         from autocompress.api.endurance import Endurance
         from autocompress.api.finish import Finish
@@ -211,6 +222,7 @@ def search(
     from autocompress.free_memory import peak_memory_bytes
     from autocompress.search.front import front_to_dict
     from autocompress.search.picking import best_or_none, nearest_to_the_limits, pick
+    from autocompress.tracking.mlflow_client import how_to_browse
     from autocompress.units import format_bytes
 
     progress = ConsoleProgress()
@@ -272,14 +284,30 @@ def search(
     if as_json:
         return
     options = location_options(runs_dir, storage)
-    store = "" if tracking_uri is None else f" --backend-store-uri {tracking_uri}"
     console.print(
         "\nNext:",
         f"  {next_command(record, best, options=options)}",
         f"  autocompress front {record.name} --pick knee{options}    other points of the front",
-        f"  open {files['html']}" if "html" in files else "",
-        f"  mlflow ui{store}    every trial" if track else "",
+        f"  open {shlex.quote(shown(files['html']))}" if "html" in files else "",
+        f"  {how_to_browse(tracking_uri)}    every trial" if track else "",
         sep="\n",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _check_resumed(ctx: typer.Context, destination: Destination) -> None:
+    """Refuse settings beside --resume, also those that are typed as they are by default.
+
+    Raises:
+        ConfigurationError: one that the study does not have.
+    """
+    from autocompress.api.going_on import refuse_other_settings
+    from autocompress.api.looking_up import resumed
+
+    given = {
+        name: value
+        for name, value in ctx.params.items()
+        if is_typed(ctx, name) and name not in ("dry_run", "as_json")
+    }
+    refuse_other_settings(resumed(destination), given)

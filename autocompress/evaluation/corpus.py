@@ -66,9 +66,15 @@ def load_texts(
             passages.
     """
     own = dict(zip(PARTS, (calibration_data, selection_data, report_data), strict=True))
+    if data is not None and all(own.values()):
+        raise DataError(
+            "--data does nothing beside a source for each of the three texts",
+            got=data,
+            hint="Leave out --data, or one of the three.",
+        )
     shares = (
         {}
-        if data in (None, BUNDLED) or all(own.values())
+        if data in (None, BUNDLED)
         else dict(zip(PARTS, cut_in_three(read_source(data)), strict=True))
     )
     texts, names = {}, {}

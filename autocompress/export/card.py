@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autocompress.methods.plan import Plan
@@ -64,8 +65,9 @@ def model_card(source: str, plan: Plan, facts: Mapping[str, Any], *, own_code: b
         text = measurement.get("text")
         where = f" on the {text} text" if text in ("selection", "report") else ""
         quality = f"\nPerplexity{where}: {measurement['perplexity']:.4f}."
+    local = Path(source)
     return _TEMPLATE.format(
-        source=source,
+        source=local.name if local.is_absolute() else source,
         size=format_bytes(facts["bytes"]),
         dense=format_bytes(facts["dense_bytes"]),
         ratio=facts["dense_bytes"] / facts["bytes"],

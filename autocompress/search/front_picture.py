@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from autocompress.paths import shown
 from autocompress.search.against_dense import quality, rise, shown_perplexity
 from autocompress.search.bootstrap import LEVEL, rise_interval
 from autocompress.search.dominance import divergence, knee_of, latency, non_dominated
@@ -199,7 +200,7 @@ def _size_and_quality(dot: Dot) -> str:
 
 
 def _subtitle(study: StudyRecord) -> str:
-    parts = [study.model, f"{len(study.complete)} plans measured"]
+    parts = [shown(study.model), f"{len(study.complete)} plans measured"]
     gain = gain_over_hand_written(study)
     if gain is not None and math.isfinite(gain.share):
         parts.append(f"the best loses {gain.share:.0%} of what {gain.hand_written.label} loses")

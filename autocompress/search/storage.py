@@ -42,12 +42,19 @@ def default_storage(folder: Path) -> str:
 
 
 def storage_url(given: str) -> str:
-    """URL of a storage as a person names it: a path that ends in ``.journal`` is one, too."""
+    """URL of a storage as a person names it, with an absolute path where it is a file.
+
+    A path that ends in ``.journal`` is a storage, too.
+    """
     if "://" not in given and given.endswith(".journal"):
         given = _JOURNAL + given
-    if not given.startswith(_JOURNAL):
+    if given.startswith(_JOURNAL):
+        return _JOURNAL + str(Path(given.removeprefix(_JOURNAL)).expanduser().absolute())
+    path = file_of(given)
+    if path is None or path.is_absolute() or str(path).startswith((":memory:", "file:")):
         return given
-    return _JOURNAL + str(Path(given.removeprefix(_JOURNAL)).expanduser().absolute())
+    absolute = make_url(given).set(database=str(path.expanduser().absolute()))
+    return absolute.render_as_string(hide_password=False)
 
 
 def file_of(url: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -49,6 +50,23 @@ def without_password(uri: str) -> str:
     """A store's URI as it may be shown."""
     parts = urlsplit(uri)
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+
+
+def how_to_browse(uri: str | None) -> str:
+    """What a person does to see what a store holds: a command, or an address to open.
+
+    Args:
+        uri: of the store; where MLflow itself would look when left out.
+    """
+    named = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not named:
+        return "mlflow ui"
+    shown = without_password(named)
+    if named.startswith(("http://", "https://")):
+        return f"open {shown}"
+    if named.startswith("databricks"):
+        return f"open the workspace of {shown}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
 
 
 def _beside_database(uri: str) -> str | None:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from autocompress.errors import ConfigurationError
 from autocompress.progress import Progress
 from autocompress.search.observer import Observer
 from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.tracking.mlflow_client import without_password
 from autocompress.tracking.mlflow_store import MlflowStore
 
 logger = logging.getLogger(__name__)
@@ -194,12 +196,30 @@ def sync(
     return mirror.close(timeout)
 
 
+def check_tracking(track: bool, uri: str | None) -> None:
+    """Refuse a store that nothing is sent to.
+
+    Raises:
+        ConfigurationError: one is named where nothing is tracked.
+    """
+    if uri is not None and not track:
+        raise ConfigurationError(
+            "--tracking-uri does nothing with --no-track",
+            got=without_password(uri),
+            hint="Leave one of them out.",
+        )
+
+
 @contextmanager
 def mirrored(track: bool, uri: str | None, progress: Progress) -> Iterator[list[Observer]]:
     """Observers that mirror a study into MLflow, none unless ``track``.
 
     What could not be sent is told at the end.
+
+    Raises:
+        ConfigurationError: a store is named that nothing would be sent to.
     """
+    check_tracking(track, uri)
     mirror = MlflowMirror(uri) if track else None
     try:
         yield [mirror] if mirror else []
