@@ -38,7 +38,7 @@ from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_le
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
 from autocompress.numerics.metric import Metric
-from autocompress.paths import located
+from autocompress.paths import located, shown
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.selection import EVERYTHING, Selection
@@ -451,7 +451,7 @@ def open_session(
             no matrices.
     """
     check_named(settings, model, parts, own)
-    with progress.task(f"Loading {model or 'the bundled model'}"):
+    with progress.task(f"Loading {shown(model or 'the bundled model')}"):
         loaded = load_model(
             model,
             device=device,

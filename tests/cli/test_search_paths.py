@@ -1,0 +1,86 @@
+"""Searches as they are typed in a folder of one's own: relative paths, with spaces in the names."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from autocompress.api import searching
+from autocompress.cli.main import main
+from autocompress.search.engines.here import Here
+from autocompress.search.study_store import read_study
+from tests.api.tiny_compression import SPACE
+from tests.conftest import VOCABULARY, make_tiny_model, make_tiny_tokenizer
+
+SEARCH = ["search", "--model", "my model", "--data", "my text.txt", "--space", "my space.yaml"]
+FEW = ["--budget", "3x", "--no-track", "--no-refit", "--trials"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a model, a text and a space, to work in."""
+    place = tmp_path / "my work"
+    make_tiny_model("llama").save_pretrained(place / "my model")
+    make_tiny_tokenizer().save_pretrained(place / "my model")
+    words = random.Random(0).choices(range(VOCABULARY - 3), k=1500)
+    (place / "my text.txt").write_text("\n".join(f"w{word}" for word in words))
+    (place / "my space.yaml").write_text(SPACE)
+    monkeypatch.chdir(place)
+    return place
+
+
+def labels(runs, name="my-model-3x"):
+    return [trial.label for trial in read_study(name, runs).complete]
+
+
+def test_a_study_goes_on_from_any_folder_and_its_workers_work_in_theirs(
+    place, tmp_path, monkeypatch, capsys
+):
+    """Ray's workers are in a folder of their own; here the worker is asked for from another."""
+
+    def elsewhere(_settings, _measure, open_workers, **_options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            return Here(open_workers[0]())
+
+    monkeypatch.setattr(searching, "make_engine", elsewhere)
+    for write in ("front_plot.write_front_html", "front_png.write_front_png"):
+        monkeypatch.setattr(f"autocompress.search.{write}", lambda _study, path: path)
+    assert main([*SEARCH, *FEW, "2", "--storage", "sqlite:///my studies.db"]) == 0
+    printed = capsys.readouterr()
+    assert "Study my-model-3x: my model, at most" in printed.out
+    assert "open runs/my-model-3x/front.html" in printed.out
+    assert "Study my-model-3x in runs/my-model-3x; stop it" in printed.err
+    assert (place / "my studies.db").exists()
+    first = labels(place / "runs")
+    assert len(first) == 2
+
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    runs = ["--runs-dir", "../my work/runs"]
+    more = ["--no-track", "--no-refit", "--trials", "3"]
+    assert main(["search", "--resume", "my-model-3x", *runs, *more]) == 0
+    assert labels(place / "runs")[:2] == first
+    assert len(labels(place / "runs")) == 3
+    capsys.readouterr()
+    there = [f"../my work/{word}" if " " in word else word for word in SEARCH]
+    assert main([*there, *FEW, "3", *runs, "--storage", "sqlite:///../my work/my studies.db"]) == 0
+    assert "Going on with study my-model-3x" in capsys.readouterr().err
+    assert list(other.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--engine", "ray", "--workers", "2"],
+        ["--workers", "2"],
+        ["--workers", "2", "--storage", "my study.journal"],
+    ],
+)
+def test_workers_find_what_is_named_from_the_folder_of_the_command(place, how, capsys):
+    assert main([*SEARCH, *FEW, "4", *how]) == 0
+    assert "best" in capsys.readouterr().out
+    assert len(labels(place / "runs")) == 4
