@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -29,7 +32,8 @@ INTERRUPTED_TEXT = (
     "`autocompress search --resume STUDY` goes on with a search, the same command with healing; "
     "anything else is quicker the second time."
 )
-INTERRUPTED = 128 + 2  # as shells number a program ended by SIGINT
+INTERRUPTED = 128 + signal.SIGINT  # as shells number a program ended by a signal
+TERMINATED = 128 + signal.SIGTERM
 BROKEN_PIPE = 1  # as typer has it
 # Troubles of the machine, which a person can do something about.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -103,6 +107,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after the program's name; by default the process's own.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with _terminated_as_interrupted() as terminated:
+        code = _run(arguments)
+    return TERMINATED if terminated and code == INTERRUPTED else code
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[list[int]]:
+    """Let SIGTERM (``kill``, a batch system) end what runs in good order, as Ctrl-C does.
+
+    It is all that ends a command that a script has started in the background: its shell has SIGINT
+    ignored there. What is ignored stays so.
+
+    Yields:
+        The signals that came.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> NoReturn:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    own = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    if not own or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield came
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _run(arguments: list[str]) -> int:
     debug = DEBUG in arguments
     try:
         app([argument for argument in arguments if argument != DEBUG], prog_name="autocompress")

@@ -1,8 +1,10 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -132,6 +134,32 @@ def test_interrupt_says_how_to_go_on(raising, capsys):
     raising(KeyboardInterrupt())
     assert shell.main(["fail"]) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interrupts", [signal.default_int_handler, signal.SIG_IGN])
+def test_termination_ends_a_command_in_good_order_also_in_the_background(
+    monkeypatch, capsys, interrupts
+):
+    """A shell that starts it with ``&`` in a script has it ignore SIGINT; SIGTERM is left."""
+    tidied = []
+
+    def long(*_arguments, **_options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            tidied.append(True)
+
+    monkeypatch.setattr("autocompress.api.functions.search", long)
+    before = signal.signal(signal.SIGINT, interrupts)
+    try:
+        assert shell.main(["search", "--budget", "4x"]) == 128 + 15
+        assert signal.getsignal(signal.SIGINT) == interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert tidied
+    assert "--resume" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_closed_pipe_is_no_error():

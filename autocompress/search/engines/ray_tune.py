@@ -9,6 +9,8 @@ environment what it reads there while it is imported.
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +101,7 @@ class RayTune:
         if ray.is_initialized():
             yield
             return
+        on_termination = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL  # Ray sets its own
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         try:
             if self.address is None:
@@ -116,6 +119,9 @@ class RayTune:
             where = "a Ray of its own" if self.address is None else f"the Ray at {self.address}"
             what = f"the search cannot use {where}: {_last_line(error)}"
             raise ConfigurationError(what, hint=hint) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_termination)
         try:
             yield
         finally:

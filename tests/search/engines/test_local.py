@@ -92,12 +92,13 @@ def test_what_cannot_be_given_to_a_process_is_said_as_it_is():
 
 
 DRIVE = """
-import sys
+import signal, sys
 from pathlib import Path
 from autocompress.search.engines.local import LocalProcesses
 from tests.search.engines.fake_ask_tell import FakeAskTell, troubled
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with nohup
     worker = troubled(Path(sys.argv[1]), {0: ("long", 9)})
     LocalProcesses([worker]).drive(FakeAskTell(1))
 """
