@@ -8,6 +8,7 @@ from autocompress.methods.plan import Plan
 from autocompress.search.driver import REFERENCE_SPAN
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.proposer import sweep
+from autocompress.search.shares import share_out
 from autocompress.search.space import Space
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Limits
@@ -45,19 +46,25 @@ def expected_trials(
     dense, limit_bytes = inventory.dense_bytes, limits.memory_bytes
     share = None if limit_bytes is None else min(limit_bytes / dense, 1.0)
     most = None if limit_bytes is None else REFERENCE_SPAN * limit_bytes
-    by_hand = [
-        ExpectedTrial("hand-written", most is not None and inventory.plan_bytes(plan) > most, plan)
-        for _, plan in hand_written_plans(
+    plans, sizes = share_out(
+        trials,
+        hand_written_plans(
             inventory.layers,
             share,
             methods=space.selection.methods,
             kept=[spec.name for spec in inventory.layers if space.leaves(spec)],
             held=dict(space.held),
-        )
+        ),
+        sweep(limits, dense, least_bytes)[1:],
+        inventory,
+        limit_bytes,
+    )
+    by_hand = [
+        ExpectedTrial("hand-written", most is not None and inventory.plan_bytes(plan) > most, plan)
+        for _, plan in plans
     ]
-    # One on predictions, then the sweep.
-    reached = len(sweep(limits, dense, least_bytes))
-    allocations = [ExpectedTrial("allocation")] * (1 + reached)
+    # At the budget one on predictions and one on measured options, then the sweep.
+    allocations = [ExpectedTrial("allocation")] * (2 + len(sizes))
     planned = [*allocations[:2], *by_hand, *allocations[2:]]
     searched = [ExpectedTrial(SEARCHED)] * max(trials - len(planned), 0)
     return [*planned, *searched][:trials]

@@ -28,6 +28,7 @@ from autocompress.search.knob_sampler import KnobSampler
 from autocompress.search.observer import Observer, describe_trial
 from autocompress.search.picking import best_or_none
 from autocompress.search.proposer import Proposal, Proposer
+from autocompress.search.shares import LEAST_TRIALS
 from autocompress.search.stages import rivals_of, stages_of
 from autocompress.search.stopping import searched_for, searched_series, stopped_growing
 from autocompress.search.storage import TROUBLES
@@ -95,7 +96,7 @@ class Search:
         self.sampler = KnobSampler(effort.sampler, effort.seed, limit_ms=header.limits.latency_ms)
         for trial in self.record.trials:
             self._learn(trial)
-        self.turns = Turns(proposer, self.sampler)
+        self.turns = Turns(proposer, self.sampler, effort.trials)
         self._stages = stages_of(windows)
         self._running: dict[int, tuple[Trial, Proposal]] = {}
         self._growth = list(searched_series(self.record))
@@ -116,6 +117,11 @@ class Search:
         """
         for observer in self.observers:
             observer.started(to_record(self.study, self.folder))
+        if self._count < self.effort.trials < LEAST_TRIALS:
+            self.progress.note(
+                f"So few trials are spent on allocations and hand-written plans; from --trials "
+                f"{LEAST_TRIALS} on some are left to search."
+            )
         with self.progress.task("Searching (trials)", self.effort.trials) as advance:
             self._advance = advance
             advance(self._count)

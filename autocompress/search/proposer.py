@@ -23,6 +23,7 @@ from autocompress.search.end_to_end import Relation, TimedPlan, relate
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
 from autocompress.search.measured_menu import MeasuredMenu
+from autocompress.search.shares import share_out
 from autocompress.search.study import (
     ALLOCATION,
     HAND_WRITTEN,
@@ -220,21 +221,25 @@ class Proposer:
         least = self.least_bytes()
         return [self.allocated(knobs, size) for size in sizes if size >= least]
 
-    def planned(self) -> list[Callable[[], Proposal]]:
+    def planned(self, trials: int) -> list[Callable[[], Proposal]]:
         """What makes the proposals that need no sampler, the allocations at the budget first.
 
         They are made one by one, as what trials have shown may change the later ones.
+
+        Args:
+            trials: of the study in all; see ``share_out``.
         """
         share = None if self.sought is None else self.sought / self.inventory.dense_bytes
         left = [m.spec.name for m in self.menu.layers if all(o.method == Keep() for o in m.options)]
-        hand_written = [
-            partial(Proposal, HAND_WRITTEN, label, plan)
-            for label, plan in hand_written_plans(
-                self.inventory.layers, share, methods=self.methods, kept=left, held=self.held
-            )
-        ]
+        by_hand = hand_written_plans(
+            self.inventory.layers, share, methods=self.methods, kept=left, held=self.held
+        )
+        plans, sizes = share_out(trials, by_hand, self.targets[1:], self.inventory, self.sought)
+        hand_written = [partial(Proposal, HAND_WRITTEN, label, plan) for label, plan in plans]
         first = partial(self.allocation, self.targets[0], PREDICTED)
-        at_budget, *others = [partial(self.allocation, target, Knobs()) for target in self.targets]
+        at_budget, *others = [
+            partial(self.allocation, target, Knobs()) for target in (self.targets[0], *sizes)
+        ]
         return [first, at_budget, *hand_written, *others]
 
     def allocation(self, target: float, knobs: Knobs) -> Proposal:

@@ -28,11 +28,12 @@ class Turns:
     Args:
         proposer: makes plans.
         sampler: proposes knobs.
+        trials: of the study in all.
     """
 
-    def __init__(self, proposer: Proposer, sampler: KnobSampler) -> None:
+    def __init__(self, proposer: Proposer, sampler: KnobSampler, trials: int) -> None:
         self.proposer, self.sampler = proposer, sampler
-        self._planned = proposer.planned()
+        self._planned = proposer.planned(trials)
 
     def next(
         self, record: StudyRecord, running: Sequence[str], measured_now: set[str]

@@ -137,7 +137,7 @@ def test_groups_take_one_method():
 
 def test_the_sweep_begins_at_the_budget_and_teaches_the_sampler_there_alone():
     made = proposer()
-    proposals = [make() for make in made.planned()]
+    proposals = [make() for make in made.planned(1000)]
     allocated = [p for p in proposals if p.phase == "allocation"]
     assert [p.knobs for p in allocated] == [PREDICTED, Knobs(), *[None] * (len(allocated) - 2)]
     assert proposals[0].label == "allocated 6x on predictions"

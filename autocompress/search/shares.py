@@ -1,0 +1,67 @@
+"""How the trials of a search are shared out between what is planned and what is searched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from autocompress.methods.plan import Plan
+from autocompress.surgery.inventory import Inventory
+
+PLANNED_SHARE = 3 / 4  # of the trials, at most; all that is planned fits into that of 32
+LEAST_TRIALS = 8  # of which each phase gets some
+ALLOCATIONS = 2  # at the budget, which come first whatever follows
+
+Labelled = tuple[str, Plan]
+
+
+def share_out(
+    trials: int,
+    by_hand: Sequence[Labelled],
+    sizes: Sequence[float],
+    inventory: Inventory,
+    limit_bytes: float | None,
+) -> tuple[list[Labelled], list[float]]:
+    """Choose what is planned beside the allocations at the budget, so that trials are left.
+
+    Where not all fits, hand-written plans and sizes take turns: the plans that a person would take
+    for the budget, the sizes nearest to it. With fewer than ``LEAST_TRIALS`` nothing is left out.
+
+    Args:
+        trials: of the study in all.
+        by_hand: labelled hand-written plans.
+        sizes: bytes to allocate at beside the budget, the most useful first.
+        inventory: tells the bytes of a plan.
+        limit_bytes: the budget.
+    """
+    room = int(PLANNED_SHARE * trials) - ALLOCATIONS
+    if trials < LEAST_TRIALS or len(by_hand) + len(sizes) <= room:
+        return list(by_hand), list(sizes)
+    distinct = {plan.hash: (label, plan) for label, plan in reversed(by_hand)}
+    kept_sizes = sizes[: max(room // 2, room - len(distinct))]
+    useful = _useful(list(distinct.values()), inventory, limit_bytes)[: room - len(kept_sizes)]
+    kept = {label for label, _ in useful}
+    return [each for each in by_hand if each[0] in kept], list(kept_sizes)
+
+
+def _useful(
+    plans: Sequence[Labelled], inventory: Inventory, limit_bytes: float | None
+) -> list[Labelled]:
+    """Plans in the order of their use: the largest within the budget first; else over all sizes."""
+    by_size = sorted(plans, key=lambda each: inventory.plan_bytes(each[1]))
+    if limit_bytes is None:
+        return sorted(by_size, key=lambda each: _halvings(by_size.index(each), len(by_size)))
+    return sorted(by_size, key=lambda each: _distance(inventory.plan_bytes(each[1]), limit_bytes))
+
+
+def _distance(size: int, limit_bytes: float) -> tuple[bool, float]:
+    return size > limit_bytes, abs(math.log(size / limit_bytes))
+
+
+def _halvings(index: int, count: int) -> int:
+    """How often a range must be halved until it is this index that is in the middle."""
+    low, high, halvings = 0, count, 0
+    while (middle := (low + high) // 2) != index:
+        low, high = (middle + 1, high) if index > middle else (low, middle)
+        halvings += 1
+    return halvings
