@@ -142,7 +142,6 @@ def test_the_settings_of_the_study_itself_pass(monkeypatch):
             "--report-data d",
             "--data",
         ),
-        ("compress autocompress-demo --budget 4x --recipe r.yaml --out o", "a recipe and a budget"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(capsys, command, said):

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from autocompress.api.trial_list import expected_trials
+from autocompress.config.space_file import load_space
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.proposer import sweep
 from autocompress.search.shares import LEAST_TRIALS, share_out
@@ -70,7 +71,8 @@ def test_a_dry_run_expects_what_is_planned():
     for trials in (14, 32):
         labels, sizes = planned(trials, LIMITS["memory"])
         phases = Counter(
-            each.phase for each in expected_trials(INVENTORY, LIMITS["memory"], 100_000, trials)
+            each.phase
+            for each in expected_trials(INVENTORY, LIMITS["memory"], 100_000, trials, load_space())
         )
         assert phases["hand-written"] == len(labels)
         assert phases["allocation"] == 2 + len(sizes)
