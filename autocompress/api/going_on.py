@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from autocompress.api.session import TextSettings
 from autocompress.api.study_choice import SearchSettings
 from autocompress.errors import ConfigurationError
 from autocompress.paths import located, shown
@@ -62,7 +63,10 @@ def given_settings(settings: SearchSettings) -> dict[str, Any]:
 
 
 def _by_name(settings: SearchSettings) -> dict[str, Any]:
-    groups = {"texts": settings.texts, "selection": settings.selection}
+    groups: dict[str, TextSettings | Selection] = {
+        "texts": settings.texts,
+        "selection": settings.selection,
+    }
     own = {each.name: getattr(settings, each.name) for each in fields(settings)}
     own = {name: value for name, value in own.items() if name not in groups}
     for group in groups.values():
@@ -95,7 +99,7 @@ def _instead(study: StudyRecord, name: str, value: Any, own: Mapping[str, Any]) 
         "latency": f"The trials within another limit: autocompress front "
         f"{shlex.quote(study.name)} --max-latency {value}. ",
     }
-    return f"{measured.get(name, '')}Another search: {_command(own | {name: value})}."
+    return f"{measured.get(name, '')}Another search: {_command({**own, name: value})}."
 
 
 def _command(settings: Mapping[str, Any]) -> str:

@@ -50,8 +50,8 @@ class Turns:
         labels = {(trial.phase, trial.label) for trial in tried}
         while self._planned:
             proposal = self._planned.pop(0)()
-            before = (proposal.phase, proposal.label) in labels  # of the search that is resumed
-            if not before and proposal.plan.hash not in known:
+            done = (proposal.phase, proposal.label) in labels  # of the search that is resumed
+            if not done and proposal.plan.hash not in known:
                 return proposal
         made = [trial.phase for trial in record.trials if not trial.cut_off]
         turn = sum(phase not in PLANNED for phase in (*running, *made))
