@@ -12,6 +12,8 @@ import pytest
 
 # Tiny tensors gain nothing from threads, and lose much to them on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The default tests ask no hub; without this a name that is no folder would wait for one.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
