@@ -105,6 +105,7 @@ _CONFIGS: dict[str, tuple[str, Callable[[], Any]]] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep what shares fixtures in one process of pytest-xdist: a file, or a folder."""
     for item in items:

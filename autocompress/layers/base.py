@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.layers.packed import PackedTable
-from autocompress.layers.stand_in import KeepingTypes, StandIn
+from autocompress.layers.stand_in import KeepingTypes, StandIn, initialised
 
 
 class CompressedMatrix(StandIn):
@@ -145,7 +145,15 @@ class CompressedEmbedding(StandIn):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up ``ids [...]``: ``[..., hidden]``."""
-        return scaled(self.matrix.rows(ids).to(self.dtype), self.factor)
+        rows = self.matrix.rows(ids.to(self.matrix.qweight.device))
+        return scaled(rows.to(self.dtype), self.factor)
+
+    def _shown(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """As in other layers, but on a device: Llama 4 sends the ids to that of the weight.
+
+        One element, not a number, stands for all: to compute with it gives no number.
+        """
+        return initialised(torch.full((), torch.nan, dtype=dtype, device="cpu").expand(shape))
 
 
 class TiedHead(StandIn):

@@ -32,14 +32,17 @@ class StandIn(nn.Module):
         weight = dense.weight
         assert isinstance(weight, Tensor)
         if not hasattr(self, "weight"):
-            self.weight = _shown(weight.shape, weight.dtype)
+            self.weight = self._shown(weight.shape, weight.dtype)
+
+    def _shown(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        return initialised(torch.empty(shape, dtype=dtype, device="meta"))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.dtype = _unwrapped(fn)(torch.empty(0, dtype=self.dtype)).dtype
         weight = self.__dict__.get("weight")
         if weight is not None:
-            self.weight = _shown(weight.shape, self.dtype)
+            self.weight = self._shown(weight.shape, self.dtype)
         return self
 
 
@@ -63,7 +66,7 @@ def _unwrapped(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return fn.fn if isinstance(fn, KeepingTypes) else fn
 
 
-def _shown(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    weight = torch.empty(shape, dtype=dtype, device="meta")
+def initialised(weight: Tensor) -> Tensor:
+    """The weight, marked as one that transformers need not initialise."""
     weight._is_hf_initialized = True  # type: ignore[attr-defined]
     return weight
