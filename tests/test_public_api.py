@@ -83,6 +83,14 @@ def test_the_words_of_the_command_line_are_those_of_the_function():
     assert words == set(inspect.signature(command).parameters) - {"ctx", "as_json", "dry_run"}
 
 
+def test_the_words_of_evaluate_are_those_of_the_function():
+    from autocompress.api.evaluating import evaluate
+    from autocompress.cli.evaluate import evaluate as command
+
+    words = set(inspect.signature(evaluate).parameters) - {"progress"}
+    assert words == set(inspect.signature(command).parameters) - {"as_json", "tracking_uri"}
+
+
 def test_what_compress_takes_beyond_the_command_line_is_for_models_in_memory():
     from autocompress.api.compressing import compress
     from autocompress.cli.compress import compress as command

@@ -12,7 +12,8 @@ import torch
 from autocompress.api.exported_folder import refuse_options
 from autocompress.api.recorded_texts import recorded_texts
 from autocompress.api.session import TextSettings, check_named
-from autocompress.errors import ConfigurationError, DataError, ModelError
+from autocompress.api.speed import Timed, check_comparable, measure_speed, open_dense_of
+from autocompress.errors import ConfigurationError, DataError
 from autocompress.evaluation.corpus import BUNDLED, PARTS, bundled_text, cut_in_three, read_source
 from autocompress.evaluation.encoding import (
     begin_tokens,
@@ -23,12 +24,12 @@ from autocompress.evaluation.encoding import (
 )
 from autocompress.evaluation.latency import describe_device
 from autocompress.evaluation.plausibility import absurd_perplexity
-from autocompress.evaluation.scoring import Score, Teacher, score
+from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows, context_length
 from autocompress.progress import SILENT, Progress
 from autocompress.search.bootstrap import difference_interval
 from autocompress.surgery.inventory import stored_bytes
-from autocompress.surgery.loading import LoadedModel, is_exported, load_model
+from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model
 
 DEFAULT_TOKENS = 24_576  # as many as a search measures its final figures on
 
@@ -45,13 +46,14 @@ def evaluate(
     tasks: Sequence[str] = (),
     task_folder: str | Path | None = None,
     limit: int | None = None,
+    speed: bool = False,
     device: str = "cpu",
     dtype: str | None = None,
     trust_remote_code: bool = False,
     dequantize: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Measure a model's perplexity on a text, and its answers to lm-eval tasks.
+    """Measure a model's perplexity on a text, its answers to lm-eval tasks, and its speed.
 
     Args:
         model: a folder, a name on the hub, or a loaded model; the bundled model when left out.
@@ -65,10 +67,12 @@ def evaluate(
             exported folder as many as when it was made, when left out.
         bos: start each window with what the tokenizer puts before a text, such as a begin token;
             when left out, so it is, but for an exported folder that was made otherwise.
-        against: dense model to measure the KL divergence from.
+        against: dense model to measure the KL divergence from, and to compare the speed with.
         tasks: names of lm-eval tasks, groups or tags.
         task_folder: folder of task files.
         limit: examples of each task.
+        speed: measure time and memory, in turn with ``against`` or, of an exported folder, the
+            dense model that it was made from. Then a text is scored only where one is known.
         device: where to run.
         dtype: torch name of a floating-point type; the stored one when left out.
         trust_remote_code: whether code that comes with the model may run.
@@ -80,10 +84,15 @@ def evaluate(
         ``tokens``, the ``begin_token`` of each window, and against a dense model ``kl``, the
         ``rise`` of log-perplexity and its 95 % interval ``rise_interval``, from the windows of the
         text drawn again in pairs (each ``None`` when not measured); and ``tasks``: one mapping per
-        metric with ``task``, ``metric``, ``value``, ``stderr`` and ``samples``.
+        metric with ``task``, ``metric``, ``value``, ``stderr`` and ``samples``. ``speed`` (``None``
+        when not measured) has the conditions, the figures of ``model`` and ``dense`` (median and
+        spread of ``decode_ms`` for a token, ``prefill_ms`` and ``first_token_ms`` for a prompt of
+        ``prompt_tokens``; ``bytes``; ``peak_memory_bytes`` of a fresh process that loads and runs
+        the model alone, for models by name), and ``ratio``, multiples of the dense model's.
 
     Raises:
-        ModelError: a model that cannot be loaded or scored.
+        ModelError: a model that cannot be loaded or scored, or an exported folder whose dense model
+            is gone.
         DataError: a text or task data that cannot be read, or is too short.
         ConfigurationError: an unknown task, part or device.
     """
@@ -103,8 +112,13 @@ def evaluate(
         "trust_remote_code": trust_remote_code,
         "dequantize": dequantize,
     }
-    texts = _texts_for(model, data, scored=not tasks or data is not None or against is not None)
+    scored = data is not None or against is not None or not tasks
+    if speed and scored and data is None and part is None and not _knows_text(model):
+        progress.note("Perplexity is left out: no text is named with --data.")
+        scored = False
+    texts = _texts_for(model, data, scored=scored)
     loaded = _loaded(model, settings, progress)
+    dense = None if against is None else _loaded(against, settings, progress)
     context = texts.context if context is None else context
     bos = texts.bos if bos is None else bos
     begin = begin_tokens(loaded.tokenizer) if bos else ()
@@ -115,33 +129,20 @@ def evaluate(
         "device": describe_device(loaded.model),
         "begin_token": spelled(begin, loaded.tokenizer),
         **dict.fromkeys(("data", "perplexity", "nll", "tokens", "kl", "rise", "rise_interval")),
+        "speed": None,
         "tasks": [],
     }
-    if not tasks or data is not None or against is not None:
+    if speed:
+        result["speed"] = measure_speed(
+            _timed(model, loaded, settings),
+            _dense_beside(loaded, against, dense, settings, progress),
+            bos=bos,
+            progress=progress,
+        )
+    if scored:
         text, result["data"] = _text(texts if data is None else data, part)
-        name = f"the text {result['data']}"
-        ids = token_ids(text, loaded.tokenizer, limit=tokens, name=name)
-        check_known(torch.cat([ids, ids.new_tensor(begin)]), loaded.model, loaded.tokenizer, name)
-        windows = Windows(ids, context_length(loaded.model, context), begin)
-        dense = None if against is None else _loaded(against, settings, progress)
-        measured, teacher = _score(loaded, dense, windows, progress)
-        if not is_exported(loaded.model):
-            warning = absurd_perplexity(measured.nll, vocabulary_of(loaded.model), name)
-            if warning is not None:
-                progress.note(warning)
-        result |= {
-            "perplexity": measured.perplexity,
-            "nll": measured.nll,
-            "tokens": measured.tokens,
-        }
-        if dense is not None and teacher is not None:
-            interval = difference_interval(measured.windows, teacher.score.windows)
-            result |= {
-                "kl": measured.kl,
-                "rise": measured.nll - teacher.score.nll,
-                "rise_interval": None if interval is None else list(interval),
-                "against": dense.source,
-            }
+        windows = _windows(loaded, text, result["data"], tokens, context, begin)
+        result |= _score(loaded, dense, windows, progress, f"the text {result['data']}")
     if tasks:
         from autocompress.evaluation.tasks import run_tasks
 
@@ -159,6 +160,25 @@ def evaluate(
     return result
 
 
+def _timed(model: str | LoadedModel | None, loaded: LoadedModel, settings: dict[str, Any]) -> Timed:
+    if isinstance(model, LoadedModel):
+        return Timed(loaded)
+    return Timed(loaded, settings, model)
+
+
+def _dense_beside(
+    loaded: LoadedModel,
+    against: str | LoadedModel | None,
+    dense: LoadedModel | None,
+    settings: dict[str, Any],
+    progress: Progress,
+) -> Timed | None:
+    """The dense model to compare the speed with; nothing for a dense model by itself."""
+    if dense is not None:
+        return _timed(against, dense, settings)
+    return open_dense_of(loaded, settings, progress) if is_exported(loaded.model) else None
+
+
 def _loaded(
     model: str | LoadedModel | None, settings: dict[str, Any], progress: Progress
 ) -> LoadedModel:
@@ -166,6 +186,12 @@ def _loaded(
         return model
     with progress.task(f"Loading {model or 'the bundled model'}"):
         return load_model(model, **settings)
+
+
+def _knows_text(model: str | LoadedModel | None) -> bool:
+    """Whether a model has a text of its own: the bundled one, and exported folders."""
+    source = model.source if isinstance(model, LoadedModel) else model
+    return is_bundled(source) or recorded_texts(source) is not None
 
 
 def _texts_for(model: str | LoadedModel | None, data: str | None, *, scored: bool) -> TextSettings:
@@ -207,19 +233,50 @@ def _own_text(texts: TextSettings, part: str) -> tuple[str, str]:
     raise DataError(f"the model was made without a {part} text", hint="Name a text with --data.")
 
 
+def _windows(
+    loaded: LoadedModel,
+    text: str,
+    data: str,
+    tokens: int,
+    context: int,
+    begin: tuple[int, ...],
+) -> Windows:
+    name = f"the text {data}"
+    ids = token_ids(text, loaded.tokenizer, limit=tokens, name=name)
+    check_known(torch.cat([ids, ids.new_tensor(begin)]), loaded.model, loaded.tokenizer, name)
+    return Windows(ids, context_length(loaded.model, context), begin)
+
+
 def _score(
-    loaded: LoadedModel, dense: LoadedModel | None, windows: Windows, progress: Progress
-) -> tuple[Score, Teacher | None]:
+    loaded: LoadedModel,
+    dense: LoadedModel | None,
+    windows: Windows,
+    progress: Progress,
+    name: str,
+) -> dict[str, Any]:
+    """What the text says of the model, alone and against the dense one."""
     teacher = None
     if dense is not None:
-        sizes = [each.model.config.get_text_config().vocab_size for each in (loaded, dense)]
-        if sizes[0] != sizes[1]:
-            raise ModelError(
-                f"{loaded.source} and {dense.source} cannot be compared",
-                got=f"vocabularies of {sizes[0]} and {sizes[1]} tokens",
-                wanted="the dense model that the other was made from",
-            )
+        check_comparable(loaded, dense)
         with progress.task(f"Scoring {dense.source} (windows)", len(windows)) as advance:
             teacher = Teacher.of(dense.model, windows, advance=advance)
     with progress.task(f"Scoring {loaded.source} (windows)", len(windows)) as advance:
-        return score(loaded.model, windows, teacher, advance=advance), teacher
+        measured = score(loaded.model, windows, teacher, advance=advance)
+    if not is_exported(loaded.model):
+        warning = absurd_perplexity(measured.nll, vocabulary_of(loaded.model), name)
+        if warning is not None:
+            progress.note(warning)
+    found = {
+        "perplexity": measured.perplexity,
+        "nll": measured.nll,
+        "tokens": measured.tokens,
+    }
+    if dense is None or teacher is None:
+        return found
+    interval = difference_interval(measured.windows, teacher.score.windows)
+    return found | {
+        "kl": measured.kl,
+        "rise": measured.nll - teacher.score.nll,
+        "rise_interval": None if interval is None else list(interval),
+        "against": dense.source,
+    }

@@ -111,9 +111,9 @@ def open_folder(
         _texts_of(folder, data, context),
         runs_dir,
         device=device,
-        dtype=_dtype_of(folder),
+        dtype=dtype_of(folder),
         trust_remote_code=trust_remote_code,
-        dequantize=_was_quantized(folder),
+        dequantize=was_quantized(folder),
         progress=progress,
     )
     wanted = recipe.fingerprint
@@ -140,7 +140,7 @@ def _texts_of(folder: Path, data: str | None, context: int | None) -> TextSettin
     return replace(recorded, context=named.context)
 
 
-def _was_quantized(folder: Path) -> bool:
+def was_quantized(folder: Path) -> bool:
     """Whether a folder's dense model is a quantized checkpoint that was made dense."""
     try:
         return "quantized_by" in json.loads((folder / MEASUREMENTS).read_text("utf-8"))
@@ -148,7 +148,7 @@ def _was_quantized(folder: Path) -> bool:
         return False
 
 
-def _dtype_of(folder: Path) -> str:
+def dtype_of(folder: Path) -> str:
     """The type that a folder's dense model was computed in, on which its fingerprint depends."""
     try:
         return str(json.loads((folder / MEASUREMENTS).read_text("utf-8"))["computed_in"])

@@ -40,7 +40,8 @@ def evaluate(
     context: Context = None,
     bos: FolderBos = None,
     against: Annotated[
-        str | None, typer.Option(help="Dense model to measure the KL divergence from.")
+        str | None,
+        typer.Option(help="Dense model to measure the KL divergence from, and the speed."),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Names of lm-eval tasks, with commas between.")
@@ -51,6 +52,14 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Examples of each task; all when left out.")
     ] = None,
+    speed: Annotated[
+        bool,
+        typer.Option(
+            "--speed",
+            help="Time and memory, in turn with the dense model: --against, or what an exported "
+            "folder was made from.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
     dtype: Annotated[
         str | None, typer.Option(help="Type to load in, such as bfloat16; the stored one if none.")
@@ -64,15 +73,17 @@ def evaluate(
     dequantize: Dequantize = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    r"""Measure perplexity on a text, and run lm-eval tasks.
+    r"""Measure perplexity on a text and speed, and run lm-eval tasks.
 
     \b
     autocompress evaluate ./compressed --data my_text.txt
     autocompress evaluate ./compressed --against my-org/my-model --json
+    autocompress evaluate ./compressed --speed
     autocompress evaluate ./compressed --tasks arc_easy,hellaswag --limit 200
     autocompress evaluate --tasks mine --task-folder ./my_tasks
 
-    With --tasks and without --data or --against only the tasks are run.
+    With --tasks and without --data or --against only the tasks are run. --speed needs no text: then
+    perplexity is left out where none is known.
     """
     quieten_libraries()
     if not sys.stderr.isatty():
@@ -90,6 +101,7 @@ def evaluate(
         tasks=[name.strip() for name in (tasks or "").split(",") if name.strip()],
         task_folder=task_folder,
         limit=limit,
+        speed=speed,
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
@@ -108,6 +120,8 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from autocompress.cli.speed_view import print_speed
+
     table = Table(title=f"{result['model']} on {result['device']}", show_header=False)
     table.add_row("size", f"{format_bytes(result['bytes'])} ({result['bytes']:,} bytes)")
     if result["perplexity"] is not None:
@@ -123,6 +137,8 @@ def _show(result: dict[str, Any]) -> None:
     if result["kl"] is not None:
         table.add_row("KL", f"{result['kl']:.6f} nats a token from {result['against']}")
     console.print(table)
+    if result["speed"]:
+        print_speed(result["speed"], console)
     if result["tasks"]:
         console.print(_task_table(result["tasks"]))
 
@@ -148,6 +164,15 @@ def _track(result: dict[str, Any], uri: str | None, *, named: bool) -> None:
     names = ("bytes", "perplexity", "nll", "kl", "rise", "tokens")
     metrics = {name: float(result[name]) for name in names if result[name] is not None}
     metrics |= {f"{row['task']}/{row['metric']}": row["value"] for row in result["tasks"]}
+    if result["speed"]:
+        figures = result["speed"]["model"]
+        metrics |= {
+            f"{kind}_ms": figures[f"{kind}_ms"]["median_ms"]
+            for kind in ("decode", "prefill", "first_token")
+        }
+        metrics |= {
+            f"{name}_ratio": value for name, value in (result["speed"]["ratio"] or {}).items()
+        }
     params = {name: result[name] for name in ("fingerprint", "device", "data") if result[name]}
     table = {key: [row[key] for row in result["tasks"]] for key in (result["tasks"] or [{}])[0]}
     try:

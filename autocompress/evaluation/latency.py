@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from autocompress.errors import ModelError
 from autocompress.evaluation.encoding import vocabulary_of
@@ -134,10 +135,24 @@ class PrefillTimer:
             for _ in range(1 + self.reads):
                 _wait(self.device)
                 start = time.perf_counter()
-                self.model(input_ids=self.prompt_ids, use_cache=True, **self._last_only)
+                self._read()
                 _wait(self.device)
                 milliseconds.append(1000 * (time.perf_counter() - start))
         return milliseconds[1:]
+
+    def _read(self) -> None:
+        self.model(input_ids=self.prompt_ids, use_cache=True, **self._last_only)
+
+
+class FirstTokenTimer(PrefillTimer):
+    """Times ``model.generate`` of one token: reading the prompt, and what generate sets up."""
+
+    def _read(self) -> None:
+        self.model.generate(
+            self.prompt_ids,
+            attention_mask=torch.ones_like(self.prompt_ids),
+            generation_config=GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=0),
+        )
 
 
 def _wait(device: torch.device) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -19,11 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from autocompress.errors import StorageError
 from autocompress.evaluation.windows import Windows
+from autocompress.fresh_process import answer_of, give_answer
 
 TOLERANCE = 1e-4  # relative, on perplexity
 _GONE = "Nothing of it was kept."  # by whoever had it written
-_RESULT = "autocompress-verify "
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -106,27 +103,18 @@ def score_in_fresh_process(
         ids = Path(scratch) / "windows.safetensors"
         tensors = {"ids": windows.ids.cpu().contiguous(), "begin": torch.tensor(windows.begin)}
         save_file(tensors, ids)
-        command = [
-            sys.executable,
-            "-m",
-            "autocompress.export.verify",
-            str(folder),
-            str(ids),
-            str(windows.context),
-            json.dumps(settings),
-        ]
-        path = os.pathsep.join(filter(None, (str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
-        environment = os.environ | {
-            "PYTHONPATH": path,
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        }
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
-    if done.returncode != 0 or not lines:
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise StorageError(f"it does not load in a fresh process: {reason}", hint=_GONE)
-    return Verification(**json.loads(lines[-1].removeprefix(_RESULT)))
+        try:
+            answer = answer_of(
+                "autocompress.export.verify",
+                str(folder),
+                str(ids),
+                str(windows.context),
+                json.dumps(settings),
+                threads=torch.get_num_threads(),
+            )
+        except StorageError as error:
+            raise StorageError(error.what, hint=_GONE) from error
+    return Verification(**answer)
 
 
 def main(folder: str, ids: str, context: str, settings: str) -> None:
@@ -141,7 +129,7 @@ def main(folder: str, ids: str, context: str, settings: str) -> None:
     begin = tuple(map(int, tensors["begin"]))
     scored = score(model, Windows(tensors["ids"], int(context), begin))
     seen = Verification(scored.perplexity, scored.tokens, stored_bytes(model, loaded.stored_types))
-    sys.stdout.write(f"{_RESULT}{json.dumps(asdict(seen))}\n")
+    give_answer(asdict(seen))
 
 
 if __name__ == "__main__":
