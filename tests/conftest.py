@@ -105,13 +105,17 @@ _CONFIGS: dict[str, tuple[str, Callable[[], Any]]] = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep what shares fixtures in one process of pytest-xdist: a file, or a folder."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        folder = next((name for name in SHARING if file.startswith(name)), file)
-        item.add_marker(pytest.mark.xdist_group(folder))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((folder for folder in SHARING if file.startswith(folder)), file)
+
+    return ByFile(config, log)
 
 
 @lru_cache

@@ -50,7 +50,9 @@ class LoraLinear(Linear):  # type: ignore[misc,unused-ignore]
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """What the adapter adds to the matrix, ``[out, in]``."""
-        delta: torch.Tensor = self.lora_B[adapter].weight @ self.lora_A[adapter].weight
+        up: Any = self.lora_B[adapter]
+        down: Any = self.lora_A[adapter]
+        delta: torch.Tensor = up.weight @ down.weight
         scaling: float = self.scaling[adapter]
         return delta * scaling
 

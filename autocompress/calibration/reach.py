@@ -92,5 +92,5 @@ def _send_back(output: Any) -> bool:
     logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or not logits.requires_grad:
         return False
-    logits.float().sum().backward()
+    torch.autograd.backward(logits.float().sum())
     return True

@@ -202,7 +202,13 @@ def search(
         show_dry_run(
             SearchSettings(
                 *(model, budget, latency, space, sampler, seed),
-                *(device, dtype, trust_remote_code, texts, selection, quality, dequantize),
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                texts=texts,
+                selection=selection,
+                quality=quality,
+                dequantize=dequantize,
                 unreached=unreached,
             ),
             Destination(resume or study, runs_dir, storage),
