@@ -11,8 +11,10 @@ from transformers import PreTrainedModel
 
 from autocompress.api.exporting import Exported
 from autocompress.api.left_dense import summary_of
+from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement, Skipped
+from autocompress.search.by_role import RoleBytes, StoredMatrix, by_role
 from autocompress.search.targets import Verdict
 from autocompress.units import format_bytes
 
@@ -130,6 +132,21 @@ class CompressionReport:
         """The layers as plain mappings: ``pandas.DataFrame(report.table())``."""
         return [layer.to_dict() for layer in self.layers]
 
+    @property
+    def by_role(self) -> tuple[RoleBytes, ...]:
+        """Bytes and weights of the matrices by what they do, the largest first."""
+        return by_role(
+            StoredMatrix(
+                layer.role,
+                self.plan.get(layer.name, Keep()).form,
+                layer.dense_bytes,
+                layer.bytes,
+                math.prod(layer.shape),
+                layer.parameters,
+            )
+            for layer in self.layers
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
         facts = {
@@ -144,6 +161,7 @@ class CompressionReport:
             "parameters": self.parameters,
             "peak_memory_bytes": self.peak_memory_bytes,
             "predicted_damage": self.damage,
+            "by_role": [role.to_dict() for role in self.by_role],
             "layers": self.table(),
             "skipped": [vars(skipped) for skipped in self.skipped],
             "begin_token": self.begin_token,

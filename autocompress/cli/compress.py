@@ -148,6 +148,7 @@ def _compress_one(
     from autocompress.api.batch import Job, Outcome
     from autocompress.api.compressing import compress as run
     from autocompress.api.exporting import is_finished
+    from autocompress.cli.role_view import print_by_role
 
     if skip_existing and is_finished(out):
         outcome = Outcome(Job(model, out), "skipped")
@@ -157,10 +158,11 @@ def _compress_one(
     if as_json:
         print_json(report.to_dict())
         return
-    _say(str(report))
+    _say(str(report), "")
+    print_by_role(report.by_role, report.dense_bytes, report.bytes, console)
     if report.exported is not None:
         load = f"  model, tokenizer = {report.exported.call_to_load}"
-        _say("", "Use it:", "  import autocompress", load)
+        _say("Use it:", "  import autocompress", load)
 
 
 def _compress_many(

@@ -107,6 +107,8 @@ def front(
         _show_methods(record)
     else:
         _show(record, picked, asked, location_options(runs_dir, storage))
+        if picked is not None and (pick is not None or not asked.unlimited or max_perplexity):
+            _show_memory(record, picked)
     files = write_plots(record, html, png)
     for path in files.values():
         log.print(f"Wrote {path}", markup=False, soft_wrap=True)
@@ -196,6 +198,14 @@ def _show(study: StudyRecord, picked: TrialRecord | None, asked: Limits, options
         )
 
 
+def _show_memory(study: StudyRecord, picked: TrialRecord) -> None:
+    from autocompress.cli.role_view import print_by_role
+    from autocompress.search.by_role import plan_by_role
+
+    roles = plan_by_role(study.specs, picked.plan)
+    print_by_role(roles, study.dense_bytes, picked.bytes, console)
+
+
 def _show_methods(study: StudyRecord) -> None:
     from autocompress.cli.method_table import print_methods
     from autocompress.search.front import front_of
@@ -220,11 +230,14 @@ def _as_dict(
     methods: bool,
 ) -> dict[str, Any]:
     from autocompress.search.against_dense import targets_of
+    from autocompress.search.by_role import plan_by_role
     from autocompress.search.front import front_to_dict, point_to_dict
     from autocompress.search.method_report import report_methods
     from autocompress.search.method_rivals import stored_offers
 
     chosen = None if picked is None else point_to_dict(study, picked)
+    if picked is not None and chosen is not None:
+        chosen["by_role"] = [role.to_dict() for role in plan_by_role(study.specs, picked.plan)]
     if picked is not None and chosen is not None and not asked.unlimited:
         chosen["targets"] = [verdict.to_dict() for verdict in targets_of(study, picked, asked)]
     reports = report_methods(study, stored_offers(study)) if methods else ()

@@ -113,6 +113,18 @@ def test_one_model_is_written_to_the_folder_itself(place, monkeypatch, capsys):
     assert facts["ratio"] >= 2
     assert facts["perplexity"] > 0 < facts["dense_perplexity"]
     assert len(facts["layers"]) == len(facts["recipe"]["layers"])
+    for key in ("bytes", "dense_bytes", "parameters"):
+        in_layers = sum(layer[key] for layer in facts["layers"])
+        assert sum(role[key] for role in facts["by_role"]) == in_layers
+    assert main([*command, "--overwrite"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out[out.index("Memory by role") :].splitlines()[:-1])) <= 100
+    rows = [line.split() for line in out.splitlines()]
+    embedding = next(role for role in facts["by_role"] if role["role"] == "embedding")
+    (row,) = [row for row in rows if row[:1] == ["embedding"]]
+    assert row[1] == "1"
+    assert f"{embedding['ratio']:.2f}x" in row
+    assert any(row[:1] == ["file"] for row in rows)
     assert main([*command, "--skip-existing"]) == 0
     assert "finished already" in capsys.readouterr().out
 

@@ -88,6 +88,20 @@ def test_quality_picks_the_smallest_that_keeps_it(run, typed, number):
     assert f"--trial {number} " in text
 
 
+def test_a_picked_trial_shows_its_memory_by_role(run):
+    assert "Memory by role" not in run().stdout
+    out = run("--pick", "fastest").stdout
+    assert "Memory by role" in out
+    assert "weights left" in out
+    picked = json.loads(run("--pick", "fastest", "--json").stdout)["picked"]
+    roles = picked["by_role"]
+    assert sum(role["matrices"] for role in roles) == len(SPECS)
+    assert sum(role["bytes"] for role in roles) <= picked["bytes"]
+    assert sum(role["parameters"] for role in roles) == picked["parameters"]
+    for role in roles:
+        assert f" {role['role']} " in out
+
+
 def test_methods_are_reported_on_the_terminal_and_in_json(run):
     text = run("--methods").stdout
     assert "Methods on a front of 16 plans" in text
