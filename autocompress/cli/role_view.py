@@ -33,7 +33,7 @@ def print_by_role(
     table.add_column("role", no_wrap=True)
     # Codes stand for all weights of their matrix; only factors are fewer.
     fewer = any(role.parameters != role.dense_parameters for role in roles)
-    for heading in ("matrices", "dense", "now", "ratio", *(["weights left"] if fewer else [])):
+    for heading in ("matrices", "dense", "now", "ratio", *(["parameters"] if fewer else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("stored as")
     for role in roles:

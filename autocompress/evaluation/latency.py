@@ -21,6 +21,7 @@ from transformers import GenerationConfig
 from autocompress.errors import ModelError
 from autocompress.evaluation.encoding import vocabulary_of
 from autocompress.evaluation.windows import context_length
+from autocompress.surgery.cache_layout import given_cache
 
 PROMPT_TOKENS = 32
 PREFILL_TOKENS = 256
@@ -78,20 +79,21 @@ class DecodeTimer:
         """
         with torch.inference_mode():
             cache = self.make_cache(self.model)
-            state = self.model(input_ids=self.prompt_ids, past_key_values=cache, use_cache=True)
+            given = given_cache(self.model, cache)
+            state = self.model(input_ids=self.prompt_ids, **given, use_cache=True)
             if getattr(state, "past_key_values", None) is None:
                 raise ModelError(
                     f"{type(self.model).__name__} gives no key-value cache",
                     wanted="a model that decodes",
                 )
             milliseconds = []
+            (name,) = given
             for _ in range(WARM_UP_TOKENS + self.tokens):
                 _wait(self.device)
                 start = time.perf_counter()
                 token = state.logits[:, -1:].argmax(-1)
-                state = self.model(
-                    input_ids=token, past_key_values=state.past_key_values, use_cache=True
-                )
+                known = {name: state.past_key_values}
+                state = self.model(input_ids=token, **known, use_cache=True)
                 _wait(self.device)
                 milliseconds.append(1000 * (time.perf_counter() - start))
         return milliseconds[WARM_UP_TOKENS:]

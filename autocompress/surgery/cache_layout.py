@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,8 +107,17 @@ def cache_layout(model: nn.Module) -> CacheLayout:
     angles = [Angles(module) for module in rotary_modules(model)]
     with _outputs(model) as outputs, torch.inference_mode():
         probe = _Probe(model.config, outputs, angles)
-        model(input_ids=ids, past_key_values=probe, use_cache=True)
+        model(input_ids=ids, **given_cache(model, probe), use_cache=True)
     return CacheLayout(probe.found)
+
+
+def given_cache(model: Any, cache: Any) -> dict[str, Any]:
+    """The argument that hands a cache to a model: since transformers 5.24 it is called ``cache``.
+
+    Before, and in code that comes with models, it is ``past_key_values``.
+    """
+    named = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in named else "past_key_values": cache}
 
 
 @contextmanager

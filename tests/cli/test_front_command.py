@@ -92,7 +92,7 @@ def test_a_picked_trial_shows_its_memory_by_role(run):
     assert "Memory by role" not in run().stdout
     out = run("--pick", "fastest").stdout
     assert "Memory by role" in out
-    assert "weights left" in out
+    assert "parameters" in out
     picked = json.loads(run("--pick", "fastest", "--json").stdout)["picked"]
     roles = picked["by_role"]
     assert sum(role["matrices"] for role in roles) == len(SPECS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from autocompress.evaluation.latency import (
     READS,
     WARM_UP_TOKENS,
     DecodeTimer,
+    FirstTokenTimer,
     Latency,
     PrefillTimer,
     decode_latency,
@@ -22,6 +24,7 @@ from autocompress.evaluation.latency import (
 )
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
+from autocompress.surgery.cache_layout import given_cache
 from autocompress.surgery.kv_cache import LatentCache
 from autocompress.surgery.workbench import Workbench
 from tests.mixed_plans import builder
@@ -68,6 +71,21 @@ def test_each_timed_token_is_one_step_with_the_cache(
     assert lengths == [8] + [1] * (WARM_UP_TOKENS + 5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt"])
+def test_decoding_uses_no_deprecated_words(family: str, tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model(family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DecodeTimer(model, prompt_of(model, 8), tokens=2).times()
+        FirstTokenTimer(model, torch.arange(8)).times()
+
+
+def test_a_model_that_calls_its_cache_as_before_is_handed_it() -> None:
+    def forward(input_ids: Any, past_key_values: Any = None, use_cache: bool = False) -> None: ...
+
+    assert given_cache(SimpleNamespace(forward=forward), 7) == {"past_key_values": 7}
+
+
 def test_decoding_is_greedy_generation(tiny_llama: Any) -> None:
     prompt = prompt_of(tiny_llama, 8)
     seen: list[int] = []
@@ -86,7 +104,9 @@ def test_decoding_is_greedy_generation(tiny_llama: Any) -> None:
 def test_a_latent_cache_is_used_where_it_is_asked_for(tiny_llama: Any) -> None:
     workbench, caches = Workbench(tiny_llama), []
     tiny_llama.register_forward_pre_hook(
-        lambda _module, _arguments, options: caches.append(options["past_key_values"]),
+        lambda _module, _arguments, options: caches.append(
+            options.get("cache", options.get("past_key_values"))
+        ),
         with_kwargs=True,
     )
     prompt = prompt_of(tiny_llama, 8)
