@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,7 +87,6 @@ def time_in_turn(
     Raises:
         ModelError: a model that gives no cache to decode with.
     """
-    times: dict[str, dict[str, Latency]] = {name: {} for name in models}
     steps = len(KINDS) * len(models) * (rounds + 1)
     with progress.task("Timing (rounds)", steps) as advance:
 
@@ -95,12 +95,16 @@ def time_in_turn(
             advance(1)
             return milliseconds
 
-        for kind in KINDS:
-            timers = {name: _timer(kind, model, prompts) for name, model in models.items()}
-            runs = {name: lambda timer=timer: counted(timer) for name, timer in timers.items()}
-            for name, latency in interleaved(runs, rounds).items():
-                times[name][kind] = latency
-    return times
+        # All in turn, so that the kinds can be compared as well.
+        found = interleaved(
+            {
+                f"{kind} {name}": partial(counted, _timer(kind, model, prompts))
+                for kind in KINDS
+                for name, model in models.items()
+            },
+            rounds,
+        )
+    return {name: {kind: found[f"{kind} {name}"] for kind in KINDS} for name in models}
 
 
 def _timer(kind: str, model: Any, prompts: Prompts) -> DecodeTimer | PrefillTimer:

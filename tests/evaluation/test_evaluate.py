@@ -11,12 +11,14 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+import autocompress
 from autocompress.api.evaluating import evaluate
 from autocompress.cli.evaluate import evaluate as command
 from autocompress.errors import ConfigurationError, DataError, ModelError, StorageError
 from autocompress.evaluation.corpus import bundled_text, cut_in_three
 from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import LoadedModel, load_model
+from tests.conftest import make_tiny_tokenizer
 
 TOKENS = 600
 
@@ -80,6 +82,16 @@ def test_the_rise_over_a_dense_model_has_an_interval(bundled: LoadedModel) -> No
     assert 0 < low < result["rise"] < high
     few = evaluate(noisy, against=bundled, tokens=TOKENS)
     assert (few["rise"] > 0, few["rise_interval"]) == (True, None)
+
+
+def test_the_speed_of_models_in_memory_has_no_memory_of_a_fresh_process(tiny_llama: Any) -> None:
+    model = LoadedModel(tiny_llama, make_tiny_tokenizer(), "tiny", "")
+    result = autocompress.evaluate(model, against=model, speed=True)
+    assert (result["perplexity"], result["kl"]) == (None, None)
+    speed = result["speed"]
+    assert speed["ratio"].keys() == {"decode", "prefill", "first_token", "bytes"}
+    assert speed["ratio"]["bytes"] == 1
+    assert "peak_memory_bytes" not in speed["model"]
 
 
 def test_models_of_other_vocabularies_are_not_compared(
