@@ -102,10 +102,10 @@ def test_folders_that_will_not_do(record, folder, tmp_path):
     recipe = yaml.safe_load((folder / RECIPE).read_text())
     (tmp_path / RECIPE).write_text(yaml.safe_dump(recipe | {"fingerprint": "0" * 16}))
     with pytest.raises(StorageError, match=r"config\.json is not"):
-        open_folder(tmp_path, runs_dir=runs)
+        open_folder(tmp_path, data="bundled", runs_dir=runs)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ModelError, match="is not the model that"):
-        open_folder(tmp_path, runs_dir=runs)
+        open_folder(tmp_path, data="bundled", runs_dir=runs)
 
 
 def test_a_healed_trial_is_attributed_with_its_own_numbers(destination, session, monkeypatch):

@@ -94,7 +94,8 @@ def test_an_interruption_ends_every_process(tmp_path):
 
 
 def test_an_expected_error_is_a_paragraph_and_progress_is_passed_on(tmp_path):
-    job = Job(str(tmp_path / "none"), tmp_path / "out", {"budget": "2x", "runs_dir": tmp_path})
+    arguments = {"budget": "2x", "data": "bundled", "runs_dir": tmp_path}
+    job = Job(str(tmp_path / "none"), tmp_path / "out", arguments)
     witness = Witness()
     (outcome,) = run_jobs([job], 1, witness)
     assert outcome.state == "failed"

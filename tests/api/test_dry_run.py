@@ -114,12 +114,14 @@ def test_a_latency_limit_means_that_layers_are_timed_once_for_equal_ones(quick, 
 def test_trials_are_those_that_the_search_makes(record, workplace):
     session = open_session(None, TextSettings(), workplace / "runs")
     inventory = session.workbench.inventory
-    limits = record.limits
-    expected = expected_trials(inventory, limits, inventory.rest_bytes, len(record.trials))
+    limits, space = record.limits, read_space(str(workplace / "tiny.yaml"))
+    made = len(record.trials)
+    expected = expected_trials(inventory, limits, inventory.rest_bytes, made, space)
     assert [trial.phase for trial in expected] == [trial.phase for trial in record.trials]
-    many = Counter(trial.phase for trial in expected_trials(inventory, limits, 0, 100))
+    many = Counter(trial.phase for trial in expected_trials(inventory, limits, 0, 100, space))
     assert many[SEARCHED] == 100 - many["hand-written"] - many["allocation"]
-    tight = expected_trials(inventory, Limits(inventory.dense_bytes // 100, None), 0, 100)
+    hundredth = Limits(inventory.dense_bytes // 100, None)
+    tight = expected_trials(inventory, hundredth, 0, 100, space)
     assert any(trial.ruled_out for trial in tight)
 
 

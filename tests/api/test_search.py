@@ -210,7 +210,7 @@ def test_the_best_trial_exports_to_a_model_of_the_same_perplexity(record, workpl
     assert math.isclose(measured["perplexity"], best.report.perplexity, rel_tol=1e-4)
     assert measured["bytes"] == best.bytes
     with pytest.raises(ModelError, match="compressed already"):
-        autocompress.search(str(out), runs_dir=workplace / "runs", track=False)
+        autocompress.search(str(out), data="bundled", runs_dir=workplace / "runs", track=False)
 
 
 def test_a_profile_lists_every_option_of_every_matrix(record, workplace, no_work):
