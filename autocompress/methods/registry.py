@@ -95,10 +95,11 @@ def missing_method(name: object, packages: Mapping[str, str] | None = None) -> s
         name: of the method.
         packages: what a recipe says of the packages that its methods come from.
     """
-    if name in BROKEN:
-        return f"{str(name)!r} cannot be used: {BROKEN[str(name)]}."
-    package = (packages or {}).get(str(name))
-    return f"{str(name)!r} comes from the package {package}: install it." if package else ""
+    key = str(name)
+    if key in BROKEN:
+        return f"{key!r} cannot be used: {BROKEN[key]}."
+    package = (packages or {}).get(key)
+    return f"{key!r} comes from the package {package}: install it." if package else ""
 
 
 def method_from_dict(data: dict[str, Any], packages: Mapping[str, str] | None = None) -> Method:

@@ -45,10 +45,10 @@ def contents(folder):
 
 def test_a_new_search_is_described_and_nothing_is_written(quick, tmp_path):
     runs = tmp_path / "runs"
-    run = dry_run(settings_in(tmp_path), Destination("fresh", runs), Endurance(20))
+    run = dry_run(settings_in(tmp_path), Destination("fresh", runs), Endurance(32))
     assert not runs.exists()
     assert (run.study, run.folder, run.finished_trials) == ("fresh", runs / "fresh", None)
-    assert sum(run.trials.values()) == 20
+    assert sum(run.trials.values()) == 32
     assert run.trials["hand-written"] > run.trials["allocation"]
     assert run.ruled_out == 0
     assert sum(group.count for group in run.matrices) == 29

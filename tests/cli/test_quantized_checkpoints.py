@@ -69,7 +69,8 @@ COMMAND = ["compress", "quantized", "--recipe", "recipe.yaml", "--data", "text.t
 def test_what_it_is_and_what_to_do(settings, words, dense_again, place, capsys):
     say(place, settings)
     validate = ["validate", "recipe.yaml", "--model", "quantized"]
-    for command in ([*COMMAND, "--out", "small"], ["evaluate", "quantized"], validate):
+    evaluate = ["evaluate", "quantized", "--data", "text.txt"]
+    for command in ([*COMMAND, "--out", "small"], evaluate, validate):
         assert main(command) == 2
         error = capsys.readouterr().err
         assert words in error
