@@ -150,10 +150,11 @@ class FirstTokenTimer(PrefillTimer):
     """Times ``model.generate`` of one token: reading the prompt, and what generate sets up."""
 
     def _read(self) -> None:
+        settings = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
         self.model.generate(
             self.prompt_ids,
             attention_mask=torch.ones_like(self.prompt_ids),
-            generation_config=GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=0),
+            generation_config=GenerationConfig.from_dict(settings),
         )
 
 
