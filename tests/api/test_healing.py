@@ -118,7 +118,8 @@ def test_a_healed_trial_is_exported_as_what_was_measured(study, healed, tmp_path
         further.after.perplexity, rel=1e-4
     )
     assert further.after.bytes == written.report.weight_bytes
-    assert further.before.kl >= further.after.kl
+    # The best step is chosen on the selection text; the report text is another.
+    assert further.after.kl <= 1.05 * further.before.kl
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
