@@ -20,6 +20,7 @@ from autocompress.export.card import model_card
 from autocompress.export.folder import whole_folder
 from autocompress.export.weights import tensor_bytes, weight_files, write_weights
 from autocompress.methods.base import stored_tensors, torch_dtype
+from autocompress.methods.file_size import Entry, file_size
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.surgery.inventory import Inventory, stored_tensors_of, take_inventory
@@ -117,17 +118,19 @@ def write_checkpoint(
     workbench = Workbench(loaded.model, inventory)
     types = _types_by_name(loaded.model, plan, inventory)
     with workbench.applied(plan, build, numbers) as model:
-        tensors = stored_tensors_of(model)
-        weights = write_weights(
-            {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in tensors.items()},
-            folder,
-        )
+        tensors = {
+            name: tensor.to(types.get(name, tensor.dtype))
+            for name, tensor in stored_tensors_of(model).items()
+        }
+        # Not the plan's closed form: scales that a fit needed in bf16 are a letter more in the header.
+        weight_bytes = file_size(Entry.of(name, tensor) for name, tensor in tensors.items())
+        weights = write_weights(tensors, folder)
     _write_configuration(loaded, plan, folder, weights, factors_in(inventory))
     _write_documents(loaded, plan, folder, inventory, measurement, header)
     sizes = tensor_bytes(folder)
     check_sizes(sizes, plan, inventory, loaded.model)
     file_bytes = sum(path.stat().st_size for path in weight_files(folder))
-    return ExportReport(folder, inventory.plan_bytes(plan), file_bytes, len(sizes))
+    return ExportReport(folder, weight_bytes, file_bytes, len(sizes))
 
 
 def check_sizes(sizes: dict[str, int], plan: Plan, inventory: Inventory, dense: nn.Module) -> None:

@@ -130,7 +130,7 @@ def without_head(model):
 def test_a_language_model_that_was_saved_without_its_head(save, tiny_llama, capsys):
     save(tiny_llama.model, "headless")
     assert main(command("headless", "small")) == 0, capsys.readouterr().err
-    assert type(autocompress.load("small")[0]) is transformers.LlamaForCausalLM
+    assert isinstance(autocompress.load("small")[0], transformers.LlamaForCausalLM)
 
 
 def test_keys_with_another_prefix(save, tiny_llama, capsys):
