@@ -126,6 +126,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow  # Ray takes half a minute to start on two cores, as long again to replace an actor
 def test_ray_does_every_job_also_when_an_actor_is_killed(tmp_path):
     """It says nothing, hears nothing from outside, and leaves nothing behind."""
     script, scratch = tmp_path / "drive.py", Path(tempfile.mkdtemp(prefix="ac"))
@@ -134,6 +135,7 @@ def test_ray_does_every_job_also_when_an_actor_is_killed(tmp_path):
     environment = {name: os.environ[name] for name in os.environ if not name.startswith("RAY")}
     command = [sys.executable, str(script), str(tmp_path)]
     ended = subprocess.run(command, env=environment | known, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
     numbers, right, addresses = json.loads(ended.stdout)
     assert numbers == list(range(5))
     assert right
