@@ -122,7 +122,7 @@ def write_checkpoint(
             name: tensor.to(types.get(name, tensor.dtype))
             for name, tensor in stored_tensors_of(model).items()
         }
-        # Not the plan's closed form: in the header bf16, which some scales need, is a letter longer.
+        # Not the plan's closed form: in the header BF16, which some scales need, is longer.
         weight_bytes = file_size(Entry.of(name, tensor) for name, tensor in tensors.items())
         weights = write_weights(tensors, folder)
     _write_configuration(loaded, plan, folder, weights, factors_in(inventory))

@@ -126,7 +126,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow  # Ray takes half a minute to start on two cores, as long again to replace an actor
+@pytest.mark.slow  # half a minute to start Ray on two cores, as long to replace an actor
 def test_ray_does_every_job_also_when_an_actor_is_killed(tmp_path):
     """It says nothing, hears nothing from outside, and leaves nothing behind."""
     script, scratch = tmp_path / "drive.py", Path(tempfile.mkdtemp(prefix="ac"))
