@@ -167,7 +167,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "phi": _llama_like("Phi"),
     "phi3": _llama_like("Phi3"),
-    "qwen2": _llama_like("Qwen2", tie_word_embeddings=True),
     "qwen2_moe": _llama_like("Qwen2Moe", **EXPERTS, shared_expert_intermediate_size=16),
     "qwen3": _llama_like("Qwen3", head_dim=8),
     "qwen3_moe": _llama_like("Qwen3Moe", **EXPERTS, head_dim=8),

@@ -17,6 +17,7 @@ LOGIT_BYTES = (
 )  # fp32 logits of one batch on a CPU; larger ones cost more in fresh memory than they gain
 LOGIT_BYTES_ACCELERATOR = 2**28
 _CONTEXT_KEYS = (
+    "max_seq_len",
     "max_position_embeddings",
     "n_positions",
     "n_ctx",

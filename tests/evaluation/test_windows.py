@@ -80,6 +80,7 @@ def test_too_few_tokens(count: int, context: int) -> None:
         (transformers.LlamaConfig(max_position_embeddings=131072), 2048),
         (transformers.GPT2Config(n_positions=1024), 1024),
         (transformers.BloomConfig(), 2048),
+        (transformers.MptConfig(max_seq_len=512), 512),
     ],
 )
 def test_context_is_the_configs_at_most_2048(
