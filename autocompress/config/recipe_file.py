@@ -179,18 +179,8 @@ def read_recipe(
         raise _broken(document, document.problems)
     seed = keys.seed if seed is None else seed
     seeded = {name: entry for name, entry in entries.items() if "seed" in entry}
-    return Recipe(
-        {n: m if n in seeded else _with_seed(m, seed) for n, m in known.items()},
-        keys.model,
-        keys.fingerprint,
-        keys.measurement,
-        penalties,
-        seed,
-        budget or keys.budget,
-        keys.space,
-        document,
-        places,
-    )
+    layers = {n: m if n in seeded else _with_seed(m, seed) for n, m in known.items()}
+    return _recipe_of(keys, layers, penalties, seed, budget, document, places)
 
 
 def _read_with_targets(
@@ -215,6 +205,18 @@ def _read_with_targets(
         understood = _yaml(Plan.of(layers), {}, penalties) if layers else ""
         hint = "The other targets in the words of a recipe:\n" + understood if understood else ""
         raise RecipeFileError(f"recipe {document.path}", document.problems, hint=hint)
+    return _recipe_of(keys, layers, penalties, seed, budget, document, found.places)
+
+
+def _recipe_of(
+    keys: _RecipeKeys,
+    layers: Mapping[str, Method],
+    penalties: tuple[Penalty, ...],
+    seed: int | None,
+    budget: str | None,
+    document: Document,
+    places: Mapping[str, Path_],
+) -> Recipe:
     return Recipe(
         layers,
         keys.model,
@@ -225,7 +227,7 @@ def _read_with_targets(
         budget or keys.budget,
         keys.space,
         document,
-        found.places,
+        places,
     )
 
 

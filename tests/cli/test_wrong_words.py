@@ -7,19 +7,9 @@ from pathlib import Path
 import pytest
 
 from autocompress.cli.main import main
+from tests.cli.test_shell import COMMANDS
 from tests.conftest import make_tiny_model, make_tiny_tokenizer
 
-COMMANDS = (
-    "search",
-    "front",
-    "heal",
-    "attribute",
-    "export",
-    "evaluate",
-    "profile",
-    "compress",
-    "validate",
-)
 MODEL = "my model"
 # What is wrong in each: a name that is not there, a file in place of a folder, a folder in place of
 # a file, bytes that are no text, a file that is cut off.
