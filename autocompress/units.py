@@ -218,6 +218,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def format_cpu(threads: int) -> str:
+    """A processor with the threads that are used of it, as ``cpu (2 threads)``."""
+    return "cpu (1 thread)" if threads == 1 else f"cpu ({threads} threads)"
+
+
 def about(seconds: float) -> str:
     """A predicted time in words, with no more digits than it is worth: ``about 4 min``."""
     if seconds < 0.5:

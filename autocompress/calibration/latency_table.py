@@ -24,6 +24,7 @@ from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import read_weight
 from autocompress.surgery.workbench import Workbench
+from autocompress.units import format_cpu
 
 TIMING_VERSION = 3  # raise it when what is timed changes, or layers become faster
 BYTES_AT_ONCE = 256 * 2**20  # of layers in memory at a time, one more than that at most
@@ -61,8 +62,7 @@ class Place:
     def __str__(self) -> str:
         if self.device != "cpu":
             return f"{self.device}, batch {self.batch}"
-        unit = "thread" if self.threads == 1 else "threads"
-        return f"cpu ({self.threads} {unit}), batch {self.batch}"
+        return f"{format_cpu(self.threads)}, batch {self.batch}"
 
 
 class LatencyTable:

@@ -103,12 +103,13 @@ def front(
         files = write_plots(record, html, png)
         print_json(_as_dict(record, picked, asked, files, methods=methods))
         return
+    choosing = pick is not None or not asked.unlimited or bool(max_perplexity)
     if methods:
         _show_methods(record)
-    else:
+    if choosing or not methods:
         _show(record, picked, asked, location_options(runs_dir, storage))
-        if picked is not None and (pick is not None or not asked.unlimited or max_perplexity):
-            _show_memory(record, picked)
+    if choosing and picked is not None:
+        _show_memory(record, picked)
     files = write_plots(record, html, png)
     for path in files.values():
         log.print(f"Wrote {path}", markup=False, soft_wrap=True)

@@ -98,10 +98,17 @@ def token_ids(
         name: what the error calls the text.
 
     Raises:
-        DataError: too few tokens.
+        DataError: too few tokens, or none of a text that is not blank.
     """
     head = text if limit is None else text[: limit * CHARACTERS_PER_TOKEN]
     ids = _encode(head, tokenizer)
+    if not ids and head.strip():
+        raise DataError(
+            f"the tokenizer makes no token of {name}",
+            got=f"{len(head)} characters of text, 0 tokens by {type(tokenizer).__name__}",
+            wanted="the tokenizer that the model was trained with",
+            hint="Look at tokenizer.json and tokenizer_config.json in the model's folder.",
+        )
     if limit is not None and len(ids) < limit and len(head) < len(text):
         ids = _encode(text, tokenizer)
     least = least if limit is None else min(least, limit)

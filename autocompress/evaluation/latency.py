@@ -22,6 +22,7 @@ from autocompress.errors import ModelError
 from autocompress.evaluation.encoding import vocabulary_of
 from autocompress.evaluation.windows import context_length
 from autocompress.surgery.cache_layout import given_cache
+from autocompress.units import format_cpu
 
 PROMPT_TOKENS = 32
 PREFILL_TOKENS = 256
@@ -229,5 +230,5 @@ def describe_device(model: Any) -> str:
     """Say where a model runs: ``cpu (2 threads)`` or ``cuda (NVIDIA A100)``."""
     device = next(model.parameters()).device
     if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
+        return format_cpu(torch.get_num_threads())
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

@@ -107,6 +107,10 @@ def test_methods_are_reported_on_the_terminal_and_in_json(run):
     assert "Methods on a front of 16 plans" in text
     assert "5 uniform svd 10x" in text
     assert "has no menu on disk" in text
+    assert "Trial" not in text
+    both = run("--methods", "--pick", "fastest").stdout
+    assert "Methods on a front of 16 plans" in both
+    assert "Memory" in both
     data = json.loads(run("--methods", "--json").stdout)
     assert {"8 bit", "svd", "svd int8", "keep"} <= {each["label"] for each in data["methods"]}
     assert "methods" not in json.loads(run("--json").stdout)

@@ -4,10 +4,18 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Regex
+from tokenizers.normalizers import Replace
 from tokenizers.processors import TemplateProcessing
 
 from autocompress.errors import DataError
-from autocompress.evaluation.encoding import begin_tokens, check_known, special_tokens, spelled
+from autocompress.evaluation.encoding import (
+    begin_tokens,
+    check_known,
+    special_tokens,
+    spelled,
+    token_ids,
+)
 from tests.begin_token import make_begin_tokenizer
 from tests.conftest import VOCABULARY
 
@@ -32,6 +40,15 @@ def test_chat_markers_are_special(tiny_tokenizer: Any) -> None:
     assert special_tokens(tiny_tokenizer) == (0, 1, 2)
     tiny_tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     assert special_tokens(tiny_tokenizer) == (0, 1, 2, VOCABULARY)
+
+
+def test_a_tokenizer_that_makes_no_token_is_named(tiny_tokenizer: Any) -> None:
+    tiny_tokenizer.backend_tokenizer.normalizer = Replace(Regex(".+"), "")
+    with pytest.raises(DataError, match="the tokenizer makes no token of the report text") as error:
+        token_ids("w1 w2", tiny_tokenizer, name="the report text")
+    assert "5 characters of text, 0 tokens" in str(error.value)
+    with pytest.raises(DataError, match="is too short"):
+        token_ids("  ", tiny_tokenizer)
 
 
 def test_tokens_beyond_the_vocabulary_are_named(tiny_llama: Any, tiny_tokenizer: Any) -> None:

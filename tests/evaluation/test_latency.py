@@ -27,6 +27,7 @@ from autocompress.methods.svd import Svd
 from autocompress.surgery.cache_layout import given_cache
 from autocompress.surgery.kv_cache import LatentCache
 from autocompress.surgery.workbench import Workbench
+from autocompress.units import format_cpu
 from tests.mixed_plans import builder
 
 
@@ -196,4 +197,5 @@ def test_prompts_are_the_same_every_time_and_in_the_vocabulary(tiny_llama: Any) 
 
 
 def test_device_is_described(tiny_llama: Any) -> None:
-    assert describe_device(tiny_llama) == f"cpu ({torch.get_num_threads()} threads)"
+    assert describe_device(tiny_llama) == format_cpu(torch.get_num_threads())
+    assert (format_cpu(1), format_cpu(2)) == ("cpu (1 thread)", "cpu (2 threads)")

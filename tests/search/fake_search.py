@@ -75,7 +75,7 @@ def measured(plan: Plan, rise: float, text: str = "selection", windows: int = WI
         5.0 if windows == WINDOWS else None,
         0.1 if windows == WINDOWS else None,
         text,
-        "cpu (1 threads)",
+        "cpu (1 thread)",
         plan.hash,
         windows=scores,
     )
