@@ -25,14 +25,20 @@ methods:
 """
 
 
-@pytest.mark.parametrize("name", ["falcon", "gemma2", "llama4"])
-def test_four_times_smaller_and_reloaded_exactly(name, tmp_path, monkeypatch, capfd):
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of one's own with a text and a space."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(verify, "score_in_fresh_process", score_here)
-    ARCHITECTURES[name].save(tmp_path / name)
     words = random.Random(0).choices(range(VOCABULARY - 3), k=1_500)
     (tmp_path / "text.txt").write_text("\n".join(f"w{word}" for word in words))
     (tmp_path / "space.yaml").write_text(SPACE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["falcon", "gemma2", "llama4"])
+def test_four_times_smaller_and_reloaded_exactly(name, place, capfd):
+    ARCHITECTURES[name].save(place / name)
     command = ["compress", name, "--budget", "4x", "--data", "text.txt", "--space", "space.yaml"]
     assert main([*command, "--out", "small", "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
@@ -48,3 +54,17 @@ def test_four_times_smaller_and_reloaded_exactly(name, tmp_path, monkeypatch, ca
         model.save_pretrained("again")
         again = AutoModelForCausalLM.from_pretrained("again")
         assert torch.equal(again(ids).logits, expected)
+
+
+@pytest.mark.parametrize(
+    "command", [["compress", "opt", "--out", "x"], ["search", "--model", "opt"]]
+)
+def test_a_subclass_that_computes_something_else_is_said_before_the_work(command, place, capfd):
+    """OPT's table of positions adds 2 to what it looks up: a tenth of the tiny model."""
+    ARCHITECTURES["opt"].save(place / "opt")
+    options = ["--data", "text.txt", "--space", "space.yaml", "--budget", "100x"]
+    assert main([*command, *options]) == 3
+    said = capfd.readouterr().err
+    assert "which no method can take: 1 matrix of" in said
+    assert "OPTLearnedPositionalEmbedding is a subclass of Embedding that computes" in said
+    assert "Calibrating (tokens)" not in said.partition("Left dense: ")[0]

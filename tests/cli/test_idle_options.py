@@ -18,7 +18,7 @@ from autocompress.errors import ConfigurationError
 from autocompress.search.storage import default_storage
 from autocompress.search.study_store import create_study
 from autocompress.tracking.mlflow_client import how_to_browse
-from tests.search.study_fixtures import study_of
+from tests.search.study_fixtures import study_of, trial
 
 OTHER = {
     "budget": "8x",
@@ -170,3 +170,13 @@ def test_how_tracked_runs_are_browsed(monkeypatch, named, environment, advice):
     if environment is not None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
     assert how_to_browse(named) == advice
+
+
+def test_a_search_that_is_tracked_by_a_server_says_to_open_it(workplace, monkeypatch, capsys):
+    record = study_of(trial(0, 0.1, 1_000_000), folder=workplace / "runs" / "demo")
+    monkeypatch.setattr("autocompress.api.functions.search", lambda *_, **__: record)
+    monkeypatch.setattr("autocompress.cli.front.write_plots", lambda *_: {})
+    assert main(["search", "--budget", "4x", "--tracking-uri", "http://host:5000"]) == 0
+    said = capsys.readouterr().out
+    assert "open http://host:5000    every trial" in said
+    assert "mlflow ui" not in said

@@ -21,6 +21,22 @@ layers:
   transformer.h.0.mlp.c_proj:
     {method: tensor_train, ranks: [1, 8], out_modes: [8, 2, 2], in_modes: [2, 2, 32]}
 """
+IMPOSSIBLE = """\
+version: 1
+layers:
+  transformer.h.0.mlp.c_proj:
+    {method: tensor_train, ranks: [1, 8], out_modes: [8, 2, 2], in_modes: [2, 2, 32]}
+"""
+TRAINS = """\
+version: 1
+name: trains
+methods:
+  keep: true
+  tensor_train:
+    {orders: [2, 3], splits: [balanced, skewed], rank_fractions: [0.06, 0.12, 0.25], bits: [8]}
+rules:
+  - {match: {blocks: [attention, embedding, other]}, methods: [keep]}
+"""
 TOLERANCES = """\
 version: 1
 layers:
@@ -39,6 +55,8 @@ def gpt2(tmp_path_factory):
     words = random.Random(0).choices(range(VOCABULARY - 3), k=1_200)
     (folder / "my text.txt").write_text(" ".join(f"w{word}" for word in words))
     (folder / "my recipe.yaml").write_text(RECIPE)
+    (folder / "impossible.yaml").write_text(IMPOSSIBLE)
+    (folder / "trains.yaml").write_text(TRAINS)
     (folder / "my tolerances.yaml").write_text(TOLERANCES)
     return folder
 
@@ -65,6 +83,28 @@ def test_trains_of_low_rank_only_compress_a_gpt2(compress):
     assert facts["ratio"] >= 1.08
     changed = {name: method.name for name, method in plan.items() if method != Keep()}
     assert changed == {"transformer.h.0.mlp.c_proj": "tensor_train"}
+
+
+def test_every_train_of_a_space_can_be_made_of_feed_forwards(compress, capsys):
+    """Four times as wide as the model, and the other way round."""
+    options = ["--data", "my text.txt", "--space", "trains.yaml", "--json"]
+    assert main(["profile", "my gpt2", *options]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    trains = [
+        layer["name"]
+        for layer in layers
+        for option in layer["options"]
+        if option["method"] == "tensor_train"
+    ]
+    assert set(trains) == {
+        f"transformer.h.{i}.mlp.{name}" for i in (0, 1) for name in ("c_fc", "c_proj")
+    }
+
+
+def test_validate_says_which_ranks_of_a_recipe_cannot_exist(compress, capsys):
+    assert main(["validate", "impossible.yaml", "--model", "my gpt2"]) == 0
+    said = "ranks of tt 8x2x2 r1,8 do not fit, used tt 8x2x2 r1,4"
+    assert said in capsys.readouterr().err
 
 
 def test_ranks_of_a_recipe_that_cannot_exist_are_lowered_with_a_notice(compress, capsys):

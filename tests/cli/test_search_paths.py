@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 
+import optuna
 import pytest
 
 from autocompress.api import searching
 from autocompress.cli.main import main
 from autocompress.search.engines.here import Here
+from autocompress.search.evaluator import Evaluator
+from autocompress.search.proposer import Proposer
 from autocompress.search.study_store import read_study
 from tests.api.tiny_compression import SPACE
 from tests.conftest import VOCABULARY, make_tiny_model, make_tiny_tokenizer
@@ -69,6 +72,39 @@ def test_a_study_goes_on_from_any_folder_and_its_workers_work_in_theirs(
     assert main([*there, *FEW, "3", *runs, "--storage", "sqlite:///../my work/my studies.db"]) == 0
     assert "Going on with study my-model-3x" in capsys.readouterr().err
     assert list(other.iterdir()) == []
+
+
+def test_a_search_that_was_cut_off_breeds_from_its_trials(place, monkeypatch):
+    """With NSGA-II, whose later generations are bred from the earlier ones."""
+    planned, run, left = Proposer.planned, Evaluator.run, [0]
+
+    class FewParents(optuna.samplers.NSGAIISampler):
+        def __init__(self, **options):
+            super().__init__(**options | {"population_size": 3})
+
+    def run_some(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return run(*arguments)
+
+    monkeypatch.setattr(optuna.samplers, "NSGAIISampler", FewParents)
+    monkeypatch.setattr(Proposer, "planned", lambda *arguments: planned(*arguments)[:2])
+    monkeypatch.setattr("autocompress.search.evaluator.LATENCY_ROUNDS", 1)
+    monkeypatch.setattr(Evaluator, "run", run_some)
+    for write in ("front_plot.write_front_html", "front_png.write_front_png"):
+        monkeypatch.setattr(f"autocompress.search.{write}", lambda _study, path: path)
+    search = [*SEARCH, *FEW, "11", "--sampler", "nsga2", "--study"]
+    assert main([*search, "whole"]) == 0
+    left[0] = 10
+    assert main([*search, "cut"]) == 130
+    assert main(["search", "--resume", "cut", "--no-track", "--no-refit", "--trials", "11"]) == 0
+    whole, again = (
+        [(trial.phase, trial.params) for trial in read_study(name, place / "runs").complete]
+        for name in ("whole", "cut")
+    )
+    assert again == whole
+    assert whole[-1][0] == "knobs"
 
 
 @pytest.mark.slow

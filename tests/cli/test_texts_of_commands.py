@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import autocompress
 from autocompress.cli.main import main
 from autocompress.export import verify
 from tests.api.verifying import score_here
@@ -15,6 +19,7 @@ from tests.conftest import VOCABULARY, make_tiny_model
 
 SPACE = "version: 1\nname: tiny\nmethods: {keep: true, quantize: {bits: [4], group_sizes: [16]}}\n"
 TOKENS = 3_000
+LOW_RANK = "version: 1\nlayers: {model.embed_tokens: {method: svd, rank: 12}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +29,7 @@ def folder(tmp_path_factory):
     make_tiny_model("llama").save_pretrained(place / "dense")
     make_begin_tokenizer().save_pretrained(place / "dense")
     (place / "tiny.yaml").write_text(SPACE)
+    (place / "low rank.yaml").write_text(LOW_RANK)
     words = random.Random(0).choices(range(VOCABULARY - 3), k=TOKENS)
     (place / "text.txt").write_text("\n".join(f"w{word}" for word in words))
     return place
@@ -58,6 +64,39 @@ def test_windows_start_with_the_begin_token_unless_told_otherwise(run, folder):
         _, again = run("evaluate", out, *text, *options, "--json")
         assert again["perplexity"] == pytest.approx(report["perplexity"], rel=1e-5)
         assert again["begin_token"] == report["begin_token"]
+
+
+def test_the_perplexity_is_that_of_texts_behind_a_begin_token(run):
+    """Each window starts with the token, which is given: transformers' own loss does the same."""
+    _, seen = run("evaluate", "dense", "--data", "text.txt", "--json")
+    model, tokenizer = (
+        kind.from_pretrained("dense") for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    ids = tokenizer(Path("text.txt").read_text(), return_tensors="pt")["input_ids"]
+    begin, rest = ids[:, :1], ids[:, 1:]
+    assert begin.item() == tokenizer.bos_token_id
+    losses = torch.tensor(0.0)
+    with torch.no_grad():
+        for window in rest.split(model.config.max_position_embeddings - 1, dim=1):
+            whole = torch.cat([begin, window], dim=1)
+            losses += model(whole, labels=whole).loss * window.shape[1]
+    assert seen["perplexity"] == pytest.approx(float((losses / TOKENS).exp()), rel=1e-5)
+    assert seen["tokens"] == rest.shape[1] == TOKENS
+
+
+def test_the_row_of_the_begin_token_counts_for_more_than_rare_ones(run):
+    often = [100 if word < 10 else 1 for word in range(VOCABULARY - 3)]
+    words = random.Random(0).choices(range(VOCABULARY - 3), often, k=TOKENS)
+    Path("few words.txt").write_text("\n".join(f"w{word}" for word in words))
+    command = ("compress", "dense", "--recipe", "low rank.yaml", "--data", "few words.txt")
+    assert run(*command, "--out", "low rank", "--overwrite")[0] == 0
+    ids = torch.arange(VOCABULARY)
+    ours, dense = (
+        autocompress.load(folder)[0].get_input_embeddings()(ids).detach()
+        for folder in ("low rank", "dense")
+    )
+    errors = (ours - dense).norm(dim=1) / dense.norm(dim=1)
+    assert errors[1] < 0.92 * errors[13:].median()
 
 
 def test_profile_says_the_begin_token(run):

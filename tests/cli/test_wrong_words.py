@@ -111,6 +111,13 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
+def test_every_command_that_help_lists_is_tried(capsys):
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out.partition("\nCommands:\n")[2].splitlines()
+    names = {line.split()[0] for line in listed if line.startswith("  ")}
+    assert names == set(COMMANDS) == {line.split()[0] for line in WRONG.strip().splitlines()}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_option_is_a_usage_error(command, capsys):
     assert main([command, "--no-such-option"]) == 2
