@@ -81,7 +81,7 @@ def compress(
     seed: int | None = None,
     runs_dir: str | Path | None = "runs",
     device: str | None = None,
-    dtype: str | None = None,
+    compute_dtype: str | None = None,
     trust_remote_code: bool = False,
     dequantize: bool = False,
     overwrite: bool = False,
@@ -136,7 +136,8 @@ def compress(
         runs_dir: folder of the cache, from which another budget takes seconds; ``None`` keeps
             nothing.
         device: where to load a model by name; ``cpu`` when left out.
-        dtype: type to load a model by name in; as stored when left out.
+        compute_dtype: type that a model by name computes in; when left out, the stored one or
+            float32, whichever is faster here.
         trust_remote_code: let code that comes with a hub model run.
         dequantize: let transformers make a quantized checkpoint dense; bytes count from that.
         overwrite: whether a model in ``out`` may be replaced.
@@ -175,7 +176,7 @@ def compress(
             _refuse(
                 "the model is loaded already",
                 device=device,
-                dtype=dtype,
+                compute_dtype=compute_dtype,
                 trust_remote_code=trust_remote_code,
                 dequantize=dequantize,
             )
@@ -203,7 +204,7 @@ def compress(
             settings,
             folder,
             device=device or "cpu",
-            dtype=dtype,
+            compute_dtype=compute_dtype,
             trust_remote_code=trust_remote_code,
             dequantize=dequantize,
             progress=progress,

@@ -28,8 +28,10 @@ from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows, context_length
 from autocompress.progress import SILENT, Progress
 from autocompress.search.bootstrap import difference_interval
+from autocompress.surgery.compute_type import FASTEST
 from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model
+from autocompress.surgery.stored_types import dtype_name
 
 DEFAULT_TOKENS = 24_576  # as many as a search measures its final figures on
 
@@ -48,7 +50,7 @@ def evaluate(
     limit: int | None = None,
     speed: bool = False,
     device: str = "cpu",
-    dtype: str | None = None,
+    compute_dtype: str | None = None,
     trust_remote_code: bool = False,
     dequantize: bool = False,
     progress: Progress = SILENT,
@@ -74,7 +76,8 @@ def evaluate(
         speed: measure time and memory, in turn with ``against`` or, of an exported folder, the
             dense model that it was made from. Then a text is scored only where one is known.
         device: where to run.
-        dtype: torch name of a floating-point type; the stored one when left out.
+        compute_dtype: torch name of the floating-point type that the model computes in; when left
+            out, the stored one or float32, whichever is faster here.
         trust_remote_code: whether code that comes with the model may run.
         dequantize: let transformers make a quantized checkpoint dense; bytes count from that.
         progress: told how far things are.
@@ -108,7 +111,7 @@ def evaluate(
         )
     settings: dict[str, Any] = {
         "device": device,
-        "dtype": dtype,
+        "dtype": compute_dtype or FASTEST,
         "trust_remote_code": trust_remote_code,
         "dequantize": dequantize,
     }
@@ -163,7 +166,7 @@ def evaluate(
 def _timed(model: str | LoadedModel | None, loaded: LoadedModel, settings: dict[str, Any]) -> Timed:
     if isinstance(model, LoadedModel):
         return Timed(loaded)
-    return Timed(loaded, settings, model)
+    return Timed(loaded, settings | {"dtype": dtype_name(loaded.model.dtype)}, model)
 
 
 def _dense_beside(

@@ -111,7 +111,7 @@ def open_folder(
         _texts_of(folder, data, context),
         runs_dir,
         device=device,
-        dtype=dtype_of(folder),
+        compute_dtype=dtype_of(folder),
         trust_remote_code=trust_remote_code,
         dequantize=was_quantized(folder),
         progress=progress,

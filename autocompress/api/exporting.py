@@ -28,6 +28,7 @@ from autocompress.search.healed_trials import read_numbers
 from autocompress.search.picking import pick
 from autocompress.search.study_store import read_study
 from autocompress.surgery.loading import has_own_code
+from autocompress.surgery.stored_types import dtype_name
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def write_folder(
                 perplexity=measurement.perplexity,
                 weight_bytes=report.weight_bytes,
                 device=str(loaded.model.device),
-                dtype=str(loaded.model.dtype).removeprefix("torch."),
+                dtype=dtype_name(loaded.model.dtype),
                 trust_remote_code=loaded.trust_remote_code,
                 shown=final,
             )

@@ -57,7 +57,7 @@ def search(
     track: bool = True,
     tracking_uri: str | None = None,
     device: str = "cpu",
-    dtype: str | None = None,
+    compute_dtype: str | None = None,
     trust_remote_code: bool = False,
     dequantize: bool = False,
     texts: TextSettings | None = None,
@@ -112,7 +112,8 @@ def search(
         track: mirror the study into MLflow.
         tracking_uri: MLflow's store; what MLflow itself would choose when left out.
         device: where the model runs.
-        dtype: type to load the model in; as stored when left out.
+        compute_dtype: torch name of the floating-point type that the model computes in; when left
+            out, the stored one or float32, whichever is faster here.
         trust_remote_code: let code that comes with a hub model run.
         dequantize: let transformers make a quantized checkpoint dense; bytes count from that.
         texts: the sources and how many tokens of each, instead of the sources, context and bos.
@@ -135,7 +136,7 @@ def search(
         sampler,
         seed,
         device,
-        dtype,
+        compute_dtype,
         trust_remote_code,
         one_of(
             texts,
@@ -189,7 +190,7 @@ def profile(
     seed: int = 0,
     runs_dir: str | Path = "runs",
     device: str = "cpu",
-    dtype: str | None = None,
+    compute_dtype: str | None = None,
     trust_remote_code: bool = False,
     dequantize: bool = False,
     progress: Progress = SILENT,
@@ -206,7 +207,7 @@ def profile(
         Path(runs_dir),
         selection=Selection.of(methods, layers, keep),
         device=device,
-        dtype=dtype,
+        compute_dtype=compute_dtype,
         trust_remote_code=trust_remote_code,
         dequantize=dequantize,
         progress=progress,

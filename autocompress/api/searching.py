@@ -49,6 +49,7 @@ from autocompress.search.storage import settle, storage_errors
 from autocompress.search.stored_menu import keep_menu
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import create_study, read_study, to_record
+from autocompress.surgery.stored_types import dtype_name
 from autocompress.units import Budget, Limits
 
 THIS_PROCESS = EngineSettings()
@@ -86,6 +87,8 @@ def run_search(
     check_engine(engine)
     space = settings.read_space()
     session = settings.open(destination.runs_dir, progress)
+    # Workers and resumed runs compute in what was found faster here, wherever they run.
+    settings = replace(settings, compute_dtype=dtype_name(session.loaded.model.dtype))
     inventory = session.workbench.inventory
     space.check(inventory.layers)
     if finish is not None and finish.whole_front:

@@ -43,8 +43,10 @@ from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
+from autocompress.surgery.compute_type import FASTEST
 from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model
+from autocompress.surgery.stored_types import dtype_name, main_type
 from autocompress.surgery.workbench import Workbench
 
 STATISTICS_VERSION = 8  # raise it when what is collected changes
@@ -407,7 +409,7 @@ class Session:
         return {
             "model": self.loaded.source,
             "fingerprint": self.loaded.fingerprint,
-            "dtype": str(self.loaded.model.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.loaded.model.dtype),
             "context": self.context,
             "begin_token": self.begin_token,
             **names,
@@ -422,7 +424,7 @@ def open_session(
     runs_dir: Path,
     *,
     device: str = "cpu",
-    dtype: str | None = None,
+    compute_dtype: str | None = None,
     trust_remote_code: bool = False,
     dequantize: bool = False,
     progress: Progress = SILENT,
@@ -437,7 +439,8 @@ def open_session(
         settings: which texts to use.
         runs_dir: has the cache.
         device: where the model goes.
-        dtype: to load it in; as stored when left out.
+        compute_dtype: what it computes in; when left out, what the device does fastest. Bytes
+            count what the checkpoint stores.
         trust_remote_code: let code that comes with a hub model run.
         dequantize: let transformers make a quantized checkpoint dense.
         progress: told how far things are.
@@ -455,7 +458,7 @@ def open_session(
         loaded = load_model(
             model,
             device=device,
-            dtype=dtype,
+            dtype=compute_dtype or FASTEST,
             trust_remote_code=trust_remote_code,
             dequantize=dequantize,
         )
@@ -466,10 +469,17 @@ def open_session(
             hint="Name the one it was made from.",
         )
     if loaded.quantized_by:
-        dtype = str(loaded.model.dtype).removeprefix("torch.")
         progress.note(
             f"{loaded.source} was quantized by {loaded.quantized_by}, and is dense now: bytes "
-            f"count from what it takes in {dtype}."
+            f"count from what it takes in {dtype_name(loaded.model.dtype)}."
+        )
+    stored = dtype_name(main_type(loaded.model, loaded.stored_types))
+    computed = dtype_name(loaded.model.dtype)
+    if compute_dtype is None and stored != computed:
+        progress.note(
+            f"Computing in {computed}, which this processor does faster than {stored}, the type of "
+            "the checkpoint; bytes count what it stores. "
+            f"--compute-dtype {stored} computes in that."
         )
     if loaded.ignored:
         kind, some = type(loaded.model).__name__, ", ".join(loaded.ignored[:3])
@@ -498,5 +508,6 @@ def _check_finite(metrics: Mapping[str, Metric]) -> None:
                 raise ModelError(
                     f"layer {name}: its inputs or gradients on the calibration text "
                     "are not finite numbers",
-                    hint="Check the checkpoint, or load it in a wider type with --dtype float32.",
+                    hint="Check the checkpoint, or compute in a wider type with "
+                    "--compute-dtype float32.",
                 )

@@ -20,6 +20,7 @@ from autocompress.export.checkpoint import RECIPE
 from autocompress.progress import SILENT, Progress
 from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import LoadedModel, is_exported, load_model
+from autocompress.surgery.stored_types import dtype_name
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def open_dense_of(
 
     Args:
         exported: loaded from the folder.
-        settings: of ``load_model``; without a type the one that the folder was made in.
+        settings: of ``load_model``; the type is that of the loaded one.
         progress: told how far things are.
 
     Raises:
@@ -59,16 +60,15 @@ def open_dense_of(
         raise ModelError(f"{unknown} is not known: {error.what}", hint=hint) from error
     if recipe.model is None:
         raise ModelError(f"{unknown} is not known: its {RECIPE} names none", hint=hint)
-    as_made = settings["dtype"] is None
-    wanted = dict(settings) | {"dequantize": was_quantized(folder)}
-    if as_made:
-        wanted["dtype"] = dtype_of(folder)
+    computed = dtype_name(exported.model.dtype)
+    wanted = dict(settings) | {"dequantize": was_quantized(folder), "dtype": computed}
     try:
         with progress.task(f"Loading {recipe.model}"):
             dense = load_model(recipe.model, **wanted)
     except ModelError as error:
         raise ModelError(f"{unknown} cannot be loaded: {error.what}", hint=hint) from error
     # In another type the same weights have another fingerprint.
+    as_made = computed == dtype_of(folder)
     if as_made and recipe.fingerprint not in (None, dense.fingerprint):
         raise ModelError(
             f"{recipe.model} is not the model that {exported.source} was made from any more",
@@ -153,7 +153,7 @@ def _figures(timed: Timed) -> dict[str, Any]:
     return {
         "model": loaded.source,
         "exported": is_exported(loaded.model),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(loaded.model.dtype),
         "bytes": stored_bytes(loaded.model, loaded.stored_types),
         **memory,
     }

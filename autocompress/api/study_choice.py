@@ -37,7 +37,7 @@ class SearchSettings:
     sampler: str = "auto"
     seed: int = 0
     device: str = "cpu"
-    dtype: str | None = None
+    compute_dtype: str | None = None
     trust_remote_code: bool = False
     texts: TextSettings = field(default_factory=TextSettings)
     selection: Selection = EVERYTHING
@@ -73,7 +73,7 @@ class SearchSettings:
             self.texts,
             runs_dir,
             device=self.device,
-            dtype=self.dtype,
+            compute_dtype=self.compute_dtype,
             trust_remote_code=self.trust_remote_code,
             dequantize=self.dequantize,
             progress=progress,

@@ -176,7 +176,7 @@ def _refuse_nan(logits: Tensor) -> None:
     if bool(torch.isnan(logits).any()):
         raise ModelError(
             "the model's predictions on the calibration text are not numbers (NaN)",
-            hint="Check the checkpoint, or load it in a wider type with --dtype float32.",
+            hint="Check the checkpoint, or load it in a wider type with --compute-dtype float32.",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.options import Context, Dequantize, FolderBos
+from autocompress.cli.options import ComputeDtype, Context, Dequantize, FolderBos
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
 from autocompress.errors import StorageError
 from autocompress.units import format_bytes
@@ -61,9 +61,7 @@ def evaluate(
         ),
     ] = False,
     device: Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")] = "cpu",
-    dtype: Annotated[
-        str | None, typer.Option(help="Type to load in, such as bfloat16; the stored one if none.")
-    ] = None,
+    compute_dtype: ComputeDtype = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store; task results always go to one.")
     ] = None,
@@ -103,7 +101,7 @@ def evaluate(
         limit=limit,
         speed=speed,
         device=device,
-        dtype=dtype,
+        compute_dtype=compute_dtype,
         trust_remote_code=trust_remote_code,
         dequantize=dequantize,
         progress=ConsoleProgress(),

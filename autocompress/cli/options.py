@@ -108,9 +108,14 @@ Unreached = Annotated[
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")]
 Device = Annotated[str, typer.Option("--device", help="Device, as torch names it.")]
-Dtype = Annotated[
+ComputeDtype = Annotated[
     str | None,
-    typer.Option("--dtype", help="float32, bfloat16 or float16; the stored type when left out."),
+    typer.Option(
+        "--compute-dtype",
+        help="What the model computes in: float32, bfloat16 or float16. Bytes count what the "
+        "checkpoint stores.",
+        show_default="what is faster here: the stored type or float32",
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let code that comes with the model run.")

@@ -27,7 +27,7 @@ from autocompress.surgery.inventory import Inventory, stored_tensors_of, take_in
 from autocompress.surgery.loading import LoadedModel, has_own_code, is_exported
 from autocompress.surgery.placement import dense_names, home_of, prefix_of
 from autocompress.surgery.quantizer import AutocompressConfig, factors_in, state_ties
-from autocompress.surgery.stored_types import main_type
+from autocompress.surgery.stored_types import dtype_name, main_type
 from autocompress.surgery.workbench import Build, Workbench
 
 RECIPE = "recipe.yaml"
@@ -225,7 +225,7 @@ def _write_documents(
         "model": loaded.source,
         "fingerprint": loaded.fingerprint,
         "plan": plan.hash,
-        "computed_in": str(loaded.model.dtype).removeprefix("torch."),
+        "computed_in": dtype_name(loaded.model.dtype),
         "bytes": inventory.plan_bytes(plan),
         "dense_bytes": inventory.dense_bytes,
         "measurement": measurement,

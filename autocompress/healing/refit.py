@@ -202,7 +202,7 @@ def _moments(wanted: MatrixInputs, given: MatrixInputs, name: str) -> Moments:
         raise ModelError(
             f"layer {name} is given NaN or infinity on the healing text",
             wanted="finite numbers",
-            hint="Load the model in a wider type with --dtype float32, or leave matrices as they "
+            hint="Compute in a wider type with --compute-dtype float32, or leave matrices as they "
             "are fitted with --no-refit.",
         )
     return Moments(gram / tokens, gap / tokens, tokens)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from autocompress.errors import ModelError
 from autocompress.layers.stand_in import StandIn
+from autocompress.surgery.stored_types import dtype_name
 
 
 class CompressedModel:
@@ -80,7 +81,7 @@ class CompressedModel:
 
     def _apply(self: Any, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[misc]
-        name = str(self.dtype).removeprefix("torch.")
+        name = dtype_name(self.dtype)
         self.config.dtype = self.dtype
         quantization = getattr(self.config, "quantization_config", None)
         if quantization is not None:

@@ -21,6 +21,7 @@ from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.dense import DenseMatrix
 from autocompress.records import Kind, LayerSpec
 from autocompress.surgery.roles import depth_of, role_of
+from autocompress.surgery.stored_types import dtype_name
 
 _SORTED = "Llama4TextExperts"
 _INTERFACE = ("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "_apply_gate")
@@ -125,7 +126,7 @@ def expert_specs(path: str, module: nn.Module, stack: str) -> list[LayerSpec]:
             kind=Kind.CONV1D if layout.transposed else Kind.LINEAR,
             out_features=sides[0],
             in_features=sides[1],
-            dtype=str(weights.dtype).removeprefix("torch."),
+            dtype=dtype_name(weights.dtype),
             bias=layout.bias,
             depth=depth_of(name),
         )

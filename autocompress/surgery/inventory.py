@@ -24,6 +24,7 @@ from autocompress.surgery.experts import bias_name, expert_specs, stacks_of
 from autocompress.surgery.forms import KINDS, Form, factors_by_path, form_of
 from autocompress.surgery.placement import dense_names, home_of, prefix_of, weight_path
 from autocompress.surgery.roles import depth_of, embedding_role, is_router, role_of
+from autocompress.surgery.stored_types import dtype_name
 from autocompress.surgery.tied import TiedEmbedding
 
 NO_TYPES: Mapping[str, torch.dtype] = MappingProxyType({})
@@ -199,7 +200,7 @@ def take_inventory(
 def _as_stored(spec: LayerSpec, model: nn.Module, types: Mapping[str, torch.dtype]) -> LayerSpec:
     """The same with the type that the checkpoint stores the matrix in."""
     dtype = types.get(weight_path(model, spec))
-    return spec if dtype is None else replace(spec, dtype=str(dtype).removeprefix("torch."))
+    return spec if dtype is None else replace(spec, dtype=dtype_name(dtype))
 
 
 @dataclass(frozen=True)
@@ -363,7 +364,7 @@ def _spec(uses: list[_Use], named: dict[int, Role]) -> LayerSpec:
         kind=kind,
         out_features=out_features,
         in_features=in_features,
-        dtype=str(weight.dtype).removeprefix("torch."),
+        dtype=dtype_name(weight.dtype),
         bias=getattr(owner.module, "bias", None) is not None,
         depth=depth_of(owner.path),
         tied=tied,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from autocompress.errors import ConfigurationError, ModelError
 from autocompress.surgery import quantizer  # registers the loader of exported folders
+from autocompress.surgery.compute_type import FASTEST, fastest_type
 from autocompress.surgery.inventory import NO_TYPES, stored_tensors_of
 from autocompress.surgery.quantized_checkpoints import foreign_method, prepare
 from autocompress.surgery.stored_types import StoredTypes, stored_types
@@ -75,7 +77,8 @@ def load_model(
         source: a folder (dense or exported), a name on the hub, or ``None`` for the bundled model.
         device: where to put it, as torch names it.
         dtype: floating-point type that the model computes in, or its torch name; the stored one
-            when left out. Codes, scales and factors stay as they are stored.
+            when left out, ``fastest`` for what the device computes it in fastest, see
+            ``fastest_type``. Codes, scales and factors stay as they are stored.
         trust_remote_code: whether code that comes with the model may run.
         dequantize: whether transformers is to make a quantized checkpoint dense.
 
@@ -87,7 +90,11 @@ def load_model(
     place = str(BUNDLED_FOLDER) if name == BUNDLED_MODEL else _checked_place(name)
     target, kind = _device(device), _dtype(dtype)
     with _quiet(), _explained(name):
-        model, ignored, quantized_by = _read(place, name, kind, trust_remote_code, dequantize)
+        read = partial(_read, place, name, trust_remote_code, dequantize)
+        model, ignored, quantized_by = read("auto" if kind == FASTEST else kind)
+        if kind == FASTEST and fastest_type(model.dtype, target) != model.dtype:
+            # Read again: a cast would not give back what buffers lost when they were made.
+            model, ignored, quantized_by = read(torch.float32)
     with (
         _quiet(),
         _explained(f"the tokenizer of {name}", "The folder needs a tokenizer beside the weights."),
@@ -188,18 +195,18 @@ def _device(name: str) -> torch.device:
 
 
 def _dtype(name: str | torch.dtype | None) -> torch.dtype | str:
-    if name is None:
-        return "auto"
+    if name in (None, FASTEST):
+        return name or "auto"
     dtype = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
         raise ConfigurationError(
-            "--dtype is not usable", got=repr(name), wanted="float32, bfloat16 or float16"
+            "--compute-dtype is not usable", got=repr(name), wanted="float32, bfloat16 or float16"
         )
     return dtype
 
 
 def _read(
-    place: str, name: str, dtype: torch.dtype | str, trust_remote_code: bool, dequantize: bool
+    place: str, name: str, trust_remote_code: bool, dequantize: bool, dtype: torch.dtype | str
 ) -> tuple[PreTrainedModel, tuple[str, ...], str | None]:
     """The model, names in its checkpoint without a use, and what quantized the checkpoint."""
     config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)

@@ -25,6 +25,7 @@ from autocompress.surgery.quantizer import (
     forget_ties,
     state_ties,
 )
+from autocompress.surgery.stored_types import dtype_name
 from autocompress.surgery.workbench import Build, Workbench
 
 
@@ -114,7 +115,7 @@ def _adopt(
     ``save_pretrained`` then writes a folder that loads again.
     """
     adopt_class(model)
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.dtype)
     config = AutocompressConfig(plan.to_recipe(), dtype, ties=ties, factors=factors)
     quantizer = AutocompressQuantizer(config)
     quantizer.stored = tuple(name for name, method in plan.items() if method != Keep())

@@ -26,6 +26,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autocompress.errors import ConfigurationError, ModelError, RecipeError
 from autocompress.surgery.experts import slot_of
+from autocompress.surgery.stored_types import dtype_name
 
 QUANT_METHOD = "autocompress"
 FORMAT_VERSION = 1
@@ -154,7 +155,7 @@ class AutocompressQuantizer(HfQuantizer):  # type: ignore[misc,no-any-unimported
         self.quantization_config.read_from = self.quantization_config.weights
         self.quantization_config.weights = None
         adopt_class(model)
-        self.quantization_config.dtype = str(model.dtype).removeprefix("torch.")
+        self.quantization_config.dtype = dtype_name(model.dtype)
         return model
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:

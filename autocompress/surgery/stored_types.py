@@ -45,6 +45,11 @@ def stored_types(model: Any, place: str, weights: str | None = None) -> dict[str
     }
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """What torch calls a type: ``bfloat16``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def main_type(model: nn.Module, types: StoredTypes) -> torch.dtype:
     """The type that most elements of a model are stored in."""
     counts: dict[torch.dtype, int] = {}

@@ -103,7 +103,7 @@ def test_a_calibration_that_was_killed_goes_on_with_the_blocks_that_are_missing(
 def test_a_model_that_computes_nan_is_refused(open_it, tiny_llama):
     tiny_llama.model.layers[0].mlp.down_proj.weight.data[0] = torch.nan
     session = open_it()
-    with pytest.raises(ModelError, match=r"NaN.*--dtype float32"):
+    with pytest.raises(ModelError, match=r"NaN.*--compute-dtype float32"):
         session.metrics  # noqa: B018
     assert session.progress.notes == []
 

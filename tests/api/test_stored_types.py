@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import autocompress
 from autocompress.cli.main import main
 from autocompress.export import verify
+from autocompress.surgery import loading
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from autocompress.surgery.loading import load_model
 from tests.api.tiny_compression import FEW, SPACE, token_ids
@@ -53,7 +54,7 @@ def test_float32_is_arithmetic_and_costs_no_bytes(name, place, capsys):
         *("compress", name, "--budget", "1.5x", "--space", "tiny.yaml", "--data", "text.txt"),
         *("--out", "small", "--json"),
     ]
-    assert main([*command, "--dtype", "float32"]) == 0, capsys.readouterr().err
+    assert main([*command, "--compute-dtype", "float32"]) == 0, capsys.readouterr().err
     report = json.loads(capsys.readouterr().out)
     # A file has experts one by one, which are stacked when they are loaded: shorter names.
     names = 100 * 2 * 4 * 3 + 100 if name == "experts" else 0
@@ -71,9 +72,32 @@ def test_float32_is_arithmetic_and_costs_no_bytes(name, place, capsys):
     config = json.loads((place / "small" / "config.json").read_text())
     assert config["dtype"] == {"half": "float16"}.get(name, "bfloat16")
     assert (
-        autocompress.evaluate("small", data="text.txt", tokens=64, dtype="float32")["bytes"]
+        autocompress.evaluate("small", data="text.txt", tokens=64, compute_dtype="float32")["bytes"]
         == report["bytes"]
     )
+
+
+def test_commands_compute_in_what_is_faster_and_say_so(place, capsys, monkeypatch):
+    texts = ("--space", "tiny.yaml", "--data", "text.txt", "--json")
+    compress = ["compress", "brain", "--budget", "1.5x", *texts]
+    evaluate = ["evaluate", "small", "--data", "text.txt", "--tokens", "64", "--json"]
+    for fastest, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
+        monkeypatch.setattr(loading, "fastest_type", lambda *_asked, chosen=fastest: chosen)
+        assert main([*compress, "--out", "small", "--overwrite"]) == 0
+        said = capsys.readouterr().err
+        note = "Computing in float32, which this processor does faster than bfloat16"
+        assert (note in said) == (name == "float32")
+        facts = json.loads((place / "small" / "measurements.json").read_text())
+        assert facts["computed_in"] == name
+        report = json.loads((place / "small" / "config.json").read_text())
+        assert report["dtype"] == "bfloat16"
+        assert main(evaluate) == 0
+        figures = json.loads(capsys.readouterr().out)
+        assert figures["perplexity"] > 1
+        assert (
+            main([*compress, "--compute-dtype", "bfloat16", "--out", "other", "--overwrite"]) == 0
+        )
+        assert note not in capsys.readouterr().err
 
 
 def test_checkpoints_of_mixed_types_count_each_tensor(place, tiny_tokenizer):

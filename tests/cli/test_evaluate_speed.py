@@ -65,7 +65,7 @@ def test_an_exported_folder_is_timed_beside_its_dense_model(
     )
     assert speed["prompt_tokens"] == 64  # the context
     assert speed["threads"] >= 1
-    assert asked == [("small", None, speed["threads"]), ("dense", "float32", speed["threads"])]
+    assert asked == [("small", "float32", speed["threads"]), ("dense", "float32", speed["threads"])]
 
 
 def test_the_table_has_both_models_their_ratios_and_how_they_were_timed(
@@ -89,10 +89,10 @@ def test_a_dense_model_alone_has_its_own_figures_and_needs_no_text(
     assert "model, float32" in out
     assert "ratio" not in out
     assert "Perplexity is left out: no text is named with --data" in err
-    speed = _json(capsys, "./dense", "--speed", "--dtype", "bfloat16")["speed"]
+    speed = _json(capsys, "./dense", "--speed", "--compute-dtype", "bfloat16")["speed"]
     assert (speed["dense"], speed["ratio"]) == (None, None)
     assert speed["model"]["dtype"] == "bfloat16"
-    assert [dtype for _, dtype, _ in asked] == [None, "bfloat16"]
+    assert [dtype for _, dtype, _ in asked] == ["float32", "bfloat16"]
 
 
 def test_a_folder_whose_dense_model_is_gone_is_compared_with_the_one_that_is_named(

@@ -38,7 +38,7 @@ search --model MODEL --data text.txt --budget much
 search --model MODEL --data text.txt --latency never
 search --model MODEL --data text.txt --time soon
 search --model MODEL --data text.txt --device nowhere
-search --model MODEL --data text.txt --dtype float8
+search --model MODEL --data text.txt --compute-dtype float8
 search --resume absent
 search --resume absent --runs-dir text.txt
 front absent

@@ -166,7 +166,7 @@ def test_devices_and_types_that_do_not_exist():
     with pytest.raises(ConfigurationError, match="--device"):
         load_model(None, device="no-such-device")
     for dtype in ("int8", "nonsense"):
-        with pytest.raises(ConfigurationError, match="--dtype"):
+        with pytest.raises(ConfigurationError, match="--compute-dtype"):
             load_model(None, dtype=dtype)
 
 
