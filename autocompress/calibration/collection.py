@@ -1,53 +1,64 @@
-"""Sums Gram matrices while a model runs on the calibration text, and hands them on when done."""
+"""Sums what passes the matrices while a model runs forth and back, and hands on what is done."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.calibration.blocks import Blocks
-from autocompress.calibration.gram_sums import Use, uses_of, watching
+from autocompress.calibration.gram_sums import watching
 from autocompress.errors import ModelError
 from autocompress.free_memory import give_back_memory
-from autocompress.numerics.metric import Metric
-from autocompress.records import LayerSpec
 
 # mlp.experts.gate_up_proj.3, mlp.experts.3.up_proj: the same matrix of experts that are siblings
 _EXPERT = re.compile(r"(?P<layer>.*\bexperts)(?P<matrix>\..*)")
 _INDEX = re.compile(r"\.\d+")
 
 
-class Collection:
+class Watch(Protocol):
+    """Sums of what passes one use of a matrix."""
+
+    module: nn.Module
+
+    def watch(self) -> Any:
+        """Hook the module; the handle removes the hook."""
+
+
+W = TypeVar("W", bound=Watch)
+# Number of a batch and its logits [b, length, vocabulary] to the loss that is differentiated.
+Loss = Callable[[int, Tensor], Tensor]
+
+
+class Collection(Generic[W]):
     """The sums of one calibration, each handed over and dropped as soon as it is complete.
 
     Args:
         model: no parameter of it gathers gradients, and the embeddings are leaves.
-        specs: the matrices to watch.
+        uses: of each matrix, by name, the places to watch.
         work: token ids ``[batch, length]``.
-        keep: given metrics by name.
-        seed: of the labels that are drawn.
+        keep: given the watched places by name as they are done.
+        loss: of a batch, summed over its tokens.
         advance: called with a number of tokens done.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        specs: Sequence[LayerSpec],
+        uses: Mapping[str, Sequence[W]],
         work: Sequence[Tensor],
-        keep: Callable[[Mapping[str, Metric]], None],
+        keep: Callable[[Mapping[str, Sequence[W]]], None],
+        loss: Loss,
         *,
-        seed: int,
         advance: Callable[[int], None],
     ) -> None:
-        self.model, self.work, self.keep = model, work, keep
-        self.uses = {spec.name: uses_of(model, spec) for spec in specs}
+        self.model, self.work, self.keep, self.loss = model, work, keep, loss
+        self.uses = dict(uses)
         self.tokens = sum(ids.numel() for ids in work)
-        self._labels = torch.Generator().manual_seed(seed)
         self._advance, self._worked, self._told = advance, 0, 0
 
     def as_a_whole(self) -> None:
@@ -57,8 +68,8 @@ class Collection:
             ModelError: it predicts NaN.
         """
         with watching(use for places in self.uses.values() for use in places):
-            for ids in self.work:
-                self._backward(self.model(input_ids=ids))
+            for batch, ids in enumerate(self.work):
+                self._backward(batch, self.model(input_ids=ids))
                 self._count(ids, stages=1)
         self._hand_over(list(self.uses))
 
@@ -97,7 +108,7 @@ class Collection:
             name: [segment_of[use.module] for use in places] for name, places in self.uses.items()
         }
 
-    def _in_segment(self, segments: dict[str, list[int]], segment: int) -> Iterator[Use]:
+    def _in_segment(self, segments: dict[str, list[int]], segment: int) -> Iterator[W]:
         for name, places in self.uses.items():
             for use, its in zip(places, segments[name], strict=True):
                 if its == segment:
@@ -116,36 +127,23 @@ class Collection:
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
         else:
             leaf, output = blocks.tail(batch, ids)
-            self._backward(output)
+            self._backward(batch, output)
         return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
-    def _backward(self, output: Any) -> None:
-        """Send back the gradients of the loss on labels drawn from the model's own predictions."""
+    def _backward(self, batch: int, output: Any) -> None:
+        """Send back the gradients of the loss."""
         logits = getattr(output, "logits", None)
         if logits is None or not logits.requires_grad:
             return
         _refuse_nan(logits)
-        flat = logits.float().reshape(-1, logits.shape[-1])
-        with torch.no_grad():
-            labels = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=self._labels)[:, 0].to(
-                flat.device
-            )
-        loss = nn.functional.cross_entropy(flat, labels, reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.loss(batch, logits).backward()  # type: ignore[no-untyped-call]
 
     def _hand_over(self, names: Sequence[str]) -> None:
         together: dict[str, list[str]] = defaultdict(list)
         for name in names:
             together[entry_of(name)].append(name)
         for group in together.values():
-            done = {name: self.uses.pop(name) for name in group}
-            _lend_to_idle_experts(done)
-            self.keep(
-                {
-                    name: Metric(tuple(use.curvature(self.tokens) for use in places))
-                    for name, places in done.items()
-                }
-            )
+            self.keep({name: self.uses.pop(name) for name in group})
 
     def _count(self, ids: Tensor, stages: int) -> None:
         self._worked += ids.numel()
@@ -178,19 +176,3 @@ def _refuse_nan(logits: Tensor) -> None:
             "the model's predictions on the calibration text are not numbers (NaN)",
             hint="Check the checkpoint, or load it in a wider type with --compute-dtype float32.",
         )
-
-
-def _lend_to_idle_experts(uses: Mapping[str, list[Use]]) -> None:
-    """Let an expert that no token reached count as if one had, an average one of its siblings'.
-
-    Without it, every change of that expert would be predicted to do no harm at all.
-    """
-    siblings: dict[str, list[Use]] = defaultdict(list)
-    for name, places in uses.items():
-        siblings[siblings_of(name)].append(places[0])
-    for group in siblings.values():
-        seen = [use for use in group if use.inputs.vectors]
-        for use in group:
-            if seen and not use.inputs.vectors:
-                use.inputs.borrow([other.inputs for other in seen])
-                use.gradients.borrow([other.gradients for other in seen])

@@ -142,13 +142,8 @@ class Use:
         )
 
 
-def uses_of(model: nn.Module, spec: LayerSpec) -> list[Use]:
-    """Find the places where a matrix is used: its own module, and those tied to it."""
-    return [Use(spec, path, model.get_submodule(path)) for path in (spec.name, *spec.tied)]
-
-
 @contextmanager
-def watching(uses: Iterable[Use]) -> Iterator[None]:
+def watching(uses: Iterable[Any]) -> Iterator[None]:
     """Feed these sums with what the model computes meanwhile."""
     handles = [use.watch() for use in uses]
     try:

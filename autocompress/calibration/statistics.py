@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autocompress.calibration.blocks import Blocks, NotBlockwise
-from autocompress.calibration.collection import Collection
-from autocompress.calibration.gram_sums import with_gradient
+from autocompress.calibration.collection import Collection, Loss, W, siblings_of
+from autocompress.calibration.gram_sums import Use, with_gradient
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import experts_apart
@@ -68,20 +71,107 @@ def stream_statistics(
         note: told why a model is run as a whole.
         folder: on whose disk the hidden states are kept.
     """
-    watched, device = tuple(specs), next(model.parameters()).device
+    watched = tuple(specs)
+    work = list(batches)
+    tokens = sum(ids.numel() for ids in work)
+    labels = torch.Generator().manual_seed(seed)
+
+    def hand_over(done: Mapping[str, Sequence[Use]]) -> None:
+        _lend_to_idle_experts(done)
+        keep(
+            {
+                name: Metric(tuple(use.curvature(tokens) for use in places))
+                for name, places in done.items()
+            }
+        )
+
+    stream_sums(
+        model,
+        watched,
+        Use,
+        work,
+        hand_over,
+        lambda _batch, logits: drawn_loss(logits, labels),
+        advance=advance,
+        note=note,
+        folder=folder,
+    )
+
+
+def stream_sums(
+    model: nn.Module,
+    specs: Sequence[LayerSpec],
+    watch: Callable[[LayerSpec, str, nn.Module], W],
+    batches: Sequence[Tensor],
+    keep: Callable[[Mapping[str, Sequence[W]]], None],
+    loss: Loss,
+    *,
+    advance: Callable[[int], None] = lambda _tokens: None,
+    note: Callable[[str], None] = lambda _message: None,
+    folder: Path | None = None,
+) -> None:
+    """Run a model forth and back, and sum what passes its matrices, block by block if it allows.
+
+    Args:
+        model: see ``stream_statistics``.
+        specs: see ``stream_statistics``.
+        watch: makes the sums of a matrix at one of its paths.
+        batches: see ``stream_statistics``.
+        keep: given the sums by name, one of each path, as they are done.
+        loss: see ``Loss``.
+        advance: see ``stream_statistics``.
+        note: see ``stream_statistics``.
+        folder: see ``stream_statistics``.
+    """
+    device = next(chain(model.parameters(), model.buffers())).device
     work = [ids.to(device) for ids in batches]
     with (
-        experts_apart(model, watched),
+        experts_apart(model, specs),
         gradients_from_the_embeddings(model),
         without_cache(model),
     ):
-        collection = Collection(model, watched, work, keep, seed=seed, advance=advance)
+        uses = {
+            spec.name: [
+                watch(spec, path, model.get_submodule(path)) for path in (spec.name, *spec.tied)
+            ]
+            for spec in specs
+        }
+        collection = Collection(model, uses, work, keep, loss, advance=advance)
         try:
             with closing(Blocks(model, folder)) as blocks:
                 collection.block_by_block(blocks)
         except NotBlockwise as reason:
             note(f"Calibrating on the whole model at once, not block by block: {reason}")
             collection.as_a_whole()
+
+
+def drawn_loss(logits: Tensor, labels: torch.Generator) -> Tensor:
+    """Negative log-likelihood, summed, of labels drawn from the predictions themselves.
+
+    Args:
+        logits: ``[..., vocabulary]``.
+        labels: draws, on the CPU.
+    """
+    flat = logits.float().reshape(-1, logits.shape[-1])
+    with torch.no_grad():
+        drawn = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=labels)[:, 0]
+    return nn.functional.cross_entropy(flat, drawn.to(flat.device), reduction="sum")
+
+
+def _lend_to_idle_experts(uses: Mapping[str, Sequence[Use]]) -> None:
+    """Let an expert that no token reached count as if one had, an average one of its siblings'.
+
+    Without it, every change of that expert would be predicted to do no harm at all.
+    """
+    siblings: dict[str, list[Use]] = defaultdict(list)
+    for name, places in uses.items():
+        siblings[siblings_of(name)].append(places[0])
+    for group in siblings.values():
+        seen = [use for use in group if use.inputs.vectors]
+        for use in group:
+            if seen and not use.inputs.vectors:
+                use.inputs.borrow([other.inputs for other in seen])
+                use.gradients.borrow([other.gradients for other in seen])
 
 
 @contextmanager

@@ -30,9 +30,10 @@ class ExactRows:
     """
 
     def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
-        self.codes = torch.empty(rows, vocabulary, dtype=torch.float16, device=device)
-        self.negative_entropy = torch.empty(rows, device=device)
-        self.scale = torch.empty(rows, device=device)
+        with torch.inference_mode(mode=False):  # else no divergence could be differentiated
+            self.codes = torch.empty(rows, vocabulary, dtype=torch.float16, device=device)
+            self.negative_entropy = torch.empty(rows, device=device)
+            self.scale = torch.empty(rows, device=device)
         self.filled = 0
 
     def add(self, log_probabilities: Tensor) -> None:
@@ -61,8 +62,9 @@ class TopRows:
     """
 
     def __init__(self, rows: int, count: int, device: torch.device) -> None:
-        self.indices = torch.empty(rows, count, dtype=torch.int32, device=device)
-        self.logs = torch.empty(rows, count, device=device)
+        with torch.inference_mode(mode=False):  # as above
+            self.indices = torch.empty(rows, count, dtype=torch.int32, device=device)
+            self.logs = torch.empty(rows, count, device=device)
         self.filled = 0
 
     def add(self, log_probabilities: Tensor) -> None:

@@ -233,6 +233,21 @@ def scores(
         yield sums.score()
 
 
+def divergence_sum(teacher: Teacher, start: int, logits: Tensor) -> Tensor:
+    """KL from the dense model's rows ``start ...``, summed; it can be differentiated.
+
+    Args:
+        teacher: has the dense model's predictions.
+        start: row of the first token.
+        logits: ``[m, vocabulary]``.
+    """
+    parts = [
+        teacher.divergence(start + span.start, logs).sum()
+        for span, logs in _log_softmax_blocks(logits)
+    ]
+    return torch.stack(parts).sum()
+
+
 def _window_logits(
     model: Any, windows: Windows, advance: Advance | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

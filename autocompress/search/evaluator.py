@@ -27,6 +27,7 @@ from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.search.engines.base import Job, Outcome
 from autocompress.search.stages import clearly_worse
+from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.kv_cache import cache_bytes_per_token
 from autocompress.surgery.workbench import Build, Workbench
 
@@ -100,7 +101,7 @@ class Evaluator:
         self, plan: Plan, text: ScoredText, numbers: Mapping[str, Tensor] | None = None
     ) -> Score:
         """Apply a plan and score it, without its latency."""
-        with self.workbench.applied(plan, self.build, numbers) as model:
+        with self.workbench.applied(plan, self.build, numbers) as model, dense_copies(model):
             return score(model, text.windows, text.teacher)
 
     def measure(
@@ -144,7 +145,7 @@ class Evaluator:
 
     def _in_stages(self, job: Job, text: ScoredText) -> Score:
         """Score more and more windows, until there are no more or the plan is clearly beaten."""
-        with self.workbench.applied(job.plan, self.build) as model:
+        with self.workbench.applied(job.plan, self.build) as model, dense_copies(model):
             for scored in scores(model, text.windows, text.teacher, job.stages):
                 if clearly_worse(scored.windows.kl, job.rivals):
                     break

@@ -1,0 +1,59 @@
+"""The gradient of a loss by every matrix of a model, one block in memory at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.calibration.gram_sums import input_of, with_gradient
+from autocompress.layers.base import CompressedEmbedding
+from autocompress.records import LayerSpec
+from autocompress.surgery.tied import TiedEmbedding
+
+LOOKUPS = (nn.Embedding, CompressedEmbedding, TiedEmbedding)
+
+
+class WeightGradient:
+    """The gradient by a matrix ``W [out, in]`` at one place where it is used, summed over a text.
+
+    It is ``sum g x^T`` over the inputs ``x`` and the gradients ``g`` of the outputs, for a lookup
+    the sum of the gradients of each row. The module may hold the dense matrix or a compressed one.
+
+    Attributes:
+        module: where the matrix is used.
+        total: ``[out, in]`` in fp32, where the inputs are; ``None`` while nothing has passed.
+    """
+
+    def __init__(self, spec: LayerSpec, path: str, module: nn.Module) -> None:
+        self.module = module
+        self.total: Tensor | None = None
+        self._shape, self._factor = spec.shape, spec.factor_of(path)
+        self._lookup = isinstance(module, LOOKUPS)
+
+    def watch(self) -> Any:
+        """Hook the module; the handle removes the hook."""
+
+        def forward(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> Tensor:
+            if not torch.is_grad_enabled():
+                return output
+            given = input_of(args, kwargs).detach()
+            output = with_gradient(output)
+            output.register_hook(lambda gradient: self._add(given, gradient))  # type: ignore[no-untyped-call]
+            return output
+
+        return self.module.register_forward_hook(forward, with_kwargs=True)
+
+    def _add(self, given: Tensor, gradient: Tensor) -> None:
+        out_features, in_features = self._shape
+        if self.total is None:
+            self.total = torch.zeros(self._shape, device=given.device)
+        if self._lookup:
+            rows = gradient.detach().reshape(-1, in_features).float() * self._factor
+            self.total.index_add_(0, given.reshape(-1), rows)
+            return
+        gradients = gradient.detach().reshape(-1, out_features).float()
+        self.total.addmm_(gradients.T, given.reshape(-1, in_features).float(), alpha=self._factor)
