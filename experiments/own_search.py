@@ -115,4 +115,4 @@ def own_search(
         track=False,
         progress=measurements,
     )
-    return OwnSearch(study, measurements.count * texts.swap_tokens)
+    return OwnSearch(study, measurements.count * texts.pricing_tokens)

@@ -38,13 +38,12 @@ from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Skipped
 from autocompress.search.engines.choosing import EngineSettings, check_engine
-from autocompress.search.measured_menu import MOST_MATRICES
 from autocompress.search.reach import smallest_model_bytes, what_stays
+from autocompress.search.rounds import ROUNDS
 from autocompress.search.space import Space
 
 # About how many options of each the allocations choose among, and none of them; a second round,
 # where the first changes much, comes on top.
-SWAPS_PER_MATRIX = 4
 
 
 @dataclass(frozen=True)
@@ -277,8 +276,7 @@ def _work(
             if method != Keep():
                 built[spec.shape, method.name] += 1
     matrices = len(inventory.layers)
-    swaps = min(matrices, MOST_MATRICES) * SWAPS_PER_MATRIX
-    swap_tokens = min(settings.swap_tokens, len(session.calibration_ids))
+    pricing_tokens = min(settings.pricing_tokens, len(session.calibration_ids))
     return Work(
         specs=inventory.layers,
         vocabulary=session.loaded.model.config.get_text_config().vocab_size,
@@ -286,8 +284,8 @@ def _work(
         calibration_tokens=0 if cached.statistics == matrices else len(session.calibration_ids),
         fits=missing,
         timed=timed,
-        swaps=swaps + 1 if swap_tokens and measured else 0,
-        swap_tokens=swap_tokens,
+        pricings=ROUNDS if pricing_tokens and measured else 0,
+        pricing_tokens=pricing_tokens,
         selection_tokens=len(session.selection_ids),
         report_tokens=len(session.report_ids),
         new=new,

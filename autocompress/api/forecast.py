@@ -27,6 +27,9 @@ TRAINING_PASSES = 6
 # Of fitting matrices anew: both models, through each block up to each of its matrices, and on.
 REFIT_PASSES = 6
 TRAINED_BYTES = 24  # of each number: its latent, gradient, two moments, and what it was before
+# Of pricing on a token: forth through the model, forth and back through each block, and what the
+# options of the matrices take.
+PRICING_PASSES = 6
 FINALISTS_SHARE = 0.5  # of the measured trials; how many are on the front is not known before
 TIMING_SECONDS = 4 * ENOUGH_SECONDS  # of an option, one like it, and dense ones; large: more
 
@@ -45,8 +48,8 @@ class Work:
         fits: options to fit for the menu.
         timed: options to time by themselves, once for equal layers; ``None`` where latency does not
             count.
-        swaps: scores of single layers inside a compressed model.
-        swap_tokens: that each of them takes.
+        pricings: passes through a compressed model that price every option.
+        pricing_tokens: that each of them takes.
         selection_tokens: that each trial is scored on.
         report_tokens: that each finalist is scored on.
         new: whether the dense model is measured as well.
@@ -67,8 +70,8 @@ class Work:
     calibration_tokens: int
     fits: Fits = field(hash=False)
     timed: int | None
-    swaps: int
-    swap_tokens: int
+    pricings: int
+    pricing_tokens: int
     selection_tokens: int
     report_tokens: int
     new: bool
@@ -135,9 +138,9 @@ def predict_stages(work: Work, speed: Speed) -> tuple[Stage, ...]:
         ),
         *_timing_layers(work),
         Stage(
-            "swaps",
-            f"{work.swaps:,} scores of {work.swap_tokens:,} tokens",
-            work.swaps * speed.scoring.seconds(work.swap_tokens),
+            "pricing options",
+            f"about {work.pricings} passes of {work.pricing_tokens:,} tokens",
+            work.pricings * PRICING_PASSES * speed.scoring.seconds(work.pricing_tokens),
             scored + min(built, work.plan_bytes),
         ),
         _trials(work, speed, scored + built),

@@ -19,7 +19,7 @@ from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.knobs import Knobs
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.reach import check_reachable
-from autocompress.search.rounds import measure_menu
+from autocompress.search.rounds import price_menu
 from autocompress.search.space import Space
 from autocompress.search.targets import (
     LossOnText,
@@ -107,12 +107,11 @@ class QualityTarget:
             room = room[0], float(limits.memory_bytes)
         tries.near(proposer, PREDICTED, room, COARSE_STEPS, COARSE_TOLERANCE)
         knobs = PREDICTED
-        if session.settings.swap_tokens:
+        if session.settings.pricing_tokens:
             at = int(aim(tries.seen, *room))
             proposer, knobs = Proposer(menu, inventory, Limits(at, None), groups), Knobs()
-            swapped = session.scored_text("calibration", session.settings.swap_tokens)
-            key, evaluator = session.builder.key, tries.evaluator
-            measure_menu(proposer, evaluator, swapped, session.cache, key, session.progress)
+            priced = session.scored_text("calibration", session.settings.pricing_tokens)
+            price_menu(proposer, session.builder, priced, session.progress)
         for _ in range(CONFIRMATIONS):
             tries.near(proposer, knobs, room, FINE_STEPS, FINE_TOLERANCE)
             _, kept = bracket(tries.seen)

@@ -42,7 +42,7 @@ from autocompress.search.hypervolume import REFERENCE_SETTING
 from autocompress.search.observer import Observer
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.reach import check_reachable
-from autocompress.search.rounds import measure_menu
+from autocompress.search.rounds import price_menu
 from autocompress.search.run_folder import find_study, touch
 from autocompress.search.space import Space
 from autocompress.search.storage import settle, storage_errors
@@ -53,7 +53,7 @@ from autocompress.surgery.stored_types import dtype_name
 from autocompress.units import Budget, Limits
 
 THIS_PROCESS = EngineSettings()
-MEASURING_SHARE = 0.5  # of the time left, at most, to measure options; the rest is for trials
+PRICING_SHARE = 0.5  # of the time left, at most, to price options; the rest is for trials
 
 
 def run_search(
@@ -174,18 +174,18 @@ def make_proposer(
     limits: Limits,
     deadline: float = math.inf,
 ) -> Proposer:
-    """What makes plans, with every option fitted, measured and, if latency counts, timed.
+    """What makes plans, with every option fitted, priced and, if latency counts, timed.
 
     Args:
         session: the model.
         space: what may be chosen from.
-        evaluator: measures options inside a compressed model.
+        evaluator: knows the dense latency, and looks for the size that keeps a quality.
         limits: of the plans.
-        deadline: of ``time.monotonic``; fitting may end after it, measuring takes a share of what
+        deadline: of ``time.monotonic``; fitting may end after it, pricing takes a share of what
             is left until then.
 
     Raises:
-        BudgetUnreachable: no plan is as fast as the limits want; said before any is measured.
+        BudgetUnreachable: no plan is as fast as the limits want; said before any is priced.
     """
     menu = session.menu(space)
     latencies = None
@@ -209,18 +209,11 @@ def make_proposer(
     proposer.check_latency(evaluator.dense_latency.median_ms)
     if limits.asks_quality:
         _seek_quality(session, proposer, evaluator)
-    if session.settings.swap_tokens:
-        text = session.scored_text("calibration", session.settings.swap_tokens)
+    if session.settings.pricing_tokens:
+        text = session.scored_text("calibration", session.settings.pricing_tokens)
         now = time.monotonic()
-        measure_menu(
-            proposer,
-            evaluator,
-            text,
-            session.cache,
-            session.builder.key,
-            session.progress,
-            now + MEASURING_SHARE * (deadline - now),
-        )
+        until = now + PRICING_SHARE * (deadline - now)
+        price_menu(proposer, session.builder, text, session.progress, until)
     return proposer
 
 
@@ -230,7 +223,7 @@ def _seek_quality(session: Session, proposer: Proposer, evaluator: Evaluator) ->
     Raises:
         ModelError: a cosine is wanted of a model that names no head.
     """
-    tokens = session.settings.swap_tokens or TextSettings().swap_tokens
+    tokens = session.settings.pricing_tokens or TextSettings().pricing_tokens
     text = session.scored_text("calibration", tokens)
     check_cosine(proposer.limits, evaluator, text)
     inventory = session.workbench.inventory

@@ -65,8 +65,8 @@ class TextSettings:
         calibration_tokens: tokens of each, from the start of the text.
         selection_tokens: see ``calibration_tokens``.
         report_tokens: see ``calibration_tokens``.
-        swap_tokens: tokens of the calibration text to measure options on inside a compressed model;
-            0 leaves it at predictions.
+        pricing_tokens: tokens of the calibration text to price options on inside a compressed
+            model; 0 leaves it at predictions.
         context: longest window, at most the model's context.
         bos: whether each window starts with what the tokenizer puts before a text, such as a begin
             token, which is given and not predicted.
@@ -79,7 +79,7 @@ class TextSettings:
     calibration_tokens: int = 16_384
     selection_tokens: int = 16_384
     report_tokens: int = 24_576
-    swap_tokens: int = 2_048
+    pricing_tokens: int = 4_096
     context: int = DEFAULT_CONTEXT
     bos: bool = True
 

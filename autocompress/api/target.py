@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +15,20 @@ from autocompress.config.penalty_entries import penalties_that_count
 from autocompress.config.recipe_file import Recipe, check_recipe, own_space, read_recipe
 from autocompress.config.space_file import DEFAULT_SPACE
 from autocompress.errors import ConfigurationError
-from autocompress.evaluation.latency import Latency
 from autocompress.healing.penalties import Penalty
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.progress import Progress
-from autocompress.search.evaluator import Evaluator
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.reach import check_reachable
-from autocompress.search.rounds import measure_menu
+from autocompress.search.rounds import price_menu
 from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
 from autocompress.units import Budget, Limits
 
 RecipeSource = str | Path | Mapping[str, Any] | Plan
-_UNTIMED = Latency(math.nan, math.nan)  # nothing here is chosen by latency
 
 
 class Target(Protocol):
@@ -110,9 +106,9 @@ class RecipeTarget:
             warn_of_unreached(session, compressed, self.label)
             return plan
         space = self.space.pinned(plan)
-        # Beside untrained layers nothing can be measured.
+        # Beside untrained layers nothing can be priced.
         completed = BudgetTarget(
-            self.label, self.budget, space, measured=not drawn, unreached=self.unreached
+            self.label, self.budget, space, priced=not drawn, unreached=self.unreached
         )
         return completed.plan_for(session)
 
@@ -154,7 +150,7 @@ class BudgetTarget:
         label: see ``Target``.
         budget: the limit.
         space: the options to choose from.
-        measured: whether options are measured inside a compressed model, beside predictions.
+        priced: whether options are priced inside a compressed model, beside predictions.
         seed: see ``Target``.
         unreached: what becomes of matrices that the calibration text never reaches.
     """
@@ -162,7 +158,7 @@ class BudgetTarget:
     label: str
     budget: Budget
     space: Space
-    measured: bool = True
+    priced: bool = True
     seed: int = 0
     unreached: str = KEEP
 
@@ -172,7 +168,7 @@ class BudgetTarget:
         return Chosen(self.plan_for(session), self.budget.limits(dense_bytes, 1.0))
 
     def plan_for(self, session: Session) -> Plan:
-        """Allocate on predicted damages, then on measured ones, as a search does at its start.
+        """Allocate on predicted damages, then on prices, as a search does at its start.
 
         Of these plans the one that diverges least from the dense model on the calibration text is
         taken.
@@ -188,13 +184,10 @@ class BudgetTarget:
         menu = session.menu(space)
         limits = Limits(inventory.dense_bytes if limit is None else limit, None)
         proposer = Proposer(menu, inventory, limits, tied_names(space, inventory))
-        if not (self.measured and session.settings.swap_tokens):
+        if not (self.priced and session.settings.pricing_tokens):
             return proposer.background(PREDICTED)
-        text = session.scored_text("calibration", session.settings.swap_tokens)
-        evaluator = Evaluator(session.workbench, session.build, _UNTIMED)
-        return measure_menu(
-            proposer, evaluator, text, session.cache, session.builder.key, session.progress
-        )
+        text = session.scored_text("calibration", session.settings.pricing_tokens)
+        return price_menu(proposer, session.builder, text, session.progress)
 
     def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:  # noqa: ARG002 - a budget asks nothing of ranks
         """Nothing."""

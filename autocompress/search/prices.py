@@ -11,7 +11,9 @@ a few swaps that are measured one by one.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -22,6 +24,7 @@ from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.calibration.menu import LayerMenu, Menu
 from autocompress.calibration.statistics import stream_sums
 from autocompress.calibration.weight_gradients import WeightGradient
+from autocompress.errors import ModelError
 from autocompress.evaluation.scoring import divergence_sum
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
@@ -34,9 +37,25 @@ from autocompress.surgery.dense_copies import dense_copies
 PRICES_VERSION = 1
 
 
-def price_menu(
+@dataclass(frozen=True)
+class Priced:
+    """What options cost inside a plan.
+
+    Attributes:
+        plan: the plan.
+        menu: the prices; empty where the plan predicts no numbers.
+        divergence: of the plan on the text, KL from the dense model in nats per token; infinite
+            where it is no number.
+    """
+
+    plan: Plan
+    menu: MeasuredMenu
+    divergence: float
+
+
+def price_options(
     plan: Plan, menu: Menu, builder: LayerBuilder, text: ScoredText, progress: Progress = SILENT
-) -> MeasuredMenu:
+) -> Priced:
     """Price the undominated options of every layer inside a plan.
 
     What an option costs is its price less that of the dense matrix at the same place. Prices are
@@ -47,20 +66,29 @@ def price_menu(
         menu: the options, with what is predicted of them around the dense model.
         builder: makes the layers of the plan and of the options.
         text: what to differentiate the divergence on; not the report text.
-        progress: told how far things are.
+        progress: told how far things are, and why there are no prices.
     """
     windows = text.windows
     layers = [builder.key(name, method) for name, method in plan.items()]
     place = content_key(
         layers, tensor_key(windows.ids), windows.context, windows.begin, PRICES_VERSION
     )
-    known: dict[str, dict[str, float]] = builder.cache.record("prices", place) or {}
+    record = builder.cache.record("prices", place) or {"divergence": None, "layers": {}}
+    known: dict[str, dict[str, float]] = record["layers"]
     missing = [layer for layer in menu.layers if not _priced(layer, known)]
-    if missing:
+    if missing or record["divergence"] is None:
         with progress.task("Pricing options (tokens)", len(windows.ids)) as advance:
-            _price(plan, missing, builder, text, known, advance)
-        builder.cache.keep_record("prices", place, known)
-    return MeasuredMenu({layer.spec.name: _swaps(layer, known) for layer in menu.layers})
+            try:
+                record["divergence"] = _price(plan, missing, builder, text, known, advance)
+            except ModelError:  # the compressed model predicts NaN
+                record["divergence"] = math.inf
+        builder.cache.keep_record("prices", place, record)
+    divergence = float(record["divergence"])
+    if not math.isfinite(divergence):
+        progress.note("A plan near the budget predicts no numbers: options count as predicted.")
+        return Priced(plan, MeasuredMenu(), math.inf)
+    prices = MeasuredMenu({layer.spec.name: _swaps(layer, known) for layer in menu.layers})
+    return Priced(plan, prices, divergence)
 
 
 def _priced(layer: LayerMenu, known: Mapping[str, Mapping[str, float]]) -> bool:
@@ -84,7 +112,7 @@ def _swaps(layer: LayerMenu, known: Mapping[str, Mapping[str, float]]) -> tuple[
         sorted(
             Swap(option.damage, prices[_address(option.method)] - dense)
             for option in layer.undominated
-            if option.damage > 0
+            if option.damage > 0 and math.isfinite(prices[_address(option.method)] - dense)
         )
     )
 
@@ -96,15 +124,20 @@ def _price(
     text: ScoredText,
     known: dict[str, dict[str, float]],
     advance: Callable[[int], None],
-) -> None:
+) -> float:
+    """Add the prices of some layers to those known, and return the divergence of the plan."""
     windows, teacher = text.windows, text.teacher
     batches = list(windows)
     # Of the dense model's predictions, those of each window.
     starts = list(accumulate((len(window) - windows.given for window in batches), initial=0))
     menus = {layer.spec.name: layer for layer in layers}
 
+    total = [0.0] * len(batches)
+
     def loss(batch: int, logits: Tensor) -> Tensor:
-        return divergence_sum(teacher, starts[batch], logits[0, windows.given - 1 : -1])
+        found = divergence_sum(teacher, starts[batch], logits[0, windows.given - 1 : -1])
+        total[batch] = float(found.detach())
+        return found
 
     def keep(done: Mapping[str, Sequence[WeightGradient]]) -> None:
         for name, places in done.items():
@@ -123,6 +156,7 @@ def _price(
             advance=advance,
             folder=builder.cache.root,
         )
+    return sum(total) / windows.tokens
 
 
 def _prices(

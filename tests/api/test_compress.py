@@ -150,7 +150,7 @@ def test_of_all_allocations_the_one_that_diverges_least_is_taken(run, tiny_llama
     ratios = {name: 4.0 if index % 2 else 0.25 for index, name in enumerate(names)}
     misleading = MeasuredMenu({name: (Swap(1.0, ratio),) for name, ratio in ratios.items()})
 
-    predicted = run(tiny_llama, budget="5x", texts=TextSettings(swap_tokens=0)).report
+    predicted = run(tiny_llama, budget="5x", texts=TextSettings(pricing_tokens=0)).report
     monkeypatch.setattr(rounds, "measure_swaps", lambda *_: misleading)
     seen = []
     original = Evaluator.score

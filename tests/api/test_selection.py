@@ -52,7 +52,7 @@ def test_a_search_keeps_to_what_is_selected_and_knows_it_again(here):
         selection_data="1.txt",
         report_data="2.txt",
         selection_tokens=256,
-        swap_tokens=0,
+        pricing_tokens=0,
     )
     more = {"space": "small.yaml", "trials": 3, "refit": False, "track": False, "texts": texts}
     selected = {"methods": "quantize", "layers": ["*.mlp.*"], "keep": "*.1.mlp.up_proj"}

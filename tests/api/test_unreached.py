@@ -143,7 +143,7 @@ def test_every_plan_of_a_search_leaves_it_dense(place):
         trials=4,
         refit=False,
         track=False,
-        texts=TextSettings("my text.txt", None, None, None, 300, 300, 300, swap_tokens=0),
+        texts=TextSettings("my text.txt", None, None, None, 300, 300, 300, pricing_tokens=0),
     )
     names = {matrix.name for matrix in study.unreached}
     assert len(names) == 9

@@ -14,7 +14,7 @@ methods:
   keep: true
   quantize: {bits: [8, 4, 2], group_sizes: [16]}
 """
-FEW = TextSettings(calibration_tokens=512, report_tokens=512, swap_tokens=128)
+FEW = TextSettings(calibration_tokens=512, report_tokens=512, pricing_tokens=128)
 
 
 def token_ids(seed, count=512):

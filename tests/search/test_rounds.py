@@ -1,28 +1,29 @@
 from __future__ import annotations
 
 import math
-from functools import partial
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from autocompress.calibration.cache import Cache
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.evaluation.scoring import Teacher
+from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Silent
 from autocompress.search import rounds
-from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.evaluator import ScoredText
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu, Swap, measure_swaps, most_telling
+from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.prices import Priced
 from autocompress.search.proposer import PREDICTED, Proposer
-from autocompress.search.rounds import measure_menu
+from autocompress.search.rounds import price_menu
 from autocompress.units import Limits
 from tests.notes import Notes
-from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, METHODS, SPECS
-from tests.search.test_measured_menu import address, scored_text
+from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, SPECS
 
 NAMES = [spec.name for spec in SPECS]
+WRONG = (30.0, 3.0, 0.5, 0.2)  # the layer predicted to be the most sensitive hardly is
 DAMAGE = {
     (layer.spec.name, option.method): option.damage
     for layer in MENU.layers
@@ -31,109 +32,96 @@ DAMAGE = {
 
 
 class World:
-    """Damages are the predicted ones times a factor for each layer."""
+    """Damages are the predicted ones times a factor for each layer; plans are priced exactly."""
 
-    def __init__(self, factors: tuple[float, ...]) -> None:
-        self.factors = factors
-        self.scored: list[Plan] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, factors: tuple[float, ...]) -> None:
+        self.factors = dict(zip(NAMES, factors, strict=True))
+        self.priced: list[Plan] = []
+        monkeypatch.setattr(rounds, "price_options", self.price)
 
-    def score(self, plan: Plan, text: ScoredText) -> Any:
-        self.scored.append(plan)
-        costs = [
-            0.0 if method == Keep() else factor * DAMAGE[name, method]
-            for factor, (name, method) in zip(self.factors, plan.items(), strict=True)
-        ]
-        return SimpleNamespace(kl=sum(costs))
+    def divergence(self, plan: Plan) -> float:
+        return sum(
+            0.0 if method == Keep() else self.factors[name] * DAMAGE[name, method]
+            for name, method in plan.items()
+        )
+
+    def price(self, plan: Plan, *_rest: object) -> Priced:
+        self.priced.append(plan)
+        swaps = {
+            layer.spec.name: tuple(
+                sorted(
+                    Swap(option.damage, self.factors[layer.spec.name] * option.damage)
+                    for option in layer.undominated
+                    if option.damage > 0
+                )
+            )
+            for layer in MENU.layers
+        }
+        return Priced(plan, MeasuredMenu(swaps), self.divergence(plan))
 
 
-@pytest.fixture
-def backgrounds(monkeypatch):
-    """The plans that the menu is measured in, one for each round."""
-    seen: list[Plan] = []
-
-    def remembered(background, *rest):
-        seen.append(background.plan)
-        return measure_swaps(background, *rest)
-
-    monkeypatch.setattr(rounds, "measure_swaps", remembered)
-    return seen
-
-
-def run(
-    world: World, tmp_path, ratio: float = 6.0, notes: Silent = SILENT, deadline: float = math.inf
-) -> tuple[Plan, Proposer]:
-    proposer = Proposer(MENU, INVENTORY, Limits(int(DENSE_BYTES / ratio), None))
-    evaluator = cast(Evaluator, world)
-    cache = Cache(tmp_path / "cache")
-    best = measure_menu(proposer, evaluator, scored_text(), cache, address, notes, deadline)
+def run(notes: Silent = SILENT, deadline: float = math.inf) -> tuple[Plan, Proposer]:
+    proposer = Proposer(MENU, INVENTORY, Limits(int(DENSE_BYTES / 6), None))
+    text = ScoredText("calibration", cast(Windows, None), cast(Teacher, None))
+    best = price_menu(proposer, cast(LayerBuilder, None), text, notes, deadline)
     return best, proposer
 
 
-def test_predictions_that_are_right_are_measured_in_one_round(tmp_path, backgrounds):
-    best, proposer = run(World((1.0,) * 4), tmp_path)
-    assert backgrounds == [proposer.background(PREDICTED)]
+def test_predictions_that_are_right_take_two_rounds_at_most(monkeypatch):
+    world = World(monkeypatch, (1.0,) * 4)
+    best, proposer = run()
     assert best == proposer.background(PREDICTED) == proposer.background(Knobs())
+    assert len(world.priced) <= 2
 
 
-def test_where_the_first_round_pays_there_is_another_around_its_plan(tmp_path, backgrounds):
-    """The layer that is predicted to be the most sensitive hardly is, and the other way round."""
-    world = World((30.0, 3.0, 0.5, 0.2))
-    best, proposer = run(world, tmp_path)
-    assert len(backgrounds) > 1
-    assert backgrounds[0] == proposer.background(PREDICTED)
-    assert len(set(backgrounds)) == len(backgrounds)
-    divergences = [world.score(plan, scored_text()).kl for plan in backgrounds]
-    assert divergences[1] < 0.9 * divergences[0]
-    assert world.score(best, scored_text()).kl <= min(divergences)
+def test_where_prices_pay_the_plan_that_they_lead_to_is_taken(monkeypatch):
+    world = World(monkeypatch, WRONG)
+    best, proposer = run()
+    first, *later = world.priced
+    assert first == proposer.background(PREDICTED)
+    assert best in later
+    assert world.divergence(best) < 0.9 * world.divergence(first)
     assert proposer.measured.swaps.keys() == set(NAMES)
 
 
-def test_there_are_so_many_rounds_at_most(tmp_path, backgrounds, monkeypatch):
-    monkeypatch.setattr(rounds, "LEAST_GAIN", -1.0)  # whatever comes of them
-    run(World((30.0, 3.0, 0.5, 0.2)), tmp_path)
-    assert len(backgrounds) == rounds.ROUNDS
+def test_there_are_so_many_rounds_at_most(monkeypatch):
+    world = World(monkeypatch, WRONG)
+    monkeypatch.setattr(rounds, "LEAST_GAIN", -math.inf)  # whatever comes of them
+    run()
+    assert len(world.priced) == rounds.ROUNDS
 
 
-def test_the_best_plan_is_kept_where_measuring_misleads(tmp_path, monkeypatch):
-    wrong = MeasuredMenu({n: (Swap(1.0, 8.0 if i % 2 else 0.2),) for i, n in enumerate(NAMES)})
-    monkeypatch.setattr(rounds, "measure_swaps", lambda *_: wrong)
-    best, proposer = run(World((1.0,) * 4), tmp_path)
+def test_the_best_plan_and_its_prices_are_kept_where_prices_mislead(monkeypatch):
+    world = World(monkeypatch, (1.0,) * 4)
+    misleading = MeasuredMenu({n: (Swap(1.0, 8.0 if i % 2 else 0.2),) for i, n in enumerate(NAMES)})
+
+    def price(plan: Plan, *_rest: Any) -> Priced:
+        found = world.price(plan)
+        return Priced(plan, misleading, found.divergence)
+
+    monkeypatch.setattr(rounds, "price_options", price)
+    best, proposer = run()
     assert proposer.background(Knobs()) != proposer.background(PREDICTED)
     assert best == proposer.background(PREDICTED)
+    assert proposer.measured == misleading
 
 
-def test_of_very_many_matrices_some_are_measured_and_that_is_said(tmp_path, monkeypatch):
-    notes = Notes()
-    run(World((1.0,) * 4), tmp_path / "all", notes=notes)
-    assert notes.said == []
-    monkeypatch.setattr(rounds, "most_telling", partial(most_telling, most=2))
-    _, proposer = run(World((1.0,) * 4), tmp_path / "some", notes=notes)
-    assert len(proposer.measured.swaps) == 2
-    (note,) = notes.said
-    assert "2 matrices of 4" in note
+def test_a_plan_without_numbers_is_the_worst(monkeypatch):
+    """No gain is seen over it, and predictions stay."""
+    monkeypatch.setattr(
+        rounds, "price_options", lambda plan, *_: Priced(plan, MeasuredMenu(), math.inf)
+    )
+    best, proposer = run()
+    assert best == proposer.background(PREDICTED)
+    assert not proposer.measured.swaps
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.6, 0.9])
-def test_time_that_is_up_keeps_what_was_measured(tmp_path, monkeypatch, share):
-    """In the first round that is some of it; in a later one, all of the round before."""
-    factors = (30.0, 3.0, 0.5, 0.2)
-    whole, first = World(factors), World(factors)
-    run(whole, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(rounds, "ROUNDS", 1)
-        _, after_one = run(first, tmp_path / "first")
-    assert len(first.scored) < 0.6 * len(whole.scored)
-
-    world, notes = World(factors), Notes()
-    monkeypatch.setattr(rounds.time, "monotonic", lambda: float(len(world.scored)))
-    deadline = share * len(whole.scored)
-    best, proposer = run(world, tmp_path / "cut", notes=notes, deadline=deadline)
-    assert len(world.scored) <= deadline + len(METHODS)  # the layer that was begun is finished
+@pytest.mark.parametrize("passes", [0, 1, 2])
+def test_no_round_is_begun_after_the_deadline(monkeypatch, passes):
+    world, notes = World(monkeypatch, WRONG), Notes()
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: float(len(world.priced)))
+    best, proposer = run(notes, deadline=passes)
+    assert len(world.priced) == passes
     assert ["time" in note for note in notes.said] == [True]
-    found = proposer.measured.swaps
-    if deadline > len(first.scored):
-        assert found == after_one.measured.swaps
-    else:
-        assert len(found) < len(NAMES)
-        assert bool(found) == bool(share)
+    assert bool(proposer.measured.swaps) == bool(passes)
     assert set(best) == set(NAMES)

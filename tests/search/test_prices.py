@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.calibration.cache import Cache
+from autocompress.calibration.menu import Menu, build_menu
+from autocompress.calibration.statistics import collect_statistics
+from autocompress.evaluation.scoring import Teacher, score
+from autocompress.evaluation.windows import Windows
+from autocompress.methods.keep import Keep
+from autocompress.methods.plan import Plan
+from autocompress.methods.quantize import Quantize
+from autocompress.search import prices
+from autocompress.search.evaluator import ScoredText
+from autocompress.search.prices import price_options
+from autocompress.surgery.workbench import Workbench
+from tests.conftest import VOCABULARY
+from tests.notes import Notes
+
+BITS = (8, 4, 3, 2)
+OPTIONS = (Keep(), *(Quantize(bits, 16) for bits in BITS))
+
+
+class World:
+    """A tiny model with a menu, a text and a compressed plan."""
+
+    def __init__(self, model: Any, folder: Any) -> None:
+        self.workbench = Workbench(model)
+        ids = torch.randint(0, VOCABULARY, (150,), generator=torch.Generator().manual_seed(0))
+        windows = Windows(ids, 32, (1,))
+        metrics = collect_statistics(model, self.workbench.inventory.layers, list(ids.view(5, 1, 30)))
+        self.builder = LayerBuilder(self.workbench, metrics, Cache(folder))
+        self.menu: Menu = build_menu(
+            self.builder, lambda _spec: OPTIONS, self.workbench.inventory.layers
+        )
+        self.text = ScoredText("calibration", windows, Teacher.of(model, windows))
+        names = [spec.name for spec in self.workbench.inventory.layers]
+        self.plan = Plan.of(dict.fromkeys(names, Quantize(3, 16)))
+
+    def divergence(self, plan: Plan) -> float:
+        with self.workbench.applied(plan, self.builder.build) as model:
+            return score(model, self.text.windows, self.text.teacher).kl
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def world(request, tiny_model, tmp_path) -> World:
+    return World(tiny_model(request.param), tmp_path / "cache")
+
+
+def test_prices_rank_options_as_measured_swaps_do(world):
+    priced = price_options(world.plan, world.menu, world.builder, world.text)
+    assert priced.plan == world.plan
+    assert priced.divergence == pytest.approx(world.divergence(world.plan), rel=1e-4)
+    found, measured = [], []
+    for layer in world.menu.layers:
+        name = layer.spec.name
+        dense = world.divergence(Plan.of({**world.plan, name: Keep()}))
+        swaps = {swap.predicted: swap.measured for swap in priced.menu.swaps[name]}
+        for option in layer.undominated:
+            if option.method == Keep():
+                continue
+            found.append(swaps[option.damage])
+            swapped = world.divergence(Plan.of({**world.plan, name: option.method}))
+            measured.append(swapped - dense)
+    assert len(found) > 20
+    assert spearmanr(found, measured).statistic > 0.9
+
+
+def test_a_model_is_passed_once_and_prices_are_kept(world, monkeypatch):
+    first = price_options(world.plan, world.menu, world.builder, world.text)
+    monkeypatch.setattr(prices, "stream_sums", None)
+    assert price_options(world.plan, world.menu, world.builder, world.text) == first
+    other = Plan.of({**world.plan, world.menu.layers[0].spec.name: Keep()})
+    with pytest.raises(TypeError):  # another plan is passed afresh
+        price_options(other, world.menu, world.builder, world.text)
+
+
+def test_only_new_options_are_priced(world):
+    narrow = Menu(world.menu.layers[:3])
+    some = price_options(world.plan, narrow, world.builder, world.text)
+    everything = price_options(world.plan, world.menu, world.builder, world.text)
+    assert set(some.menu.swaps) < set(everything.menu.swaps)
+    for name, swaps in some.menu.swaps.items():
+        assert everything.menu.swaps[name] == swaps
+    assert everything.divergence == pytest.approx(some.divergence, rel=1e-6)
+
+
+def test_the_dense_model_is_left_as_it_was(world):
+    model = world.workbench.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    price_options(world.plan, world.menu, world.builder, world.text)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_plan_that_predicts_no_numbers_prices_nothing_and_says_so(world, monkeypatch):
+    notes = Notes()
+    built = world.builder.build
+
+    def broken(name, method):
+        layer = built(name, method)
+        layer.cache_dense_ = lambda _dtype: layer
+        layer.multiply = lambda x: x.new_full((*x.shape[:-1], layer.out_features), torch.nan)
+        return layer
+
+    monkeypatch.setattr(world.builder, "build", broken)
+    priced = price_options(world.plan, world.menu, world.builder, world.text, notes)
+    assert priced.divergence == float("inf")
+    assert not priced.menu.swaps
+    assert any("predicts no numbers" in note for note in notes.said)
