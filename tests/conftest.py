@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from autocompress.search import evaluator
 from tests.notes import Notes
 
 SHARING = ("tests/api/", "tests/tracking/")  # folders whose files share one search
@@ -103,6 +104,15 @@ _CONFIGS: dict[str, tuple[str, Callable[[], Any]]] = {
         ),
     ),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_timings() -> Iterator[None]:
+    """Time each plan in one round of those that a search takes: no test asserts on seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "LATENCY_ROUNDS", 1)
+        patch.setattr(evaluator, "PREFILL_ROUNDS", 1)
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)

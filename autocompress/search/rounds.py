@@ -14,7 +14,7 @@ from autocompress.search.prices import Priced, price_options
 from autocompress.search.proposer import PREDICTED, Proposer
 
 ROUNDS = 4
-LEAST_GAIN = 0.03  # of the divergence, for another round to be worth its time
+LEAST_GAIN = 0.01  # of the divergence, for another round to be worth its time
 
 
 def price_menu(

@@ -1,4 +1,4 @@
-"""One search of the bundled model, shared by the tests of what can be done with it."""
+"""One search of half the bundled model, shared by the tests of what can be done with it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,7 +25,6 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.search import rounds
-from autocompress.search.evaluator import Evaluator
 from autocompress.search.measured_menu import MeasuredMenu, Swap
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from tests.api.tiny_compression import token_ids, words
@@ -151,19 +151,19 @@ def test_of_all_allocations_the_one_that_diverges_least_is_taken(run, tiny_llama
     misleading = MeasuredMenu({name: (Swap(1.0, ratio),) for name, ratio in ratios.items()})
 
     predicted = run(tiny_llama, budget="5x", texts=TextSettings(pricing_tokens=0)).report
-    monkeypatch.setattr(rounds, "measure_swaps", lambda *_: misleading)
     seen = []
-    original = Evaluator.score
+    original = rounds.price_options
 
-    def remembered(self, plan, text):
-        seen.append((original(self, plan, text), plan))
-        return seen[-1][0]
+    def misled(plan, *rest):
+        found = original(plan, *rest)
+        seen.append(found)
+        return replace(found, menu=misleading)
 
-    monkeypatch.setattr(Evaluator, "score", remembered)
+    monkeypatch.setattr(rounds, "price_options", misled)
     taken = run(tiny_llama, budget="5x", measure=False).report.plan
-    assert len({plan.hash for _, plan in seen}) == 2
-    assert predicted.plan in [plan for _, plan in seen]
-    assert taken == min(seen, key=lambda pair: pair[0].kl)[1]
+    assert len({priced.plan.hash for priced in seen}) == 2
+    assert predicted.plan in [priced.plan for priced in seen]
+    assert taken == min(seen, key=lambda priced: priced.divergence).plan
 
 
 def test_a_budget_that_cannot_be_met_says_what_can_be_reached(run, tiny_llama):

@@ -16,7 +16,7 @@ from autocompress.search.study import HEALED
 from autocompress.search.study_store import read_study
 
 TEXTS = TextSettings(
-    calibration_tokens=512, selection_tokens=1024, report_tokens=1024, pricing_tokens=0
+    "bundled", calibration_tokens=512, selection_tokens=1024, report_tokens=1024, pricing_tokens=0
 )
 
 

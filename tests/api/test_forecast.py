@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from autocompress.api import probes
-from autocompress.api.forecast import Work, predict_stages
+from autocompress.api.forecast import PRICING_PASSES, Work, predict_stages
 from autocompress.api.probes import PerElement, PerToken, Speed, per_element, per_token
 from autocompress.config.space_file import load_space
 from autocompress.units import about
@@ -22,7 +22,7 @@ WORK = Work(
     calibration_tokens=1000,
     fits=Counter({((256, 256), "svd"): 10}),
     timed=None,
-    swaps=20,
+    pricings=3,
     pricing_tokens=100,
     selection_tokens=2000,
     report_tokens=3000,
@@ -90,7 +90,7 @@ def test_stages_add_up_what_there_is_to_do():
     stages = by_name(WORK)
     assert stages["calibrating"].seconds == pytest.approx(0.5 + 2.0)
     assert stages["fitting"].seconds == pytest.approx(10 * 256**2 * (1e-6 + 256e-8))
-    assert stages["swaps"].seconds == pytest.approx(20 * (0.1 + 0.1))
+    assert stages["pricing options"].seconds == pytest.approx(3 * PRICING_PASSES * (0.1 + 0.1))
     assert stages["trials"].seconds > 8 * (0.1 + 2.0)
     twice = by_name(replace(WORK, trials=16))
     assert twice["trials"].seconds == pytest.approx(2 * stages["trials"].seconds)
@@ -107,7 +107,7 @@ def test_what_is_in_the_cache_takes_no_time():
 def test_layers_are_timed_where_latency_counts():
     assert "timing layers" not in by_name(WORK)
     names = list(by_name(replace(WORK, timed=300)))
-    assert names.index("fitting") < names.index("timing layers") < names.index("swaps")
+    assert names.index("fitting") < names.index("timing layers") < names.index("pricing options")
     stage = by_name(replace(WORK, timed=300))["timing layers"]
     assert stage.seconds == pytest.approx(6.0)
     assert stage.work == "300 options, 20 ms or more each"

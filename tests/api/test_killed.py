@@ -31,6 +31,7 @@ def test_a_search_that_is_killed_keeps_what_it_had_and_repeats_none_of_it(
 ):
     runs = workplace / "runs"
     command = [sys.executable, "-m", "autocompress", "search", "--no-track"]
+    command += ["--model", str(workplace / "half demo")]
     command += ["--data", str(workplace / "text.txt"), "--space", str(workplace / "tiny.yaml")]
     command += ["--budget", "8x", "--study", "killed", "--runs-dir", str(runs)]
     with (workplace / "log").open("w") as log:

@@ -110,8 +110,8 @@ def test_a_budget_that_cannot_be_met_says_the_smallest_that_can(workplace, searc
     assert pick(again).bytes <= again.limits.memory_bytes
 
 
-def test_a_latency_that_cannot_be_met_is_said_before_options_are_measured(search, monkeypatch):
-    monkeypatch.setattr(searching, "measure_menu", lambda *_: pytest.fail("they were measured"))
+def test_a_latency_that_cannot_be_met_is_said_before_options_are_priced(search, monkeypatch):
+    monkeypatch.setattr(searching, "price_menu", lambda *_: pytest.fail("they were priced"))
     with pytest.raises(BudgetUnreachable, match="as fast as the latency limit"):
         search(study="fast", latency="0.001x")
 
@@ -216,6 +216,7 @@ def test_the_best_trial_exports_to_a_model_of_the_same_perplexity(record, workpl
 def test_a_profile_lists_every_option_of_every_matrix(record, workplace, no_work):
     """Same model, text and space as the search: all of it comes from the cache."""
     profile = autocompress.profile(
+        str(workplace / "half demo"),
         space=str(workplace / "tiny.yaml"),
         data=str(workplace / "text.txt"),
         runs_dir=workplace / "runs",
@@ -230,6 +231,7 @@ def test_a_profile_lists_every_option_of_every_matrix(record, workplace, no_work
 
 def test_json_is_one_object_on_stdout(record, workplace, capfd):
     arguments = ["--data", str(workplace / "text.txt"), "--space", str(workplace / "tiny.yaml")]
+    arguments += ["--model", str(workplace / "half demo")]
     arguments += ["--budget", "8x", "--study", "first", "--trials", str(TRIALS), "--no-track"]
     assert main(["search", *arguments, "--runs-dir", str(workplace / "runs"), "--json"]) == 0
     printed = json.loads(capfd.readouterr().out)

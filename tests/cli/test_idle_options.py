@@ -28,7 +28,7 @@ OTHER = {
     "sampler": "nsga2",
     "seed": "0",
     "device": "cuda",
-    "dtype": "float32",
+    "compute_dtype": "float32",
     "trust_remote_code": None,
     "data": "other.txt",
     "calibration_data": "other.txt",

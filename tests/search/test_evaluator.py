@@ -13,6 +13,7 @@ from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.records import Measurement
+from autocompress.search import evaluator as measuring
 from autocompress.search.engines.base import Job
 from autocompress.search.evaluator import LATENCY_ROUNDS, Evaluator, ScoredText
 from autocompress.surgery.workbench import Workbench
@@ -135,7 +136,7 @@ def test_a_perplexity_that_is_no_number_is_an_error(evaluator, long_text, stages
     assert "not a finite number" in outcome.error
 
 
-def test_a_plan_is_compared_with_the_dense_model_next_to_it(evaluator, text):
+def test_a_plan_is_compared_with_the_dense_model_next_to_it(evaluator, text, monkeypatch):
     """The machine changes its speed all the time, and once in the middle of a comparison."""
     speeds = (1, 1, 7, 7, 2, 2, 0.5, 0.5, 3, 3, 1, 40)
     calls = iter(speeds)
@@ -147,6 +148,7 @@ def test_a_plan_is_compared_with_the_dense_model_next_to_it(evaluator, text):
             )
             return [next(calls) * (0.6 if plan else 1.0)] * 3
 
+    monkeypatch.setattr(measuring, "LATENCY_ROUNDS", LATENCY_ROUNDS)
     assert len(speeds) == 2 * LATENCY_ROUNDS
     evaluator.timer = Timer()
     measured = evaluator.measure(VALUES, text)

@@ -33,7 +33,9 @@ class World:
         self.workbench = Workbench(model)
         ids = torch.randint(0, VOCABULARY, (150,), generator=torch.Generator().manual_seed(0))
         windows = Windows(ids, 32, (1,))
-        metrics = collect_statistics(model, self.workbench.inventory.layers, list(ids.view(5, 1, 30)))
+        metrics = collect_statistics(
+            model, self.workbench.inventory.layers, list(ids.view(5, 1, 30))
+        )
         self.builder = LayerBuilder(self.workbench, metrics, Cache(folder))
         self.menu: Menu = build_menu(
             self.builder, lambda _spec: OPTIONS, self.workbench.inventory.layers
