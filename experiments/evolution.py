@@ -20,8 +20,8 @@ help that the project's allocator gives, the additive allocation on predicted da
 
 Both searches are held against each other by the KL divergence on the report text, which neither has
 seen; those measurements are not counted. Counted for the project are the tokens that all trials
-were scored on and those of its measurements inside compressed models; for the evolution, the tokens
-of all candidates in all stages.
+were scored on and those of its passes to price options inside compressed models; for the
+evolution, the tokens of all candidates in all stages.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def print_comparison(own: OwnSearch, curves: dict[str, list[dict[str, Any]]], mo
     wanted = best.report.kl
     print(
         f"the project's search: KL {wanted:.4f}, {format_bytes(best.bytes)}, {tokens} tokens, "
-        f"{own.measured_tokens} of them besides its {len(own.study.trials)} trials"
+        f"{own.priced_tokens} of them besides its {len(own.study.trials)} trials"
     )
     times = [t for t in (0.25, 0.5, 1, 2, 5, 10, 20) if t * tokens <= most]
     print("evolution's KL with as many tokens times".ljust(42), "".join(f"{t:>9g}" for t in times))

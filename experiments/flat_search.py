@@ -247,7 +247,7 @@ def main() -> None:
         print(f"{OWN}: {args.trials} trials ...", flush=True)
         own = own_search(args, args.budget, args.trials)
         flat = {OWN: own.points, **flat}
-        extra = own.measured_tokens / own.study.dense_selection.tokens
+        extra = own.priced_tokens / own.study.dense_selection.tokens
         print(f"  and besides, measurements as costly as at most {extra:.0f} evaluations")
     print_results(flat, menu.inventory.dense_bytes, limit, args.trials)
 

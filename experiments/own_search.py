@@ -16,6 +16,8 @@ from autocompress.progress import Advance, Silent
 from autocompress.search.dominance import selection_loss
 from autocompress.search.study import StudyRecord
 
+PASSES = 4  # forward passes that one forth, and forth and back block by block, counts for
+
 
 def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:
     """The model, the texts, and where things are kept."""
@@ -44,19 +46,19 @@ def texts_of(args: argparse.Namespace, selection_tokens: int | None = None) -> T
     return TextSettings(data=args.data, selection_tokens=selection_tokens or args.tokens)
 
 
-class Measurements(Silent):
-    """Counts the measurements inside compressed models that a search says it makes.
+class Pricings(Silent):
+    """Counts the tokens that a search says it prices options on.
 
-    Those that it then finds in the cache count as well: a search with an empty one makes them.
+    Those that it then finds in the cache count as well: a search with an empty one passes them.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.tokens = 0
 
     def task(self, description: str, total: int | None = None) -> AbstractContextManager[Advance]:
-        """Count the steps of the tasks that measure."""
-        if description.endswith("inside a compressed model"):
-            self.count += total or 0
+        """Count the tokens of the tasks that price."""
+        if description.startswith("Pricing"):
+            self.tokens += PASSES * (total or 0)
         return super().task(description, total)
 
 
@@ -66,17 +68,18 @@ class OwnSearch:
 
     Attributes:
         study: what it found.
-        measured_tokens: that it scored inside compressed models, besides its trials.
+        priced_tokens: that it passed through compressed models to price options, besides its
+            trials, in forward passes.
     """
 
     study: StudyRecord
-    measured_tokens: int
+    priced_tokens: int
 
     @property
     def tokens(self) -> int:
         """All that it scored to find what it found; the final measurements are not among them."""
         scored = (trial.selection or trial.partial for trial in self.study.trials)
-        return self.measured_tokens + sum(each.tokens for each in scored if each)
+        return self.priced_tokens + sum(each.tokens for each in scored if each)
 
     @property
     def points(self) -> list[Point]:
@@ -101,7 +104,7 @@ def own_search(
     model = Path(args.model).name if args.model else "demo"
     seed = args.seed if seed is None else seed
     parts = args.study, model, args.tokens, budget or "front", trials, f"s{seed}"
-    texts, measurements = texts_of(args), Measurements()
+    texts, pricings = texts_of(args), Pricings()
     study = autocompress.search(
         args.model,
         budget,
@@ -113,6 +116,6 @@ def own_search(
         runs_dir=args.runs_dir,
         refit=False,  # plans are compared as they are fitted
         track=False,
-        progress=measurements,
+        progress=pricings,
     )
-    return OwnSearch(study, measurements.count * texts.pricing_tokens)
+    return OwnSearch(study, pricings.tokens)

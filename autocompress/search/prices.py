@@ -29,6 +29,7 @@ from autocompress.evaluation.scoring import divergence_sum
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.methods.registry import method_from_dict
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.measured_menu import MeasuredMenu, Swap
@@ -68,16 +69,12 @@ def price_options(
         text: what to differentiate the divergence on; not the report text.
         progress: told how far things are, and why there are no prices.
     """
-    windows = text.windows
-    layers = [builder.key(name, method) for name, method in plan.items()]
-    place = content_key(
-        layers, tensor_key(windows.ids), windows.context, windows.begin, PRICES_VERSION
-    )
+    place = _place(plan, builder, text)
     record = builder.cache.record("prices", place) or {"divergence": None, "layers": {}}
     known: dict[str, dict[str, float]] = record["layers"]
     missing = [layer for layer in menu.layers if not _priced(layer, known)]
     if missing or record["divergence"] is None:
-        with progress.task("Pricing options (tokens)", len(windows.ids)) as advance:
+        with progress.task("Pricing options (tokens)", len(text.windows.ids)) as advance:
             try:
                 record["divergence"] = _price(plan, missing, builder, text, known, advance)
             except ModelError:  # the compressed model predicts NaN
@@ -89,6 +86,29 @@ def price_options(
         return Priced(plan, MeasuredMenu(), math.inf)
     prices = MeasuredMenu({layer.spec.name: _swaps(layer, known) for layer in menu.layers})
     return Priced(plan, prices, divergence)
+
+
+def prices_of(
+    plan: Plan, builder: LayerBuilder, text: ScoredText
+) -> dict[tuple[str, Method], float]:
+    """What ``price_options`` has found: by layer and method the change of the divergence, nats.
+
+    It is counted from the plan, whose own options cost nothing.
+    """
+    record = builder.cache.record("prices", _place(plan, builder, text)) or {"layers": {}}
+    return {
+        (name, method_from_dict(json.loads(address))): price
+        for name, prices in record["layers"].items()
+        for address, price in prices.items()
+    }
+
+
+def _place(plan: Plan, builder: LayerBuilder, text: ScoredText) -> str:
+    """Where the prices inside a plan on a text are kept."""
+    layers, windows = [builder.key(*item) for item in plan.items()], text.windows
+    return content_key(
+        layers, tensor_key(windows.ids), windows.context, windows.begin, PRICES_VERSION
+    )
 
 
 def _priced(layer: LayerMenu, known: Mapping[str, Mapping[str, float]]) -> bool:

@@ -40,7 +40,6 @@ PREDICTED = Knobs(measured=0.0)
 SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 # Of the dense model, most where the front bends.
 SWEEP_WITHOUT_LIMIT = (0.5, 0.25, 0.16, 0.125, 0.1, 0.085, 0.07, 0.06, 0.05)
-NEAR = (0.6, 0.75, 0.87, 1.0, 1.15, 1.35, 1.6)  # of a target: whose options are worth measuring
 MOST_NEIGHBOURS = 4_000  # of a plan that are looked at; of 30 matrices there are fewer
 
 SLOWEST_TO_LEARN = 1.5  # times the dense model: how much slower a plan is, is of no interest
@@ -210,16 +209,9 @@ class Proposer:
         return max(self.relation.table_limit(self.limits.latency_ms), self._proven_ms)
 
     def background(self, knobs: Knobs) -> Plan:
-        """The plan to measure options in: near the budget, or in the middle of the front."""
+        """The plan to price options in: near the budget, or in the middle of the front."""
         middle = len(self.targets) // 2 if self.sought is None else 0
         return self.allocated(knobs, self.targets[middle])
-
-    def worth_measuring(self, knobs: Knobs) -> list[Plan]:
-        """Allocations over the sizes of interest: what they take is what matters."""
-        near = [share * self.targets[0] for share in NEAR]
-        sizes = self.targets if self.sought is None else near
-        least = self.least_bytes()
-        return [self.allocated(knobs, size) for size in sizes if size >= least]
 
     def planned(self, trials: int) -> list[Callable[[], Proposal]]:
         """What makes the proposals that need no sampler, the allocations at the budget first.

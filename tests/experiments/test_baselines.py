@@ -132,7 +132,7 @@ def test_hypervolume_of_known_points() -> None:
 
 def test_the_projects_curve_is_that_of_its_study() -> None:
     study = realistic_study()
-    own = OwnSearch(study, measured_tokens=1000)
+    own = OwnSearch(study, priced_tokens=1000)
     curve = hypervolumes(own.points, study.dense_bytes)
     assert any(trial.report for trial in study.complete)  # which must not be mixed in
     assert curve[-1] == pytest.approx(hypervolume(study))

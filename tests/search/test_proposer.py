@@ -142,7 +142,6 @@ def test_the_sweep_begins_at_the_budget_and_teaches_the_sampler_there_alone():
     assert [p.knobs for p in allocated] == [PREDICTED, Knobs(), *[None] * (len(allocated) - 2)]
     assert proposals[0].label == "allocated 6x on predictions"
     assert len(allocated) == 1 + len(made.targets)
-    assert len(made.worth_measuring(Knobs())) > 4
 
 
 def timed(**changes: Any) -> Relation:

@@ -1,0 +1,100 @@
+"""Compare the prices of options inside a compressed plan with measured swaps and with predictions.
+
+    python experiments/option_prices.py
+    python experiments/option_prices.py --model DIR --data FILE --budget 6x 10x --swaps 87
+
+For each budget the additive allocation on predictions is the plan. Random undominated options of
+random matrices are swapped into it, one at a time, and the divergence is measured; printed are the
+rank correlation (Spearman) and the linear one (Pearson) with what is predicted around the dense
+model and with the prices of one pass forth and back, and the seconds that both take. Then the plan
+that the prices lead to is compared with the first one on the selection text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+
+from own_search import add_arguments, texts_of
+from scipy.stats import pearsonr, spearmanr
+
+from autocompress.api.session import Session, open_session, read_space
+from autocompress.calibration.menu import Menu
+from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT
+from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.prices import price_options, prices_of
+from autocompress.search.proposer import PREDICTED, Proposer
+from autocompress.search.rounds import price_menu
+from autocompress.units import Budget
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser, tokens=16_384)
+    parser.add_argument("--budget", nargs="+", default=["6x", "10x", "16x"], help="budgets to try")
+    parser.add_argument("--swaps", type=int, default=87, help="options to measure (%(default)s)")
+    args = parser.parse_args()
+    session = open_session(args.model, texts_of(args), args.runs_dir, progress=SILENT)
+    menu = session.menu(read_space(args.space))
+    evaluator = Evaluator(session.workbench, session.build, None, session.begin)
+    text = session.scored_text("calibration", session.settings.pricing_tokens)
+    selection = session.scored_text("selection")
+    for budget in args.budget:
+        limits = Budget.parse(budget).limits(session.workbench.inventory.dense_bytes, 1.0)
+        proposer = Proposer(menu, session.workbench.inventory, limits)
+        plan = proposer.background(PREDICTED)
+        print(f"{budget}: the additive allocation diverges by {evaluator.score(plan, text).kl:.4f}")
+        compare(session, menu, evaluator, plan, text, args.swaps, args.seed)
+        started = time.perf_counter()
+        best = price_menu(proposer, session.builder, text)
+        seconds = time.perf_counter() - started
+        before, after = (evaluator.score(each, selection).kl for each in (plan, best))
+        print(
+            f"  on the selection text: {before:.4f}, allocated by prices {after:.4f} "
+            f"({after / before:.2f}), in {seconds:.1f} s more"
+        )
+
+
+def compare(
+    session: Session,
+    menu: Menu,
+    evaluator: Evaluator,
+    plan: Plan,
+    text: ScoredText,
+    count: int,
+    seed: int,
+) -> None:
+    """Print how predictions and prices agree with measured swaps."""
+    started = time.perf_counter()
+    divergence = price_options(plan, menu, session.builder, text).divergence
+    pricing = time.perf_counter() - started
+    predicted = {(m.spec.name, o.method): o.damage for m in menu.layers for o in m.options}
+    pairs = [
+        (layer.spec.name, option.method)
+        for layer in menu.layers
+        for option in layer.undominated
+        if option.method != plan[layer.spec.name]
+    ]
+    total = len(pairs)
+    pairs = random.Random(seed).sample(pairs, min(count, total))
+    started = time.perf_counter()
+    swaps = [
+        evaluator.score(Plan.of({**plan, name: method}), text).kl - divergence
+        for name, method in pairs
+    ]
+    swapping = time.perf_counter() - started
+    prices = prices_of(plan, session.builder, text)
+    columns = {
+        "predicted": [predicted[n, m] - predicted[n, plan[n]] for n, m in pairs],
+        "priced": [prices[n, m] - prices[n, plan[n]] for n, m in pairs],
+    }
+    print(f"  {total} options priced in {pricing:.1f} s, {len(pairs)} swaps in {swapping:.1f} s")
+    for name, values in columns.items():
+        rank, linear = spearmanr(values, swaps).statistic, pearsonr(values, swaps).statistic
+        print(f"  {name:10s} rank correlation {rank:.4f}, linear {linear:.4f}")
+
+
+if __name__ == "__main__":
+    main()
