@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -142,6 +142,16 @@ class Measurement:
     prefill_ms: float | None = None
     windows: WindowScores | None = field(default=None, repr=False)
     cosine: float | None = None
+
+    def with_times_of(self, other: Measurement) -> Measurement:
+        """The same with the times and the cache of another, of the same form on another text."""
+        return replace(
+            self,
+            latency_ms=other.latency_ms,
+            latency_spread_ms=other.latency_spread_ms,
+            prefill_ms=other.prefill_ms,
+            cache_bytes_per_token=other.cache_bytes_per_token,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""

@@ -187,7 +187,7 @@ _DURATION_PART = re.compile(r"([0-9]*\.?[0-9]+)\s*([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "--time") -> float:
     """Read ``90s``, ``10m``, ``1h30m`` or a plain number of seconds.
 
     Raises:
@@ -204,9 +204,23 @@ def parse_duration(text: str) -> float:
             rest = compact
     if rest or not 0 < seconds < math.inf:
         raise ConfigurationError(
-            "--time is not understood", got=repr(text), wanted="a time such as 90s, 10m or 1h30m"
+            f"{option} is not understood", got=repr(text), wanted="a time such as 90s, 10m or 1h30m"
         )
     return seconds
+
+
+def parse_size(option: str, text: str) -> int:
+    """Read a number of bytes with its unit: ``5GB``, ``300 MiB``.
+
+    Raises:
+        ConfigurationError: anything else, or nothing at all.
+    """
+    forms = "a size such as 500MB, 5GB or 2GiB"
+    number, unit = _number_and_unit(option, text, forms)
+    factor = _UNITS_BY_LOWER_CASE.get(unit.lower())
+    if factor is None:
+        raise ConfigurationError(f"{option} has an unknown unit", got=repr(text), wanted=forms)
+    return math.floor(number * factor)
 
 
 def format_bytes(count: float) -> str:

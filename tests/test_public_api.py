@@ -80,7 +80,12 @@ def test_the_words_of_the_command_line_are_those_of_the_function():
     from autocompress.cli.search import search as command
 
     words = set(inspect.signature(search).parameters) - {"texts", "progress"}
-    assert words == set(inspect.signature(command).parameters) - {"ctx", "as_json", "dry_run"}
+    assert words == set(inspect.signature(command).parameters) - {
+        "ctx",
+        "as_json",
+        "dry_run",
+        "cache_limit",
+    }
 
 
 def test_the_words_of_evaluate_are_those_of_the_function():
@@ -96,6 +101,6 @@ def test_what_compress_takes_beyond_the_command_line_is_for_models_in_memory():
     from autocompress.cli.compress import compress as command
 
     in_memory = {"model", "tokenizer", "inplace", "measure", "texts", "progress"}
-    several = {"models", "jobs", "skip_existing", "as_json"}
+    several = {"ctx", "models", "jobs", "skip_existing", "as_json", "cache_limit"}
     words = set(inspect.signature(compress).parameters) - in_memory
     assert words == set(inspect.signature(command).parameters) - several

@@ -147,7 +147,7 @@ def predict_stages(work: Work, speed: Speed) -> tuple[Stage, ...]:
         Stage(
             "final measurements",
             f"about {work.finalists} plans on {work.report_tokens:,} tokens",
-            work.finalists * (speed.scoring.seconds(work.report_tokens) + _timing(speed)),
+            work.finalists * speed.scoring.seconds(work.report_tokens),
             scored + built,
         ),
         *_healing(work, speed, scored),

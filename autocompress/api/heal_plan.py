@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -27,23 +26,11 @@ from autocompress.healing.student import Student
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.records import Measurement
 from autocompress.surgery.placement import prefix_of
 
 REFIT_TEXT = 4  # times as many tokens of the healing text as statistics were collected on
 REFIT_VERSION = 1  # raise it when what refitting does changes
 WINDOWS_AT_ONCE = 16  # in a pass of the refitting, at most
-
-
-def with_times_of(before: Measurement, seen: Measurement) -> Measurement:
-    """What was seen of healed numbers, with the times that their form was seen to take."""
-    return replace(
-        seen,
-        latency_ms=before.latency_ms,
-        latency_spread_ms=before.latency_spread_ms,
-        prefill_ms=before.prefill_ms,
-        cache_bytes_per_token=before.cache_bytes_per_token,
-    )
 
 
 class HealedPlan(NamedTuple):

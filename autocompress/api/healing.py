@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from torch import Tensor
 
-from autocompress.api.heal_plan import heal_plan, healing_text, with_times_of
+from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.healing_report import HealingReport
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
@@ -230,7 +230,7 @@ class HealingWork:
     ) -> Measurement:
         """Score healed numbers. What they cost in time is what their form was seen to cost."""
         seen = self.evaluator.measure(source.plan, text, latency=timed, numbers=numbers)
-        return seen if timed or source.selection is None else with_times_of(source.selection, seen)
+        return seen if timed or source.selection is None else seen.with_times_of(source.selection)
 
 
 def _numbered(record: StudyRecord, number: int) -> TrialRecord:

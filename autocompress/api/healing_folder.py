@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autocompress.api.exported_folder import OpenedFolder
 from autocompress.api.exporting import write_folder
-from autocompress.api.heal_plan import heal_plan, healing_text, with_times_of
+from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.healing_report import HealingReport
 from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.errors import ConfigurationError
@@ -92,7 +92,7 @@ def heal_folder(
     form, healthy, healed = heal_plan(session, plan, numbers, ids, settings, kept)
     after = evaluator.measure(form, report, latency=form != plan, numbers=healthy)
     if form == plan:
-        after = with_times_of(before, after)
+        after = after.with_times_of(before)
     source = f"{opened.path}, healed"
     written = write_folder(
         session,

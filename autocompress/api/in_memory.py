@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autocompress.api.session import OwnContent, Session, TextSettings, check_named
-from autocompress.calibration.cache import Cache
+from autocompress.calibration.cache import CACHE, Cache
 from autocompress.errors import ConfigurationError, DataError, ModelError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.evaluation.encoding import LEAST_TOKENS
@@ -86,7 +86,7 @@ def session_in_memory(
         loaded = LoadedModel(model, reader, source, fingerprint(model))
         if tokenizer is None:  # nothing says what its texts begin with
             settings = replace(settings, bos=False)
-        cache = Cache(runs_dir / "cache")
+        cache = Cache.of_model(runs_dir / CACHE, loaded.fingerprint, source)
         yield Session(loaded, settings, cache, progress, seed=seed, own=own)
 
 

@@ -17,7 +17,7 @@ from autocompress.api.forecast import Fits
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination, SearchSettings, choose_study
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import Cache
+from autocompress.calibration.cache import CACHE, Cache
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.methods.keep import Keep
@@ -67,7 +67,7 @@ def open_reading(settings: SearchSettings, destination: Destination, progress: P
     """Open a session that reads the cache and writes nothing."""
     with tempfile.TemporaryDirectory() as scratch:
         session = settings.open(Path(scratch), progress)
-    session.cache = _CacheToRead(destination.runs_dir / "cache")
+    session.cache = _CacheToRead(destination.runs_dir / CACHE / session.loaded.fingerprint)
     return session
 
 

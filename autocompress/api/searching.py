@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish, finish_search
@@ -32,6 +34,7 @@ from autocompress.calibration.latency_table import LatencyTable
 from autocompress.evaluation.latency import Latency
 from autocompress.paths import shown
 from autocompress.progress import SILENT, Progress
+from autocompress.records import Measurement
 from autocompress.search.aiming import Sighting, aim, approach
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
 from autocompress.search.driver import Search
@@ -47,7 +50,7 @@ from autocompress.search.run_folder import find_study, touch
 from autocompress.search.space import Space
 from autocompress.search.storage import settle, storage_errors
 from autocompress.search.stored_menu import keep_menu
-from autocompress.search.study import StudyRecord
+from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.search.study_store import create_study, read_study, to_record
 from autocompress.surgery.stored_types import dtype_name
 from autocompress.units import Budget, Limits
@@ -145,9 +148,7 @@ def run_search(
             )
             record = search.run(
                 chosen,
-                lambda trial: evaluator.measure(
-                    trial.plan, report, numbers=read_numbers(folder, trial)
-                ),
+                lambda trial: _on_report(evaluator, report, trial, read_numbers(folder, trial)),
             )
             if finish is None or not finish_search(
                 study,
@@ -165,6 +166,20 @@ def run_search(
             return record
     finally:
         settle(study)
+
+
+def _on_report(
+    evaluator: Evaluator,
+    report: ScoredText,
+    trial: TrialRecord,
+    numbers: Mapping[str, Tensor] | None,
+) -> Measurement:
+    """Score a finalist on the report text; its times are those of its trial."""
+    timed = trial.selection
+    if timed is None or timed.latency_ms is None:
+        return evaluator.measure(trial.plan, report, numbers=numbers)
+    seen = evaluator.measure(trial.plan, report, latency=False, numbers=numbers)
+    return seen.with_times_of(timed)
 
 
 def make_proposer(

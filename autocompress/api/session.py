@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import Cache, content_key, tensor_key
+from autocompress.calibration.cache import CACHE, Cache, content_key, tensor_key
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.menu import Menu, build_menu
 from autocompress.calibration.reach import find_unreached
@@ -49,7 +49,7 @@ from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, l
 from autocompress.surgery.stored_types import dtype_name, main_type
 from autocompress.surgery.workbench import Workbench
 
-STATISTICS_VERSION = 8  # raise it when what is collected changes
+STATISTICS_VERSION = 9  # raise it when what is collected changes
 
 
 @dataclass(frozen=True)
@@ -488,7 +488,8 @@ def open_session(
             f"{kind} has no use for {len(loaded.ignored)} tensors of the checkpoint "
             f"({some}{more}): they are not counted, and not exported."
         )
-    return Session(loaded, settings, Cache(runs_dir / "cache"), progress, seed=seed, own=own)
+    cache = Cache.of_model(runs_dir / CACHE, loaded.fingerprint, loaded.source)
+    return Session(loaded, settings, cache, progress, seed=seed, own=own)
 
 
 def read_space(name_or_path: str, selection: Selection = EVERYTHING) -> Space:

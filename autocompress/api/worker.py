@@ -10,6 +10,7 @@ import torch
 
 from autocompress.api.session import Session
 from autocompress.api.study_choice import SearchSettings
+from autocompress.calibration.cache import CACHE
 from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.latency import Latency
 from autocompress.search.engines.base import Measure
@@ -72,7 +73,7 @@ class WorkerSettings:
 
 def _check_cache(runs_dir: Path) -> None:
     """See that statistics are there: to collect them again in each worker would take long."""
-    if not any((runs_dir / "cache" / "statistics").rglob("*.safetensors")):
+    if not any((runs_dir / CACHE).glob("*/statistics/*/*.safetensors")):
         raise StorageError(
             f"the worker finds no statistics in {(runs_dir / 'cache').absolute()}",
             wanted="the cache that the search filled",

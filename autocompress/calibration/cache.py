@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from torch import Tensor
 from autocompress.atomic_write import written_whole
 from autocompress.errors import StorageError
 
+CACHE = "cache"  # in the folder of runs
+NOTE = "model.json"  # in the folder of a model: what it is
 logger = logging.getLogger(__name__)
 
 
@@ -57,12 +61,29 @@ class Cache:
                 hint="Name a folder you may write to with --runs-dir.",
             ) from error
 
+    @classmethod
+    def of_model(cls, folder: Path, fingerprint: str, model: str) -> Cache:
+        """The cache of one model in a folder that holds those of several.
+
+        Args:
+            folder: ``runs/cache``.
+            fingerprint: of the model.
+            model: what a person called it.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        cache = cls(folder / fingerprint)
+        cache._write(cache.root / NOTE, lambda path: path.write_text(json.dumps({"model": model})))
+        return cache
+
     def tensors(self, kind: str, key: str) -> dict[str, Tensor] | None:
         """Return the tensors kept under a key, memory-mapped, or ``None``."""
         path = self.root / kind / f"{key}.safetensors"
         if not path.exists():
             return None
         try:
+            _touch(path)
             return load_file(path)
         except (SafetensorError, OSError) as error:
             self._discard(path, error)
@@ -85,6 +106,7 @@ class Cache:
         if not path.exists():
             return None
         try:
+            _touch(path)
             return json.loads(path.read_text())
         except (ValueError, OSError) as error:
             self._discard(path, error)
@@ -112,3 +134,9 @@ class Cache:
                 hint="Free some space or name another folder with --runs-dir; "
                 "what is finished is kept.",
             ) from error
+
+
+def _touch(path: Path) -> None:
+    """Note that an entry was used; where that cannot be written it looks older than it is."""
+    with suppress(OSError):
+        os.utime(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,6 +13,8 @@ from autocompress.calibration.cache import Cache, content_key
 from autocompress.calibration.collection import entry_of
 from autocompress.errors import StorageError
 from autocompress.numerics.metric import Curvature, Metric
+
+UPPER = "_upper"  # of a symmetric matrix what is on the diagonal and above it
 
 
 class KeptMetrics(Mapping[str, Metric]):
@@ -75,18 +78,43 @@ class KeptMetrics(Mapping[str, Metric]):
 
 
 def to_tensors(metric: Metric, name: str) -> dict[str, Tensor]:
-    """Flatten a metric for the cache: ``<layer>|<term>|rows``, ``...|columns``, ``...|tokens``."""
-    return {
-        f"{name}|{index}|{part}": torch.as_tensor(getattr(term, part))
-        for index, term in enumerate(metric.terms)
-        for part in ("rows", "columns", "tokens")
-    }
+    """Flatten a metric for the cache: ``<layer>|<term>|rows``, ``...|columns``, ``...|tokens``.
+
+    Of a Gram matrix the upper triangle is kept, under ``rows_upper`` or ``columns_upper``: half the
+    bytes.
+    """
+    tensors: dict[str, Tensor] = {}
+    for index, term in enumerate(metric.terms):
+        place = f"{name}|{index}|"
+        tensors[f"{place}tokens"] = torch.as_tensor(term.tokens)
+        for part, gram in (("rows", term.rows), ("columns", term.columns)):
+            if gram.ndim == 2:
+                tensors[f"{place}{part}{UPPER}"] = gram[_upper(len(gram))]
+            else:
+                tensors[f"{place}{part}"] = gram
+    return tensors
 
 
 def from_tensors(tensors: Mapping[str, Tensor], name: str) -> Metric | None:
     """Read what ``to_tensors`` wrote; ``None`` when it is not there."""
     terms: list[Curvature] = []
-    while (place := f"{name}|{len(terms)}|") + "rows" in tensors:
-        rows, columns, tokens = (tensors[place + part] for part in ("rows", "columns", "tokens"))
-        terms.append(Curvature(rows, columns, int(tokens)))
+    while (place := f"{name}|{len(terms)}|") + "tokens" in tensors:
+        rows, columns = (_gram(tensors, place + part) for part in ("rows", "columns"))
+        terms.append(Curvature(rows, columns, int(tensors[f"{place}tokens"])))
     return Metric(tuple(terms)) if terms else None
+
+
+def _gram(tensors: Mapping[str, Tensor], key: str) -> Tensor:
+    """A Gram matrix ``[n, n]`` from its triangle ``[n (n + 1) / 2]``, or its diagonal ``[n]``."""
+    triangle = tensors.get(f"{key}{UPPER}")
+    if triangle is None:
+        return tensors[key]
+    size = (math.isqrt(8 * len(triangle) + 1) - 1) // 2
+    upper = torch.zeros(size, size, dtype=triangle.dtype)
+    upper[_upper(size)] = triangle
+    return upper + upper.triu(1).T
+
+
+def _upper(size: int) -> Tensor:
+    """Where the upper triangle of a matrix ``[size, size]`` is."""
+    return torch.ones(size, size, dtype=torch.bool).triu()

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autocompress.cli.cache import limit_cache
 from autocompress.cli.options import (
     RUNS_DIR,
     Bos,
+    CacheLimit,
     CalibrationData,
     ComputeDtype,
     Context,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 
 def compress(
+    ctx: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -88,6 +91,7 @@ def compress(
     trust_remote_code: TrustRemoteCode = False,
     dequantize: Dequantize = False,
     runs_dir: RunsDir = RUNS_DIR,
+    cache_limit: CacheLimit = None,
     seed: SeedOrRecipes = None,
     overwrite: Overwrite = False,
     as_json: Annotated[
@@ -111,6 +115,7 @@ def compress(
     exit code is then 1 at the end.
     """
     quieten_libraries()
+    limit_cache(ctx, runs_dir, cache_limit)
     if jobs is not None and jobs < 1:
         raise ConfigurationError("--jobs is too low", got=jobs, wanted="at least 1")
     arguments = {

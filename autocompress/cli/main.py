@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from autocompress.cli.attribute import attribute
+from autocompress.cli.cache import cache
 from autocompress.cli.compress import compress
 from autocompress.cli.evaluate import evaluate
 from autocompress.cli.export import export
@@ -50,6 +51,7 @@ autocompress attribute --trial best        what its methods and layers save, and
 autocompress export --trial best --out DIR write the best trial as a model
 autocompress compress ID --budget 4x --out DIR
                                            one plan for the budget, without a search
+autocompress cache                         what is kept to be quick the second time
 
 Exit codes: 0 done, 2 usage or configuration, 3 no plan meets the budget, 1 anything else.
 """
@@ -70,7 +72,11 @@ def _help_of(command: Callable[..., None]) -> str:
     return text.partition("\nRaises:")[0].replace("\\b", "\b")
 
 
-for command in (search, front, heal, attribute, export, evaluate, profile, compress, validate):
+COMMANDS = (
+    *(search, front, heal, attribute, export, evaluate),
+    *(profile, compress, validate, cache),
+)
+for command in COMMANDS:
     app.command(help=_help_of(command))(command)
 
 

@@ -106,6 +106,14 @@ Unreached = Annotated[
         help="What matrices that the calibration text never reaches become: keep, or 8bit.",
     ),
 ]
+CacheLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-limit",
+        help="Afterwards, remove from the cache what was least recently used, other models' first, "
+        "down to this size, such as 5GB.",
+    ),
+]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")]
 Device = Annotated[str, typer.Option("--device", help="Device, as torch names it.")]
 ComputeDtype = Annotated[

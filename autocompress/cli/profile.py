@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autocompress.cli.cache import limit_cache
 from autocompress.cli.options import (
     RUNS_DIR,
     Bos,
+    CacheLimit,
     CalibrationData,
     ComputeDtype,
     Context,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 
 def profile(
+    ctx: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(help="Folder or hub name of a causal language model; else the bundled one."),
@@ -47,6 +50,7 @@ def profile(
     bos: Bos = True,
     seed: Seed = 0,
     runs_dir: RunsDir = RUNS_DIR,
+    cache_limit: CacheLimit = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -72,6 +76,7 @@ def profile(
     what is measured here.
     """
     quieten_libraries()
+    limit_cache(ctx, runs_dir, cache_limit)
     from autocompress.api.functions import profile as run
     from autocompress.api.profile_plot import write_profile_html
 

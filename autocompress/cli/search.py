@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autocompress.cli.cache import limit_cache
 from autocompress.cli.options import (
     RUNS_DIR,
     Bos,
+    CacheLimit,
     CalibrationData,
     ComputeDtype,
     Context,
@@ -141,6 +143,7 @@ def search(
         ),
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
+    cache_limit: CacheLimit = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -183,6 +186,7 @@ def search(
     misses.
     """
     quieten_libraries()
+    limit_cache(ctx, runs_dir, cache_limit)
     if resume is not None:
         from autocompress.api.study_choice import Destination
 
@@ -314,6 +318,6 @@ def _check_resumed(ctx: typer.Context, destination: Destination) -> None:
     given = {
         name: value
         for name, value in ctx.params.items()
-        if is_typed(ctx, name) and name not in ("dry_run", "as_json")
+        if is_typed(ctx, name) and name not in ("dry_run", "as_json", "cache_limit")
     }
     refuse_other_settings(resumed(destination), given)

@@ -73,13 +73,13 @@ def price_options(
     record = builder.cache.record("prices", place) or {"divergence": None, "layers": {}}
     known: dict[str, dict[str, float]] = record["layers"]
     missing = [layer for layer in menu.layers if not _priced(layer, known)]
-    if missing or record["divergence"] is None:
-        with progress.task("Pricing options (tokens)", len(text.windows.ids)) as advance:
+    with progress.task("Pricing options (tokens)", len(text.windows.ids)) as advance:
+        if missing or record["divergence"] is None:
             try:
                 record["divergence"] = _price(plan, missing, builder, text, known, advance)
             except ModelError:  # the compressed model predicts NaN
                 record["divergence"] = math.inf
-        builder.cache.keep_record("prices", place, record)
+            builder.cache.keep_record("prices", place, record)
     divergence = float(record["divergence"])
     if not math.isfinite(divergence):
         progress.note("A plan near the budget predicts no numbers: options count as predicted.")

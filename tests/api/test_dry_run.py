@@ -18,9 +18,11 @@ from autocompress.cli.dry_run_view import show_dry_run
 from autocompress.cli.main import main
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.units import Limits
-from tests.api.searches import TRIALS, write_inputs
+from tests.api.searches import BLOCKS, TRIALS, write_inputs
 
 SPEED = Speed(PerToken(0.0, 1e-4), PerToken(0.0, 1e-3), 5.0, {"quantize": PerElement(1e-6, 0.0)})
+
+MATRICES = 7 * BLOCKS + 1  # of the model that is searched
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def quick(monkeypatch):
 def settings_in(folder, budget="8x"):
     inputs = write_inputs(folder)
     texts = TextSettings(data=inputs["data"])
-    return SearchSettings(budget=budget, space=inputs["space"], texts=texts)
+    return SearchSettings(inputs["model"], budget, space=inputs["space"], texts=texts)
 
 
 def contents(folder):
@@ -51,8 +53,8 @@ def test_a_new_search_is_described_and_nothing_is_written(quick, tmp_path):
     assert sum(run.trials.values()) == 32
     assert run.trials["hand-written"] > run.trials["allocation"]
     assert run.ruled_out == 0
-    assert sum(group.count for group in run.matrices) == 29
-    assert run.options == 4 * 29
+    assert sum(group.count for group in run.matrices) == MATRICES
+    assert run.options == 4 * MATRICES
     assert (run.cached.statistics, run.cached.fits) == (0, 0)
     assert run.reachable
     assert run.limit_bytes == run.dense_bytes // 8
@@ -68,7 +70,7 @@ def test_after_the_search_all_is_known_and_nothing_is_touched(quick, record, wor
     run = dry_run(settings, Destination("first", workplace / "runs"), Endurance(TRIALS + 3))
     assert run.finished_trials == TRIALS
     assert sum(run.trials.values()) == 3
-    assert run.cached.statistics == 29
+    assert run.cached.statistics == MATRICES
     assert run.cached.fits == run.options
     stages = {stage.name: stage for stage in run.stages}
     assert stages["calibrating"].seconds == stages["fitting"].seconds == 0

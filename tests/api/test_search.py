@@ -56,6 +56,8 @@ def test_a_search_gives_the_study(record, workplace):
     assert math.isfinite(best.report.perplexity)
     assert best.report.tokens > record.dense_selection.tokens > 100
     assert record.dense_selection.kl < 1e-6 < best.selection.kl
+    # No text changes the time of a token: it is measured once.
+    assert best.report.latency_ms == best.selection.latency_ms > 0
 
 
 def test_the_same_call_again_goes_on_and_finds_all_done(record, search, no_work):

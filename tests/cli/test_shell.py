@@ -24,6 +24,7 @@ COMMANDS = (
     "profile",
     "compress",
     "validate",
+    "cache",
 )
 HEAVY = (
     "torch",

@@ -72,6 +72,11 @@ compress MODEL --data text.txt --recipe empty --out small
 compress MODEL --data text.txt --recipe bytes --out small
 compress MODEL --data text.txt --recipe empty.txt --out small
 compress MODEL --data text.txt --recipe text.txt --out small
+cache --model absent
+cache --older-than soon --empty
+cache --down-to much --empty
+cache --down-to 5GB
+profile MODEL --data text.txt --cache-limit much
 validate absent.yaml
 validate empty
 validate empty.txt

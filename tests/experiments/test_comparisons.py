@@ -22,7 +22,8 @@ def run(tmp_path_factory, monkeypatch, capsys):
     inputs = write_inputs(folder)
 
     def run_script(script, *arguments: str) -> str:
-        common = ["--data", inputs["data"], "--space", inputs["space"]]
+        common = ["--model", inputs["model"], "--data", inputs["data"]]
+        common += ["--space", inputs["space"]]
         common += ["--runs-dir", str(folder / "runs"), "--tokens", "512"]
         monkeypatch.setattr(sys, "argv", [script.__name__, *common, *arguments])
         script.main()
