@@ -209,7 +209,7 @@ def parse_duration(text: str, option: str = "--time") -> float:
     return seconds
 
 
-def parse_size(option: str, text: str) -> int:
+def parse_size(text: str, option: str) -> int:
     """Read a number of bytes with its unit: ``5GB``, ``300 MiB``.
 
     Raises:

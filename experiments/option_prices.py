@@ -21,10 +21,12 @@ from scipy.stats import pearsonr, spearmanr
 
 from autocompress.api.session import Session, open_session, read_space
 from autocompress.calibration.menu import Menu
+from autocompress.methods.base import Method
+from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT
 from autocompress.search.evaluator import Evaluator, ScoredText
-from autocompress.search.prices import price_options, prices_of
+from autocompress.search.prices import price_options
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.rounds import price_menu
 from autocompress.units import Budget
@@ -68,7 +70,7 @@ def compare(
 ) -> None:
     """Print how predictions and prices agree with measured swaps."""
     started = time.perf_counter()
-    divergence = price_options(plan, menu, session.builder, text).divergence
+    priced = price_options(plan, menu, session.builder, text)
     pricing = time.perf_counter() - started
     predicted = {(m.spec.name, o.method): o.damage for m in menu.layers for o in m.options}
     pairs = [
@@ -81,14 +83,18 @@ def compare(
     pairs = random.Random(seed).sample(pairs, min(count, total))
     started = time.perf_counter()
     swaps = [
-        evaluator.score(Plan.of({**plan, name: method}), text).kl - divergence
+        evaluator.score(Plan.of({**plan, name: method}), text).kl - priced.divergence
         for name, method in pairs
     ]
     swapping = time.perf_counter() - started
-    prices = prices_of(plan, session.builder, text)
+    costs = {name: dict(prices) for name, prices in priced.menu.by_layer.items()}
+
+    def price(name: str, method: Method) -> float:
+        return 0.0 if method == Keep() else costs[name][predicted[name, method]]
+
     columns = {
         "predicted": [predicted[n, m] - predicted[n, plan[n]] for n, m in pairs],
-        "priced": [prices[n, m] - prices[n, plan[n]] for n, m in pairs],
+        "priced": [price(n, m) - price(n, plan[n]) for n, m in pairs],
     }
     print(f"  {total} options priced in {pricing:.1f} s, {len(pairs)} swaps in {swapping:.1f} s")
     for name, values in columns.items():

@@ -42,9 +42,6 @@ from autocompress.search.reach import smallest_model_bytes, what_stays
 from autocompress.search.rounds import ROUNDS
 from autocompress.search.space import Space
 
-# About how many options of each the allocations choose among, and none of them; a second round,
-# where the first changes much, comes on top.
-
 
 @dataclass(frozen=True)
 class Matrices:

@@ -59,6 +59,10 @@ class _CacheToRead(Cache):
         """Keep nothing."""
 
     @staticmethod
+    def _mark_used(path: Path) -> None:
+        """To look is no use."""
+
+    @staticmethod
     def _discard(path: Path, error: Exception) -> None:
         """Leave what cannot be read where it is; the search will replace it."""
 

@@ -75,7 +75,7 @@ def _check_cache(runs_dir: Path) -> None:
     """See that statistics are there: to collect them again in each worker would take long."""
     if not any((runs_dir / CACHE).glob("*/statistics/*/*.safetensors")):
         raise StorageError(
-            f"the worker finds no statistics in {(runs_dir / 'cache').absolute()}",
+            f"the worker finds no statistics in {(runs_dir / CACHE).absolute()}",
             wanted="the cache that the search filled",
             hint="On several machines, --runs-dir must be a folder that all of them share.",
         )

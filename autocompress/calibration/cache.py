@@ -83,7 +83,7 @@ class Cache:
         if not path.exists():
             return None
         try:
-            _touch(path)
+            self._mark_used(path)
             return load_file(path)
         except (SafetensorError, OSError) as error:
             self._discard(path, error)
@@ -106,7 +106,7 @@ class Cache:
         if not path.exists():
             return None
         try:
-            _touch(path)
+            self._mark_used(path)
             return json.loads(path.read_text())
         except (ValueError, OSError) as error:
             self._discard(path, error)
@@ -117,6 +117,12 @@ class Cache:
         self._write(
             self.root / kind / f"{key}.json", lambda path: path.write_text(json.dumps(value))
         )
+
+    @staticmethod
+    def _mark_used(path: Path) -> None:
+        """Note that an entry was used; where that cannot be written it looks older than it is."""
+        with suppress(OSError):
+            os.utime(path)
 
     @staticmethod
     def _discard(path: Path, error: Exception) -> None:
@@ -134,9 +140,3 @@ class Cache:
                 hint="Free some space or name another folder with --runs-dir; "
                 "what is finished is kept.",
             ) from error
-
-
-def _touch(path: Path) -> None:
-    """Note that an entry was used; where that cannot be written it looks older than it is."""
-    with suppress(OSError):
-        os.utime(path)

@@ -18,7 +18,7 @@ UPPER = "_upper"  # of a symmetric matrix what is on the diagonal and above it
 
 
 class KeptMetrics(Mapping[str, Metric]):
-    """Metrics by layer name. Each is memory-mapped from its entry in the cache, and held by nobody.
+    """Metrics by layer name. Each is read from the cache when it is asked for, and held by nobody.
 
     Args:
         cache: holds them.
@@ -59,7 +59,7 @@ class KeptMetrics(Mapping[str, Metric]):
         for name in self._names:
             entries[entry_of(name)].append(name)
         there = {
-            entry: all(from_tensors(tensors, name) is not None for name in names)
+            entry: all(_place(name, 0) + "tokens" in tensors for name in names)
             for entry, names in entries.items()
             for tensors in [self._entry(entry)]
         }
@@ -85,7 +85,7 @@ def to_tensors(metric: Metric, name: str) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for index, term in enumerate(metric.terms):
-        place = f"{name}|{index}|"
+        place = _place(name, index)
         tensors[f"{place}tokens"] = torch.as_tensor(term.tokens)
         for part, gram in (("rows", term.rows), ("columns", term.columns)):
             if gram.ndim == 2:
@@ -98,10 +98,15 @@ def to_tensors(metric: Metric, name: str) -> dict[str, Tensor]:
 def from_tensors(tensors: Mapping[str, Tensor], name: str) -> Metric | None:
     """Read what ``to_tensors`` wrote; ``None`` when it is not there."""
     terms: list[Curvature] = []
-    while (place := f"{name}|{len(terms)}|") + "tokens" in tensors:
+    while (place := _place(name, len(terms))) + "tokens" in tensors:
         rows, columns = (_gram(tensors, place + part) for part in ("rows", "columns"))
         terms.append(Curvature(rows, columns, int(tensors[f"{place}tokens"])))
     return Metric(tuple(terms)) if terms else None
+
+
+def _place(name: str, term: int) -> str:
+    """What the names of a term's tensors begin with."""
+    return f"{name}|{term}|"
 
 
 def _gram(tensors: Mapping[str, Tensor], key: str) -> Tensor:

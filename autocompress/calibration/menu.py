@@ -149,10 +149,14 @@ def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method
     known = builder.cache.record("fits", content) or {}
     options = {m: _option(m, spec, known[key]) for m, key in addresses.items() if key in known}
     fresh = [method for method in methods if method not in options]
+    metric = builder.metrics.get(spec.name) if fresh else None
+    reached = metric is None or metric.reached
     for form in _forms(fresh):
         builder.prepare(spec.name, form)
         for method in form:
-            option = options[method] = _fitted(builder, spec, method, tuple(options.values()))
+            option = options[method] = _fitted(
+                builder, spec, method, tuple(options.values()), reached=reached
+            )
             known[addresses[method]] = {"damage": option.damage, "cosine": option.cosine}
         builder.cache.keep_record("fits", content, known)
         if spec.parameters > MOST_PARAMETERS_REMEMBERED:
@@ -167,15 +171,19 @@ def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method
 
 
 def _fitted(
-    builder: LayerBuilder, spec: LayerSpec, method: Method, others: Sequence[Option]
+    builder: LayerBuilder,
+    spec: LayerSpec,
+    method: Method,
+    others: Sequence[Option],
+    *,
+    reached: bool,
 ) -> Option:
     """Fit and judge one option, and keep the layer unless another option is better."""
     if isinstance(method, Keep):
         return _option(method, spec, {"damage": 0.0, "cosine": 1.0})
     layer = builder.fit(spec.name, method)
     fit = judge(builder.problem(spec.name), layer)
-    metric = builder.metrics.get(spec.name)
-    if metric is not None and not metric.reached:
+    if not reached:
         fit = replace(fit, damage=0.0)  # none is known, and what the plain metric says is no loss
     option = _option(method, spec, asdict(fit))
     if not any(map(option.is_beaten_by, others)):

@@ -91,7 +91,7 @@ def stream_statistics(
         Use,
         work,
         hand_over,
-        lambda _batch, logits: drawn_loss(logits, labels),
+        lambda _batch, logits: _drawn_loss(logits, labels),
         advance=advance,
         note=note,
         folder=folder,
@@ -145,7 +145,7 @@ def stream_sums(
             collection.as_a_whole()
 
 
-def drawn_loss(logits: Tensor, labels: torch.Generator) -> Tensor:
+def _drawn_loss(logits: Tensor, labels: torch.Generator) -> Tensor:
     """Negative log-likelihood, summed, of labels drawn from the predictions themselves.
 
     Args:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autocompress.cli.options import RunsDir
+from autocompress.cli.options import RUNS_DIR, RunsDir
 from autocompress.cli.output import console, log, print_json
 from autocompress.errors import ConfigurationError
 
@@ -34,7 +34,7 @@ def cache(
         str | None,
         typer.Option(help="Remove the least recently used first, down to this size, such as 5GB."),
     ] = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = RUNS_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     r"""Show what the cache of a runs folder holds by model and kind, or empty it.
@@ -47,7 +47,7 @@ def cache(
 
     The cache holds statistics of the calibration text, built layers and what was seen of them.
     Studies are not in it: all of it can be computed again, and a search that runs must not be
-    robbed of it. `--cache-limit` of search, compress and profile removes what other models left.
+    robbed of it. `--cache-limit` of search, compress and profile does this at their end.
     """
     from autocompress.calibration.cache import CACHE
     from autocompress.calibration.cache_contents import contents, remove
@@ -55,7 +55,7 @@ def cache(
 
     root = runs_dir.expanduser().absolute() / CACHE
     age = None if older_than is None else parse_duration(older_than, "--older-than")
-    size = None if down_to is None else parse_size("--down-to", down_to)
+    size = None if down_to is None else parse_size(down_to, "--down-to")
     held = contents(root)
     known = {name for each in held for name in (each.model, each.fingerprint)}
     missing = [name for name in model or () if name not in known]
@@ -91,7 +91,7 @@ def limit_cache(ctx: typer.Context, runs_dir: Path, limit: str | None) -> None:
     from autocompress.calibration.cache_contents import remove
     from autocompress.units import format_bytes, parse_size
 
-    size, root = parse_size("--cache-limit", limit), runs_dir.expanduser().absolute() / CACHE
+    size, root = parse_size(limit, "--cache-limit"), runs_dir.expanduser().absolute() / CACHE
 
     def trim() -> None:
         removed = remove(root, down_to=size)

@@ -110,8 +110,8 @@ CacheLimit = Annotated[
     str | None,
     typer.Option(
         "--cache-limit",
-        help="Afterwards, remove from the cache what was least recently used, other models' first, "
-        "down to this size, such as 5GB.",
+        help="Afterwards, remove from the cache what was least recently used, down to this size, "
+        "such as 5GB.",
     ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs and of the cache.")]

@@ -186,7 +186,8 @@ def search(
     misses.
     """
     quieten_libraries()
-    limit_cache(ctx, runs_dir, cache_limit)
+    if not dry_run:  # which writes nothing, and removes nothing
+        limit_cache(ctx, runs_dir, cache_limit)
     if resume is not None:
         from autocompress.api.study_choice import Destination
 

@@ -1,4 +1,4 @@
-"""From a menu to a plan: the exact allocation on damages as knobs and measurements bend them."""
+"""From a menu to a plan: the exact allocation on damages as knobs and prices bend them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from autocompress.search.allocator import (
     in_layer_order,
 )
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu
+from autocompress.search.priced_menu import PricedMenu
 
 
 def bent_choices(
     menu: Menu,
     knobs: Knobs,
     groups: Iterable[Sequence[str]] = (),
-    measured: MeasuredMenu | None = None,
+    priced: PricedMenu | None = None,
     latencies: Latencies | None = None,
 ) -> list[Choice]:
     """What there is to decide, scored under knobs.
@@ -30,12 +30,12 @@ def bent_choices(
         menu: the options of all layers.
         knobs: how damages are bent.
         groups: layers that take the same method.
-        measured: what options were seen to cost inside a compressed model.
+        priced: what options cost inside a compressed model.
         latencies: what each option takes of a token; unknown when left out.
     """
     depths = [layer.spec.depth for layer in menu.layers if layer.spec.depth is not None]
     blocks = max(depths, default=-1) + 1
-    return choices_of(menu, knobs.scorer(blocks, measured), groups, latencies)
+    return choices_of(menu, knobs.scorer(blocks, priced), groups, latencies)
 
 
 def allocated_plan(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from autocompress.calibration.menu import LayerMenu, Option
-from autocompress.search.measured_menu import MeasuredMenu
+from autocompress.search.priced_menu import PricedMenu
 
 BELOW_THE_FLOOR = 100.0  # times the damage: only a budget that nothing else meets still takes it
 
@@ -29,8 +29,8 @@ class Knobs:
     are not additive; the knobs are the corrections that measured trials may ask for.
 
     Attributes:
-        measured: power of the measured ratios of the options: 0 takes the predictions as they are,
-            1 what was measured.
+        measured: power of the ratios of prices to predictions: 0 takes the predictions as they are,
+            1 the prices.
         exponent: damages are raised to it; above 1 spreads the damage evenly, below 1 concentrates
             it.
         attention: multiplies damages in attention; ``mlp`` and ``embedding`` likewise.
@@ -76,9 +76,9 @@ class Knobs:
             price=trial.suggest_float("price", 0.0, 2.0) if priced else 0.0,
         )
 
-    def scorer(self, blocks: int, measured: MeasuredMenu | None = None) -> Scorer:
+    def scorer(self, blocks: int, priced: PricedMenu | None = None) -> Scorer:
         """Make the score of an option, for a model of so many transformer blocks."""
-        return Scorer(self, blocks, measured or MeasuredMenu())
+        return Scorer(self, blocks, priced or PricedMenu())
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class Scorer:
     Attributes:
         knobs: the corrections.
         blocks: number of transformer blocks.
-        measured: what options were seen to cost inside a compressed model.
+        priced: what options cost inside a compressed model.
     """
 
     knobs: Knobs
     blocks: int
-    measured: MeasuredMenu = field(default_factory=MeasuredMenu, hash=False)
+    priced: PricedMenu = field(default_factory=PricedMenu, hash=False)
 
     def __call__(self, layer: LayerMenu, option: Option) -> float:
         """Bend the predicted damage of an option for a layer."""
         if option.damage <= 0:
             return 0.0
-        ratio = self.measured.ratio(layer.spec.name, option.damage)
+        ratio = self.priced.ratio(layer.spec.name, option.damage)
         damage = option.damage * ratio**self.knobs.measured
         return self._weight(layer) * self._form(option) * float(damage**self.knobs.exponent)
 

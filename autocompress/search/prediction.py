@@ -81,7 +81,7 @@ def predict(study: StudyRecord, proposer: Proposer, limit_bytes: int) -> Predict
 def total_score(proposer: Proposer, plan: Plan) -> float:
     """Sum of the measured damages of a plan's options, nats per token; not of those not on it."""
     depths = [layer.spec.depth for layer in proposer.menu.layers if layer.spec.depth is not None]
-    scorer = Scorer(Knobs(), max(depths, default=-1) + 1, proposer.measured)
+    scorer = Scorer(Knobs(), max(depths, default=-1) + 1, proposer.priced)
     return sum(
         scorer(layer, option)
         for layer in proposer.menu.layers

@@ -29,10 +29,9 @@ from autocompress.evaluation.scoring import divergence_sum
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.methods.registry import method_from_dict
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
-from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.surgery.dense_copies import dense_copies
 
 PRICES_VERSION = 1
@@ -50,7 +49,7 @@ class Priced:
     """
 
     plan: Plan
-    menu: MeasuredMenu
+    menu: PricedMenu
     divergence: float
 
 
@@ -83,24 +82,9 @@ def price_options(
     divergence = float(record["divergence"])
     if not math.isfinite(divergence):
         progress.note("A plan near the budget predicts no numbers: options count as predicted.")
-        return Priced(plan, MeasuredMenu(), math.inf)
-    prices = MeasuredMenu({layer.spec.name: _swaps(layer, known) for layer in menu.layers})
+        return Priced(plan, PricedMenu(), math.inf)
+    prices = PricedMenu({layer.spec.name: _above_dense(layer, known) for layer in menu.layers})
     return Priced(plan, prices, divergence)
-
-
-def prices_of(
-    plan: Plan, builder: LayerBuilder, text: ScoredText
-) -> dict[tuple[str, Method], float]:
-    """What ``price_options`` has found: by layer and method the change of the divergence, nats.
-
-    It is counted from the plan, whose own options cost nothing.
-    """
-    record = builder.cache.record("prices", _place(plan, builder, text)) or {"layers": {}}
-    return {
-        (name, method_from_dict(json.loads(address))): price
-        for name, prices in record["layers"].items()
-        for address, price in prices.items()
-    }
 
 
 def _place(plan: Plan, builder: LayerBuilder, text: ScoredText) -> str:
@@ -125,16 +109,16 @@ def _address(method: Method) -> str:
     return json.dumps(method.to_dict(), sort_keys=True)
 
 
-def _swaps(layer: LayerMenu, known: Mapping[str, Mapping[str, float]]) -> tuple[Swap, ...]:
+def _above_dense(layer: LayerMenu, known: Mapping[str, Mapping[str, float]]) -> tuple[Price, ...]:
+    """What each option of a layer costs more than the dense matrix in its place."""
     prices = known[layer.spec.name]
     dense = prices[_address(Keep())]
-    return tuple(
-        sorted(
-            Swap(option.damage, prices[_address(option.method)] - dense)
-            for option in layer.undominated
-            if option.damage > 0 and math.isfinite(prices[_address(option.method)] - dense)
-        )
-    )
+    costs = [
+        Price(option.damage, prices[_address(option.method)] - dense)
+        for option in layer.undominated
+        if option.damage > 0
+    ]
+    return tuple(sorted(cost for cost in costs if math.isfinite(cost.priced)))
 
 
 def _price(
@@ -151,7 +135,6 @@ def _price(
     # Of the dense model's predictions, those of each window.
     starts = list(accumulate((len(window) - windows.given for window in batches), initial=0))
     menus = {layer.spec.name: layer for layer in layers}
-
     total = [0.0] * len(batches)
 
     def loss(batch: int, logits: Tensor) -> Tensor:

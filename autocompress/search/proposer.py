@@ -22,7 +22,7 @@ from autocompress.search.dominance import ranking_loss
 from autocompress.search.end_to_end import Relation, TimedPlan, relate
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu
+from autocompress.search.priced_menu import PricedMenu
 from autocompress.search.shares import share_out
 from autocompress.search.study import (
     ALLOCATION,
@@ -107,7 +107,7 @@ class Proposer:
         self.held = held
         self.menu, self.inventory, self.limits = menu, inventory, limits
         self.groups, self.latencies, self.methods = groups, latencies, methods
-        self.measured = MeasuredMenu()
+        self.priced = PricedMenu()
         self.relation: Relation | None = None
         self._proven_ms = -math.inf
         memory = limits.memory_bytes
@@ -322,7 +322,7 @@ class Proposer:
         return knobs.price * score / self.latencies.dense_ms
 
     def _choices(self, knobs: Knobs) -> list[Choice]:
-        return bent_choices(self.menu, knobs, self.groups, self.measured, self.latencies)
+        return bent_choices(self.menu, knobs, self.groups, self.priced, self.latencies)
 
     def least_bytes(self) -> int:
         """Bytes of the smallest model that the menu allows."""

@@ -43,14 +43,14 @@ def price_menu(
             progress.note("The time for pricing options is up; what has been priced counts.")
             break
         priced = price_options(plan, proposer.menu, builder, text, progress)
-        gain = math.inf if best is None else 1 - priced.divergence / best.divergence
-        if best is None or gain > 0:
+        before = math.inf if best is None else best.divergence
+        if best is None or priced.divergence < before:
             best = priced
-        if not gain >= LEAST_GAIN:
+        if not priced.divergence < (1 - LEAST_GAIN) * before:
             break
-        proposer.measured = best.menu
+        proposer.priced = best.menu
         plan = proposer.background(Knobs())
     if best is None:
         return plan
-    proposer.measured = best.menu
+    proposer.priced = best.menu
     return best.plan

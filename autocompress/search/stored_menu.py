@@ -12,17 +12,17 @@ from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.file_size import Entry
 from autocompress.methods.registry import method_from_dict
-from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import Proposer
 from autocompress.search.study import StudyRecord
 from autocompress.surgery.inventory import Inventory
 
 MENU = "menu.json"
-MENU_VERSION = 2
+MENU_VERSION = 3
 
 
 def keep_menu(folder: Path, proposer: Proposer) -> Path:
-    """Write what plans are made of, predicted and measured, into the run folder."""
+    """Write what plans are made of, predicted and priced, into the run folder."""
     options = {
         layer.spec.name: [
             {**asdict(option), "method": option.method.to_dict()} for option in layer.options
@@ -35,7 +35,7 @@ def keep_menu(folder: Path, proposer: Proposer) -> Path:
         "tensors": proposer.inventory.tensors,
         "places": proposer.inventory.places,
         "groups": proposer.groups,
-        "swaps": proposer.measured.swaps,
+        "prices": proposer.priced.by_layer,
         "layers": options,
     }
     path = folder / MENU
@@ -84,8 +84,11 @@ def read_menu(study: StudyRecord) -> Proposer:
     )
     groups = tuple(map(tuple, content["groups"]))
     proposer = Proposer(Menu(tuple(layers)), inventory, study.limits, groups)
-    proposer.measured = MeasuredMenu(
-        {name: tuple(Swap(*swap) for swap in swaps) for name, swaps in content["swaps"].items()}
+    proposer.priced = PricedMenu(
+        {
+            name: tuple(Price(*price) for price in prices)
+            for name, prices in content["prices"].items()
+        }
     )
     return proposer
 

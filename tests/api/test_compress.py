@@ -25,7 +25,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.search import rounds
-from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from tests.api.tiny_compression import token_ids, words
 from tests.api.verifying import score_here
@@ -148,7 +148,7 @@ def test_of_all_allocations_the_one_that_diverges_least_is_taken(run, tiny_llama
     """Whatever the options are said to cost inside a compressed model."""
     names = [spec.name for spec in take_inventory(tiny_llama).layers]
     ratios = {name: 4.0 if index % 2 else 0.25 for index, name in enumerate(names)}
-    misleading = MeasuredMenu({name: (Swap(1.0, ratio),) for name, ratio in ratios.items()})
+    misleading = PricedMenu({name: (Price(1.0, ratio),) for name, ratio in ratios.items()})
 
     predicted = run(tiny_llama, budget="5x", texts=TextSettings(pricing_tokens=0)).report
     seen = []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
 
 import pytest
 
 from autocompress.cli.main import main
 from tests.api.tiny_compression import SPACE
-from tests.conftest import VOCABULARY
+from tests.conftest import VOCABULARY, make_tiny_model, make_tiny_tokenizer
 
 PROFILE = ["profile", "--data", "text.txt", "--space", "tiny.yaml", "--json"]
 
@@ -19,8 +20,6 @@ PROFILE = ["profile", "--data", "text.txt", "--space", "tiny.yaml", "--json"]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with two models, of which the second was profiled a day after the first."""
-    from tests.conftest import make_tiny_model, make_tiny_tokenizer
-
     place = tmp_path_factory.mktemp("my place")
     words = random.Random(0).choices(range(VOCABULARY - 3), k=3_000)
     (place / "text.txt").write_text(" ".join(f"w{word}" for word in words))
@@ -41,8 +40,6 @@ def made(tmp_path_factory):
 @pytest.fixture
 def place(made, tmp_path, monkeypatch):
     """A copy of it, whose entries are as old."""
-    import shutil
-
     shutil.copytree(made, tmp_path / "copy", copy_function=shutil.copy2)
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
@@ -122,3 +119,13 @@ def test_a_folder_without_a_note_is_an_unknown_model(place, capsys):
     for note in (place / "runs" / "cache").glob("*/model.json"):
         note.unlink()
     assert {each["model"] for each in asked(capsys)["held"]} == {"unknown model"}
+
+
+def test_a_dry_run_looks_and_neither_uses_nor_removes(place, capsys):
+    def state():
+        return {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache").rglob("*.*")}
+
+    before = state()
+    options = ["--data", "text.txt", "--space", "tiny.yaml", "--budget", "2x", "--dry-run"]
+    assert main(["search", "--model", "old model", *options, "--cache-limit", "1B"]) == 0
+    assert state() == before

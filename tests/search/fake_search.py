@@ -18,7 +18,7 @@ from autocompress.search.driver import Effort, Search
 from autocompress.search.engines.base import Engine, Job, Outcome
 from autocompress.search.engines.here import Here
 from autocompress.search.hand_written import hand_written_plans
-from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import SWEEP, Proposer
 from autocompress.search.stages import clearly_worse
 from autocompress.search.storage import default_storage
@@ -53,7 +53,7 @@ MENU = Menu(
 HAND_WRITTEN = len({plan.hash for _, plan in hand_written_plans(SPECS, 1 / 8)})
 # Trials before the search proper; duplicates are skipped, so that there may be fewer.
 PLANNED = HAND_WRITTEN + 1 + len(SWEEP)
-MEASURED = MeasuredMenu({SPECS[0].name: (Swap(0.1, 0.4),), SPECS[1].name: (Swap(0.1, 0.025),)})
+MEASURED = PricedMenu({SPECS[0].name: (Price(0.1, 0.4),), SPECS[1].name: (Price(0.1, 0.025),)})
 Trouble = Callable[[int, Plan], None]
 
 
@@ -178,7 +178,7 @@ def search_in(
     observers: Sequence[Witness] = (),
     groups: tuple[tuple[str, ...], ...] = (),
     storage: str | None = None,
-    measured: MeasuredMenu | None = None,
+    priced: PricedMenu | None = None,
     menu: Menu = MENU,
     windows: int = 0,
     quality: float | None = None,
@@ -194,7 +194,7 @@ def search_in(
         create_study(header_of(folder, limits), url)
     study = load_optuna_study(folder.name, url)
     proposer = Proposer(menu, INVENTORY, limits, groups)
-    proposer.measured = measured or MeasuredMenu()
+    proposer.priced = priced or PricedMenu()
     return Search(study, folder, proposer, Effort(trials, **effort), windows, observers)
 
 

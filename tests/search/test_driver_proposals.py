@@ -12,8 +12,8 @@ from autocompress.search.allocator import allocate, choices_of, in_layer_order
 from autocompress.search.engines.here import Here
 from autocompress.search.front import front_of
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu
 from autocompress.search.picking import pick
+from autocompress.search.priced_menu import PricedMenu
 from autocompress.search.proposer import PREDICTED, SWEEP
 from tests.search.fake_search import (
     DENSE_BYTES,
@@ -33,15 +33,15 @@ from tests.search.fake_search import (
 pytestmark = pytest.mark.usefixtures("_storages_in_memory")
 
 
-def allocation(knobs: Knobs, target: float, measured: MeasuredMenu) -> Plan:
+def allocation(knobs: Knobs, target: float, priced: PricedMenu) -> Plan:
     """The least score under knobs within so many bytes."""
-    choices = choices_of(MENU, knobs.scorer(len(SPECS), measured))
+    choices = choices_of(MENU, knobs.scorer(len(SPECS), priced))
     plan = allocate(choices, int(target) - REST_BYTES)
     return in_layer_order(plan, [spec.name for spec in SPECS])
 
 
 def test_allocations_come_first_then_the_hand_written_then_the_sweep_then_the_search(tmp_path):
-    record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 8, measured=MEASURED)
+    record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 8, priced=MEASURED)
     phases = [
         (phase, len(list(run))) for phase, run in itertools.groupby(t.phase for t in record.trials)
     ]
@@ -66,7 +66,7 @@ def test_no_plan_is_tried_twice(tmp_path):
 
 
 def test_what_is_allocated_at_the_budget_has_knobs_for_the_sampler_to_learn_from(tmp_path):
-    record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 5, measured=MEASURED)
+    record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 5, priced=MEASURED)
     at_budget = {"allocated 8x": Knobs(), "allocated 8x on predictions": PREDICTED}
     for trial in record.trials:
         if trial.label in at_budget:
@@ -90,9 +90,9 @@ def test_every_proposed_plan_takes_at_most_its_target(tmp_path):
 
 def test_the_measured_menu_changes_the_allocations_and_the_searched_plans(tmp_path):
     limit = int(DENSE_BYTES / 8)
-    record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 5, measured=MEASURED)
+    record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 5, priced=MEASURED)
     by_label = {t.label: t.plan for t in record.trials if t.phase == "allocation"}
-    assert by_label["allocated 8x on predictions"] == allocation(Knobs(), limit, MeasuredMenu())
+    assert by_label["allocated 8x on predictions"] == allocation(Knobs(), limit, PricedMenu())
     assert by_label["allocated 8x"] == allocation(Knobs(), limit, MEASURED)
     assert by_label["allocated 8x"] != by_label["allocated 8x on predictions"]
     searched = [t for t in record.trials if t.phase == "knobs"]
@@ -112,7 +112,7 @@ def test_without_a_limit_searched_plans_go_where_the_front_has_its_widest_step(t
     for trial in searched:
         before = replace(record, trials=record.trials[: trial.number])
         target = search.proposer.target(front_of(before))
-        assert trial.plan == allocation(Knobs(**trial.params), target, MeasuredMenu())
+        assert trial.plan == allocation(Knobs(**trial.params), target, PricedMenu())
         sizes.add(target)
     assert len(sizes) > len(searched) / 2
 

@@ -13,7 +13,7 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import Role
 from autocompress.search.knob_sampler import ask_with
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import PREDICTED
 from tests.search.knob_studies import PRICE, RANGES, new_study
 from tests.search.menus import layer_spec
@@ -84,7 +84,7 @@ def test_the_slope_spares_what_is_outside_the_blocks_and_models_of_one_block():
 @pytest.mark.parametrize("measured", [0.0, 0.5, 1.0, 1.5])
 def test_the_measured_ratio_of_an_option_counts_to_its_power(measured):
     """The power 0 takes the predictions as they are, 1 the ratios."""
-    menu = MeasuredMenu({"layers.0": (Swap(0.25, 1.0),), "layers.1": (Swap(0.25, 0.0625),)})
+    menu = PricedMenu({"layers.0": (Price(0.25, 1.0),), "layers.1": (Price(0.25, 0.0625),)})
     scorer = Knobs(measured=measured).scorer(5, menu)
     option = Option(Quantize(4), 1, 1, 0.25, 1.0)
     scores = [scorer(LayerMenu(layer_spec(index, Role.UP), ()), option) for index in range(3)]
@@ -94,7 +94,7 @@ def test_the_measured_ratio_of_an_option_counts_to_its_power(measured):
 def test_a_measured_ratio_bends_with_the_other_knobs():
     layer = LayerMenu(replace(layer_spec(0, Role.UP), depth=2), ())
     knobs = Knobs(exponent=0.5, mlp=3.0, factorised=8.0, slope=0.5)
-    measured = MeasuredMenu({"layers.0": (Swap(0.25, 1.0),)})
+    measured = PricedMenu({"layers.0": (Price(0.25, 1.0),)})
     plain, corrected = knobs.scorer(5), knobs.scorer(5, measured)
     for method in (Quantize(2), Quantize(4), Svd(8), Keep()):
         option = Option(method, 1, 1, 0.25, 1.0)

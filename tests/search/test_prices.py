@@ -62,7 +62,7 @@ def test_prices_rank_options_as_measured_swaps_do(world):
     for layer in world.menu.layers:
         name = layer.spec.name
         dense = world.divergence(Plan.of({**world.plan, name: Keep()}))
-        swaps = {swap.predicted: swap.measured for swap in priced.menu.swaps[name]}
+        swaps = {price.predicted: price.priced for price in priced.menu.by_layer[name]}
         for option in layer.undominated:
             if option.method == Keep():
                 continue
@@ -86,9 +86,9 @@ def test_only_new_options_are_priced(world):
     narrow = Menu(world.menu.layers[:3])
     some = price_options(world.plan, narrow, world.builder, world.text)
     everything = price_options(world.plan, world.menu, world.builder, world.text)
-    assert set(some.menu.swaps) < set(everything.menu.swaps)
-    for name, swaps in some.menu.swaps.items():
-        assert everything.menu.swaps[name] == swaps
+    assert set(some.menu.by_layer) < set(everything.menu.by_layer)
+    for name, swaps in some.menu.by_layer.items():
+        assert everything.menu.by_layer[name] == swaps
     assert everything.divergence == pytest.approx(some.divergence, rel=1e-6)
 
 
@@ -114,5 +114,5 @@ def test_a_plan_that_predicts_no_numbers_prices_nothing_and_says_so(world, monke
     monkeypatch.setattr(world.builder, "build", broken)
     priced = price_options(world.plan, world.menu, world.builder, world.text, notes)
     assert priced.divergence == float("inf")
-    assert not priced.menu.swaps
+    assert not priced.menu.by_layer
     assert any("predicts no numbers" in note for note in notes.said)

@@ -16,7 +16,7 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.search.end_to_end import Relation
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import PREDICTED, SWEEP, SWEEP_WITHOUT_LIMIT, Proposer
 from autocompress.units import Limits
 from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, REST_BYTES, SPECS
@@ -24,7 +24,7 @@ from tests.search.study_fixtures import measurement, trial
 
 LIMIT = DENSE_BYTES // 6
 NAMES = [spec.name for spec in SPECS]
-MEASURED = MeasuredMenu({NAMES[0]: (Swap(0.1, 2.0),), NAMES[3]: (Swap(0.1, 0.02),)})
+MEASURED = PricedMenu({NAMES[0]: (Price(0.1, 2.0),), NAMES[3]: (Price(0.1, 0.02),)})
 FACTORISED = (Svd(4), Svd(6), Svd(8), Svd(12))
 MIXED = Menu(
     tuple(
@@ -89,7 +89,7 @@ def test_the_targets_are_shares_of_the_limit_that_can_be_reached():
 @pytest.mark.parametrize("limit", [LIMIT, None])
 def test_every_allocation_is_within_its_bytes(knobs, limit):
     made = proposer(limit)
-    made.measured = MEASURED
+    made.priced = MEASURED
     for target in made.targets:
         plan = made.allocated(knobs, target)
         assert INVENTORY.plan_bytes(plan) <= target
@@ -100,7 +100,7 @@ def test_predictions_take_no_notice_of_measurements_and_the_other_knobs_do():
     made = proposer()
     before = [made.allocated(knobs, LIMIT) for knobs in (PREDICTED, Knobs())]
     assert before[0] == before[1]
-    made.measured = MEASURED
+    made.priced = MEASURED
     after = [made.allocated(knobs, LIMIT) for knobs in (PREDICTED, Knobs())]
     assert after[0] == before[0] != after[1]
     # What costs twenty times as much as predicted gets more bytes than what costs a fifth.
@@ -110,7 +110,7 @@ def test_predictions_take_no_notice_of_measurements_and_the_other_knobs_do():
 def test_bits_below_the_least_are_taken_only_where_nothing_else_fits():
     limit = REST_BYTES + sum(file_bytes(Quantize(3, 64), spec) for spec in SPECS)
     made = proposer(int(1.2 * limit))
-    made.measured = MEASURED
+    made.priced = MEASURED
     bits = {method.bits for method in made.allocated(Knobs(), limit).values()}
     assert 2 in bits  # else the knob would have nothing to do
     assert max(bits) > 3
@@ -129,7 +129,7 @@ def test_factorised_forms_are_kept_out_by_their_knob():
 
 def test_groups_take_one_method():
     made = proposer(groups=((NAMES[0], NAMES[3]),))
-    made.measured = MEASURED
+    made.priced = MEASURED
     for target in made.targets:
         plan = made.allocated(Knobs(), target)
         assert plan[NAMES[0]] == plan[NAMES[3]]

@@ -14,7 +14,7 @@ from autocompress.progress import SILENT, Silent
 from autocompress.search import rounds
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.prices import Priced
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.rounds import price_menu
@@ -50,14 +50,14 @@ class World:
         swaps = {
             layer.spec.name: tuple(
                 sorted(
-                    Swap(option.damage, self.factors[layer.spec.name] * option.damage)
+                    Price(option.damage, self.factors[layer.spec.name] * option.damage)
                     for option in layer.undominated
                     if option.damage > 0
                 )
             )
             for layer in MENU.layers
         }
-        return Priced(plan, MeasuredMenu(swaps), self.divergence(plan))
+        return Priced(plan, PricedMenu(swaps), self.divergence(plan))
 
 
 def run(notes: Silent = SILENT, deadline: float = math.inf) -> tuple[Plan, Proposer]:
@@ -81,7 +81,7 @@ def test_where_prices_pay_the_plan_that_they_lead_to_is_taken(monkeypatch):
     assert first == proposer.background(PREDICTED)
     assert best in later
     assert world.divergence(best) < 0.9 * world.divergence(first)
-    assert proposer.measured.swaps.keys() == set(NAMES)
+    assert proposer.priced.by_layer.keys() == set(NAMES)
 
 
 def test_there_are_so_many_rounds_at_most(monkeypatch):
@@ -93,7 +93,7 @@ def test_there_are_so_many_rounds_at_most(monkeypatch):
 
 def test_the_best_plan_and_its_prices_are_kept_where_prices_mislead(monkeypatch):
     world = World(monkeypatch, (1.0,) * 4)
-    misleading = MeasuredMenu({n: (Swap(1.0, 8.0 if i % 2 else 0.2),) for i, n in enumerate(NAMES)})
+    misleading = PricedMenu({n: (Price(1.0, 8.0 if i % 2 else 0.2),) for i, n in enumerate(NAMES)})
 
     def price(plan: Plan, *_rest: Any) -> Priced:
         found = world.price(plan)
@@ -103,17 +103,23 @@ def test_the_best_plan_and_its_prices_are_kept_where_prices_mislead(monkeypatch)
     best, proposer = run()
     assert proposer.background(Knobs()) != proposer.background(PREDICTED)
     assert best == proposer.background(PREDICTED)
-    assert proposer.measured == misleading
+    assert proposer.priced == misleading
 
 
 def test_a_plan_without_numbers_is_the_worst(monkeypatch):
     """No gain is seen over it, and predictions stay."""
     monkeypatch.setattr(
-        rounds, "price_options", lambda plan, *_: Priced(plan, MeasuredMenu(), math.inf)
+        rounds, "price_options", lambda plan, *_: Priced(plan, PricedMenu(), math.inf)
     )
     best, proposer = run()
     assert best == proposer.background(PREDICTED)
-    assert not proposer.measured.swaps
+    assert not proposer.priced.by_layer
+
+
+def test_a_plan_that_loses_nothing_is_the_best(monkeypatch):
+    World(monkeypatch, (0.0,) * 4)
+    best, proposer = run()
+    assert best == proposer.background(PREDICTED)
 
 
 @pytest.mark.parametrize("passes", [0, 1, 2])
@@ -123,5 +129,5 @@ def test_no_round_is_begun_after_the_deadline(monkeypatch, passes):
     best, proposer = run(notes, deadline=passes)
     assert len(world.priced) == passes
     assert ["time" in note for note in notes.said] == [True]
-    assert bool(proposer.measured.swaps) == bool(passes)
+    assert bool(proposer.priced.by_layer) == bool(passes)
     assert set(best) == set(NAMES)

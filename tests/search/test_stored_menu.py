@@ -6,7 +6,7 @@ import pytest
 
 from autocompress.errors import StorageError, StudyError
 from autocompress.search.knobs import Knobs
-from autocompress.search.measured_menu import MeasuredMenu, Swap
+from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.stored_menu import MENU as FILE
 from autocompress.search.stored_menu import keep_menu, read_menu
@@ -26,8 +26,8 @@ def study(tmp_path):
 @pytest.fixture
 def live():
     made = Proposer(MIXED, INVENTORY, LIMITS, (GROUP,))
-    made.measured = MeasuredMenu(
-        {SPECS[1].name: (Swap(0.01, 0.05), Swap(0.1, 0.07)), SPECS[3].name: (Swap(0.1, 1.0),)}
+    made.priced = PricedMenu(
+        {SPECS[1].name: (Price(0.01, 0.05), Price(0.1, 0.07)), SPECS[3].name: (Price(0.1, 1.0),)}
     )
     return made
 
@@ -35,10 +35,10 @@ def live():
 def test_the_stored_menu_makes_the_plans_of_the_live_one(study, live):
     assert keep_menu(study.folder, live) == study.folder / FILE
     stored = read_menu(study)
-    assert (stored.targets, stored.groups, stored.measured) == (
+    assert (stored.targets, stored.groups, stored.priced) == (
         live.targets,
         live.groups,
-        live.measured,
+        live.priced,
     )
     assert stored.menu == live.menu
     for target in live.targets:
@@ -48,9 +48,9 @@ def test_the_stored_menu_makes_the_plans_of_the_live_one(study, live):
 
 def test_writing_it_again_replaces_it_and_leaves_nothing_beside_it(study, live):
     keep_menu(study.folder, live)
-    live.measured = MeasuredMenu()
+    live.priced = PricedMenu()
     keep_menu(study.folder, live)
-    assert read_menu(study).measured == MeasuredMenu()
+    assert read_menu(study).priced == PricedMenu()
     assert [path.name for path in study.folder.iterdir()] == [FILE]
 
 

@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.search.measured_menu import LARGEST_RATIO, LEAST_RATIO, MeasuredMenu, Swap
+from autocompress.search.priced_menu import LARGEST_RATIO, LEAST_RATIO, Price, PricedMenu
 
 
 @given(st.floats(1e-4, 10), st.floats(0.2, 5), st.floats(0.0, 1.0))
 def test_between_two_swaps_the_logarithm_of_the_ratio_is_linear(first, ratio, share):
     second = 8 * first
-    swaps = (Swap(first, first), Swap(second, second * ratio))
+    swaps = (Price(first, first), Price(second, second * ratio))
     damage = first * 8**share
-    assert MeasuredMenu({"a": swaps}).ratio("a", damage) == pytest.approx(ratio**share)
+    assert PricedMenu({"a": swaps}).ratio("a", damage) == pytest.approx(ratio**share)
 
 
 def test_beyond_the_swaps_the_ratio_is_constant():
-    menu = MeasuredMenu({"a": (Swap(0.1, 0.2), Swap(0.4, 1.6))})
+    menu = PricedMenu({"a": (Price(0.1, 0.2), Price(0.4, 1.6))})
     assert [menu.ratio("a", damage) for damage in (1e-9, 0.1, 0.4, 100.0)] == pytest.approx(
         [2.0, 2.0, 4.0, 4.0]
     )
@@ -28,8 +28,8 @@ def test_beyond_the_swaps_the_ratio_is_constant():
 def test_among_many_swaps_the_two_nearest_count():
     predicted = [0.1, 0.2, 0.2, 0.5, 3.0]  # two options may be predicted the same
     ratios = [2.0, 1.0, 1.5, 4.0, 0.5]
-    swaps = tuple(Swap(p, p * r) for p, r in zip(predicted, ratios, strict=True))
-    menu = MeasuredMenu({"a": swaps})
+    swaps = tuple(Price(p, p * r) for p, r in zip(predicted, ratios, strict=True))
+    menu = PricedMenu({"a": swaps})
     for damage in (0.05, 0.1, 0.15, 0.3, 0.5, 1.0, 2.9, 3.0, 9.0):
         place = np.interp(math.log(damage), np.log(predicted), np.log(ratios))
         assert menu.ratio("a", damage) == pytest.approx(math.exp(place), rel=1e-9)
@@ -41,14 +41,14 @@ def test_among_many_swaps_the_two_nearest_count():
     [(1e9, LARGEST_RATIO), (1e-9, LEAST_RATIO), (0.0, LEAST_RATIO), (-1.0, LEAST_RATIO)],
 )
 def test_the_ratio_is_held_within_bounds(measured, ratio):
-    menu = MeasuredMenu({"a": (Swap(0.1, measured),)})
+    menu = PricedMenu({"a": (Price(0.1, measured),)})
     assert menu.ratio("a", 0.1) == pytest.approx(ratio)
 
 
 def test_a_layer_without_swaps_has_the_geometric_mean_of_the_others():
-    menu = MeasuredMenu({"a": (Swap(0.1, 0.2), Swap(0.2, 1.6)), "b": (Swap(0.3, 0.3),)})
+    menu = PricedMenu({"a": (Price(0.1, 0.2), Price(0.2, 1.6)), "b": (Price(0.3, 0.3),)})
     assert menu.ratio("c", 0.7) == pytest.approx((2 * 8 * 1) ** (1 / 3))
-    assert MeasuredMenu().ratio("a", 0.7) == 1.0
+    assert PricedMenu().ratio("a", 0.7) == 1.0
 
 
 def test_swaps_are_gone_through_once():
@@ -61,8 +61,8 @@ def test_swaps_are_gone_through_once():
             self.reads += 1
             return super().items()
 
-    swaps = Counted({"a": (Swap(0.1, 0.2),), "b": (Swap(0.3, 0.3),)})
-    menu = MeasuredMenu(swaps)
+    swaps = Counted({"a": (Price(0.1, 0.2),), "b": (Price(0.3, 0.3),)})
+    menu = PricedMenu(swaps)
     ratios = [menu.ratio(layer, 0.2) for layer in ("a", "b", "c", "d") * 3]
     assert ratios == pytest.approx([2.0, 1.0, math.sqrt(2), math.sqrt(2)] * 3)
     assert swaps.reads == 1

@@ -17,31 +17,31 @@ from typing import NamedTuple
 import numpy as np
 
 LARGEST_RATIO = 32.0  # heavy rank cuts cost several times what is predicted; more is noise
-LEAST_RATIO = 1 / 8  # a difference of two scores may come out as nothing, or less
+LEAST_RATIO = 1 / 8  # a price may come out as nothing, or less
 
 
-class Swap(NamedTuple):
-    """One option of one layer: predicted rise of the loss, and what the divergence rose by."""
+class Price(NamedTuple):
+    """One option of one layer: predicted rise of the loss, and its price inside a plan."""
 
     predicted: float
-    measured: float
+    priced: float
 
 
 @dataclass(frozen=True)
-class MeasuredMenu:
-    """The swaps that were measured, by layer name and rising predicted damage.
+class PricedMenu:
+    """The options that were priced, by layer name and rising predicted damage.
 
     Attributes:
-        swaps: layers that are always kept have none.
+        by_layer: layers that are always kept have none.
     """
 
-    swaps: Mapping[str, tuple[Swap, ...]] = field(default_factory=dict)
+    by_layer: Mapping[str, tuple[Price, ...]] = field(default_factory=dict)
 
     def ratio(self, layer: str, damage: float) -> float:
-        """Measured over predicted damage of a layer where that much is predicted.
+        """Price over predicted damage of a layer where that much is predicted.
 
-        Linear in the logarithms between the swaps, constant beyond them. A layer without swaps has
-        the geometric mean of the others.
+        Linear in the logarithms between the prices, constant beyond them. A layer without prices
+        has the geometric mean of the others.
 
         Args:
             layer: its name.
@@ -57,16 +57,16 @@ class MeasuredMenu:
         """Logarithms of predicted damages and of the ratios there, by layer."""
         return {
             layer: (
-                [math.log(swap.predicted) for swap in swaps],
-                [math.log(_within_bounds(swap.measured / swap.predicted)) for swap in swaps],
+                [math.log(price.predicted) for price in prices],
+                [math.log(_within_bounds(price.priced / price.predicted)) for price in prices],
             )
-            for layer, swaps in self.swaps.items()
-            if swaps
+            for layer, prices in self.by_layer.items()
+            if prices
         }
 
     @cached_property
     def _mean_ratio(self) -> float:
-        """Geometric mean over all swaps."""
+        """Geometric mean over all prices."""
         logs = [log for _, ratios in self._curves.values() for log in ratios]
         return math.exp(np.mean(logs)) if logs else 1.0
 
