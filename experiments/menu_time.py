@@ -17,7 +17,7 @@ from pathlib import Path
 from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache
-from autocompress.calibration.menu import build_menu
+from autocompress.calibration.fitting import build_menu
 from autocompress.methods.base import Method
 from autocompress.records import LayerSpec
 from autocompress.search.space import Space

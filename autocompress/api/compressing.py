@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from autocompress.api.efforts import NORMAL
 from autocompress.api.exporting import write_folder
 from autocompress.api.in_memory import (
     Content,
@@ -63,6 +64,8 @@ def compress(
     *,
     budget: str | None = None,
     quality: str | None = None,
+    effort: str = NORMAL,
+    fit_all: bool = False,
     space: str | None = None,
     methods: str | Sequence[str] | None = None,
     layers: str | Sequence[str] | None = None,
@@ -106,6 +109,9 @@ def compress(
             at most ``5%`` above the dense model's, log-perplexity at most ``0.02`` nats above it,
             or ``cosine 0.9``, the least mean cosine between the hidden states before the head and
             the dense model's. Kept on the selection text, and confirmed on the report text.
+        effort: ``quick``, ``normal`` or ``thorough``: tokens of the texts, and how much is fitted
+            and priced under a budget or a quality.
+        fit_all: fit every option of every matrix there, beside those that plans take.
         space: what may be chosen from under a budget or a quality: a search space by name, or a
             YAML file; the recipe's own or ``default`` when left out.
         methods: names of the methods of the space that may be used; all when left out. A matrix may
@@ -157,7 +163,9 @@ def compress(
         StorageError: ``out`` cannot be written, or does not load as what was measured.
     """
     selection = Selection.of(methods, layers, keep)
-    target = read_target(recipe, budget, space, seed, selection, quality, unreached)
+    target = read_target(
+        *(recipe, budget, space, seed, selection, quality, unreached), effort, fit_all
+    )
     if quality is None:
         _refuse("the selection text is for a quality=", selection_data=selection_data is not None)
     seed = target.seed if seed is None else seed
@@ -168,7 +176,7 @@ def compress(
         {"calibration": calibration_data, "selection": selection_data, "report": report_data}
     )
     each = [named.get(part) for part in ("calibration", "selection", "report")]
-    sources = named_texts(data, *each, context=context, bos=bos)
+    sources = named_texts(data, *each, context=context, bos=bos, effort=effort)
     settings = one_of(texts, sources)
     parts = _parts(target, measured=wish.measure or wish.out is not None)
     with kept_in(runs_dir) as folder:

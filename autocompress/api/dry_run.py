@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from autocompress.api.efforts import effort_of
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish
 from autocompress.api.forecast import Fits, Stage, Work, finalists_of, predict_stages
@@ -166,7 +167,8 @@ def dry_run(
         destination = replace(destination, study=before.name)
         if endurance.trials is None:
             endurance = replace(endurance, trials=before.settings.get("trials"))
-    effort = endurance.effort(settings.sampler, settings.seed)
+    level = effort_of(settings.effort)
+    effort = endurance.effort(level, settings.sampler, settings.seed)
     budget = check_settings(settings, destination)
     check_engine(engine)
     session = open_reading(settings, destination, progress)
@@ -179,7 +181,7 @@ def dry_run(
     limits = budget.limits(inventory.dense_bytes, 1.0)
     limit = limits.memory_bytes
     least = smallest_model_bytes(space, inventory)
-    expected = expected_trials(inventory, limits, least, effort.trials, space)
+    expected = expected_trials(inventory, limits, least, effort.trials, space, effort.planned)
     done = 0 if record is None else sum(trial.state != "failed" for trial in record.trials)
     left = expected[done:]
     cached, missing = look_up_cache(session, space)

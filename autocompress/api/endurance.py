@@ -6,11 +6,11 @@ import math
 import time
 from dataclasses import dataclass
 
+from autocompress.api.efforts import EffortLevel
 from autocompress.errors import ConfigurationError
 from autocompress.search.driver import Effort
+from autocompress.search.shares import Planned
 from autocompress.units import parse_duration
-
-DEFAULT_TRIALS = 32
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Endurance:
     """How long to search, which changes no trial but the last.
 
     Attributes:
-        trials: that the study shall have in all; ``DEFAULT_TRIALS`` when left out.
+        trials: that the study shall have in all; as many as the effort says when left out.
         time: no trial starts so long after the search began: ``10m``, or seconds.
         patience: searched trials in a row without the front growing, before the end.
     """
@@ -27,17 +27,18 @@ class Endurance:
     time: str | float | None = None
     patience: int | None = None
 
-    def effort(self, sampler: str, seed: int) -> Effort:
+    def effort(self, level: EffortLevel, sampler: str, seed: int) -> Effort:
         """Check all and start the clock.
 
         Args:
+            level: how much is planned.
             sampler: proposes the knobs.
             seed: of the sampler.
 
         Raises:
             ConfigurationError: no trials, no time, or no patience.
         """
-        trials = DEFAULT_TRIALS if self.trials is None else self.trials
+        trials = level.trials if self.trials is None else self.trials
         seconds = parse_duration(self.time) if isinstance(self.time, str) else self.time
         if trials < 1:
             raise ConfigurationError("--trials is too low", got=trials, wanted="at least 1")
@@ -49,7 +50,8 @@ class Endurance:
             what = "--time is too short"
             raise ConfigurationError(what, got=seconds, wanted="more than 0 seconds")
         deadline = math.inf if seconds is None else time.monotonic() + seconds
-        return Effort(trials, deadline, self.patience, sampler, seed)
+        planned = Planned(level.by_hand, level.sizes)
+        return Effort(trials, deadline, self.patience, sampler, seed, planned)
 
 
 DEFAULT_ENDURANCE = Endurance()

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from autocompress.api.probes import PerElement, Speed
 from autocompress.calibration.builder import MOST_BUILT_BYTES
+from autocompress.calibration.fitting import LEAST_PARAMETERS_TO_SHARE, WORK_BYTES
 from autocompress.calibration.latency_table import BYTES_AT_ONCE, MOST_STREAMED
 from autocompress.calibration.layer_timing import ENOUGH_SECONDS
-from autocompress.calibration.menu import LEAST_PARAMETERS_TO_SHARE, WORK_BYTES
 from autocompress.evaluation.divergence import TOP_K
 from autocompress.evaluation.latency import PROMPT_TOKENS, ROUND_TOKENS, ROUNDS, WARM_UP_TOKENS
 from autocompress.evaluation.scoring import EXACT_VOCABULARY

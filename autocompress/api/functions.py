@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from autocompress.api.efforts import NORMAL
 from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import Exported, export_trial
 from autocompress.api.finish import Finish
@@ -27,6 +28,8 @@ def search(
     latency: str | None = None,
     *,
     quality: str | None = None,
+    effort: str = NORMAL,
+    fit_all: bool = False,
     space: str = "default",
     methods: str | Sequence[str] | None = None,
     layers: str | Sequence[str] | None = None,
@@ -74,6 +77,9 @@ def search(
             ``5%`` above the dense model's, log-perplexity at most ``0.02`` nats above it, or
             ``cosine 0.9``, the least mean cosine between the hidden states before the head and the
             dense model's. Kept on the selection text, and confirmed on the report text.
+        effort: ``quick`` (one allocation, and five points of the front measured), ``normal`` or
+            ``thorough``: tokens, trials, and how much is fitted.
+        fit_all: fit every option of every matrix, beside those that plans take.
         space: a search space by name, or the path of a YAML file.
         methods: names of the methods of the space that may be used; all when left out. A matrix may
             still stay as it is, where the space lets it.
@@ -81,7 +87,8 @@ def search(
         keep: globs over the matrices that stay as they are.
         unreached: what becomes of matrices that the calibration text never reaches, of which no
             loss increase is known: ``keep`` them dense, or ``8bit``.
-        trials: trials in all, hand-written plans included.
+        trials: trials in all, hand-written plans included; as many as the effort says when left
+            out.
         time: start no trial after so long: ``10m``, or seconds.
         patience: end after so many searched trials in a row without the front growing.
         engine: what runs the trials: ``local`` (this process, or worker processes), or ``ray``.
@@ -141,13 +148,18 @@ def search(
         one_of(
             texts,
             named_texts(
-                data, calibration_data, selection_data, report_data, context=context, bos=bos
+                *(data, calibration_data, selection_data, report_data),
+                context=context,
+                bos=bos,
+                effort=effort,
             ),
         ),
         Selection.of(methods, layers, keep),
         quality,
         dequantize,
         unreached=unreached,
+        effort=effort,
+        fit_all=fit_all,
     )
     if resume is not None:
         given = given_settings(settings) | ({} if study is None else {"study": study})

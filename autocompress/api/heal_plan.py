@@ -28,7 +28,6 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.surgery.placement import prefix_of
 
-REFIT_TEXT = 4  # times as many tokens of the healing text as statistics were collected on
 REFIT_VERSION = 1  # raise it when what refitting does changes
 WINDOWS_AT_ONCE = 16  # in a pass of the refitting, at most
 
@@ -176,7 +175,7 @@ def _scores(session: Session, plan: Plan, *stored: Mapping[str, Tensor] | None) 
 def refit_tokens(session: Session) -> int:
     """How many tokens matrices are fitted anew on, where the text has as many."""
     least = LEAST_WINDOWS * session.context
-    return max(REFIT_TEXT * session.settings.calibration_tokens, least)
+    return max(session.settings.refit_tokens, least)
 
 
 def _tokens_to_train_on(session: Session, settings: HealSettings) -> int:

@@ -122,7 +122,7 @@ def make_profile(
     space, inventory = read_space(space_name, selection), session.workbench.inventory
     space.check(inventory.layers)
     space = within_reach(session, space, unreached)
-    menu = session.menu(space)
+    menu = session.menu(space, fit_all=True)
     left = tuple(
         Skipped(spec.name, "not selected") for spec in inventory.layers if selection.leaves(spec)
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.left_dense import KEEP, within_reach
 from autocompress.api.session import Session, tied_names
 from autocompress.errors import BudgetUnreachable, ModelError
@@ -68,6 +69,8 @@ class QualityTarget:
         space: the options to choose from.
         seed: of the calibration's labels, where nobody says another.
         unreached: what becomes of matrices that the calibration text never reaches.
+        effort: how much to do.
+        fit_all: whether every option is fitted, beside those that plans take.
     """
 
     label: str
@@ -75,6 +78,8 @@ class QualityTarget:
     space: Space
     seed: int = 0
     unreached: str = KEEP
+    effort: str = NORMAL
+    fit_all: bool = False
 
     def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:  # noqa: ARG002 - a quality asks nothing of ranks
         """Nothing."""
@@ -95,13 +100,14 @@ class QualityTarget:
         limits = self.budget.limits(inventory.dense_bytes, 1.0)
         space = within_reach(session, self.space, self.unreached)
         check_reachable(space, inventory, limits.memory_bytes)
-        menu = session.menu(space)
+        menu = session.menu(space, self.effort, fit_all=self.fit_all)
         groups = tied_names(space, inventory)
         with session.progress.task("Measuring the dense model"):
             text = session.scored_text("selection")
         tries = _Tries(session, text, limits, confirm)
         check_cosine(limits, tries.evaluator, text)
-        proposer = Proposer(menu, inventory, Limits(inventory.dense_bytes, None), groups)
+        limit = Limits(inventory.dense_bytes, None)
+        proposer = Proposer(menu, inventory, limit, groups, fit=session.fit_taken)
         room = float(proposer.least_bytes()), proposer.most_bytes
         if limits.memory_bytes is not None:
             room = room[0], float(limits.memory_bytes)
@@ -109,9 +115,11 @@ class QualityTarget:
         knobs = PREDICTED
         if session.settings.pricing_tokens:
             at = int(aim(tries.seen, *room))
-            proposer, knobs = Proposer(menu, inventory, Limits(at, None), groups), Knobs()
+            limit, knobs = Limits(at, None), Knobs()
+            proposer = Proposer(proposer.menu, inventory, limit, groups, fit=session.fit_taken)
             priced = session.scored_text("calibration", session.settings.pricing_tokens)
-            price_menu(proposer, session.builder, priced, session.progress)
+            rounds = effort_of(self.effort).rounds
+            price_menu(proposer, session.builder, priced, session.progress, rounds=rounds)
         for _ in range(CONFIRMATIONS):
             tries.near(proposer, knobs, room, FINE_STEPS, FINE_TOLERANCE)
             _, kept = bracket(tries.seen)
@@ -163,7 +171,7 @@ class _Tries:
         """Try sizes nearer and nearer to where the quality is just kept."""
 
         def try_size(size: float) -> Sighting:
-            plan = proposer.allocated(knobs, size)
+            plan = proposer.settled(knobs, size)
             self._measure(plan)
             return next(one for one in self.seen if one.plan == plan)
 

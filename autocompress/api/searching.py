@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish, finish_search
 from autocompress.api.heal_plan import healing_text
@@ -31,6 +32,7 @@ from autocompress.api.study_choice import (
 )
 from autocompress.api.worker import WorkerSettings
 from autocompress.calibration.latency_table import LatencyTable
+from autocompress.calibration.screening import describe_fits
 from autocompress.evaluation.latency import Latency
 from autocompress.paths import shown
 from autocompress.progress import SILENT, Progress
@@ -85,8 +87,9 @@ def run_search(
         ConfigurationError: a setting, text, model, space or study that cannot be used.
     """
     settings, destination = settings.located(), destination.located()
-    effort = endurance.effort(settings.sampler, settings.seed)
     budget = check_settings(settings, destination)
+    level = effort_of(settings.effort)
+    effort = endurance.effort(level, settings.sampler, settings.seed)
     check_engine(engine)
     space = settings.read_space()
     session = settings.open(destination.runs_dir, progress)
@@ -94,6 +97,8 @@ def run_search(
     settings = replace(settings, compute_dtype=dtype_name(session.loaded.model.dtype))
     inventory = session.workbench.inventory
     space.check(inventory.layers)
+    if finish is not None and not finish.whole_front and not settings.texts.refit_tokens:
+        finish = None
     if finish is not None and finish.whole_front:
         # A bad text is refused before the search.
         healing_text(session, finish.data, finish.settings)
@@ -131,7 +136,15 @@ def run_search(
             progress.note(f"Going on with study {name}.")
     try:
         limits = to_record(study, folder).limits
-        proposer = make_proposer(session, space, evaluator, limits, effort.deadline)
+        proposer = make_proposer(
+            session,
+            space,
+            evaluator,
+            limits,
+            effort.deadline,
+            effort=settings.effort,
+            fit_all=settings.fit_all,
+        )
         keep_menu(folder, proposer)
         workers = WorkerSettings(
             settings, destination.runs_dir, evaluator.dense_latency, session.loaded.fingerprint
@@ -150,6 +163,8 @@ def run_search(
                 chosen,
                 lambda trial: _on_report(evaluator, report, trial, read_numbers(folder, trial)),
             )
+            keep_menu(folder, proposer)  # with what was fitted on the way
+            progress.note(describe_fits(proposer.menu))
             if finish is None or not finish_search(
                 study,
                 folder,
@@ -188,8 +203,11 @@ def make_proposer(
     evaluator: Evaluator,
     limits: Limits,
     deadline: float = math.inf,
+    *,
+    effort: str = NORMAL,
+    fit_all: bool = False,
 ) -> Proposer:
-    """What makes plans, with every option fitted, priced and, if latency counts, timed.
+    """What makes plans, with options fitted by need, priced and, if latency counts, timed.
 
     Args:
         session: the model.
@@ -198,11 +216,14 @@ def make_proposer(
         limits: of the plans.
         deadline: of ``time.monotonic``; fitting may end after it, pricing takes a share of what
             is left until then.
+        effort: how much to do.
+        fit_all: whether every option is fitted, beside those that plans take.
 
     Raises:
         BudgetUnreachable: no plan is as fast as the limits want; said before any is priced.
     """
-    menu = session.menu(space)
+    level, timed = effort_of(effort), limits.latency_ms is not None
+    menu = session.menu(space, effort, fit_all=fit_all, timed=timed)
     latencies = None
     if limits.latency_ms is not None:
         latencies = LatencyTable.of(
@@ -220,15 +241,17 @@ def make_proposer(
         latencies,
         methods=space.selection.methods,
         held=dict(space.held),
+        fit=session.fit_taken,
     )
     proposer.check_latency(evaluator.dense_latency.median_ms)
     if limits.asks_quality:
         _seek_quality(session, proposer, evaluator)
+    proposer.settled(PREDICTED, *proposer.targets[: level.sizes + 1])
     if session.settings.pricing_tokens:
         text = session.scored_text("calibration", session.settings.pricing_tokens)
         now = time.monotonic()
         until = now + PRICING_SHARE * (deadline - now)
-        price_menu(proposer, session.builder, text, session.progress, until)
+        price_menu(proposer, session.builder, text, session.progress, until, rounds=level.rounds)
     return proposer
 
 
@@ -244,7 +267,7 @@ def _seek_quality(session: Session, proposer: Proposer, evaluator: Evaluator) ->
     inventory = session.workbench.inventory
 
     def try_size(size: float) -> Sighting:
-        plan = proposer.allocated(PREDICTED, size)
+        plan = proposer.settled(PREDICTED, size)
         loss = loss_against_dense(evaluator.score(plan, text), text)
         return Sighting(inventory.plan_bytes(plan), loss.used(proposer.limits), plan)
 

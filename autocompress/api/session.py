@@ -5,7 +5,7 @@ Search, profile, compress and export start from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autocompress.api.efforts import EFFORTS, NORMAL, effort_of
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import CACHE, Cache, content_key, tensor_key
+from autocompress.calibration.fitting import build_menu, fit_taken
 from autocompress.calibration.kept_metrics import KeptMetrics
-from autocompress.calibration.menu import Menu, build_menu
+from autocompress.calibration.menu import Menu
 from autocompress.calibration.reach import find_unreached
+from autocompress.calibration.screening import screened_menu
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.config.space_file import load_space
@@ -49,7 +52,7 @@ from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, l
 from autocompress.surgery.stored_types import dtype_name, main_type
 from autocompress.surgery.workbench import Workbench
 
-STATISTICS_VERSION = 9  # raise it when what is collected changes
+STATISTICS_VERSION = 10  # raise it when what is collected changes
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class TextSettings:
         report_tokens: see ``calibration_tokens``.
         pricing_tokens: tokens of the calibration text to price options on inside a compressed
             model; 0 leaves it at predictions.
+        refit_tokens: tokens of it that the matrices of the best plan are fitted anew on.
         context: longest window, at most the model's context.
         bos: whether each window starts with what the tokenizer puts before a text, such as a begin
             token, which is given and not predicted.
@@ -76,10 +80,11 @@ class TextSettings:
     calibration_data: str | None = None
     selection_data: str | None = None
     report_data: str | None = None
-    calibration_tokens: int = 16_384
-    selection_tokens: int = 16_384
-    report_tokens: int = 24_576
-    pricing_tokens: int = 4_096
+    calibration_tokens: int = EFFORTS[NORMAL].calibration_tokens
+    selection_tokens: int = EFFORTS[NORMAL].selection_tokens
+    report_tokens: int = EFFORTS[NORMAL].report_tokens
+    pricing_tokens: int = EFFORTS[NORMAL].pricing_tokens
+    refit_tokens: int = EFFORTS[NORMAL].refit_tokens
     context: int = DEFAULT_CONTEXT
     bos: bool = True
 
@@ -100,12 +105,14 @@ def named_texts(
     *,
     context: int | None = None,
     bos: bool = True,
+    effort: str = NORMAL,
 ) -> TextSettings:
-    """The settings of the texts that a command names; see ``TextSettings``.
+    """The settings of the texts that a command names, as long as its effort wants them.
 
     Raises:
-        ConfigurationError: a context that predicts nothing.
+        ConfigurationError: a context that predicts nothing, or an effort that there is not.
     """
+    level = effort_of(effort)
     if context is not None and context < 2:
         raise ConfigurationError("--context is too low", got=context, wanted="at least 2")
     return TextSettings(
@@ -113,6 +120,11 @@ def named_texts(
         calibration_data,
         selection_data,
         report_data,
+        level.calibration_tokens,
+        level.selection_tokens,
+        level.report_tokens,
+        level.pricing_tokens,
+        level.refit_tokens,
         context=DEFAULT_CONTEXT if context is None else context,
         bos=bos,
     )
@@ -371,14 +383,38 @@ class Session:
         """Build a layer, or take it from the cache; calibrates first if that has not been done."""
         return self.builder.build(name, method)
 
-    def menu(self, space: Space) -> Menu:
-        """Fit and judge every option of every layer, or read from the cache what is known."""
+    def menu(
+        self, space: Space, effort: str = NORMAL, *, fit_all: bool = False, timed: bool = False
+    ) -> Menu:
+        """The options of every layer: fitted, predicted by fits to similar ones, or left out.
+
+        Args:
+            space: the options.
+            effort: says how many matrices of each kind all options are fitted to.
+            fit_all: fit every option of every layer instead.
+            timed: whether latency counts; see ``screened_menu``.
+        """
         specs = self.workbench.inventory.layers
         for notice in space.notices(specs):
             self.progress.note(notice)
         builder = self.builder
         with self.progress.task("Fitting options (matrices)", len(specs)) as advance:
-            return build_menu(builder, space.options, specs, advance=lambda _name: advance(1))
+            if fit_all:
+                return build_menu(builder, space.options, specs, advance=lambda _name: advance(1))
+            return screened_menu(
+                builder,
+                space.options,
+                specs,
+                timed=timed,
+                samples=effort_of(effort).samples,
+                advance=lambda _name: advance(1),
+            )
+
+    def fit_taken(self, menu: Menu, taken: Mapping[str, Iterable[Method]]) -> Menu:
+        """Fit what plans take of a menu and is only predicted yet; see ``fitting.fit_taken``."""
+        count = sum(bool(each.unfitted(taken.get(each.spec.name, ()))) for each in menu.layers)
+        with self.progress.task("Fitting what plans take (matrices)", count) as advance:
+            return fit_taken(self.builder, menu, taken, lambda _name: advance(1))
 
     def scored_text(self, name: str, tokens: int | None = None) -> ScoredText:
         """A text to score on, by its name, with the dense model's predictions on it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.left_dense import KEEP, check_unreached
 from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.errors import ConfigurationError, StudyError
@@ -44,6 +45,8 @@ class SearchSettings:
     quality: str | None = None
     dequantize: bool = False
     unreached: str = KEEP
+    effort: str = NORMAL
+    fit_all: bool = False
 
     @classmethod
     def of_study(cls, record: StudyRecord) -> SearchSettings:
@@ -123,6 +126,7 @@ def check_settings(settings: SearchSettings, destination: Destination) -> Budget
     """
     budget = Budget.parse(settings.budget, settings.latency, settings.quality)
     check_unreached(settings.unreached)
+    effort_of(settings.effort)
     named = destination.study
     if named is not None and (not named.strip() or Path(named).name != named or named == ".."):
         wanted = "the name of a folder in --runs-dir"
@@ -140,8 +144,10 @@ def identity_of(settings: SearchSettings, session: Session, space: Space) -> dic
         name: getattr(settings, name)
         for name in ("budget", "latency", "quality", "sampler", "seed", "device")
     }
-    if settings.unreached != KEEP:
-        plain["unreached"] = settings.unreached
+    usual = SearchSettings()
+    for name in ("unreached", "effort", "fit_all"):
+        if getattr(settings, name) != getattr(usual, name):
+            plain[name] = getattr(settings, name)
     narrowed = settings.selection.to_dict()
     contents = {"space": space.name, "space_content": repr(space)}
     return session.identity() | plain | contents | narrowed

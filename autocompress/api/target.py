@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.left_dense import KEEP, check_unreached, warn_of_unreached, within_reach
 from autocompress.api.quality_target import Chosen, Confirm, QualityTarget
 from autocompress.api.session import Session, read_space, tied_names
+from autocompress.calibration.screening import describe_fits
 from autocompress.config.document import Document, read_document
 from autocompress.config.penalty_entries import penalties_that_count
 from autocompress.config.recipe_file import Recipe, check_recipe, own_space, read_recipe
@@ -27,6 +29,8 @@ from autocompress.search.rounds import price_menu
 from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
 from autocompress.units import Budget, Limits
+
+BESIDE_THE_BUDGET = 2  # sizes that options are fitted at beside it, so that there are more to price
 
 RecipeSource = str | Path | Mapping[str, Any] | Plan
 
@@ -60,6 +64,8 @@ class RecipeTarget:
             dense.
         space: what these may take under a budget.
         unreached: what becomes of those of them that the calibration text never reaches.
+        effort: how much to do under a budget.
+        fit_all: see ``BudgetTarget``.
     """
 
     label: str
@@ -67,6 +73,8 @@ class RecipeTarget:
     budget: Budget | None = None
     space: Space | None = None
     unreached: str = KEEP
+    effort: str = NORMAL
+    fit_all: bool = False
 
     @property
     def seed(self) -> int:
@@ -108,7 +116,13 @@ class RecipeTarget:
         space = self.space.pinned(plan)
         # Beside untrained layers nothing can be priced.
         completed = BudgetTarget(
-            self.label, self.budget, space, priced=not drawn, unreached=self.unreached
+            self.label,
+            self.budget,
+            space,
+            priced=not drawn,
+            unreached=self.unreached,
+            effort=self.effort,
+            fit_all=self.fit_all,
         )
         return completed.plan_for(session)
 
@@ -153,6 +167,8 @@ class BudgetTarget:
         priced: whether options are priced inside a compressed model, beside predictions.
         seed: see ``Target``.
         unreached: what becomes of matrices that the calibration text never reaches.
+        effort: how much to do.
+        fit_all: whether every option is fitted, beside those that plans take.
     """
 
     label: str
@@ -161,6 +177,8 @@ class BudgetTarget:
     priced: bool = True
     seed: int = 0
     unreached: str = KEEP
+    effort: str = NORMAL
+    fit_all: bool = False
 
     def choose(self, session: Session, confirm: Confirm) -> Chosen:  # noqa: ARG002
         """See ``plan_for``."""
@@ -181,13 +199,18 @@ class BudgetTarget:
         limit = self.budget.limits(inventory.dense_bytes, 1.0).memory_bytes
         space = within_reach(session, self.space, self.unreached)
         check_reachable(space, inventory, limit)
-        menu = session.menu(space)
+        menu = session.menu(space, self.effort, fit_all=self.fit_all)
         limits = Limits(inventory.dense_bytes if limit is None else limit, None)
-        proposer = Proposer(menu, inventory, limits, tied_names(space, inventory))
+        groups = tied_names(space, inventory)
+        proposer = Proposer(menu, inventory, limits, groups, fit=session.fit_taken)
         if not (self.priced and session.settings.pricing_tokens):
             return proposer.background(PREDICTED)
+        proposer.settled(PREDICTED, *proposer.targets[:BESIDE_THE_BUDGET])
         text = session.scored_text("calibration", session.settings.pricing_tokens)
-        return price_menu(proposer, session.builder, text, session.progress)
+        rounds = effort_of(self.effort).rounds
+        plan = price_menu(proposer, session.builder, text, session.progress, rounds=rounds)
+        session.progress.note(describe_fits(proposer.menu))
+        return plan
 
     def penalties_of(self, plan: Plan, progress: Progress) -> tuple[Penalty, ...]:  # noqa: ARG002 - a budget asks nothing of ranks
         """Nothing."""
@@ -202,6 +225,8 @@ def read_target(
     selection: Selection = EVERYTHING,
     quality: str | None = None,
     unreached: str = KEEP,
+    effort: str = NORMAL,
+    fit_all: bool = False,
 ) -> Target:
     """Read what to compress to, before any work is done.
 
@@ -216,12 +241,15 @@ def read_target(
         quality: what is to be kept, as the smallest plan keeps it.
         unreached: what becomes, under a budget or a quality, of matrices that the calibration text
             never reaches: ``keep`` or ``8bit``.
+        effort: how much to do under a budget or a quality.
+        fit_all: whether every option is fitted there.
 
     Raises:
         ConfigurationError: no recipe, budget or quality, a quality beside a recipe, a space or a
             selection where nothing is chosen, or one that cannot be read.
     """
     check_unreached(unreached)
+    effort_of(effort)
     if quality is not None:
         if recipe is not None:
             raise ConfigurationError(
@@ -233,7 +261,9 @@ def read_target(
         words = f"quality {quality}" + ("" if budget is None else f", at most {budget}")
         limits = Budget.parse(budget, None, quality)
         within = read_space(space or DEFAULT_SPACE, selection)
-        return QualityTarget(words, limits, within, unreached=unreached)
+        return QualityTarget(
+            words, limits, within, unreached=unreached, effort=effort, fit_all=fit_all
+        )
     if recipe is None:
         if budget is None:
             raise ConfigurationError(
@@ -245,7 +275,14 @@ def read_target(
             )
         limit = Budget.parse(budget)
         within = read_space(space or DEFAULT_SPACE, selection)
-        return BudgetTarget(f"at most {budget}", limit, within, unreached=unreached)
+        return BudgetTarget(
+            f"at most {budget}",
+            limit,
+            within,
+            unreached=unreached,
+            effort=effort,
+            fit_all=fit_all,
+        )
     label, read = _read_recipe(recipe, budget, seed)
     if read.budget is None and selection != EVERYTHING:
         raise ConfigurationError(
@@ -270,7 +307,7 @@ def read_target(
         return RecipeTarget(label, read)
     label = f"{label}, completed to at most {read.budget}"
     within = read_space(space or own_space(read) or DEFAULT_SPACE, selection)
-    return RecipeTarget(label, read, Budget.parse(read.budget), within, unreached)
+    return RecipeTarget(label, read, Budget.parse(read.budget), within, unreached, effort, fit_all)
 
 
 def _read_recipe(recipe: RecipeSource, budget: str | None, seed: int | None) -> tuple[str, Recipe]:

@@ -8,7 +8,7 @@ from autocompress.methods.plan import Plan
 from autocompress.search.driver import REFERENCE_SPAN
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.proposer import sweep
-from autocompress.search.shares import share_out
+from autocompress.search.shares import ALL, Planned, share_out
 from autocompress.search.space import Space
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Limits
@@ -32,7 +32,12 @@ class ExpectedTrial:
 
 
 def expected_trials(
-    inventory: Inventory, limits: Limits, least_bytes: int, trials: int, space: Space
+    inventory: Inventory,
+    limits: Limits,
+    least_bytes: int,
+    trials: int,
+    space: Space,
+    planned: Planned = ALL,
 ) -> list[ExpectedTrial]:
     """List the trials of a new study in the order in which they are made.
 
@@ -42,6 +47,7 @@ def expected_trials(
         least_bytes: of the smallest plan in the space.
         trials: how many there are to be.
         space: what may be chosen from.
+        planned: how many plans at most need no sampler.
     """
     dense, limit_bytes = inventory.dense_bytes, limits.memory_bytes
     share = None if limit_bytes is None else min(limit_bytes / dense, 1.0)
@@ -58,6 +64,7 @@ def expected_trials(
         sweep(limits, dense, least_bytes)[1:],
         inventory,
         limit_bytes,
+        planned,
     )
     by_hand = [
         ExpectedTrial("hand-written", most is not None and inventory.plan_bytes(plan) > most, plan)
@@ -65,6 +72,6 @@ def expected_trials(
     ]
     # At the budget one on predictions and one on measured options, then the sweep.
     allocations = [ExpectedTrial("allocation")] * (2 + len(sizes))
-    planned = [*allocations[:2], *by_hand, *allocations[2:]]
-    searched = [ExpectedTrial(SEARCHED)] * max(trials - len(planned), 0)
-    return [*planned, *searched][:trials]
+    known = [*allocations[:2], *by_hand, *allocations[2:]]
+    searched = [ExpectedTrial(SEARCHED)] * max(trials - len(known), 0)
+    return [*known, *searched][:trials]

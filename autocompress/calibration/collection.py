@@ -20,6 +20,9 @@ _EXPERT = re.compile(r"(?P<layer>.*\bexperts)(?P<matrix>\..*)")
 _INDEX = re.compile(r"\.\d+")
 
 
+FORTH = 3  # blocks that are run forth in the time of one there and back
+
+
 class Watch(Protocol):
     """Sums of what passes one use of a matrix."""
 
@@ -80,8 +83,10 @@ class Collection(Generic[W]):
             NotBlockwise: the model does not allow it. Nothing has been summed then.
             ModelError: it predicts NaN.
         """
-        stages = blocks.count + 3  # forward; back through the tail, the blocks, what is before them
-        segments = self._record(blocks, stages)
+        # Back through the tail, the blocks and what is before them; forth takes a third of that.
+        forth = max(1, blocks.count // FORTH)
+        stages = forth + blocks.count + 2
+        segments = self._record(blocks, stages, forth)
         gradients: list[Tensor] = [torch.empty(0)] * len(self.work)
         for segment in reversed(range(blocks.count + 2)):
             if not self.uses:
@@ -94,7 +99,7 @@ class Collection(Generic[W]):
             give_back_memory()
         self._tell(self.tokens)
 
-    def _record(self, blocks: Blocks, stages: int) -> dict[str, list[int]]:
+    def _record(self, blocks: Blocks, stages: int, forth: int) -> dict[str, list[int]]:
         """Keep what enters each block; the segments in which each matrix is used, per use."""
         modules = [use.module for places in self.uses.values() for use in places]
         with blocks.noting(modules) as segment_of:
@@ -103,7 +108,7 @@ class Collection(Generic[W]):
                 _refuse_nan(logits)
                 if batch == 0:
                     blocks.check(ids, logits)
-                self._count(ids, stages)
+                self._count(ids, stages, forth)
         return {
             name: [segment_of[use.module] for use in places] for name, places in self.uses.items()
         }
@@ -145,8 +150,8 @@ class Collection(Generic[W]):
         for group in together.values():
             self.keep({name: self.uses.pop(name) for name in group})
 
-    def _count(self, ids: Tensor, stages: int) -> None:
-        self._worked += ids.numel()
+    def _count(self, ids: Tensor, stages: int, done: int = 1) -> None:
+        self._worked += ids.numel() * done
         self._tell(self._worked // stages)
 
     def _tell(self, tokens: int) -> None:

@@ -124,7 +124,7 @@ class LatencyTable:
     ) -> LatencyTable:
         """Make the table and time every option of a menu that the cache lacks."""
         table = cls(workbench, cache, batch=batch, unused=unused)
-        options = {layer.spec.name: layer.options for layer in menu.layers}
+        options = {layer.spec.name: layer.on_offer for layer in menu.layers}
         table.measure(
             {spec.name: [option.method for option in options[spec.name]] for spec in table.specs},
             progress,

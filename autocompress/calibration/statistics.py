@@ -20,6 +20,8 @@ from autocompress.records import LayerSpec
 from autocompress.surgery.placement import experts_apart
 from autocompress.surgery.without_cache import without_cache
 
+BLOCK_ELEMENTS = 2**21  # of probabilities at a time
+
 
 def collect_statistics(
     model: nn.Module,
@@ -154,8 +156,16 @@ def _drawn_loss(logits: Tensor, labels: torch.Generator) -> Tensor:
     """
     flat = logits.float().reshape(-1, logits.shape[-1])
     with torch.no_grad():
-        drawn = torch.multinomial(flat.softmax(-1).cpu(), 1, generator=labels)[:, 0]
-    return nn.functional.cross_entropy(flat, drawn.to(flat.device), reduction="sum")
+        rows = max(1, BLOCK_ELEMENTS // flat.shape[-1])
+        drawn = torch.cat([_drawn(some, labels) for some in torch.split(flat, rows)])
+    return nn.functional.cross_entropy(flat, drawn, reduction="sum")
+
+
+def _drawn(logits: Tensor, labels: torch.Generator) -> Tensor:
+    """Draw a label from each row of logits, where its cumulative probabilities pass a number."""
+    sums = logits.softmax(-1).cumsum(-1)
+    at = torch.rand(len(logits), 1, generator=labels).to(sums) * sums[:, -1:]
+    return torch.searchsorted(sums, at)[:, 0].clamp_max_(logits.shape[-1] - 1)
 
 
 def _lend_to_idle_experts(uses: Mapping[str, Sequence[Use]]) -> None:

@@ -18,6 +18,8 @@ from autocompress.cli.options import (
     Data,
     Dequantize,
     Device,
+    Effort,
+    FitAll,
     KeptLayers,
     Layers,
     Methods,
@@ -63,6 +65,8 @@ def compress(
         typer.Option("--budget", help="Most bytes of each stored model: 4x, 25%, 1.6MB, 2GiB."),
     ] = None,
     quality: Quality = None,
+    effort: Effort = "normal",
+    fit_all: FitAll = False,
     space: SpaceOrRecipes = None,
     methods: Methods = None,
     layers: Layers = None,
@@ -122,6 +126,8 @@ def compress(
         "recipe": recipe,
         "budget": budget,
         "quality": quality,
+        "effort": effort,
+        "fit_all": fit_all,
         "space": space,
         "methods": methods,
         "layers": layers,
@@ -209,9 +215,9 @@ def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
 
     arguments = jobs[0].arguments
     selection = Selection.of(arguments["methods"], arguments["layers"], arguments["keep"])
-    names = ("recipe", "budget", "space", "seed", "quality", "unreached")
-    recipe, budget, space, seed, quality, unreached = (arguments[name] for name in names)
-    read_target(recipe, budget, space, seed, selection, quality, unreached)
+    names = ("recipe", "budget", "space", "seed", "quality", "unreached", "effort", "fit_all")
+    recipe, budget, space, seed, quality, *more = (arguments[name] for name in names)
+    read_target(recipe, budget, space, seed, selection, quality, *more)
     finished = [job for job in jobs if is_finished(job.out)]
     if finished and not (skip_existing or arguments["overwrite"]):
         raise ConfigurationError(

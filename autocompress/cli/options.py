@@ -106,6 +106,22 @@ Unreached = Annotated[
         help="What matrices that the calibration text never reaches become: keep, or 8bit.",
     ),
 ]
+Effort = Annotated[
+    str,
+    typer.Option(
+        "--effort",
+        help="How much to do: quick, normal or thorough. It sets how many tokens are calibrated, "
+        "selected and reported on, how much is fitted, and how many plans are measured.",
+    ),
+]
+FitAll = Annotated[
+    bool,
+    typer.Option(
+        "--fit-all",
+        help="Fit every option of every matrix. Otherwise most are predicted by fits to similar "
+        "matrices, and fitted when a plan takes them.",
+    ),
+]
 CacheLimit = Annotated[
     str | None,
     typer.Option(

@@ -18,6 +18,8 @@ from autocompress.cli.options import (
     Data,
     Dequantize,
     Device,
+    Effort,
+    FitAll,
     Json,
     KeptLayers,
     Layers,
@@ -63,6 +65,8 @@ def search(
     report_data: ReportData = None,
     context: Context = None,
     bos: Bos = True,
+    effort: Effort = "normal",
+    fit_all: FitAll = False,
     space: Space = "default",
     methods: Methods = None,
     layers: Layers = None,
@@ -71,7 +75,9 @@ def search(
     trials: Annotated[
         int | None,
         typer.Option(
-            "--trials", help="Trials in all, hand-written plans included.", show_default="32"
+            "--trials",
+            help="Trials in all, hand-written plans included.",
+            show_default="by effort: 6, 14 or 32",
         ),
     ] = None,
     time: Annotated[
@@ -174,7 +180,7 @@ def search(
     autocompress search --budget 10x
     autocompress search --model ./my-model --data my-text.txt --budget 25% --latency 0.8x
     autocompress search --quality 5%
-    autocompress search --budget 10x --dry-run
+    autocompress search --budget 10x --effort quick --dry-run
     autocompress search --resume demo-10x --trials 100
     autocompress search --budget 10x --heal 200
     autocompress search --budget 10x --workers 2
@@ -201,7 +207,10 @@ def search(
         from autocompress.search.selection import Selection
 
         texts = named_texts(
-            data, calibration_data, selection_data, report_data, context=context, bos=bos
+            *(data, calibration_data, selection_data, report_data),
+            context=context,
+            bos=bos,
+            effort=effort,
         )
         selection = Selection.of(methods, layers, keep)
         show_dry_run(
@@ -215,6 +224,8 @@ def search(
                 quality=quality,
                 dequantize=dequantize,
                 unreached=unreached,
+                effort=effort,
+                fit_all=fit_all,
             ),
             Destination(resume or study, runs_dir, storage),
             Endurance(trials, time, patience),
@@ -242,6 +253,8 @@ def search(
         budget,
         latency,
         quality=quality,
+        effort=effort,
+        fit_all=fit_all,
         space=space,
         methods=methods,
         layers=layers,

@@ -137,6 +137,14 @@ class Method(ABC):
         Called on the meta device to know the cost, and when a stored model is loaded.
         """
 
+    def expected_damage(self, problem: MatrixProblem) -> float | None:  # noqa: ARG002 - not all can
+        """Rise of the loss, nats per token, to be expected without a fit, up to a factor.
+
+        The factor is one that fits to similar matrices have in common. ``None`` where a method
+        knows nothing without a fit.
+        """
+        return None
+
     @abstractmethod
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Compute the stored tensors but the bias, named as in the skeleton's ``state_dict()``."""

@@ -12,7 +12,7 @@ from autocompress.errors import MethodError
 from autocompress.layers.quantized import QuantizedMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
 from autocompress.methods.grouping import check_group, group_label
-from autocompress.methods.shared_work import gram_label, grid_of, round_on
+from autocompress.methods.shared_work import gram_label, grid_of, left_by_feedback, round_on
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.rounding import Grid, pack_grid
 from autocompress.numerics.shrinkage import GramKind
@@ -88,6 +88,12 @@ class Quantize(Method):
             grid = self.grid(problem)
             (codes,) = round_on(problem, problem.weight32, [grid], self.gram)
         return {f"table.{name}": tensor for name, tensor in pack_grid(grid, codes).items()}
+
+    def expected_damage(self, problem: MatrixProblem) -> float:
+        """What error feedback leaves of the errors of rounding each element to the nearest."""
+        grid = self.grid(problem)
+        errors = grid.dequantize(grid.round(problem.weight32)).sub_(problem.weight32)
+        return left_by_feedback(problem, self.gram, errors.square_())
 
     def grid(self, problem: MatrixProblem) -> Grid:
         """Scales and zero points for the problem's matrix."""

@@ -111,6 +111,10 @@ class QuantizePlusLowRank(Method):
             *spec.shape, codes=codes, corrector=corrector, bias=spec.bias, dtype=dtype
         )
 
+    def expected_damage(self, problem: MatrixProblem) -> float:
+        """That of the codes alone; what correctors take away of it is the factor."""
+        return self.codes.expected_damage(problem)
+
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Alternate between codes and factors, each fitted to what the other leaves."""
         codes, (left, right) = fit_codes_and_factors(

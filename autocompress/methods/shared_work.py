@@ -115,6 +115,26 @@ def round_on(
     return list(torch.cat(parts, 1))
 
 
+def left_by_feedback(problem: MatrixProblem, gram: GramKind, squares: Tensor) -> float:
+    """Damage to be expected of errors of given size when columns make up for each other.
+
+    ``1/2 sum_ij S_ii v_j e_ij^2``, where ``v_j`` is what error feedback leaves of the energy of a
+    column: the errors of the columns as they are rounded are nearly independent (Frantar et al.
+    2022, arXiv 2210.17323, section 3, state the update; this is its cost).
+
+    Args:
+        problem: the matrix with its metric.
+        gram: the kind of Gram matrices.
+        squares: ``[out, in]``, mean squared error of each element where it is rounded.
+    """
+    feedback, rows = feedback_of(problem, gram), metric_of(problem, gram).rows.to(squares)
+    columns = columns_of(problem, gram)
+    energies = columns if columns.ndim == 1 else columns.diagonal()
+    left = energies if feedback is None else feedback.variances
+    weights = rows if rows.ndim == 1 else rows.diagonal()
+    return 0.5 * float(weights @ (squares @ left))
+
+
 def _rows_of(grid: Grid, rows: slice) -> Grid:
     return replace(
         grid, scale=grid.scale[rows], zero=None if grid.zero is None else grid.zero[rows]

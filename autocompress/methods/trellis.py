@@ -10,11 +10,16 @@ from torch import Tensor
 from autocompress.layers.trellis import TrellisMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
 from autocompress.methods.grouping import check_group, group_label
-from autocompress.methods.shared_work import columns_of, feedback_of, gram_label
+from autocompress.methods.shared_work import (
+    columns_of,
+    feedback_of,
+    gram_label,
+    left_by_feedback,
+)
 from autocompress.numerics.packing import pack
-from autocompress.numerics.rounding import group_length
+from autocompress.numerics.rounding import group_length, in_groups
 from autocompress.numerics.shrinkage import GramKind
-from autocompress.numerics.trellis import TRELLIS_BITS, encode, find_scales
+from autocompress.numerics.trellis import TRELLIS_BITS, encode, find_scales, levels
 from autocompress.records import LayerSpec
 
 
@@ -59,14 +64,30 @@ class Trellis(Method):
             dtype=torch_dtype(spec),
         )
 
-    def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
-        """Code the columns one by one, each jointly, with error feedback between them."""
+    def expected_damage(self, problem: MatrixProblem) -> float:
+        """What error feedback leaves of noise ``4**-bits`` times as strong as the weights.
+
+        That is how noise falls with bits in rate-distortion theory. Weights beyond the largest
+        level lose what is beyond it.
+        """
+        scale = self._scales(problem)
+        weight = in_groups(problem.weight32, scale.shape[1])
+        spread = scale.float()[..., None]
+        beyond = (weight.abs() - float(levels().max()) * spread).clamp_min_(0)
+        squares = beyond.square_().add_(4.0**-self.bits * spread.square()).flatten(-2)
+        return left_by_feedback(problem, self.gram, squares)
+
+    def _scales(self, problem: MatrixProblem) -> Tensor:
         weight, columns = problem.weight32, columns_of(problem, self.gram)
         importance = columns if columns.ndim == 1 else columns.diagonal()
         groups = weight.shape[1] // group_length(weight.shape[1], self.group_size)
-        scale = find_scales(weight, groups, importance)
+        return find_scales(weight, groups, importance)
+
+    def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
+        """Code the columns one by one, each jointly, with error feedback between them."""
+        scale = self._scales(problem)
         codes = encode(
-            weight,
+            problem.weight32,
             scale,
             self.bits,
             rows=problem.metric.rows,

@@ -75,17 +75,27 @@ class Feedback:
         order: ``[n]``, the columns by falling diagonal of the Gram matrix.
         factor: ``[n, n]`` in fp32 and in that order: row ``i`` right of the diagonal turns the
             error of column ``i`` into what the later columns must make up for.
+        variances: ``[n]`` in fp32, in the order of the matrix: what is left of the energy of each
+            column when those after it have made up for it.
     """
 
     order: Tensor
     factor: Tensor
+    variances: Tensor
 
     @classmethod
     def of(cls, gram: Tensor) -> Feedback | None:
         """Factorise a Gram matrix ``[n, n]``; ``None`` when it cannot be inverted."""
         order = torch.argsort(gram.diagonal(), descending=True, stable=True)
         factor = inverse_factor(gram[order][:, order])
-        return None if factor is None else cls(order, (factor / factor.diagonal()[:, None]).float())
+        if factor is None:
+            return None
+        left = factor.diagonal().pow(-2).float()
+        return cls(
+            order,
+            (factor / factor.diagonal()[:, None]).float(),
+            torch.empty_like(left).index_copy_(0, order, left),
+        )
 
 
 def inverse_factor(gram: Tensor, damping: float = DAMPING) -> Tensor | None:

@@ -29,6 +29,25 @@ class Curvature:
     columns: Tensor
     tokens: int = 0
 
+    def damage(self, change: Tensor, weighted: Tensor | None = None) -> float:
+        """Predict the rise of the loss that the use at this place sees; see ``Metric.damage``.
+
+        Args:
+            change: ``[out, in]`` in fp32.
+            weighted: its product with the Gram matrix of the columns, where that is known.
+        """
+        rows, columns = self.rows.to(change), self.columns.to(change)
+        if rows.ndim == 2:
+            inner = apply_gram(columns, change.T).T if weighted is None else weighted
+            return 0.5 * float((apply_gram(rows, inner) * change).sum())
+        total = 0.0
+        at_once = max(1, MOST_WEIGHTED // change.shape[1])
+        parts = torch.split(change, at_once)
+        for part, weights in zip(parts, torch.split(rows, at_once), strict=True):
+            energies = (apply_gram(columns, part.T).T * part).sum(1)
+            total += 0.5 * float(energies @ weights)
+        return total
+
 
 def apply_gram(gram: Tensor, matrix: Tensor) -> Tensor:
     """Return ``gram @ matrix [n, m]`` for a Gram matrix ``[n, n]`` or its diagonal ``[n]``."""
@@ -59,19 +78,7 @@ class Metric:
     def damage(self, change: Tensor) -> float:
         """Predict the rise of the loss, in nats per token, when ``change [out, in]`` is added."""
         change = change.float()
-        total = 0.0
-        for term in self.terms:
-            rows, columns = term.rows.to(change), term.columns.to(change)
-            if rows.ndim == 2:
-                weighted = apply_gram(rows, apply_gram(columns, change.T).T)
-                total += 0.5 * float((weighted * change).sum())
-                continue
-            at_once = max(1, MOST_WEIGHTED // change.shape[1])
-            parts = torch.split(change, at_once)
-            for part, weights in zip(parts, torch.split(rows, at_once), strict=True):
-                energies = (apply_gram(columns, part.T).T * part).sum(1)
-                total += 0.5 * float(energies @ weights)
-        return max(total, 0.0)
+        return max(sum(term.damage(change) for term in self.terms), 0.0)
 
     @cached_property
     def rows(self) -> Tensor:

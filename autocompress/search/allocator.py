@@ -73,7 +73,12 @@ def choices_of(
         members = [menu[name] for name in grouped.get(layer.spec.name, (layer.spec.name,))]
         done.update(member.spec.name for member in members)
         tables = [{option.method: option for option in member.options} for member in members]
-        shared = [method for method in tables[0] if all(method in table for table in tables)]
+        offered = {option.method for member in members for option in member.on_offer}
+        shared = [
+            method
+            for method in tables[0]
+            if method in offered and all(method in table for table in tables)
+        ]
         sizes = [sum(table[method].file_bytes for table in tables) for method in shared]
         scores = [
             sum(score(member, table[method]) for member, table in zip(members, tables, strict=True))

@@ -28,7 +28,7 @@ from autocompress.search.knob_sampler import KnobSampler
 from autocompress.search.observer import Observer, describe_trial
 from autocompress.search.picking import best_or_none
 from autocompress.search.proposer import Proposal, Proposer
-from autocompress.search.shares import LEAST_TRIALS
+from autocompress.search.shares import ALL, LEAST_TRIALS, Planned
 from autocompress.search.stages import rivals_of, stages_of
 from autocompress.search.stopping import searched_for, searched_series, stopped_growing
 from autocompress.search.storage import TROUBLES
@@ -54,6 +54,7 @@ class Effort:
             when left out.
         sampler: proposes the knobs; one of ``knob_sampler.SAMPLERS``.
         seed: of the sampler.
+        planned: how many plans at most need no sampler.
     """
 
     trials: int
@@ -61,6 +62,7 @@ class Effort:
     patience: int | None = None
     sampler: str = "auto"
     seed: int = 0
+    planned: Planned = ALL
 
 
 class Search:
@@ -96,7 +98,7 @@ class Search:
         self.sampler = KnobSampler(effort.sampler, effort.seed, limit_ms=header.limits.latency_ms)
         for trial in self.record.trials:
             self._learn(trial)
-        self.turns = Turns(proposer, self.sampler, effort.trials)
+        self.turns = Turns(proposer, self.sampler, effort.trials, effort.planned)
         self._stages = stages_of(windows)
         self._running: dict[int, tuple[Trial, Proposal]] = {}
         self._growth = list(searched_series(self.record))
@@ -162,6 +164,7 @@ class Search:
             if proposal is None:
                 self._exhausted = not self._running
                 return None
+            self.proposer.fit_plans([proposal.plan])
             size = self.proposer.inventory.plan_bytes(proposal.plan)
             trial = self.store.begin(proposal, size)
             if self._beyond_the_span(proposal, size):

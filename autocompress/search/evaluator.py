@@ -37,6 +37,7 @@ DENSE, KEEP = Plan(()), Keep()
 LATENCY_ROUNDS = 6
 LATENCY_TOKENS = 4  # timed in a round
 PREFILL_ROUNDS = 2  # of these also read a prompt
+MOST_SECONDS = 8.0  # of timing a plan, after which no round is begun but those that read a prompt
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ class Evaluator:
         layers = {name: self.build(name, method) for name, method in plan.items() if method != KEEP}
         decode: list[float] = []
         prefill: list[float] = []
+        started = time.monotonic()
         for number in range(LATENCY_ROUNDS):
+            if number >= PREFILL_ROUNDS and time.monotonic() - started > MOST_SECONDS:
+                break
             drift = self.dense_latency.median_ms / stats.median(self.timer.times())
             with self.workbench.applied(plan, lambda name, _method: layers[name]) as model:
                 decode.append(drift * stats.median(self.timer.times()))

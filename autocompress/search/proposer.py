@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from autocompress.search.end_to_end import Relation, TimedPlan, relate
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
 from autocompress.search.priced_menu import PricedMenu
-from autocompress.search.shares import share_out
+from autocompress.search.shares import ALL, Planned, share_out
 from autocompress.search.study import (
     ALLOCATION,
     HAND_WRITTEN,
@@ -42,6 +43,7 @@ SWEEP = (1.0, 0.85, 0.7, 0.5, 1.25, 1.6, 2.2, 3.0)  # of the limit
 SWEEP_WITHOUT_LIMIT = (0.5, 0.25, 0.16, 0.125, 0.1, 0.085, 0.07, 0.06, 0.05)
 MOST_NEIGHBOURS = 4_000  # of a plan that are looked at; of 30 matrices there are fewer
 
+MOST_SETTLINGS = 4  # allocations in a row that take options which are only predicted
 SLOWEST_TO_LEARN = 1.5  # times the dense model: how much slower a plan is, is of no interest
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
 NEARLY = 0.1  # of the way from the fastest plan to the dense model
@@ -70,6 +72,10 @@ def sweep(
     return [size for size in sizes if least_bytes <= size <= dense_bytes] or [float(dense_bytes)]
 
 
+# Fits some options of a menu, by layer name, and returns the menu with them.
+Fit = Callable[[Menu, Mapping[str, Iterable[Method]]], Menu]
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A plan that is to become a trial."""
@@ -91,6 +97,7 @@ class Proposer:
         latencies: what each option takes of a token; unknown when left out.
         methods: those that the plans written by hand may use; any when empty.
         held: layers that take one method in every plan, those written by hand too.
+        fit: fits what plans take and is only predicted yet; without it predictions count.
     """
 
     def __init__(
@@ -103,8 +110,9 @@ class Proposer:
         *,
         methods: tuple[str, ...] = (),
         held: Mapping[str, Method] | None = None,
+        fit: Fit | None = None,
     ) -> None:
-        self.held = held
+        self.held, self._fit = held, fit
         self.menu, self.inventory, self.limits = menu, inventory, limits
         self.groups, self.latencies, self.methods = groups, latencies, methods
         self.priced = PricedMenu()
@@ -211,22 +219,48 @@ class Proposer:
     def background(self, knobs: Knobs) -> Plan:
         """The plan to price options in: near the budget, or in the middle of the front."""
         middle = len(self.targets) // 2 if self.sought is None else 0
-        return self.allocated(knobs, self.targets[middle])
+        return self.settled(knobs, self.targets[middle])
 
-    def planned(self, trials: int) -> list[Callable[[], Proposal]]:
+    def settled(self, knobs: Knobs, *sizes: float) -> Plan:
+        """The plan of least score at the first of some sizes, when all that it takes is fitted.
+
+        What plans take at the other sizes is fitted with it, so that all of it can be priced.
+        """
+        for _ in range(MOST_SETTLINGS):
+            plans = [self.allocated(knobs, size) for size in sizes]
+            if not self.fit_plans(plans):
+                return plans[0]
+        return self.allocated(knobs, sizes[0])
+
+    def fit_plans(self, plans: Iterable[Plan]) -> bool:
+        """Fit what plans take and is only predicted yet; whether there was anything."""
+        taken: dict[str, list[Method]] = defaultdict(list)
+        for plan in plans:
+            for name, method in plan.items():
+                taken[name].append(method)
+        unfitted = any(layer.unfitted(taken[layer.spec.name]) for layer in self.menu.layers)
+        if self._fit is None or not unfitted:
+            return False
+        self.menu = self._fit(self.menu, taken)
+        return True
+
+    def planned(self, trials: int, planned: Planned = ALL) -> list[Callable[[], Proposal]]:
         """What makes the proposals that need no sampler, the allocations at the budget first.
 
         They are made one by one, as what trials have shown may change the later ones.
 
         Args:
             trials: of the study in all; see ``share_out``.
+            planned: how many plans at most.
         """
         share = None if self.sought is None else self.sought / self.inventory.dense_bytes
         left = [m.spec.name for m in self.menu.layers if all(o.method == Keep() for o in m.options)]
         by_hand = hand_written_plans(
             self.inventory.layers, share, methods=self.methods, kept=left, held=self.held
         )
-        plans, sizes = share_out(trials, by_hand, self.targets[1:], self.inventory, self.sought)
+        plans, sizes = share_out(
+            trials, by_hand, self.targets[1:], self.inventory, self.sought, planned
+        )
         hand_written = [partial(Proposal, HAND_WRITTEN, label, plan) for label, plan in plans]
         first = partial(self.allocation, self.targets[0], PREDICTED)
         at_budget, *others = [
@@ -240,9 +274,7 @@ class Proposer:
         label = f"allocated {ratio}" + (" on predictions" if knobs == PREDICTED else "")
         # Only what spends the whole budget teaches the sampler, which spends it too.
         at_limit = target == self.targets[0]
-        return Proposal(
-            ALLOCATION, label, self.allocated(knobs, target), knobs if at_limit else None
-        )
+        return Proposal(ALLOCATION, label, self.settled(knobs, target), knobs if at_limit else None)
 
     def from_knobs(self, knobs: Knobs, target: float) -> Proposal:
         """What knobs make of so many bytes."""

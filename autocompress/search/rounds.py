@@ -23,6 +23,7 @@ def price_menu(
     text: ScoredText,
     progress: Progress = SILENT,
     deadline: float = math.inf,
+    rounds: int = ROUNDS,
 ) -> Plan:
     """Give a proposer a priced menu, and return the best plan that was met on the way.
 
@@ -35,10 +36,11 @@ def price_menu(
         text: what to differentiate the divergence on; not the report text.
         progress: told how far things are, and what is left out.
         deadline: of ``time.monotonic``; no round is begun after it.
+        rounds: at most.
     """
     best: Priced | None = None
     plan = proposer.background(PREDICTED)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         if time.monotonic() >= deadline:
             progress.note("The time for pricing options is up; what has been priced counts.")
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from autocompress.methods.plan import Plan
 from autocompress.surgery.inventory import Inventory
@@ -15,12 +16,29 @@ ALLOCATIONS = 2  # at the budget, which come first whatever follows
 Labelled = tuple[str, Plan]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """How many plans at most need no sampler.
+
+    Attributes:
+        by_hand: hand-written plans; all when left out.
+        sizes: sizes beside the budget that are allocated at; all when left out.
+    """
+
+    by_hand: int | None = None
+    sizes: int | None = None
+
+
+ALL = Planned()
+
+
 def share_out(
     trials: int,
     by_hand: Sequence[Labelled],
     sizes: Sequence[float],
     inventory: Inventory,
     limit_bytes: float | None,
+    planned: Planned = ALL,
 ) -> tuple[list[Labelled], list[float]]:
     """Choose what is planned beside the allocations at the budget, so that trials are left.
 
@@ -33,15 +51,29 @@ def share_out(
         sizes: bytes to allocate at beside the budget, the most useful first.
         inventory: tells the bytes of a plan.
         limit_bytes: the budget.
+        planned: how many of each at most.
     """
+    by_hand = _most_useful(by_hand, inventory, limit_bytes, planned.by_hand)
+    sizes = sizes[: planned.sizes]
     room = int(PLANNED_SHARE * trials) - ALLOCATIONS
     if trials < LEAST_TRIALS or len(by_hand) + len(sizes) <= room:
         return list(by_hand), list(sizes)
-    distinct = {plan.hash: (label, plan) for label, plan in reversed(by_hand)}
+    distinct = {plan.hash for _, plan in by_hand}
     kept_sizes = sizes[: max(room // 2, room - len(distinct))]
-    useful = _useful(list(distinct.values()), inventory, limit_bytes)[: room - len(kept_sizes)]
+    kept = _most_useful(by_hand, inventory, limit_bytes, room - len(kept_sizes))
+    return kept, list(kept_sizes)
+
+
+def _most_useful(
+    by_hand: Sequence[Labelled], inventory: Inventory, limit_bytes: float | None, most: int | None
+) -> list[Labelled]:
+    """The plans of most use, each once, in the order that they are given in."""
+    if most is None:
+        return list(by_hand)
+    distinct = {plan.hash: (label, plan) for label, plan in reversed(by_hand)}
+    useful = _useful(list(distinct.values()), inventory, limit_bytes)[:most]
     kept = {label for label, _ in useful}
-    return [each for each in by_hand if each[0] in kept], list(kept_sizes)
+    return [each for each in by_hand if each[0] in kept]
 
 
 def _useful(

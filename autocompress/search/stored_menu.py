@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.atomic_write import written_whole
-from autocompress.calibration.menu import LayerMenu, Menu, Option
+from autocompress.calibration.menu import LayerMenu, Menu, Option, State
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.file_size import Entry
 from autocompress.methods.registry import method_from_dict
@@ -18,7 +18,7 @@ from autocompress.search.study import StudyRecord
 from autocompress.surgery.inventory import Inventory
 
 MENU = "menu.json"
-MENU_VERSION = 3
+MENU_VERSION = 4
 
 
 def keep_menu(folder: Path, proposer: Proposer) -> Path:
@@ -94,4 +94,5 @@ def read_menu(study: StudyRecord) -> Proposer:
 
 
 def _option(entry: dict[str, Any]) -> Option:
-    return Option(**{**entry, "method": method_from_dict(entry["method"])})
+    method, state = method_from_dict(entry["method"]), State(entry["state"])
+    return Option(**{**entry, "method": method, "state": state})

@@ -13,6 +13,7 @@ from autocompress.search.knob_sampler import KnobSampler
 from autocompress.search.knobs import Knobs
 from autocompress.search.picking import best_or_none
 from autocompress.search.proposer import Proposal, Proposer
+from autocompress.search.shares import ALL, Planned
 from autocompress.search.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialRecord
 
 DRAWS = 16  # of knobs, until they give a plan that has not been tried
@@ -29,11 +30,14 @@ class Turns:
         proposer: makes plans.
         sampler: proposes knobs.
         trials: of the study in all.
+        planned: how many plans at most need no sampler.
     """
 
-    def __init__(self, proposer: Proposer, sampler: KnobSampler, trials: int) -> None:
+    def __init__(
+        self, proposer: Proposer, sampler: KnobSampler, trials: int, planned: Planned = ALL
+    ) -> None:
         self.proposer, self.sampler = proposer, sampler
-        self._planned = proposer.planned(trials)
+        self._planned = proposer.planned(trials, planned)
 
     def next(
         self, record: StudyRecord, running: Sequence[str], measured_now: set[str]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.menu import (
-    build_menu,
-)
+from autocompress.calibration.fitting import build_menu
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize

@@ -14,6 +14,7 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.surgery.inventory import take_inventory
 from autocompress.surgery.placement import read_weight
+from tests.calibration.labels import drawn
 from tests.conftest import VOCABULARY
 from tests.moe_models import EXPERTS, FAMILIES, make_moe
 
@@ -75,7 +76,7 @@ def by_brute_force(model, batches):
     model.model.embed_tokens.weight.requires_grad_(True)
     for ids in batches:
         logits = model(input_ids=ids).logits[0]
-        labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        labels = drawn(logits, generator)
         nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
     for handle in handles:
         handle.remove()

@@ -17,6 +17,7 @@ from autocompress.evaluation.windows import Windows
 from autocompress.records import Kind
 from autocompress.surgery.inventory import take_inventory
 from autocompress.surgery.loading import load_model
+from tests.calibration.labels import drawn
 from tests.conftest import VOCABULARY
 
 LENGTH = 10
@@ -55,7 +56,7 @@ def by_brute_force(
     model.requires_grad_(True)
     for ids in batches:
         logits = model(input_ids=ids).logits[0]
-        labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        labels = drawn(logits, generator)
         logs = logits.log_softmax(-1)
         (-logs[torch.arange(len(labels)), labels].sum()).backward()
         tokens += ids.numel()

@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import Cache
-from autocompress.calibration.menu import Menu, build_menu
+from autocompress.calibration.fitting import build_menu
+from autocompress.calibration.menu import Menu
 from autocompress.calibration.statistics import collect_statistics
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows

@@ -1,0 +1,362 @@
+"""A menu of which little is fitted: the rest is predicted by what was, or left out as hopeless.
+
+Fits to a few matrices of each kind say how much worse, or better, each method does there than can
+be expected without a fit (``Method.expected_damage``); other matrices of that kind are predicted to
+do as much worse. Options far above the lower convex hull of bytes and damage are left out: an
+allocation under a budget of bytes takes what is on it. What remains is fitted when a plan takes it
+(``fitting.fit_taken``).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.calibration.fitting import fit_layer, over_layers
+from autocompress.calibration.menu import LayerMenu, Menu, Option, State, judge
+from autocompress.methods.base import MatrixProblem, Method
+from autocompress.methods.keep import Keep
+from autocompress.methods.quantize import Quantize
+from autocompress.numerics.metric import Curvature, Metric
+from autocompress.records import LayerSpec
+
+SAMPLES = 2  # matrices of each kind that are fitted
+FEW_OPTIONS = 3  # up to so many are fitted at once
+# Elements of a matrix, from which on a sample is a part of its rows: methods differ as much on it.
+MOST_SAMPLED = 2**20
+HOPELESS = 3.0  # times the hull on the first sample: not fitted to the others
+# Predictions are off by a factor; options are left out beyond so many standard deviations of it,
+# but not below the least margin, nor above the most.
+DEVIATIONS = 2.0
+LEAST_MARGIN, MOST_MARGIN = 1.25, 3.0
+# What is expected of methods that know nothing without a fit is a share of this one's.
+COMMON = Quantize(3, 0)
+SCREENING_VERSION = 1
+
+OptionsOf = Callable[[LayerSpec], Sequence[Method]]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What came of fits to a matrix, or a part of one.
+
+    Attributes:
+        depth: of its block.
+        ratios: logarithms of damages over what was expected.
+        hopeless: methods far above the hull there.
+    """
+
+    depth: int
+    ratios: Mapping[Method, float]
+    hopeless: frozenset[Method]
+
+
+def screened_menu(
+    builder: LayerBuilder,
+    options_of: OptionsOf,
+    specs: Sequence[LayerSpec],
+    *,
+    timed: bool = False,
+    samples: int = SAMPLES,
+    advance: Callable[[str], None] = lambda _name: None,
+) -> Menu:
+    """Fit options of a few matrices of each kind, and predict or leave out those of the others.
+
+    Args:
+        builder: builds and keeps layers.
+        options_of: the methods to consider for a layer.
+        specs: the layers.
+        timed: whether latency counts; then options are left out only where others of the same
+            method beat them.
+        samples: matrices of each kind to fit.
+        advance: called with a layer's name when it is done.
+    """
+    options = {spec.name: tuple(options_of(spec)) for spec in specs}
+    kinds: dict[object, list[LayerSpec]] = defaultdict(list)
+    for spec in specs:
+        kinds[spec.role, spec.shape, options[spec.name]].append(spec)
+    seen: dict[str, tuple[_Sample, ...]] = {}
+    layers: dict[str, LayerMenu] = {}
+    screens = [_Screen(builder, options[members[0].name], members) for members in kinds.values()]
+    for turn in range(samples):
+        chosen = {
+            screen.chosen(turn, samples).name: screen
+            for screen in screens
+            if turn < screen.count(samples)
+        }
+        found = over_layers(
+            builder,
+            [spec for spec in specs if spec.name in chosen],
+            lambda spec: chosen[spec.name].sample(spec),  # noqa: B023 - used at once
+        )
+        for name, (sample, fitted) in found.items():
+            screen = chosen[name]
+            screen.samples.append(sample)
+            if fitted is not None:
+                layers[name] = fitted
+                advance(name)
+    for screen in screens:
+        seen.update(dict.fromkeys((m.name for m in screen.members), tuple(screen.samples)))
+    rest = [spec for spec in specs if spec.name not in layers]
+    layers |= over_layers(
+        builder,
+        rest,
+        lambda spec: _predicted(builder, spec, options[spec.name], seen[spec.name]),
+        advance,
+    )
+    margins = {
+        member.name: _margins(screen.samples) for screen in screens for member in screen.members
+    }
+    return Menu(
+        tuple(_without_hopeless(layers[spec.name], margins[spec.name], timed) for spec in specs)
+    )
+
+
+class _Screen:
+    """The matrices of one kind, with the samples taken of them."""
+
+    def __init__(
+        self, builder: LayerBuilder, methods: Sequence[Method], members: Sequence[LayerSpec]
+    ) -> None:
+        self.builder, self.methods = builder, methods
+        self.members = sorted(members, key=lambda spec: _depth(spec))
+        self.samples: list[_Sample] = []
+
+    def count(self, samples: int) -> int:
+        """How many samples are taken; all members where little is on offer."""
+        return min(samples, len(self.members))
+
+    def chosen(self, turn: int, samples: int) -> LayerSpec:
+        """The member that a sample is taken of; spread over the depths."""
+        count = self.count(samples)
+        return self.members[int((turn + 0.5) / count * len(self.members))]
+
+    def sample(self, spec: LayerSpec) -> tuple[_Sample, LayerMenu | None]:
+        """Fit the options of a member, those apart that were hopeless on an earlier one.
+
+        Returns:
+            The sample, and the menu of the member where it was fitted as a whole.
+        """
+        hopeless = frozenset[Method]().union(*(earlier.hopeless for earlier in self.samples))
+        wanted = [method for method in self.methods if method not in hopeless]
+        if spec.parameters > MOST_SAMPLED and len(self.methods) > FEW_OPTIONS:
+            return self._of_a_part(spec, wanted), None
+        fits = fit_layer(self.builder, spec, wanted)
+        problem = self.builder.problem(spec.name)
+        sample = _sampled(problem, fits, hopeless)
+        left = [method for method in self.methods if method in hopeless]
+        predicted = _expected(problem, spec, left, self.samples) if left else {}
+        return sample, LayerMenu.of(spec, [*fits.values(), *predicted.values()])
+
+    def _of_a_part(self, spec: LayerSpec, wanted: Sequence[Method]) -> _Sample:
+        """The sample of some rows of a large matrix, which no plan can use; its figures are kept.
+
+        Ranks and modes become the nearest that the part can have.
+        """
+        part = part_of(self.builder.problem(spec.name))
+        place = f"{self.builder.content_of(spec.name)}-part{part.spec.out_features}"
+        known = self.builder.cache.record("screens", place) or {}
+        kinds: dict[type[Method], list[Method]] = defaultdict(list)
+        options: dict[Method, Option] = {}
+        for method in wanted:
+            kinds[type(method)].append(method)
+        for kind, methods in kinds.items():
+            fitting = {method: method.fitting(part.spec) for method in methods}
+            keys = {m: self.builder.key(spec.name, m) for m in methods}
+            missing = [m for m in methods if keys[m] not in known and m != Keep()]
+            kind.prepare(part, [fitting[method] for method in missing])
+            for method in missing:
+                known[keys[method]] = judge(part, fitting[method].build(part)).damage
+            for method in methods:
+                damage = 0.0 if method == Keep() else known[keys[method]]
+                option = Option.of(fitting[method], part.spec, {"damage": damage, "cosine": 1.0})
+                options[method] = option
+            self.builder.cache.keep_record("screens", place, known)
+        return _sampled(part, options, frozenset())
+
+
+def describe_fits(menu: Menu) -> str:
+    """Say in a sentence or two what of a menu was fitted, what was not and why, and how well."""
+    fitted, left = menu.count(State.FITTED), menu.count(State.LEFT_OUT)
+    said = f"Fitted {fitted:,} of {menu.options:,} options"
+    if left:
+        said += (
+            f"; {left:,} were left out, as others at their bytes lose clearly less on similar "
+            "matrices"
+        )
+    if predicted := menu.count(State.PREDICTED):
+        said += f"; {predicted:,} were taken by no plan"
+    errors = [
+        abs(math.log(option.damage / option.predicted))
+        for layer in menu.layers
+        for option in layer.options
+        if option.state is State.FITTED and option.predicted and option.damage > 0
+    ]
+    if errors:
+        off = math.expm1(statistics.median(errors))
+        said += f". What was predicted of those fitted later was off by {off:.0%} in the median"
+    return f"{said}."
+
+
+def part_of(problem: MatrixProblem) -> MatrixProblem:
+    """The problem of some rows of a matrix, evenly spread, about ``MOST_SAMPLED`` elements."""
+    spec, metric = problem.spec, problem.metric
+    count = max(1, MOST_SAMPLED // spec.in_features)
+    rows = torch.linspace(0, spec.out_features - 1, min(count, spec.out_features)).long()
+    terms = []
+    for term in metric.terms:
+        at = rows.to(term.rows.device)
+        gram = term.rows[at] if term.rows.ndim == 1 else term.rows[at][:, at]
+        terms.append(Curvature(gram, term.columns, term.tokens))
+    weight = problem.weight[rows.to(problem.weight.device)]
+    bias = None if problem.bias is None else problem.bias[rows.to(problem.bias.device)]
+    cut = replace(spec, out_features=len(rows), tied=(), factors=())
+    return MatrixProblem(cut, weight, Metric(tuple(terms)), bias)
+
+
+def _depth(spec: LayerSpec) -> int:
+    return -1 if spec.depth is None else spec.depth
+
+
+def _sampled(
+    problem: MatrixProblem, fits: Mapping[Method, Option], hopeless: frozenset[Method]
+) -> _Sample:
+    """Compare fits with what was to be expected of them."""
+    expected = _expectations(problem, fits)
+    ratios = {
+        method: math.log(option.damage / expected[method])
+        for method, option in fits.items()
+        if option.damage > 0 and expected[method] > 0
+    }
+    excess = _excess(list(fits.values()))
+    beyond = {method for method, option in fits.items() if excess[option] > HOPELESS}
+    return _Sample(_depth(problem.spec), ratios, hopeless | beyond)
+
+
+def _expectations(problem: MatrixProblem, methods: Iterable[Method]) -> dict[Method, float]:
+    """What is to be expected of each method without a fit, up to a factor."""
+    common = COMMON.expected_damage(problem)
+    found: dict[Method, float] = {}
+    for method in methods:
+        expected = None if method == Keep() else method.expected_damage(problem)
+        found[method] = common if expected is None else expected
+    return found
+
+
+def _predicted(
+    builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method], samples: Sequence[_Sample]
+) -> LayerMenu:
+    """The menu of a layer from samples of its kind; what there is little of is fitted."""
+    if len(methods) <= FEW_OPTIONS:
+        return LayerMenu.of(spec, fit_layer(builder, spec, methods).values())
+    problem = builder.problem(spec.name)
+    expected = _expected(problem, spec, [m for m in methods if m != Keep()], samples)
+    kept = fit_layer(builder, spec, [method for method in methods if method == Keep()])
+    return LayerMenu.of(spec, [*kept.values(), *expected.values()])
+
+
+def _expected(
+    problem: MatrixProblem,
+    spec: LayerSpec,
+    methods: Sequence[Method],
+    samples: Sequence[_Sample],
+) -> dict[Method, Option]:
+    seen = problem if spec.parameters <= MOST_SAMPLED else part_of(problem)
+    expectations = _expectations(seen, methods)
+    share = 1.0 if seen is problem else _row_energy(problem) / _row_energy(seen)
+    return {
+        method: Option.expected(
+            method,
+            spec,
+            share * expectations[method] * math.exp(_ratio(method, _depth(spec), samples)),
+        )
+        for method in methods
+    }
+
+
+def _row_energy(problem: MatrixProblem) -> float:
+    """What the rows weigh in the metric: damages of a part are to those of the whole as theirs."""
+    rows = problem.metric.rows.to(problem.weight32)
+    weights = rows if rows.ndim == 1 else rows.diagonal()
+    return float(weights @ problem.weight32.square().sum(1)) or 1.0
+
+
+def _ratio(method: Method, depth: int, samples: Sequence[_Sample]) -> float:
+    """Logarithm of damage over expectation at a depth: linear between samples, else the nearest."""
+    seen = sorted((s.depth, s.ratios[method]) for s in samples if method in s.ratios)
+    if not seen:
+        return 0.0
+    depths, ratios = zip(*seen, strict=True)
+    return float(np.interp(depth, depths, ratios))
+
+
+def _margins(samples: Sequence[_Sample]) -> dict[Method, float]:
+    """How far above the hull an option may be predicted before it is left out, by method.
+
+    Where there is one sample nothing is known of the spread, and the margin is the most.
+    """
+    ratios: dict[Method, list[float]] = defaultdict(list)
+    for sample in samples:
+        for method, ratio in sample.ratios.items():
+            ratios[method].append(ratio)
+    return {
+        method: min(max(math.exp(DEVIATIONS * statistics.stdev(seen)), LEAST_MARGIN), MOST_MARGIN)
+        for method, seen in ratios.items()
+        if len(seen) > 1
+    }
+
+
+def _without_hopeless(layer: LayerMenu, margins: Mapping[Method, float], timed: bool) -> LayerMenu:
+    """Leave out what is predicted too far above the hull of what it competes with."""
+    rivals: dict[object, list[Option]] = defaultdict(list)
+    for option in layer.options:
+        gram = getattr(option.method, "gram", "full")
+        rivals[gram, option.method.name if timed else ""].append(option)
+    excess: dict[Option, float] = {}
+    for several in rivals.values():
+        excess |= _excess(several)
+    return LayerMenu.of(
+        layer.spec,
+        [
+            replace(each, state=State.LEFT_OUT)
+            if each.state is State.PREDICTED
+            and excess[each] > margins.get(each.method, MOST_MARGIN)
+            else each
+            for each in layer.options
+        ],
+    )
+
+
+def _excess(options: Sequence[Option]) -> dict[Option, float]:
+    """Damage of each option over the lower convex hull of all at its bytes; 1 on the hull."""
+    points = sorted((option.file_bytes, option.damage) for option in options)
+    hull: list[tuple[float, float]] = []
+    for x, y in points:
+        if hull and y >= hull[-1][1]:
+            continue  # larger and no better
+        while len(hull) > 1 and _turns_up(hull[-2], hull[-1], (x, y)):
+            hull.pop()
+        hull.append((x, y))
+    sizes, damages = zip(*hull, strict=True)
+    excess = {}
+    for option in options:
+        least = float(np.interp(option.file_bytes, sizes, damages))
+        excess[option] = option.damage / least if least > 0 else math.inf
+        if option.damage <= least:
+            excess[option] = 1.0
+    return excess
+
+
+def _turns_up(
+    first: tuple[float, float], middle: tuple[float, float], last: tuple[float, float]
+) -> bool:
+    """Whether the middle one of three points is on or above the line between the others."""
+    (x0, y0), (x1, y1), (x2, y2) = first, middle, last
+    return (y1 - y0) * (x2 - x0) >= (y2 - y0) * (x1 - x0)
