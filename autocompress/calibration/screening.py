@@ -21,6 +21,7 @@ import torch
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.fitting import fit_layer, over_layers
 from autocompress.calibration.menu import LayerMenu, Menu, Option, State, judge
+from autocompress.errors import MethodError
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
@@ -84,7 +85,7 @@ def screened_menu(
         kinds[spec.role, spec.shape, options[spec.name]].append(spec)
     seen: dict[str, tuple[_Sample, ...]] = {}
     layers: dict[str, LayerMenu] = {}
-    screens = [_Screen(builder, options[members[0].name], members) for members in kinds.values()]
+    screens = [_Screen(builder, options_of, members) for members in kinds.values()]
     for turn in range(samples):
         chosen = {
             screen.chosen(turn, samples).name: screen
@@ -123,9 +124,10 @@ class _Screen:
     """The matrices of one kind, with the samples taken of them."""
 
     def __init__(
-        self, builder: LayerBuilder, methods: Sequence[Method], members: Sequence[LayerSpec]
+        self, builder: LayerBuilder, options_of: OptionsOf, members: Sequence[LayerSpec]
     ) -> None:
-        self.builder, self.methods = builder, methods
+        self.builder, self.options_of = builder, options_of
+        self.methods = tuple(options_of(members[0]))
         self.members = sorted(members, key=lambda spec: _depth(spec))
         self.samples: list[_Sample] = []
 
@@ -158,28 +160,29 @@ class _Screen:
     def _of_a_part(self, spec: LayerSpec, wanted: Sequence[Method]) -> _Sample:
         """The sample of some rows of a large matrix, which no plan can use; its figures are kept.
 
-        Ranks and modes become the nearest that the part can have.
+        Methods whose modes or ranks the part cannot have are represented by those that the space
+        offers it; those that are not are taken to be hopeless.
         """
         part = part_of(self.builder.problem(spec.name))
         place = f"{self.builder.content_of(spec.name)}-part{part.spec.out_features}"
         known = self.builder.cache.record("screens", place) or {}
+        stand_ins = _counterparts(wanted, self.options_of(part.spec), part.spec)
         kinds: dict[type[Method], list[Method]] = defaultdict(list)
-        options: dict[Method, Option] = {}
-        for method in wanted:
-            kinds[type(method)].append(method)
+        for method in stand_ins:
+            if method != Keep() and self.builder.key(spec.name, method) not in known:
+                kinds[type(method)].append(method)
         for kind, methods in kinds.items():
-            fitting = {method: method.fitting(part.spec) for method in methods}
-            keys = {m: self.builder.key(spec.name, m) for m in methods}
-            missing = [m for m in methods if keys[m] not in known and m != Keep()]
-            kind.prepare(part, [fitting[method] for method in missing])
-            for method in missing:
-                known[keys[method]] = judge(part, fitting[method].build(part)).damage
+            kind.prepare(part, [stand_ins[method] for method in methods])
             for method in methods:
-                damage = 0.0 if method == Keep() else known[keys[method]]
-                option = Option.of(fitting[method], part.spec, {"damage": damage, "cosine": 1.0})
-                options[method] = option
+                fit = judge(part, stand_ins[method].build(part))
+                known[self.builder.key(spec.name, method)] = fit.damage
             self.builder.cache.keep_record("screens", place, known)
-        return _sampled(part, options, frozenset())
+        damages = {m: known.get(self.builder.key(spec.name, m), 0.0) for m in stand_ins}
+        options = {
+            method: Option.of(used, part.spec, {"damage": damages[method], "cosine": 1.0})
+            for method, used in stand_ins.items()
+        }
+        return _sampled(part, options, frozenset(set(wanted) - set(stand_ins)))
 
 
 def describe_fits(menu: Menu) -> str:
@@ -203,6 +206,36 @@ def describe_fits(menu: Menu) -> str:
         off = math.expm1(statistics.median(errors))
         said += f". What was predicted of those fitted later was off by {off:.0%} in the median"
     return f"{said}."
+
+
+def _counterparts(
+    methods: Sequence[Method], offered: Sequence[Method], part: LayerSpec
+) -> dict[Method, Method]:
+    """What stands for each method on a part of the matrix: itself, or one of like bytes.
+
+    Where a space offers as many settings of a method to the part as to the whole, they are alike in
+    the order of their bytes.
+    """
+    kinds: dict[object, tuple[list[Method], list[Method]]] = defaultdict(lambda: ([], []))
+    found = {}
+    for index, several in enumerate((methods, offered)):
+        for method in several:
+            if index == 0 and _fits(method, part):
+                found[method] = method
+            else:
+                kinds[type(method), method.code_bits][index].append(method)
+    for wanted, others in kinds.values():
+        if len(wanted) == len(others):
+            found |= dict(zip(wanted, others, strict=True))
+    return found
+
+
+def _fits(method: Method, spec: LayerSpec) -> bool:
+    try:
+        method.check(spec)
+    except MethodError:
+        return False
+    return True
 
 
 def part_of(problem: MatrixProblem) -> MatrixProblem:
@@ -300,13 +333,15 @@ def _ratio(method: Method, depth: int, samples: Sequence[_Sample]) -> float:
 def _margins(samples: Sequence[_Sample]) -> dict[Method, float]:
     """How far above the hull an option may be predicted before it is left out, by method.
 
-    Where there is one sample nothing is known of the spread, and the margin is the most.
+    Where there is one sample nothing is known of the spread, and the margin is the most. What no
+    sample could be taken of is always left out.
     """
     ratios: dict[Method, list[float]] = defaultdict(list)
     for sample in samples:
         for method, ratio in sample.ratios.items():
             ratios[method].append(ratio)
-    return {
+    unknown = frozenset[Method]().union(*(sample.hopeless for sample in samples)) - set(ratios)
+    return dict.fromkeys(unknown, 0.0) | {
         method: min(max(math.exp(DEVIATIONS * statistics.stdev(seen)), LEAST_MARGIN), MOST_MARGIN)
         for method, seen in ratios.items()
         if len(seen) > 1
