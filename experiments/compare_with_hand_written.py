@@ -21,7 +21,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 import autocompress
-from autocompress.api.endurance import DEFAULT_TRIALS
+from autocompress.api.efforts import EFFORTS
 from autocompress.api.exporting import Exported
 from autocompress.api.session import Session, open_session
 from autocompress.api.study_choice import SearchSettings
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument(
         "--data", help="text file or hub/name:config:split; the bundled texts when left out"
     )
-    parser.add_argument("--trials", type=int, default=DEFAULT_TRIALS)
+    parser.add_argument("--trials", type=int, default=EFFORTS["thorough"].trials)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     args = parser.parse_args()
     for budget in args.budget:

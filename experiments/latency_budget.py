@@ -162,9 +162,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.runs_dir or Path(scratch)
         texts = TextSettings(data=options.data)
-        session = open_session(options.model, texts, folder, dtype=options.dtype)
+        session = open_session(options.model, texts, folder, compute_dtype=options.dtype)
         print("Fitting the options of every matrix ...", flush=True)
-        bench = Bench(session, session.menu(read_space(options.space)), options.rounds)
+        bench = Bench(
+            session, session.menu(read_space(options.space), fit_all=True), options.rounds
+        )
         print(f"{bench.table.place}; ratios to the dense model\n")
         print(f"{'plan':<24}{'table':>8}{'end to end':>12}{'damage':>10}{'bytes':>9}  forms")
         measure_spread(bench)

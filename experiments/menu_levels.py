@@ -123,7 +123,7 @@ def open_menu(
     """The model that the arguments name, with the options of the space."""
     session = open_session(args.model, texts_of(args, selection_tokens), args.runs_dir)
     print("Fitting the options of every matrix, or reading them from the cache ...", flush=True)
-    menu = session.menu(read_space(args.space))
+    menu = session.menu(read_space(args.space), fit_all=True)
     return session, LevelMenu(menu, session.workbench.inventory)
 
 

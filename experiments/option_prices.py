@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=87, help="options to measure (%(default)s)")
     args = parser.parse_args()
     session = open_session(args.model, texts_of(args), args.runs_dir, progress=SILENT)
-    menu = session.menu(read_space(args.space))
+    menu = session.menu(read_space(args.space), fit_all=True)
     evaluator = Evaluator(session.workbench, session.build, None, session.begin)
     text = session.scored_text("calibration", session.settings.pricing_tokens)
     selection = session.scored_text("selection")

@@ -40,7 +40,6 @@ from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Skipped
 from autocompress.search.engines.choosing import EngineSettings, check_engine
 from autocompress.search.reach import smallest_model_bytes, what_stays
-from autocompress.search.rounds import ROUNDS
 from autocompress.search.space import Space
 
 
@@ -174,6 +173,7 @@ def dry_run(
     session = open_reading(settings, destination, progress)
     space, inventory = settings.read_space(), session.workbench.inventory
     space.check(inventory.layers)
+    finish = finish and finish.within(settings.texts)
     if finish is not None and finish.whole_front:
         healing_text(session, finish.data, finish.settings)
     name, record = look_up_study(settings, destination, identity_of(settings, session, space))
@@ -184,7 +184,7 @@ def dry_run(
     expected = expected_trials(inventory, limits, least, effort.trials, space, effort.planned)
     done = 0 if record is None else sum(trial.state != "failed" for trial in record.trials)
     left = expected[done:]
-    cached, missing = look_up_cache(session, space)
+    cached, missing = look_up_cache(session, space, level, fit_all=settings.fit_all)
     timed = None if limits.latency_ms is None else options_to_time(session, space)
     work = _work(
         session,
@@ -195,6 +195,7 @@ def dry_run(
         timed=timed,
         workers=engine.workers,
         new=record is None,
+        rounds=level.rounds,
     )
     if finish is not None and (finish.whole_front or not limits.unlimited):
         heal = finish.settings
@@ -265,6 +266,7 @@ def _work(
     timed: int | None,
     workers: int,
     new: bool,
+    rounds: int,
 ) -> Work:
     inventory, settings = session.workbench.inventory, session.settings
     measured = [trial for trial in trials if not trial.ruled_out]
@@ -283,7 +285,7 @@ def _work(
         calibration_tokens=0 if cached.statistics == matrices else len(session.calibration_ids),
         fits=missing,
         timed=timed,
-        pricings=ROUNDS if pricing_tokens and measured else 0,
+        pricings=rounds if pricing_tokens and measured else 0,
         pricing_tokens=pricing_tokens,
         selection_tokens=len(session.selection_ids),
         report_tokens=len(session.report_ids),

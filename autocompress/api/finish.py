@@ -12,7 +12,7 @@ from typing import Self
 import optuna
 
 from autocompress.api.healing import HealingWork
-from autocompress.api.session import Session
+from autocompress.api.session import Session, TextSettings
 from autocompress.errors import AutocompressError, ConfigurationError, DataError, StorageError
 from autocompress.healing.settings import HealSettings
 from autocompress.methods.keep import Keep
@@ -60,6 +60,10 @@ class Finish:
                 hint="Say with --heal how many steps to heal it for, such as --heal 200.",
             )
         return cls(HealSettings(steps=0), whole_front=False) if refit else None
+
+    def within(self, texts: TextSettings) -> Finish | None:
+        """What is left to do where the effort may want no text to fit the best plan anew on."""
+        return self if self.whole_front or texts.refit_tokens else None
 
 
 REGAINED = 0.2  # of the loss, about what fitting anew wins back

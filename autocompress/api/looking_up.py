@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from autocompress.api.efforts import EffortLevel
 from autocompress.api.forecast import Fits
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination, SearchSettings, choose_study
@@ -20,14 +21,17 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import CACHE, Cache
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.latency_table import LatencyTable
+from autocompress.calibration.screening import sampled_fits
 from autocompress.methods.keep import Keep
 from autocompress.progress import Progress
+from autocompress.records import LayerSpec
 from autocompress.search.run_folder import find_study
 from autocompress.search.space import Space
 from autocompress.search.storage import file_of, storage_url
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import read_study, to_record
 
+TAKEN = 0.6  # options of a matrix that plans take for each size that they are made for, about
 MOST_BYTES_TO_LOOK_UP = 2 * 10**9  # of a model; hashing the weights of larger ones takes long
 
 
@@ -110,24 +114,44 @@ def _copied(destination: Destination) -> Iterator[Destination]:
         yield replace(destination, runs_dir=folder, storage=url)
 
 
-def look_up_cache(session: Session, space: Space) -> tuple[Cached, Fits]:
-    """What the cache holds, and the options that it lacks."""
+def look_up_cache(
+    session: Session, space: Space, level: EffortLevel, *, fit_all: bool
+) -> tuple[Cached, Fits]:
+    """What the cache holds, and about what must be fitted besides: samples, and what plans take."""
     specs, folder = session.workbench.inventory.layers, session.cache.root
     metrics = KeptMetrics(session.cache, session.statistics_key, tuple(spec.name for spec in specs))
     absent = metrics.missing()
     looked_up = not absent and session.workbench.inventory.dense_bytes <= MOST_BYTES_TO_LOOK_UP
     builder = LayerBuilder(session.workbench, metrics, session.cache)
-    missing: Fits = Counter()
-    known = 0
-    for spec in specs:
-        fits = session.cache.record("fits", builder.content_of(spec.name)) if looked_up else None
-        for method in space.options(spec):
-            there = fits is not None and builder.key(spec.name, method) in fits
-            known += there
-            if not there and method != Keep():
-                missing[spec.shape, method.name] += 1
-    fits_known = known if looked_up or absent else None
-    return Cached(folder, len(specs) - len(absent), fits_known), missing
+    wanted: Fits = Counter()
+    if fit_all:
+        for spec in specs:
+            wanted.update((spec.shape, method.name) for method in space.options(spec))
+    else:
+        for spec, method in sampled_fits(space.options, specs, level.samples):
+            wanted[spec.shape, method.name] += 1
+        for spec in specs:
+            wanted.update(_taken(spec, space, level))
+    known: Fits = Counter()
+    for spec in specs if looked_up else ():
+        fits = session.cache.record("fits", builder.content_of(spec.name)) or {}
+        known.update(
+            (spec.shape, method.name)
+            for method in space.options(spec)
+            if builder.key(spec.name, method) in fits
+        )
+    wanted = Counter({key: n for key, n in wanted.items() if key[1] != Keep.name})
+    fits_known = known.total() if looked_up or absent else None
+    return Cached(folder, len(specs) - len(absent), fits_known), wanted - known
+
+
+def _taken(spec: LayerSpec, space: Space, level: EffortLevel) -> Fits:
+    """About what plans take of the options of a matrix: codes, where there are any on offer."""
+    methods = [method for method in space.options(spec) if method != Keep()]
+    codes = [m for m in methods if m.code_bits and not m.factorised] or methods
+    count = min(len(codes), round(TAKEN * (level.sizes + 1)))
+    names = sorted(Counter(method.name for method in codes))
+    return Counter((spec.shape, names[turn % len(names)]) for turn in range(count))
 
 
 def options_to_time(session: Session, space: Space) -> int:

@@ -97,8 +97,7 @@ def run_search(
     settings = replace(settings, compute_dtype=dtype_name(session.loaded.model.dtype))
     inventory = session.workbench.inventory
     space.check(inventory.layers)
-    if finish is not None and not finish.whole_front and not settings.texts.refit_tokens:
-        finish = None
+    finish = finish and finish.within(settings.texts)
     if finish is not None and finish.whole_front:
         # A bad text is refused before the search.
         healing_text(session, finish.data, finish.settings)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,18 +79,15 @@ def screened_menu(
         samples: matrices of each kind to fit.
         advance: called with a layer's name when it is done.
     """
-    options = {spec.name: tuple(options_of(spec)) for spec in specs}
-    kinds: dict[object, list[LayerSpec]] = defaultdict(list)
-    for spec in specs:
-        kinds[spec.role, spec.shape, options[spec.name]].append(spec)
-    seen: dict[str, tuple[_Sample, ...]] = {}
     layers: dict[str, LayerMenu] = {}
-    screens = [_Screen(builder, options_of, members) for members in kinds.values()]
+    screens = [
+        _Screen(builder, options_of, members) for members in _kinds(options_of, specs).values()
+    ]
     for turn in range(samples):
         chosen = {
-            screen.chosen(turn, samples).name: screen
+            spread[turn].name: screen
             for screen in screens
-            if turn < screen.count(samples)
+            if turn < len(spread := _spread(screen.members, samples))
         }
         found = over_layers(
             builder,
@@ -103,21 +100,51 @@ def screened_menu(
             if fitted is not None:
                 layers[name] = fitted
                 advance(name)
-    for screen in screens:
-        seen.update(dict.fromkeys((m.name for m in screen.members), tuple(screen.samples)))
+    screen_of = {member.name: screen for screen in screens for member in screen.members}
     rest = [spec for spec in specs if spec.name not in layers]
-    layers |= over_layers(
-        builder,
-        rest,
-        lambda spec: _predicted(builder, spec, options[spec.name], seen[spec.name]),
-        advance,
-    )
-    margins = {
-        member.name: _margins(screen.samples) for screen in screens for member in screen.members
-    }
+    layers |= over_layers(builder, rest, lambda spec: screen_of[spec.name].predicted(spec), advance)
+    margins = {screen: _margins(screen.samples) for screen in screens}
     return Menu(
-        tuple(_without_hopeless(layers[spec.name], margins[spec.name], timed) for spec in specs)
+        tuple(
+            _without_hopeless(layers[spec.name], margins[screen_of[spec.name]], timed)
+            for spec in specs
+        )
     )
+
+
+def sampled_fits(
+    options_of: OptionsOf, specs: Sequence[LayerSpec], samples: int = SAMPLES
+) -> Iterator[tuple[LayerSpec, Method]]:
+    """The fits that ``screened_menu`` makes to samples, about: parts of large matrices as specs.
+
+    Later samples are taken to leave out what cuts ranks, where other methods are on offer.
+    """
+    for members in _kinds(options_of, specs).values():
+        methods = [method for method in options_of(members[0]) if method != Keep()]
+        plain = [method for method in methods if not method.factorised] or methods
+        if len(methods) < FEW_OPTIONS:  # the dense matrix beside them
+            yield from ((spec, method) for spec in members for method in methods)
+            continue
+        for turn, spec in enumerate(_spread(members, samples)):
+            rows = min(spec.out_features, max(1, MOST_SAMPLED // spec.in_features))
+            part = replace(spec, out_features=rows) if spec.parameters > MOST_SAMPLED else spec
+            yield from ((part, method) for method in (plain if turn else methods))
+
+
+def _kinds(
+    options_of: OptionsOf, specs: Sequence[LayerSpec]
+) -> dict[tuple[object, ...], list[LayerSpec]]:
+    """Matrices that are alike, by depth: of one role and shape, with the same options."""
+    kinds: dict[tuple[object, ...], list[LayerSpec]] = defaultdict(list)
+    for spec in sorted(specs, key=_depth):
+        kinds[spec.role, spec.shape, tuple(options_of(spec))].append(spec)
+    return kinds
+
+
+def _spread(members: Sequence[LayerSpec], samples: int) -> list[LayerSpec]:
+    """Some of the members, spread over their depths."""
+    count = min(samples, len(members))
+    return [members[int((turn + 0.5) / count * len(members))] for turn in range(count)]
 
 
 class _Screen:
@@ -127,18 +154,8 @@ class _Screen:
         self, builder: LayerBuilder, options_of: OptionsOf, members: Sequence[LayerSpec]
     ) -> None:
         self.builder, self.options_of = builder, options_of
-        self.methods = tuple(options_of(members[0]))
-        self.members = sorted(members, key=lambda spec: _depth(spec))
+        self.methods, self.members = tuple(options_of(members[0])), members
         self.samples: list[_Sample] = []
-
-    def count(self, samples: int) -> int:
-        """How many samples are taken; all members where little is on offer."""
-        return min(samples, len(self.members))
-
-    def chosen(self, turn: int, samples: int) -> LayerSpec:
-        """The member that a sample is taken of; spread over the depths."""
-        count = self.count(samples)
-        return self.members[int((turn + 0.5) / count * len(self.members))]
 
     def sample(self, spec: LayerSpec) -> tuple[_Sample, LayerMenu | None]:
         """Fit the options of a member, those apart that were hopeless on an earlier one.
@@ -156,6 +173,16 @@ class _Screen:
         left = [method for method in self.methods if method in hopeless]
         predicted = _expected(problem, spec, left, self.samples) if left else {}
         return sample, LayerMenu.of(spec, [*fits.values(), *predicted.values()])
+
+    def predicted(self, spec: LayerSpec) -> LayerMenu:
+        """The menu of a member from the samples; where there are few options they are fitted."""
+        few = len(self.methods) <= FEW_OPTIONS
+        fitted = [method for method in self.methods if few or method == Keep()]
+        fits = fit_layer(self.builder, spec, fitted)
+        left = [method for method in self.methods if method not in fits]
+        problem = self.builder.problem(spec.name)
+        expected = _expected(problem, spec, left, self.samples) if left else {}
+        return LayerMenu.of(spec, [*fits.values(), *expected.values()])
 
     def _of_a_part(self, spec: LayerSpec, wanted: Sequence[Method]) -> _Sample:
         """The sample of some rows of a large matrix, which no plan can use; its figures are kept.
@@ -281,18 +308,6 @@ def _expectations(problem: MatrixProblem, methods: Iterable[Method]) -> dict[Met
         expected = None if method == Keep() else method.expected_damage(problem)
         found[method] = common if expected is None else expected
     return found
-
-
-def _predicted(
-    builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method], samples: Sequence[_Sample]
-) -> LayerMenu:
-    """The menu of a layer from samples of its kind; what there is little of is fitted."""
-    if len(methods) <= FEW_OPTIONS:
-        return LayerMenu.of(spec, fit_layer(builder, spec, methods).values())
-    problem = builder.problem(spec.name)
-    expected = _expected(problem, spec, [m for m in methods if m != Keep()], samples)
-    kept = fit_layer(builder, spec, [method for method in methods if method == Keep()])
-    return LayerMenu.of(spec, [*kept.values(), *expected.values()])
 
 
 def _expected(
