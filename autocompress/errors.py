@@ -42,6 +42,21 @@ class AutocompressError(Exception):
         return type(self)(f"{place}: {self.what}", got=self.got, wanted=self.wanted, hint=self.hint)
 
 
+class TimeIsUp(AutocompressError):
+    """A time limit has passed before there was anything to show; what is finished is kept."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(
+            f"time was up while {doing}",
+            wanted="a longer --time",
+            hint="What is finished is kept: the same command goes on with it.",
+        )
+
+    def within(self, place: str) -> AutocompressError:  # noqa: ARG002 - it is no fault of a place
+        """The same error."""
+        return self
+
+
 class ConfigurationError(AutocompressError):
     """A setting, file or argument that the user can correct."""
 

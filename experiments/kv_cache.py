@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = TextSettings(data=options.data)
-        session = open_session(options.model, settings, Path(folder), dtype=options.dtype)
+        session = open_session(options.model, settings, Path(folder), compute_dtype=options.dtype)
         model = session.loaded.model
         windows = Windows(session.report_ids[: options.tokens], session.context)
         whole, dense = cache_bytes_per_token(model), perplexity(model, windows, None)

@@ -149,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = TextSettings(data=options.data)
-        session = open_session(options.model, settings, Path(folder), dtype=options.dtype)
+        session = open_session(options.model, settings, Path(folder), compute_dtype=options.dtype)
         bench = Bench(session, options.tokens)
         print(f"dense: perplexity {bench.dense:.4f}; rises of its logarithm:\n")
         print(f"{'a half kept by':<22}{'2:4':>9}{'free':>9}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish, finish_search
+from autocompress.api.forecast import REFIT_PASSES
 from autocompress.api.heal_plan import healing_text
 from autocompress.api.left_dense import unreached_of, within_reach
 from autocompress.api.quality_target import (
@@ -39,7 +40,7 @@ from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
 from autocompress.search.aiming import Sighting, aim, approach
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
-from autocompress.search.driver import Search
+from autocompress.search.driver import Effort, Search
 from autocompress.search.engines.choosing import EngineSettings, check_engine, make_engine
 from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.healed_trials import read_numbers
@@ -58,6 +59,9 @@ from autocompress.surgery.stored_types import dtype_name
 from autocompress.units import Budget, Limits
 
 THIS_PROCESS = EngineSettings()
+SLOWER_THAN_DENSE = 1.3  # a compressed plan, to score
+FINISH_SHARE = 0.3  # of the time left, at most, to fit the best plan anew
+FITTING_SHARE = 0.4  # of the time left, at most, to fit what plans take
 PRICING_SHARE = 0.5  # of the time left, at most, to price options; the rest is for trials
 
 
@@ -109,8 +113,13 @@ def run_search(
     if study is None:
         limit = budget.limits(inventory.dense_bytes, 1.0).memory_bytes
         check_reachable(space, inventory, limit)
+    session.deadline = effort.deadline
     with progress.task("Measuring the dense model"):
+        started = time.monotonic()
         selection, report = session.scored_text("selection"), session.scored_text("report")
+        effort, finish_by = _with_what_follows(
+            effort, time.monotonic() - started, settings.texts, finish
+        )
         known = None if study is None else _dense_latency(to_record(study, folder))
         evaluator = Evaluator(session.workbench, session.build, known, session.begin)
         if study is None:
@@ -170,7 +179,7 @@ def run_search(
                 session,
                 finish,
                 (selection, report),
-                deadline=effort.deadline,
+                deadline=finish_by,
                 observers=observers,
             ):
                 return record
@@ -180,6 +189,24 @@ def run_search(
             return record
     finally:
         settle(study)
+
+
+def _with_what_follows(
+    effort: Effort, seconds: float, texts: TextSettings, finish: Finish | None
+) -> tuple[Effort, float]:
+    """The effort with what follows the trials takes, and when the best must be fitted anew, if.
+
+    It is told from the time of scoring both texts once. Where fitting the best plan anew would take
+    too large a share of the time, it is not waited for.
+    """
+    each = SLOWER_THAN_DENSE * seconds / (texts.selection_tokens + texts.report_tokens)
+    report = each * texts.report_tokens
+    plans = 0 if finish is None or finish.whole_front else 2
+    anew = plans * (each * REFIT_PASSES * texts.refit_tokens + report)
+    left = effort.deadline - time.monotonic()
+    waited = anew if anew < FINISH_SHARE * left else 0.0
+    effort = replace(effort, report_seconds=report, finish_seconds=waited)
+    return effort, effort.deadline - anew
 
 
 def _on_report(
@@ -245,6 +272,8 @@ def make_proposer(
     proposer.check_latency(evaluator.dense_latency.median_ms)
     if limits.asks_quality:
         _seek_quality(session, proposer, evaluator)
+    now = time.monotonic()
+    proposer.fit_until = now + FITTING_SHARE * (deadline - now)
     proposer.settled(PREDICTED, *proposer.targets[: level.sizes + 1])
     if session.settings.pricing_tokens:
         text = session.scored_text("calibration", session.settings.pricing_tokens)

@@ -5,6 +5,8 @@ Search, profile, compress and export start from it.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -25,7 +27,7 @@ from autocompress.calibration.screening import screened_menu
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.config.space_file import load_space
-from autocompress.errors import ConfigurationError, DataError, ModelError
+from autocompress.errors import ConfigurationError, DataError, ModelError, TimeIsUp
 from autocompress.evaluation.corpus import BUNDLED, PARTS, Texts, check_disjoint, load_texts
 from autocompress.evaluation.encoding import (
     begin_tokens,
@@ -235,6 +237,7 @@ class Session:
             progress,
             seed,
         )
+        self.deadline = math.inf  # of ``time.monotonic``, for calibrating and fitting
         self._warned: set[str] = set()
         self.workbench = Workbench(loaded.model, take_inventory(loaded.model, loaded.stored_types))
         self.context = context_length(loaded.model, settings.context)
@@ -342,6 +345,8 @@ class Session:
             metrics.keep(
                 {name: at_least_average(each, specs[name], special) for name, each in done.items()}
             )
+            if time.monotonic() >= self.deadline:
+                raise TimeIsUp("calibrating")
 
         batches = (window[None] for window in self.windows(self.calibration_ids))
         with self.progress.task("Calibrating (tokens)", len(self.calibration_ids)) as advance:
@@ -398,23 +403,35 @@ class Session:
         for notice in space.notices(specs):
             self.progress.note(notice)
         builder = self.builder
-        with self.progress.task("Fitting options (matrices)", len(specs)) as advance:
-            if fit_all:
+        builder.deadline = self.deadline
+        if fit_all:
+            with self.progress.task("Fitting options (matrices)", len(specs)) as advance:
                 return build_menu(builder, space.options, specs, advance=lambda _name: advance(1))
-            return screened_menu(
-                builder,
-                space.options,
-                specs,
-                timed=timed,
-                samples=effort_of(effort).samples,
-                advance=lambda _name: advance(1),
-            )
+        return screened_menu(
+            builder,
+            space.options,
+            specs,
+            timed=timed,
+            samples=effort_of(effort).samples,
+            progress=self.progress,
+        )
 
-    def fit_taken(self, menu: Menu, taken: Mapping[str, Iterable[Method]]) -> Menu:
-        """Fit what plans take of a menu and is only predicted yet; see ``fitting.fit_taken``."""
+    def fit_taken(
+        self, menu: Menu, taken: Mapping[str, Iterable[Method]], deadline: float = math.inf
+    ) -> Menu:
+        """Fit what plans take of a menu and is only predicted yet; see ``fitting.fit_taken``.
+
+        Where the deadline passes meanwhile, the menu stays as it is; fits that were done are in the
+        cache.
+        """
         count = sum(bool(each.unfitted(taken.get(each.spec.name, ()))) for each in menu.layers)
+        self.builder.deadline = deadline
         with self.progress.task("Fitting what plans take (matrices)", count) as advance:
-            return fit_taken(self.builder, menu, taken, lambda _name: advance(1))
+            try:
+                return fit_taken(self.builder, menu, taken, lambda _name: advance(1))
+            except TimeIsUp:
+                self.progress.note("The time for fitting is up: what is not fitted is predicted.")
+                return menu
 
     def scored_text(self, name: str, tokens: int | None = None) -> ScoredText:
         """A text to score on, by its name, with the dense model's predictions on it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autocompress.calibration.cache import Cache, content_key, tensor_key
+from autocompress.errors import TimeIsUp
 from autocompress.free_memory import give_back_memory
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method, placed_errors
@@ -52,6 +55,16 @@ class LayerBuilder:
         self._lock = threading.Lock()
         self._of_thread = threading.local()  # the problem that each thread works on
         self._content: dict[str, str] = {}
+        self.deadline = math.inf  # of ``time.monotonic``, for fitting many layers
+
+    def check_time(self) -> None:
+        """Make sure that there is time for one more layer.
+
+        Raises:
+            TimeIsUp: the deadline has passed.
+        """
+        if time.monotonic() >= self.deadline:
+            raise TimeIsUp("fitting options")
 
     def problem(self, name: str) -> MatrixProblem:
         """The matrix with its metric; the last one is remembered with what was factorised of it.

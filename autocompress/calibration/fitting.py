@@ -57,6 +57,9 @@ def over_layers(
 
     Large layers are worked on one at a time by all threads, small ones by a thread each, as many as
     take no more memory together than the model.
+
+    Raises:
+        TimeIsUp: the builder's deadline passes before all are done.
     """
     done: dict[str, T] = {}
     small = [spec for spec in specs if spec.parameters < LEAST_PARAMETERS_TO_SHARE]
@@ -70,6 +73,7 @@ def over_layers(
             name = running[future]
             done[name] = future.result()
             advance(name)
+            builder.check_time()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # what a thread of the pool set holds for those to come
@@ -77,6 +81,7 @@ def over_layers(
         if spec.name not in done:
             done[spec.name] = work(spec)
             advance(spec.name)
+            builder.check_time()
     builder.forget_problem()
     return done
 

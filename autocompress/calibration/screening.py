@@ -26,6 +26,7 @@ from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.numerics.metric import Curvature, Metric
+from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
 
 SAMPLES = 2  # matrices of each kind that are fitted
@@ -66,7 +67,7 @@ def screened_menu(
     *,
     timed: bool = False,
     samples: int = SAMPLES,
-    advance: Callable[[str], None] = lambda _name: None,
+    progress: Progress = SILENT,
 ) -> Menu:
     """Fit options of a few matrices of each kind, and predict or leave out those of the others.
 
@@ -77,32 +78,34 @@ def screened_menu(
         timed: whether latency counts; then options are left out only where others of the same
             method beat them.
         samples: matrices of each kind to fit.
-        advance: called with a layer's name when it is done.
+        progress: told how far things are.
     """
     layers: dict[str, LayerMenu] = {}
     screens = [
         _Screen(builder, options_of, members) for members in _kinds(options_of, specs).values()
     ]
-    for turn in range(samples):
-        chosen = {
-            spread[turn].name: screen
-            for screen in screens
-            if turn < len(spread := _spread(screen.members, samples))
-        }
-        found = over_layers(
-            builder,
-            [spec for spec in specs if spec.name in chosen],
-            lambda spec: chosen[spec.name].sample(spec),  # noqa: B023 - used at once
-        )
-        for name, (sample, fitted) in found.items():
-            screen = chosen[name]
-            screen.samples.append(sample)
-            if fitted is not None:
-                layers[name] = fitted
-                advance(name)
     screen_of = {member.name: screen for screen in screens for member in screen.members}
+    spread = [_spread(screen.members, samples) for screen in screens]
+    with progress.task("Fitting samples of each kind (matrices)", sum(map(len, spread))) as advance:
+        for turn in range(samples):
+            found = over_layers(
+                builder,
+                [some[turn] for some in spread if turn < len(some)],
+                lambda spec: screen_of[spec.name].sample(spec),
+                lambda _name: advance(1),
+            )
+            for name, (sample, fitted) in found.items():
+                screen_of[name].samples.append(sample)
+                if fitted is not None:
+                    layers[name] = fitted
     rest = [spec for spec in specs if spec.name not in layers]
-    layers |= over_layers(builder, rest, lambda spec: screen_of[spec.name].predicted(spec), advance)
+    with progress.task("Predicting the others (matrices)", len(rest)) as advance:
+        layers |= over_layers(
+            builder,
+            rest,
+            lambda spec: screen_of[spec.name].predicted(spec),
+            lambda _name: advance(1),
+        )
     margins = {screen: _margins(screen.samples) for screen in screens}
     return Menu(
         tuple(

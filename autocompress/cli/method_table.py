@@ -23,6 +23,10 @@ EXPLANATION = (
     "unbeaten on: matrices where an option of it is best at its size. "
     "beaten by: what stores the same matrices in no more bytes with so many times less damage."
 )
+PREDICTED = (
+    "Of {options:,} options {fitted:,} were fitted. What the others lose is predicted by fits to "
+    "similar matrices: nothing took them, or they lose clearly more than others at their bytes."
+)
 WITHOUT_MENU = "This study has no menu on disk, so that single matrices cannot be compared."
 BEATEN_TITLE = "Uniform plans, and the trial that loses less in no more bytes"
 
@@ -34,6 +38,10 @@ def print_methods(reports: Sequence[MethodReport], front_size: int, console: Con
     with_menu = any(report.options for report in reports)
     console.print(method_table(reports, front_size, with_menu=with_menu))
     console.print(EXPLANATION if with_menu else WITHOUT_MENU, markup=False)
+    options = sum(report.options for report in reports)
+    fitted = sum(report.fitted_options for report in reports)
+    if fitted < options:
+        console.print(PREDICTED.format(fitted=fitted, options=options), markup=False)
     beaten = [plan for report in reports for plan in report.beaten_plans]
     if beaten:
         console.print("", plan_table(beaten), sep="\n")

@@ -22,7 +22,7 @@ from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
 from autocompress.search.against_dense import latency_within, meets
 from autocompress.search.engines.base import Engine, Job, Outcome
-from autocompress.search.front import finalists
+from autocompress.search.front import best_and_rival, finalists
 from autocompress.search.hypervolume import hypervolume
 from autocompress.search.knob_sampler import KnobSampler
 from autocompress.search.observer import Observer, describe_trial
@@ -40,6 +40,7 @@ from autocompress.search.turns import Turns
 
 # Plans for comparison are measured up to so many times the limit; larger ones say nothing of it.
 REFERENCE_SPAN = 4.0
+TRIALS_TO_TIME_BY = 5  # the slowest of so many is what the next one may take
 MOST_FAILURES = 5  # failed trials in a row; then something else is wrong
 
 
@@ -55,6 +56,8 @@ class Effort:
         sampler: proposes the knobs; one of ``knob_sampler.SAMPLERS``.
         seed: of the sampler.
         planned: how many plans at most need no sampler.
+        report_seconds: that a finalist takes on the report text, about.
+        finish_seconds: that what follows the search takes, about.
     """
 
     trials: int
@@ -63,6 +66,8 @@ class Effort:
     sampler: str = "auto"
     seed: int = 0
     planned: Planned = ALL
+    report_seconds: float = 0.0
+    finish_seconds: float = 0.0
 
 
 class Search:
@@ -103,6 +108,7 @@ class Search:
         self._running: dict[int, tuple[Trial, Proposal]] = {}
         self._growth = list(searched_series(self.record))
         self._failures, self._exhausted = 0, False
+        self._seconds: list[float] = []  # that trials took
         self._advance: Advance = lambda _steps: None
 
     def run(
@@ -148,9 +154,24 @@ class Search:
         return (
             self._exhausted
             or self._count + len(self._running) >= self.effort.trials
-            or time.monotonic() >= self.effort.deadline
+            or self._time_is_up
             or self._stagnant
         )
+
+    @property
+    def _time_is_up(self) -> bool:
+        """Whether another trial would leave too little time for the finalists and what follows.
+
+        Before anything is measured there is time until the deadline itself.
+        """
+        if math.isinf(self.effort.deadline):
+            return False
+        needed = 0.0
+        if self.record.complete:
+            last = max(self._seconds[-TRIALS_TO_TIME_BY:], default=0.0)
+            members = len(finalists(self.record)) + 1
+            needed = last + members * self.effort.report_seconds + self.effort.finish_seconds
+        return time.monotonic() + needed >= self.effort.deadline
 
     def ask(self) -> Job | None:
         """See ``AskTell``. Proposals over the byte limit end at once, without a job."""
@@ -177,6 +198,7 @@ class Search:
     def tell(self, outcome: Outcome) -> None:
         """See ``AskTell``."""
         trial, _ = self._running.pop(outcome.number)
+        self._seconds.append(outcome.seconds)
         self._ended(self.store.end(trial, outcome))
 
     @property
@@ -188,7 +210,7 @@ class Search:
         """Why nothing more is started."""
         if self._count >= self.effort.trials:
             return f"all {self._count} trials are done (--trials)"
-        if time.monotonic() >= self.effort.deadline:
+        if self._time_is_up:
             return "its time is up (--time)"
         if self._stagnant:
             return f"{self.effort.patience} searched trials have not moved the front (--patience)"
@@ -262,7 +284,7 @@ class Search:
         Raises:
             AutocompressError: it was.
         """
-        if not self.record.complete and time.monotonic() >= self.effort.deadline:
+        if not self.record.complete and self._time_is_up:
             raise AutocompressError(
                 "time was up before the first trial was measured",
                 wanted="a longer --time",
@@ -274,14 +296,30 @@ class Search:
         """Measure the front, and the hand-written plan it is compared with, on the report text.
 
         A plan that turns out to miss a target of quality there is no longer the best: the next one
-        is measured as well.
+        is measured as well. Where time is up, the best and its rival are measured still.
         """
-        while missing := [
-            trial for trial in finalists(to_record(self.study, self.folder)) if trial.report is None
-        ]:
+        while missing := self._unreported():
             with self.progress.task(
                 "Measuring the front on the report text (plans)", len(missing)
             ) as advance:
                 for trial in missing:
                     keep_report(self.study, trial, measure(trial))
                     advance(1)
+                    if time.monotonic() >= self.effort.deadline:
+                        break
+        if left := sum(trial.report is None for trial in finalists(self._stored)):
+            self.progress.note(
+                f"No time was left to measure {left} plans of the front on the report text: the "
+                "same command with more --time does."
+            )
+
+    @property
+    def _stored(self) -> StudyRecord:
+        return to_record(self.study, self.folder)
+
+    def _unreported(self) -> list[TrialRecord]:
+        """The finalists to measure on the report text, the best and its rival first."""
+        first = best_and_rival(self._stored)
+        others = () if time.monotonic() >= self.effort.deadline else finalists(self._stored)
+        wanted = {trial.key: trial for trial in (*first, *others)}
+        return [trial for trial in wanted.values() if trial.report is None]

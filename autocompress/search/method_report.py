@@ -79,6 +79,7 @@ class MethodReport:
         uses: by the members of the front, smallest first; empty when none uses it.
         share: mean share of the bytes over all members of the front.
         options: how many options the menu has of it; 0 without a menu.
+        fitted_options: how many of them were fitted; the damages of the others are predicted.
         beaten_options: how many of them another method beats.
         matrices: how many matrices have options of it.
         unbeaten_matrices: on how many of those no other method beats all of its options.
@@ -92,6 +93,7 @@ class MethodReport:
     uses: tuple[Use, ...]
     share: float
     options: int
+    fitted_options: int
     beaten_options: int
     matrices: int
     unbeaten_matrices: int
@@ -132,6 +134,7 @@ def report_methods(
             uses.get(label, ()),
             sum(use.share for use in uses.get(label, ())) / max(len(front), 1),
             tally.options[label],
+            tally.fitted[label],
             sum(map(len, tally.factors[label].values())),
             tally.matrices[label],
             tally.unbeaten[label],

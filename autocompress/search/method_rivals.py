@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from autocompress.calibration.menu import Menu
+from autocompress.calibration.menu import Menu, State
 from autocompress.errors import StudyError
 from autocompress.methods.base import Method
 from autocompress.search.stored_menu import read_menu
@@ -22,11 +22,19 @@ from autocompress.search.study import StudyRecord
 
 @dataclass(frozen=True)
 class Offer:
-    """One option of a matrix, as far as methods are compared: label, stored bytes, damage."""
+    """One option of a matrix, as far as methods are compared.
+
+    Attributes:
+        label: of its method.
+        bytes: stored.
+        damage: rise of the loss, nats per token.
+        fitted: whether the damage is of a fit; else it is predicted.
+    """
 
     label: str
     bytes: int
     damage: float
+    fitted: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,12 @@ def offers_of(menu: Menu) -> dict[str, tuple[Offer, ...]]:
     """The offers of every matrix of a menu, by layer name, with their predicted damages."""
     return {
         layer.spec.name: tuple(
-            Offer(method_label(option.method), option.file_bytes, option.damage)
+            Offer(
+                method_label(option.method),
+                option.file_bytes,
+                option.damage,
+                option.state is State.FITTED,
+            )
             for option in layer.options
         )
         for layer in menu.layers
@@ -75,6 +88,7 @@ class Tally:
     """Counts over the matrices of a menu, by label; factors by label and rival."""
 
     options: Counter[str]
+    fitted: Counter[str]
     matrices: Counter[str]
     unbeaten: Counter[str]
     factors: dict[str, dict[str, list[float]]]
@@ -82,7 +96,8 @@ class Tally:
     @classmethod
     def of(cls, menus: Iterable[Sequence[Offer]]) -> Tally:
         """Count over the offers of some matrices."""
-        tally = cls(Counter(), Counter(), Counter(), defaultdict(lambda: defaultdict(list)))
+        factors: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        tally = cls(Counter(), Counter(), Counter(), Counter(), factors)
         for offers in menus:
             tally._count(offers)
         return tally
@@ -107,6 +122,7 @@ class Tally:
                 else:
                     unbeaten.add(offer.label)
         self.options.update(offer.label for offer in offers)
+        self.fitted.update(offer.label for offer in offers if offer.fitted)
         self.matrices.update({offer.label for offer in offers})
         self.unbeaten.update(unbeaten)
 

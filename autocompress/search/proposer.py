@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,8 +73,8 @@ def sweep(
     return [size for size in sizes if least_bytes <= size <= dense_bytes] or [float(dense_bytes)]
 
 
-# Fits some options of a menu, by layer name, and returns the menu with them.
-Fit = Callable[[Menu, Mapping[str, Iterable[Method]]], Menu]
+# Fits some options of a menu, by layer name, until a time, and returns the menu with them.
+Fit = Callable[[Menu, Mapping[str, Iterable[Method]], float], Menu]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Proposer:
         fit: Fit | None = None,
     ) -> None:
         self.held, self._fit = held, fit
+        self.fit_until = math.inf  # of ``time.monotonic``; then predictions count
         self.menu, self.inventory, self.limits = menu, inventory, limits
         self.groups, self.latencies, self.methods = groups, latencies, methods
         self.priced = PricedMenu()
@@ -239,9 +241,9 @@ class Proposer:
             for name, method in plan.items():
                 taken[name].append(method)
         unfitted = any(layer.unfitted(taken[layer.spec.name]) for layer in self.menu.layers)
-        if self._fit is None or not unfitted:
+        if self._fit is None or not unfitted or time.monotonic() >= self.fit_until:
             return False
-        self.menu = self._fit(self.menu, taken)
+        self.menu = self._fit(self.menu, taken, self.fit_until)
         return True
 
     def planned(self, trials: int, planned: Planned = ALL) -> list[Callable[[], Proposal]]:

@@ -179,6 +179,7 @@ def methods_table(study: StudyRecord) -> dict[str, list[Any]]:
             "most_ratio": max((use.ratio for use in report.uses), default=None),
             "bytes_share": report.share,
             "options": report.options,
+            "fitted_options": report.fitted_options,
             "beaten_options": report.beaten_options,
             "unbeaten_matrices": report.unbeaten_matrices,
             "matrices": report.matrices,

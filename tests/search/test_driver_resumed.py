@@ -57,7 +57,7 @@ def test_an_interrupt_marks_all_running_trials(tmp_path):
 def test_a_resumed_search_goes_on_as_if_it_had_not_been_cut_off(tmp_path, monkeypatch):
     """All but the first allocations are searched here; see also the tests of ``KnobSampler``."""
     planned = Proposer.planned
-    monkeypatch.setattr(Proposer, "planned", lambda proposer, trials: planned(proposer, trials)[:2])
+    monkeypatch.setattr(Proposer, "planned", lambda *arguments: planned(*arguments)[:2])
     whole = run_in(tmp_path / "whole", FakeEvaluator(), 10)
     with pytest.raises(KeyboardInterrupt):
         run_in(tmp_path / "cut", FakeEvaluator(raise_at(7, error=KeyboardInterrupt)), 10)
