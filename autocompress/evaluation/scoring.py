@@ -292,9 +292,11 @@ def _inputs_of_head(model: Any) -> Iterator[list[Tensor]]:
 
 def _log_softmax_blocks(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
     rows = max(1, BLOCK_ELEMENTS // logits.shape[-1])
-    for start in range(0, len(logits), rows):
-        block = logits[start : start + rows]
+    start = 0
+    # Split, not sliced: the gradient of each slice would be as large as all logits.
+    for block in torch.split(logits, rows):
         yield slice(start, start + len(block)), torch.log_softmax(block.float(), -1)
+        start += len(block)
 
 
 def _negative_log_likelihood(logs: Tensor, targets: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from autocompress.errors import AutocompressError
 from autocompress.methods.plan import Plan
 from autocompress.search import driver
 from autocompress.search.engines.here import Here
-from autocompress.search.front import finalists
+from autocompress.search.front import best_and_rival, finalists
 from autocompress.search.study_store import read_study
 from tests.search.fake_search import (
     MENU,
@@ -94,7 +95,40 @@ def test_no_trial_starts_after_the_time_is_up(tmp_path, monkeypatch):
     evaluator = FakeEvaluator(trouble)
     record = run_in(tmp_path / "s", evaluator, 100, deadline=35.0)
     assert len(evaluator.selected) == 4  # the fourth starts at 30 s
-    assert all(t.report for t in finalists(record))  # what was found is still measured
+    reported = [t for t in record.trials if t.report]  # what matters most is still measured
+    assert reported == [t for t in best_and_rival(record) if t.report]
+    assert len(reported) < len(finalists(record))
+    more = run_in(tmp_path / "s", FakeEvaluator(), 4)
+    assert all(t.report for t in finalists(more))
+
+
+def test_trials_leave_time_for_the_finalists_and_what_follows(tmp_path, monkeypatch):
+    """Each trial takes ten seconds, a finalist three, and what follows twenty."""
+    now = [0.0]
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now[0])
+
+    def trouble(_count: int, _plan: Plan) -> None:
+        now[0] += 10.0
+
+    class Timed(FakeEvaluator):
+        def run(self, job):
+            return replace(super().run(job), seconds=10.0)
+
+        def report(self, trial):
+            now[0] += 3.0
+            return super().report(trial)
+
+    record = run_in(
+        tmp_path / "s",
+        Timed(trouble),
+        100,
+        deadline=120.0,
+        report_seconds=3.0,
+        finish_seconds=20.0,
+    )
+    assert all(t.report for t in finalists(record))
+    assert 80.0 <= now[0] <= 100.0  # the rest is for what follows
+    assert len(record.complete) >= 5
 
 
 def test_time_that_is_up_before_the_first_trial_says_how_to_go_on(tmp_path):
