@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -20,8 +21,29 @@ def give_back_memory() -> None:
             trim(0)
 
 
+_before: list[int] = []  # the most that was held before the last ``begin_peak``
+
+
+def begin_peak() -> None:
+    """Let ``peak_since`` count from here on, where Linux allows it."""
+    held = peak_since()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+        if held is not None:
+            _before[:] = [max([held, *_before])]
+
+
 def peak_memory_bytes() -> int | None:
     """The most memory that this process has held at once; ``None`` where the system does not say.
+
+    See ``peak_since``.
+    """
+    since = peak_since()
+    return None if since is None else max([since, *_before])
+
+
+def peak_since() -> int | None:
+    """The most memory held since the last ``begin_peak``; since the start where that does nothing.
 
     Resident memory, libraries and mapped files included: ``VmHWM`` of Linux, else ``getrusage``,
     whose figure on Linux a process takes over from the one that started it.

@@ -37,6 +37,7 @@ from autocompress.records import LayerSpec, Measurement
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.selection import Selection
 from autocompress.search.targets import LossOnText, judge_targets
+from autocompress.stage_memory import StageMemory
 from autocompress.surgery.permanent import compress_, compressed_copy
 
 
@@ -172,6 +173,7 @@ def compress(
     wish = Wish(None if out is None else Path(out), overwrite, measure, inplace)
     if wish.out is not None:
         check_free(wish.out, overwrite)
+    progress = StageMemory(progress)
     named, own = own_content(
         {"calibration": calibration_data, "selection": selection_data, "report": report_data}
     )
@@ -293,6 +295,7 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
         judge_targets(chosen.limits, inventory.plan_bytes(plan), None, losses),
         peak_memory_bytes(),
         unreached_of(session),
+        dict(getattr(session.progress, "peaks", {})),
     )
     finish = compress_ if wish.inplace else compressed_copy
     return Compressed(finish(session.workbench, plan, session.build), report)

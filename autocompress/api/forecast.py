@@ -176,8 +176,8 @@ def _healing(work: Work, speed: Speed, memory: int) -> tuple[Stage, ...]:
 
 
 def _dense(work: Work, speed: Speed, memory: int) -> Stage:
-    """The dense model predicts both texts once to be compared with, in a new study once more."""
-    tokens = (work.selection_tokens + work.report_tokens) * (2 if work.new else 1)
+    """The dense model predicts both texts once to be compared with."""
+    tokens = work.selection_tokens + work.report_tokens
     rounds = ROUNDS + 1 if work.new else 0
     decoding = rounds * (WARM_UP_TOKENS + ROUND_TOKENS) * speed.decoding_ms / 1000
     return Stage(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from autocompress.methods.plan import Plan
 from autocompress.records import Measurement, Skipped
 from autocompress.search.by_role import RoleBytes, StoredMatrix, by_role
 from autocompress.search.targets import Verdict
+from autocompress.stage_memory import describe_peaks
 from autocompress.units import format_bytes
 
 MOST_NAMED = 3  # layers that the summary names as those that lose most
@@ -87,6 +89,7 @@ class CompressionReport:
         targets: whether each target is met, and by how much.
         peak_memory_bytes: most memory that the process has held; ``None`` where that is unknown.
         unreached: matrices without an input vector on the calibration text, with the reason.
+        stage_memory_bytes: most memory while each stage ran, by its name.
     """
 
     model: str
@@ -102,6 +105,7 @@ class CompressionReport:
     targets: tuple[Verdict, ...] = ()
     peak_memory_bytes: int | None = None
     unreached: tuple[Skipped, ...] = ()
+    stage_memory_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -160,6 +164,7 @@ class CompressionReport:
             "dense_parameters": self.dense_parameters,
             "parameters": self.parameters,
             "peak_memory_bytes": self.peak_memory_bytes,
+            "stage_memory_bytes": dict(self.stage_memory_bytes),
             "predicted_damage": self.damage,
             "by_role": [role.to_dict() for role in self.by_role],
             "layers": self.table(),
@@ -201,6 +206,8 @@ class CompressionReport:
         lines += [f"  target      {verdict}" for verdict in self.targets]
         if self.peak_memory_bytes is not None:
             lines.append(f"  memory      {format_bytes(self.peak_memory_bytes)} held at most")
+            if self.stage_memory_bytes:
+                lines[-1] += f": {describe_peaks(self.stage_memory_bytes)}"
         if self.exported is not None:
             lines.append(
                 f"  written     {self.folder}, loaded again in a fresh process with the same result"

@@ -55,6 +55,7 @@ from autocompress.search.storage import settle, storage_errors
 from autocompress.search.stored_menu import keep_menu
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.search.study_store import create_study, read_study, to_record
+from autocompress.stage_memory import StageMemory, describe_peaks
 from autocompress.surgery.stored_types import dtype_name
 from autocompress.units import Budget, Limits
 
@@ -90,6 +91,7 @@ def run_search(
         BudgetUnreachable: no plan can be as small as the budget, said before anything is computed.
         ConfigurationError: a setting, text, model, space or study that cannot be used.
     """
+    progress = memory = StageMemory(progress)
     settings, destination = settings.located(), destination.located()
     budget = check_settings(settings, destination)
     level = effort_of(settings.effort)
@@ -189,6 +191,8 @@ def run_search(
             return record
     finally:
         settle(study)
+        if memory.peaks:
+            progress.note(f"Memory held at most: {describe_peaks(memory.peaks)}.")
 
 
 def _with_what_follows(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -147,6 +147,14 @@ class Teacher:
                     states.append(torch.nn.functional.normalize(hidden.float(), dim=-1).half())
         assert rows is not None, "windows always hold at least one"
         return cls(windows, rows, sums.score(), torch.cat(states) if states else None)
+
+    @property
+    def own_score(self) -> Score:
+        """The dense model's score against itself: no divergence, a cosine of one."""
+        nothing = (0.0,) * len(self.score.windows.tokens)
+        cosine = math.nan if self._hidden is None else 1.0
+        windows = replace(self.score.windows, kl=nothing)
+        return replace(self.score, kl=0.0, windows=windows, cosine=cosine)
 
     def covers(self, windows: Windows) -> bool:
         """Whether ``windows`` are these windows or their first ones."""

@@ -92,8 +92,8 @@ class Evaluator:
         self.dense_latency = dense_latency or DecodeTimer(workbench.model, prompt).measure()
 
     def dense(self, text: ScoredText) -> Measurement:
-        """Measure the dense model."""
-        scored = score(self.workbench.model, text.windows, text.teacher)
+        """Measure the dense model; its predictions have been scored when they were kept."""
+        scored = text.teacher.own_score
         prefill_ms = stats.median(self.prefill_timer.times())
         timed = _Times(self.dense_latency, prefill_ms, cache_bytes_per_token(self.workbench.model))
         return self._measurement(DENSE, text, scored, timed)

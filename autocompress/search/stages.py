@@ -1,30 +1,33 @@
-"""Scoring in stages: a few windows first, and more only for what is not clearly beaten on them.
+"""Scoring in stages: a few windows first, twice as many again while a plan may still win.
 
 All plans are scored on the same first windows, so two of them are compared in pairs, window by
-window, and what a text is like by chance does not decide.
+window, and what a text is like by chance does not decide. Scoring ends as soon as the interval of
+the difference tells a plan from a better one, whatever share of the text that takes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import count, takewhile
 
 import numpy as np
+from scipy.stats import t as student
 
 from autocompress.search.study import TrialRecord
 
-STAGES = (1 / 8, 1 / 2)  # of the windows, before each decision to go on
 LEAST_WINDOWS = 4  # of a stage; fewer say nothing about their spread
 RIVALS = 3
 # A plan may still win on the rest of the text while its divergence is this much above a rival's.
 MARGIN = 0.2
-STANDARD_ERRORS = 2.0
+CONFIDENCE = 0.977  # one-sided, that the difference is no chance: two standard errors of many
 
 
 def stages_of(windows: int) -> tuple[int, ...]:
-    """Numbers of first windows to decide after, rising; none for a short text."""
-    counts = [round(share * windows) for share in STAGES]
-    return tuple(count for count in counts if LEAST_WINDOWS <= count < windows)
+    """Numbers of first windows to decide after, each twice the last; none for a short text."""
+    doublings = (LEAST_WINDOWS * 2**power for power in count())
+    return tuple(takewhile(lambda stage: stage < windows, doublings))
 
 
 def rivals_of(size: int, trials: Iterable[TrialRecord]) -> tuple[tuple[float, ...], ...]:
@@ -54,4 +57,11 @@ def clearly_worse(ours: Sequence[float], rivals: Iterable[Sequence[float]]) -> b
 def _worse(ours: np.ndarray, theirs: np.ndarray) -> bool:
     differences = ours - theirs
     chance = differences.std(ddof=1) / math.sqrt(len(differences))
-    return bool(differences.mean() > MARGIN * theirs.mean() + STANDARD_ERRORS * chance)
+    errors = _errors(len(differences))
+    return bool(differences.mean() > MARGIN * theirs.mean() + errors * chance)
+
+
+@cache
+def _errors(windows: int) -> float:
+    """Standard errors of a mean over so many windows within which it may be chance (Student)."""
+    return float(student.ppf(CONFIDENCE, windows - 1))

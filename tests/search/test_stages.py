@@ -23,9 +23,9 @@ KLS = st.lists(st.floats(1e-3, 10.0), min_size=LEAST_WINDOWS, max_size=24)
 
 @pytest.mark.parametrize(
     ("windows", "stages"),
-    [(0, ()), (4, ()), (7, (4,)), (8, (4,)), (32, (4, 16)), (256, (32, 128))],
+    [(0, ()), (4, ()), (7, (4,)), (8, (4,)), (32, (4, 8, 16)), (33, (4, 8, 16, 32))],
 )
-def test_stages_are_an_eighth_and_a_half_where_these_are_windows_enough(windows, stages):
+def test_each_stage_is_twice_the_last(windows, stages):
     assert stages_of(windows) == stages
 
 
@@ -71,6 +71,14 @@ def test_what_one_window_alone_says_is_chance():
     rival = (0.1,) * 8
     assert clearly_worse((0.6,) * 8, [rival])
     assert not clearly_worse((*(0.1,) * 7, 4.1), [rival])
+
+
+def test_few_windows_must_say_more():
+    """A difference of two and a half standard errors: by chance over four windows, not over 32."""
+    rival = (1e-6,) * 32
+    ours = tuple(0.1 + swing for swing in (0.07, -0.07)) * 16
+    assert not clearly_worse(ours[:4], [rival])
+    assert clearly_worse(ours, [rival])
 
 
 def test_only_the_windows_that_were_scored_are_compared():

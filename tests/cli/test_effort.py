@@ -1,0 +1,154 @@
+"""``--effort``, ``--fit-all`` and ``--time``, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from autocompress.api.session import Session
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.cli.main import main
+from autocompress.evaluation.corpus import bundled_text
+from tests.api.searches import write_half_demo
+
+SPACE = """\
+version: 1
+name: tiny
+methods:
+  keep: true
+  quantize: {bits: [8, 4, 3, 2], group_sizes: [64, row]}
+  svd: {metrics: [two_sided], rank_fractions: [0.1, 0.25], bits: [none, 8]}
+"""
+MODEL = ["--data", "a text.txt", "--space", "tiny.yaml"]
+QUIETLY = ["--no-track", "--effort", "quick", "--runs-dir", "my runs"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    place = tmp_path_factory.mktemp("some place")
+    write_half_demo(place / "half demo")
+    (place / "a text.txt").write_text(bundled_text("selection")[:40_000], encoding="utf-8")
+    (place / "tiny.yaml").write_text(SPACE, encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def place(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "its copy")
+    monkeypatch.chdir(tmp_path / "its copy")
+    return tmp_path / "its copy"
+
+
+def search(*arguments):
+    return main(["search", "--model", "half demo", "--budget", "6x", *MODEL, *QUIETLY, *arguments])
+
+
+def states(place):
+    menu = json.loads((place / "my runs" / "half-demo-6x" / "menu.json").read_text())
+    return [option["state"] for options in menu["layers"].values() for option in options]
+
+
+def test_a_quick_search_fits_little_and_measures_a_handful_of_plans(place, capsys):
+    assert search("--json") == 0
+    said = capsys.readouterr()
+    record = json.loads(said.out)
+    assert record["trials"] <= 6
+    assert {point["by_hand"] for point in record["front"]} <= {True, False}
+    assert states(place).count("fitted") < 0.7 * len(states(place))
+    assert "left out" in states(place)
+    assert "Fitted " in said.err
+    assert "options; " in said.err
+    assert "Memory held at most: " in said.err
+    assert "anew" not in said.err
+    assert main(["front", "--methods", "--runs-dir", "my runs"]) == 0
+    assert "were fitted. What the others lose is predicted" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_every_option_is_fitted_where_that_is_asked_for(place, capsys):
+    assert search("--fit-all", "--trials", "1") == 0
+    assert set(states(place)) == {"fitted"}
+    assert "What the others lose" not in capsys.readouterr().out
+
+
+def test_an_effort_that_there_is_not_is_refused(place, capsys):
+    for command in (
+        ["search", "--budget", "4x"],
+        ["search", "--budget", "4x", "--dry-run"],
+        ["compress", "half demo", "--budget", "4x", "--out", "small", "--data", "a text.txt"],
+    ):
+        assert main([*command, "--effort", "lazy"]) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert "--effort: got 'lazy', wanted quick, normal, thorough" in error
+
+
+def test_a_model_is_compressed_with_little_effort(place, capsys):
+    command = ["compress", "half demo", "--out", "small", "--budget", "6x", *MODEL]
+    assert main([*command, "--effort", "quick", "--json"]) == 0
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert report["bytes"] * 6 <= report["dense_bytes"]
+    assert report["stage_memory_bytes"]["Calibrating"] > 10**8
+    assert "Fitted " in said.err
+    assert main(["compress", "half demo", "--out", "again", "--budget", "6x", *MODEL]) == 0
+    assert "memory" in capsys.readouterr().out
+
+
+def test_time_that_is_up_while_calibrating_loses_nothing(place, capsys):
+    assert search("--time", "0.001s") == 1
+    assert "time was up while calibrating: wanted a longer --time" in capsys.readouterr().err
+    kept = list((place / "my runs" / "cache").rglob("*.safetensors"))
+    assert kept
+    stamps = {path: path.stat().st_ino for path in kept}
+    assert search() == 0
+    assert all(path.stat().st_ino == inode for path, inode in stamps.items())
+
+
+def test_time_that_is_up_while_fitting_loses_nothing(place, capsys, monkeypatch):
+    """The clock of the fits runs out after the first; what calibration kept is there."""
+
+    def out_of_time(builder):
+        builder.deadline = 0.0
+        check(builder)
+
+    check = LayerBuilder.check_time
+    monkeypatch.setattr(LayerBuilder, "check_time", out_of_time)
+    assert search() == 1
+    assert "time was up while fitting options" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    fitted = {path.name for path in (place / "my runs" / "cache").rglob("fits/*.json")}
+    assert fitted
+    assert search() == 0
+
+
+def test_where_no_time_is_left_to_fit_what_plans_take_it_is_predicted(place, capsys, monkeypatch):
+    monkeypatch.setattr(
+        Session,
+        "fit_taken",
+        lambda session, menu, taken, _deadline: fit_taken(session, menu, taken, 0.0),
+    )
+    fit_taken = Session.fit_taken
+    assert search() == 0
+    assert "The time for fitting is up" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_how_much_less_a_quick_search_takes(place, capsys):
+    def forecast(effort):
+        command = ["search", "--model", "half demo", "--budget", "6x", *MODEL]
+        assert main([*command, "--effort", effort, "--dry-run", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    quick, thorough = forecast("quick"), forecast("thorough")
+    assert sum(quick["trials"].values()) == 6
+    assert sum(thorough["trials"].values()) == 32
+    names = [stage["name"] for stage in quick["stages"]]
+    assert "fitting anew" not in names
+    fits = [
+        next(s["work"] for s in each["stages"] if s["name"] == "fitting")
+        for each in (quick, thorough)
+    ]
+    assert int(fits[0].split()[0].replace(",", "")) < int(fits[1].split()[0].replace(",", ""))
