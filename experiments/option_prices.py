@@ -1,19 +1,21 @@
 """Compare the prices of options inside a compressed plan with measured swaps and with predictions.
 
     python experiments/option_prices.py
-    python experiments/option_prices.py --model DIR --data FILE --budget 6x 10x --swaps 87
+    python experiments/option_prices.py --model DIR --data FILE --budget 4x --swaps 40
 
 For each budget the additive allocation on predictions is the plan. Random undominated options of
-random matrices are swapped into it, one at a time, and the divergence is measured; printed are the
-rank correlation (Spearman) and the linear one (Pearson) with what is predicted around the dense
-model and with the prices of one pass forth and back, and the seconds that both take. Then the plan
-that the prices lead to is compared with the first one on the selection text.
+random matrices, of those that are fitted, are swapped into it, one at a time, and the divergence is
+measured; printed are the rank correlation (Spearman) and the linear one (Pearson) with what is
+predicted around the dense model and with the prices of one pass forth and back, and the seconds
+that both take. Then the plan that the prices lead to is compared with the first one on the
+selection text.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import time
 
 from own_search import add_arguments, texts_of
@@ -31,22 +33,29 @@ from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.rounds import price_menu
 from autocompress.units import Budget
 
+SIZES = 5  # around the budget that plans are made at, so that there are fitted options to compare
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, tokens=16_384)
     parser.add_argument("--budget", nargs="+", default=["6x", "10x", "16x"], help="budgets to try")
     parser.add_argument("--swaps", type=int, default=87, help="options to measure (%(default)s)")
+    parser.add_argument(
+        "--fit-all", action="store_true", help="fit every option, not only what plans take"
+    )
     args = parser.parse_args()
     session = open_session(args.model, texts_of(args), args.runs_dir, progress=SILENT)
-    menu = session.menu(read_space(args.space), fit_all=True)
+    menu = session.menu(read_space(args.space), fit_all=args.fit_all)
     evaluator = Evaluator(session.workbench, session.build, None, session.begin)
-    text = session.scored_text("calibration", session.settings.pricing_tokens)
+    text = session.pricing_text()
     selection = session.scored_text("selection")
     for budget in args.budget:
         limits = Budget.parse(budget).limits(session.workbench.inventory.dense_bytes, 1.0)
-        proposer = Proposer(menu, session.workbench.inventory, limits)
-        plan = proposer.background(PREDICTED)
+        inventory = session.workbench.inventory
+        proposer = Proposer(menu, inventory, limits, fit=session.fit_taken)
+        plan = proposer.settled(PREDICTED, *proposer.targets[:SIZES])
+        menu = proposer.menu
         print(f"{budget}: the additive allocation diverges by {evaluator.score(plan, text).kl:.4f}")
         compare(session, menu, evaluator, plan, text, args.swaps, args.seed)
         started = time.perf_counter()
@@ -96,6 +105,9 @@ def compare(
         "predicted": [predicted[n, m] - predicted[n, plan[n]] for n, m in pairs],
         "priced": [price(n, m) - price(n, plan[n]) for n, m in pairs],
     }
+    damage = statistics.median(predicted[name, method] for name, method in pairs)
+    share = priced.trust.share(damage)
+    print(f"  {share:.0%} of the slope counts at the median damage, {damage:.2g}")
     print(f"  {total} options priced in {pricing:.1f} s, {len(pairs)} swaps in {swapping:.1f} s")
     for name, values in columns.items():
         rank, linear = spearmanr(values, swaps).statistic, pearsonr(values, swaps).statistic

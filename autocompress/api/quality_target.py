@@ -117,7 +117,7 @@ class QualityTarget:
             at = int(aim(tries.seen, *room))
             limit, knobs = Limits(at, None), Knobs()
             proposer = Proposer(proposer.menu, inventory, limit, groups, fit=session.fit_taken)
-            priced = session.scored_text("calibration", session.settings.pricing_tokens)
+            priced = session.pricing_text()
             rounds = effort_of(self.effort).rounds
             price_menu(proposer, session.builder, priced, session.progress, rounds=rounds)
         for _ in range(CONFIRMATIONS):

@@ -280,7 +280,7 @@ def make_proposer(
     proposer.fit_until = now + FITTING_SHARE * (deadline - now)
     proposer.settled(PREDICTED, *proposer.targets[: level.sizes + 1])
     if session.settings.pricing_tokens:
-        text = session.scored_text("calibration", session.settings.pricing_tokens)
+        text = session.pricing_text()
         now = time.monotonic()
         until = now + PRICING_SHARE * (deadline - now)
         price_menu(proposer, session.builder, text, session.progress, until, rounds=level.rounds)

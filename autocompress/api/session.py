@@ -54,6 +54,7 @@ from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, l
 from autocompress.surgery.stored_types import dtype_name, main_type
 from autocompress.surgery.workbench import Workbench
 
+PRICING_WINDOWS, LEAST_PRICING_WINDOW = 8, 64  # of the text that options are priced on
 STATISTICS_VERSION = 10  # raise it when what is collected changes
 
 
@@ -440,6 +441,16 @@ class Session:
         called = f"the {name} text ({self._called(name)})"
         self._warn(absurd_perplexity(teacher.score.nll, vocabulary_of(self.loaded.model), called))
         return ScoredText(name, windows, teacher)
+
+    def pricing_text(self) -> ScoredText:
+        """The part of the calibration text that options are priced on, in short windows.
+
+        There are several, so that the halves of the text can be compared.
+        """
+        ids = self.calibration_ids[: self.settings.pricing_tokens]
+        length = max(LEAST_PRICING_WINDOW, len(ids) // PRICING_WINDOWS)
+        windows = Windows(ids, min(self.context, length), self.begin)
+        return ScoredText("calibration", windows, Teacher.of(self.loaded.model, windows))
 
     def compare_texts(self, judged: str) -> None:
         """Say where the calibration text and one that plans are judged on differ strongly."""

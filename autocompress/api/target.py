@@ -206,7 +206,7 @@ class BudgetTarget:
         if not (self.priced and session.settings.pricing_tokens):
             return proposer.background(PREDICTED)
         proposer.settled(PREDICTED, *proposer.targets[:BESIDE_THE_BUDGET])
-        text = session.scored_text("calibration", session.settings.pricing_tokens)
+        text = session.pricing_text()
         rounds = effort_of(self.effort).rounds
         plan = price_menu(proposer, session.builder, text, session.progress, rounds=rounds)
         session.progress.note(describe_fits(proposer.menu))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from autocompress.calibration.builder import LayerBuilder
+from autocompress.calibration.cache import content_key
 from autocompress.calibration.fitting import fit_layer, over_layers
 from autocompress.calibration.menu import LayerMenu, Menu, Option, State, judge
 from autocompress.errors import MethodError
@@ -40,7 +41,7 @@ DEVIATIONS = 2.0
 LEAST_MARGIN, MOST_MARGIN = 1.25, 3.0
 # What is expected of methods that know nothing without a fit is a share of this one's.
 COMMON = Quantize(3, 0)
-SCREENING_VERSION = 1
+SCREENING_VERSION = 1  # raise it when what is seen of a part changes
 
 OptionsOf = Callable[[LayerSpec], Sequence[Method]]
 
@@ -194,7 +195,8 @@ class _Screen:
         offers it; those that are not are taken to be hopeless.
         """
         part = part_of(self.builder.problem(spec.name))
-        place = f"{self.builder.content_of(spec.name)}-part{part.spec.out_features}"
+        content = self.builder.content_of(spec.name)
+        place = content_key(content, part.spec.out_features, SCREENING_VERSION)
         known = self.builder.cache.record("screens", place) or {}
         stand_ins = _counterparts(wanted, self.options_of(part.spec), part.spec)
         kinds: dict[type[Method], list[Method]] = defaultdict(list)

@@ -21,14 +21,17 @@ class WeightGradient:
     It is ``sum g x^T`` over the inputs ``x`` and the gradients ``g`` of the outputs, for a lookup
     the sum of the gradients of each row. The module may hold the dense matrix or a compressed one.
 
+    Passes in turn count for one half and for the other, so that the two tell how far chance goes.
+
     Attributes:
         module: where the matrix is used.
-        total: ``[out, in]`` in fp32, where the inputs are; ``None`` while nothing has passed.
+        halves: ``[out, in]`` in fp32, where the inputs are; ``None`` while nothing has passed.
     """
 
     def __init__(self, spec: LayerSpec, path: str, module: nn.Module) -> None:
         self.module = module
-        self.total: Tensor | None = None
+        self.halves: list[Tensor | None] = [None, None]
+        self._passes = 0
         self._shape, self._factor = spec.shape, spec.factor_of(path)
         self._lookup = isinstance(module, LOOKUPS)
 
@@ -42,18 +45,21 @@ class WeightGradient:
                 return output
             given = input_of(args, kwargs).detach()
             output = with_gradient(output)
-            output.register_hook(lambda gradient: self._add(given, gradient))  # type: ignore[no-untyped-call]
+            half = self._passes % 2
+            self._passes += 1
+            output.register_hook(lambda gradient: self._add(half, given, gradient))  # type: ignore[no-untyped-call]
             return output
 
         return self.module.register_forward_hook(forward, with_kwargs=True)
 
-    def _add(self, given: Tensor, gradient: Tensor) -> None:
+    def _add(self, half: int, given: Tensor, gradient: Tensor) -> None:
         out_features, in_features = self._shape
-        if self.total is None:
-            self.total = torch.zeros(self._shape, device=given.device)
+        total = self.halves[half]
+        if total is None:
+            total = self.halves[half] = torch.zeros(self._shape, device=given.device)
         if self._lookup:
             rows = gradient.detach().reshape(-1, in_features).float() * self._factor
-            self.total.index_add_(0, given.reshape(-1), rows)
+            total.index_add_(0, given.reshape(-1), rows)
             return
         gradients = gradient.detach().reshape(-1, out_features).float()
-        self.total.addmm_(gradients.T, given.reshape(-1, in_features).float(), alpha=self._factor)
+        total.addmm_(gradients.T, given.reshape(-1, in_features).float(), alpha=self._factor)

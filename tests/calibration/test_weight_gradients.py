@@ -34,7 +34,7 @@ def streamed(model: Any, specs: Sequence[Any]) -> dict[str, Tensor]:
 
     def keep(done: Mapping[str, Sequence[WeightGradient]]) -> None:
         for name, places in done.items():
-            totals = [place.total for place in places if place.total is not None]
+            totals = [half for place in places for half in place.halves if half is not None]
             found[name] = torch.stack(totals).sum(0)
 
     stream_sums(model, specs, WeightGradient, batches(), keep, loss)

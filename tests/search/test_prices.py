@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -18,7 +19,7 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.search import prices
 from autocompress.search.evaluator import ScoredText
-from autocompress.search.prices import price_options
+from autocompress.search.prices import Trust, _Slope, divergence_of, price_options
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY
 from tests.notes import Notes
@@ -42,12 +43,16 @@ class World:
             self.builder, lambda _spec: OPTIONS, self.workbench.inventory.layers
         )
         self.text = ScoredText("calibration", windows, Teacher.of(model, windows))
+        ids = torch.randint(0, VOCABULARY, (3000,), generator=torch.Generator().manual_seed(1))
+        windows = Windows(ids, 32, (1,))
+        self.other = ScoredText("selection", windows, Teacher.of(model, windows))
         names = [spec.name for spec in self.workbench.inventory.layers]
         self.plan = Plan.of(dict.fromkeys(names, Quantize(3, 16)))
 
-    def divergence(self, plan: Plan) -> float:
+    def divergence(self, plan: Plan, text: ScoredText | None = None) -> float:
+        text = text or self.other
         with self.workbench.applied(plan, self.builder.build) as model:
-            return score(model, self.text.windows, self.text.teacher).kl
+            return score(model, text.windows, text.teacher).kl
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -55,23 +60,55 @@ def world(request, tiny_model, tmp_path) -> World:
     return World(tiny_model(request.param), tmp_path / "cache")
 
 
-def test_prices_rank_options_as_measured_swaps_do(world):
+def test_prices_rank_options_as_measured_swaps_on_another_text_do(world):
     priced = price_options(world.plan, world.menu, world.builder, world.text)
     assert priced.plan == world.plan
-    assert priced.divergence == pytest.approx(world.divergence(world.plan), rel=1e-4)
+    same = world.divergence(world.plan, world.text)
+    assert priced.divergence == pytest.approx(same, rel=1e-4)
+    assert divergence_of(world.plan, world.builder, world.text) == pytest.approx(same, rel=1e-4)
     found, measured = [], []
     for layer in world.menu.layers:
         name = layer.spec.name
         dense = world.divergence(Plan.of({**world.plan, name: Keep()}))
         swaps = {price.predicted: price.priced for price in priced.menu.by_layer[name]}
         for option in layer.undominated:
-            if option.method == Keep():
+            if option.method == Keep() or option.damage < 1e-5:  # measured, it drowns in fp32
                 continue
             found.append(swaps[option.damage])
             swapped = world.divergence(Plan.of({**world.plan, name: option.method}))
             measured.append(swapped - dense)
-    assert len(found) > 20
-    assert spearmanr(found, measured).statistic > 0.9
+    assert len(found) > 15
+    assert spearmanr(found, measured).statistic > 0.7
+
+
+def made_up(signal, noise, count=4000):
+    """Slopes whose part that is no chance grows with the damage, and chance with its root."""
+    rng = np.random.default_rng(0)
+    damages = np.exp(rng.normal(size=count))
+    found = signal**0.5 * damages * rng.normal(size=count)
+    chance = (2 * noise * damages) ** 0.5 * rng.normal(size=(2, count))  # of half a text
+    return [_Slope(*each) for each in zip(*(found + chance), damages, strict=True)], found
+
+
+@pytest.mark.parametrize(("signal", "noise"), [(4.0, 0.1), (0.5, 0.5), (0.01, 3.0)])
+def test_slopes_count_as_far_as_the_halves_agree(signal, noise):
+    slopes, found = made_up(signal, noise)
+    trust = Trust.of(slopes)
+    assert trust.noise == pytest.approx(noise, rel=0.2)
+    assert trust.signal == pytest.approx(signal, rel=0.2, abs=0.1 * noise)
+    shares = np.array([trust.share(slope.damage) for slope in slopes])
+    seen = np.array([(slope.first + slope.second) / 2 for slope in slopes])
+
+    def error(guess):
+        return float(np.square(guess - found).mean())
+
+    assert error(shares * seen) < 1.02 * min(error(0 * seen), error(seen))
+    assert trust.share(10.0) >= trust.share(0.1)
+
+
+def test_without_signal_nothing_counts_and_without_noise_everything():
+    assert Trust.of([_Slope(1.0, -1.0, 1.0), _Slope(-2.0, 2.0, 1.0)]).share(1.0) == 0.0
+    assert Trust.of([_Slope(1.0, 1.0, 1.0), _Slope(-2.0, -2.0, 1.0)]).share(1.0) == 1.0
 
 
 def test_a_model_is_passed_once_and_prices_are_kept(world, monkeypatch):
@@ -89,7 +126,8 @@ def test_only_new_options_are_priced(world):
     everything = price_options(world.plan, world.menu, world.builder, world.text)
     assert set(some.menu.by_layer) < set(everything.menu.by_layer)
     for name, swaps in some.menu.by_layer.items():
-        assert everything.menu.by_layer[name] == swaps
+        predicted = [price.predicted for price in everything.menu.by_layer[name]]
+        assert predicted == [price.predicted for price in swaps]
     assert everything.divergence == pytest.approx(some.divergence, rel=1e-6)
 
 

@@ -38,6 +38,7 @@ class World:
         self.factors = dict(zip(NAMES, factors, strict=True))
         self.priced: list[Plan] = []
         monkeypatch.setattr(rounds, "price_options", self.price)
+        monkeypatch.setattr(rounds, "divergence_of", lambda plan, *_: self.divergence(plan))
 
     def divergence(self, plan: Plan) -> float:
         return sum(
@@ -60,10 +61,12 @@ class World:
         return Priced(plan, PricedMenu(swaps), self.divergence(plan))
 
 
-def run(notes: Silent = SILENT, deadline: float = math.inf) -> tuple[Plan, Proposer]:
+def run(
+    notes: Silent = SILENT, deadline: float = math.inf, passes: int = rounds.ROUNDS
+) -> tuple[Plan, Proposer]:
     proposer = Proposer(MENU, INVENTORY, Limits(int(DENSE_BYTES / 6), None))
     text = ScoredText("calibration", cast(Windows, None), cast(Teacher, None))
-    best = price_menu(proposer, cast(LayerBuilder, None), text, notes, deadline)
+    best = price_menu(proposer, cast(LayerBuilder, None), text, notes, deadline, rounds=passes)
     return best, proposer
 
 
@@ -86,12 +89,14 @@ def test_where_prices_pay_the_plan_that_they_lead_to_is_taken(monkeypatch):
 
 def test_there_are_so_many_rounds_at_most(monkeypatch):
     world = World(monkeypatch, WRONG)
-    monkeypatch.setattr(rounds, "LEAST_GAIN", -math.inf)  # whatever comes of them
+    seen = (2.0**-number for number in range(9))  # each plan is better than the last
+    monkeypatch.setattr(world, "divergence", lambda _plan: next(seen))
     run()
     assert len(world.priced) == rounds.ROUNDS
 
 
-def test_the_best_plan_and_its_prices_are_kept_where_prices_mislead(monkeypatch):
+@pytest.mark.parametrize("passes", [1, rounds.ROUNDS])
+def test_predictions_are_kept_where_prices_mislead(monkeypatch, passes):
     world = World(monkeypatch, (1.0,) * 4)
     misleading = PricedMenu({n: (Price(1.0, 8.0 if i % 2 else 0.2),) for i, n in enumerate(NAMES)})
 
@@ -100,10 +105,19 @@ def test_the_best_plan_and_its_prices_are_kept_where_prices_mislead(monkeypatch)
         return Priced(plan, misleading, found.divergence)
 
     monkeypatch.setattr(rounds, "price_options", price)
-    best, proposer = run()
+    best, proposer = run(passes=passes)
+    proposer.priced, kept = misleading, proposer.priced
     assert proposer.background(Knobs()) != proposer.background(PREDICTED)
     assert best == proposer.background(PREDICTED)
-    assert proposer.priced == misleading
+    assert kept == PricedMenu()
+
+
+def test_a_better_plan_of_the_last_round_is_taken(monkeypatch):
+    world = World(monkeypatch, WRONG)
+    best, proposer = run(passes=1)
+    (first,) = world.priced
+    assert best == proposer.background(Knobs()) != first
+    assert world.divergence(best) < world.divergence(first)
 
 
 def test_a_plan_without_numbers_is_the_worst(monkeypatch):
