@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import time
 
 from own_search import add_arguments, texts_of
@@ -48,7 +47,8 @@ def main() -> None:
     session = open_session(args.model, texts_of(args), args.runs_dir, progress=SILENT)
     menu = session.menu(read_space(args.space), fit_all=args.fit_all)
     evaluator = Evaluator(session.workbench, session.build, None, session.begin)
-    text = session.pricing_text()
+    texts = session.pricing_texts()
+    text = texts.slopes
     selection = session.scored_text("selection")
     for budget in args.budget:
         limits = Budget.parse(budget).limits(session.workbench.inventory.dense_bytes, 1.0)
@@ -59,7 +59,7 @@ def main() -> None:
         print(f"{budget}: the additive allocation diverges by {evaluator.score(plan, text).kl:.4f}")
         compare(session, menu, evaluator, plan, text, args.swaps, args.seed)
         started = time.perf_counter()
-        best = price_menu(proposer, session.builder, text)
+        best = price_menu(proposer, session.builder, texts)
         seconds = time.perf_counter() - started
         before, after = (evaluator.score(each, selection).kl for each in (plan, best))
         print(
@@ -96,7 +96,7 @@ def compare(
         for name, method in pairs
     ]
     swapping = time.perf_counter() - started
-    costs = {name: dict(prices) for name, prices in priced.menu.by_layer.items()}
+    costs = {name: dict(prices) for name, prices in priced.menu().by_layer.items()}
 
     def price(name: str, method: Method) -> float:
         return 0.0 if method == Keep() else costs[name][predicted[name, method]]
@@ -105,9 +105,7 @@ def compare(
         "predicted": [predicted[n, m] - predicted[n, plan[n]] for n, m in pairs],
         "priced": [price(n, m) - price(n, plan[n]) for n, m in pairs],
     }
-    damage = statistics.median(predicted[name, method] for name, method in pairs)
-    share = priced.trust.share(damage)
-    print(f"  {share:.0%} of the slope counts at the median damage, {damage:.2g}")
+    print(f"  {priced.trust:.0%} of the slopes is no chance")
     print(f"  {total} options priced in {pricing:.1f} s, {len(pairs)} swaps in {swapping:.1f} s")
     for name, values in columns.items():
         rank, linear = spearmanr(values, swaps).statistic, pearsonr(values, swaps).statistic

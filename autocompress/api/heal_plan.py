@@ -29,7 +29,7 @@ from autocompress.methods.plan import Plan
 from autocompress.surgery.placement import prefix_of
 
 REFIT_VERSION = 1  # raise it when what refitting does changes
-WINDOWS_AT_ONCE = 16  # in a pass of the refitting, at most
+WINDOWS_AT_ONCE, TOKENS_AT_ONCE = 16, 8_192  # in a pass of the refitting, at most
 
 
 class HealedPlan(NamedTuple):
@@ -102,7 +102,8 @@ def _healed(
 ) -> Healed:
     selection = session.windows(session.selection_ids)
     if numbers is None and settings.refit:
-        at_once = min(WINDOWS_AT_ONCE, (settings.tokens_at_once or ids.numel()) // session.context)
+        tokens = settings.tokens_at_once or TOKENS_AT_ONCE
+        at_once = min(WINDOWS_AT_ONCE, tokens // session.context)
         numbers = _refitted(session, plan, ids, max(1, at_once))
         if numbers is None and not settings.steps and settings.shrink is None:
             raise AutocompressError(

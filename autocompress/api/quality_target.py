@@ -117,9 +117,9 @@ class QualityTarget:
             at = int(aim(tries.seen, *room))
             limit, knobs = Limits(at, None), Knobs()
             proposer = Proposer(proposer.menu, inventory, limit, groups, fit=session.fit_taken)
-            priced = session.pricing_text()
+            texts = session.pricing_texts()
             rounds = effort_of(self.effort).rounds
-            price_menu(proposer, session.builder, priced, session.progress, rounds=rounds)
+            price_menu(proposer, session.builder, texts, session.progress, rounds=rounds)
         for _ in range(CONFIRMATIONS):
             tries.near(proposer, knobs, room, FINE_STEPS, FINE_TOLERANCE)
             _, kept = bracket(tries.seen)

@@ -280,10 +280,10 @@ def make_proposer(
     proposer.fit_until = now + FITTING_SHARE * (deadline - now)
     proposer.settled(PREDICTED, *proposer.targets[: level.sizes + 1])
     if session.settings.pricing_tokens:
-        text = session.pricing_text()
+        texts = session.pricing_texts()
         now = time.monotonic()
         until = now + PRICING_SHARE * (deadline - now)
-        price_menu(proposer, session.builder, text, session.progress, until, rounds=level.rounds)
+        price_menu(proposer, session.builder, texts, session.progress, until, rounds=level.rounds)
     return proposer
 
 

@@ -46,6 +46,7 @@ from autocompress.numerics.metric import Metric
 from autocompress.paths import located, shown
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
+from autocompress.search.rounds import PricingTexts
 from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
 from autocompress.surgery.compute_type import FASTEST
@@ -442,15 +443,23 @@ class Session:
         self._warn(absurd_perplexity(teacher.score.nll, vocabulary_of(self.loaded.model), called))
         return ScoredText(name, windows, teacher)
 
-    def pricing_text(self) -> ScoredText:
-        """The part of the calibration text that options are priced on, in short windows.
+    def pricing_texts(self) -> PricingTexts:
+        """Two parts of the calibration text: to price options on, and to judge plans by.
 
-        There are several, so that the halves of the text can be compared.
+        They are cut into short windows, several each, so that halves of a text can be compared.
+        Where there is too little text for both they are the same.
         """
-        ids = self.calibration_ids[: self.settings.pricing_tokens]
-        length = max(LEAST_PRICING_WINDOW, len(ids) // PRICING_WINDOWS)
-        windows = Windows(ids, min(self.context, length), self.begin)
-        return ScoredText("calibration", windows, Teacher.of(self.loaded.model, windows))
+        tokens = self.settings.pricing_tokens
+        first, second = self.calibration_ids[:tokens], self.calibration_ids[tokens : 2 * tokens]
+        length = max(LEAST_PRICING_WINDOW, tokens // PRICING_WINDOWS)
+
+        def scored(ids: Tensor) -> ScoredText:
+            windows = Windows(ids, min(self.context, length), self.begin)
+            return ScoredText("calibration", windows, Teacher.of(self.loaded.model, windows))
+
+        slopes = scored(first)
+        enough = len(second) >= tokens // 2
+        return PricingTexts(slopes, scored(second) if enough else slopes)
 
     def compare_texts(self, judged: str) -> None:
         """Say where the calibration text and one that plans are judged on differ strongly."""

@@ -206,9 +206,9 @@ class BudgetTarget:
         if not (self.priced and session.settings.pricing_tokens):
             return proposer.background(PREDICTED)
         proposer.settled(PREDICTED, *proposer.targets[:BESIDE_THE_BUDGET])
-        text = session.pricing_text()
+        texts = session.pricing_texts()
         rounds = effort_of(self.effort).rounds
-        plan = price_menu(proposer, session.builder, text, session.progress, rounds=rounds)
+        plan = price_menu(proposer, session.builder, texts, session.progress, rounds=rounds)
         session.progress.note(describe_fits(proposer.menu))
         return plan
 

@@ -8,11 +8,8 @@ and ``grad`` the gradient of the divergence by the matrix at the plan: what is n
 is what the others do to it. One pass on a short text prices all options of all matrices, in the
 time of a few swaps that are measured one by one.
 
-The gradient is that of a sample. Its two halves tell how far chance goes: its part of a price is
-about the square root of the damage, what is to be found is about the damage, so prices of slight
-damage are shrunk towards what is predicted (empirical Bayes, James and Stein 1961). On a model of
-135 million parameters at a quarter of its bytes nearly all of the slope is chance; taken at its
-word it doubles the divergence.
+The gradient is that of a sample. Its two halves tell how far chance goes, and slopes are shrunk by
+as much (empirical Bayes, James and Stein 1961).
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -46,37 +44,17 @@ from autocompress.surgery.dense_copies import dense_copies
 PRICES_VERSION = 2
 
 
-@dataclass(frozen=True)
-class Trust:
-    """How much of a slope counts, by the damage that it comes with.
-
-    Attributes:
-        signal: mean square of what both halves of the text find, for a damage of one.
-        noise: mean square of what is chance, for a damage of one.
-    """
-
-    signal: float
-    noise: float
-
-    @classmethod
-    def of(cls, slopes: Sequence[_Slope]) -> Trust:
-        """Read it off what the halves of the text find for each option."""
-        first, second, damage = (np.array(each) for each in zip(*slopes, strict=True))
-        signal = max(float((first * second).sum()), 0.0) / float(np.square(damage).sum())
-        return cls(signal, float(np.square(first - second).sum()) / 4 / float(damage.sum()))
-
-    def share(self, damage: float) -> float:
-        """Share of a slope to believe: 1 without any noise, 0 without any signal."""
-        found = self.signal * damage
-        return found / (found + self.noise) if found > 0 else 0.0
-
-
-class _Slope(NamedTuple):
+class Slope(NamedTuple):
     """What the halves of a text say the other matrices add to an option's damage."""
 
     first: float
     second: float
     damage: float
+
+    @property
+    def mean(self) -> float:
+        """Over the whole text."""
+        return (self.first + self.second) / 2
 
 
 @dataclass(frozen=True)
@@ -85,16 +63,45 @@ class Priced:
 
     Attributes:
         plan: the plan.
-        menu: the prices; empty where the plan predicts no numbers.
+        slopes: what the other matrices add to options, by layer; empty where the plan predicts no
+            numbers.
         divergence: of the plan on the text, KL from the dense model in nats per token; infinite
             where it is no number.
-        trust: how much of the slopes is in the prices.
     """
 
     plan: Plan
-    menu: PricedMenu
+    slopes: Mapping[str, Sequence[Slope]]
     divergence: float
-    trust: Trust = Trust(0.0, 1.0)
+
+    @cached_property
+    def trust(self) -> float:
+        """Share of the slopes that is no chance: what both halves of the text agree on.
+
+        Slopes count by the root of the damage that they come with, as both their part that is
+        chance and the other grow with it.
+        """
+        every = [slope for several in self.slopes.values() for slope in several]
+        if not every:
+            return 0.0
+        first, second, damage = (np.array(each) for each in zip(*every, strict=True))
+        signal = max(float((first * second / damage).sum()), 0.0)
+        noise = float((np.square(first - second) / damage).sum()) / 4
+        return signal / (signal + noise) if signal > 0 else 0.0
+
+    def menu(self, step: float = 1.0) -> PricedMenu:
+        """Prices: damages and a part of the slopes, shrunk by chance.
+
+        Args:
+            step: the part. Slopes are those at the plan; where many matrices change at once, each
+                changes the slopes of the others.
+        """
+        part = step * self.trust
+        return PricedMenu(
+            {
+                name: tuple(sorted(Price(s.damage, s.damage + part * s.mean) for s in some))
+                for name, some in self.slopes.items()
+            }
+        )
 
 
 def price_options(
@@ -125,20 +132,9 @@ def price_options(
     divergence = float(record["divergence"])
     if not math.isfinite(divergence):
         progress.note("A plan near the budget predicts no numbers: options count as predicted.")
-        return Priced(plan, PricedMenu(), math.inf)
+        return Priced(plan, {}, math.inf)
     slopes = {layer.spec.name: _slopes(layer, known[layer.spec.name]) for layer in menu.layers}
-    every = [slope for several in slopes.values() for slope in several]
-    trust = Trust.of(every) if every else Trust(0.0, 1.0)
-    prices = {
-        name: tuple(
-            sorted(
-                Price(slope.damage, slope.damage + trust.share(slope.damage) * _mean(slope))
-                for slope in several
-            )
-        )
-        for name, several in slopes.items()
-    }
-    return Priced(plan, PricedMenu(prices), divergence, trust)
+    return Priced(plan, slopes, divergence)
 
 
 def divergence_of(plan: Plan, builder: LayerBuilder, text: ScoredText) -> float:
@@ -146,10 +142,6 @@ def divergence_of(plan: Plan, builder: LayerBuilder, text: ScoredText) -> float:
     with builder.workbench.applied(plan, builder.build) as model, dense_copies(model):
         found = score(model, text.windows, text.teacher).kl
     return found if math.isfinite(found) else math.inf
-
-
-def _mean(slope: _Slope) -> float:
-    return (slope.first + slope.second) / 2
 
 
 def _place(plan: Plan, builder: LayerBuilder, text: ScoredText) -> str:
@@ -174,7 +166,7 @@ def _address(method: Method) -> str:
     return json.dumps(method.to_dict(), sort_keys=True)
 
 
-def _slopes(layer: LayerMenu, known: Mapping[str, Sequence[float]]) -> list[_Slope]:
+def _slopes(layer: LayerMenu, known: Mapping[str, Sequence[float]]) -> list[Slope]:
     """What the slope adds to the damage of each option of a layer, beyond its own curvature.
 
     ``<grad, E> - H(P)(E)``, with ``H(P)(E) = d(E) + d(P) - d(E - P)``, as the damage is quadratic.
@@ -185,7 +177,7 @@ def _slopes(layer: LayerMenu, known: Mapping[str, Sequence[float]]) -> list[_Slo
         first, second, from_the_plan = known[_address(option.method)]
         own = option.damage + of_the_plan - from_the_plan
         if option.damage > 0 and math.isfinite(first) and math.isfinite(second):
-            slopes.append(_Slope(first - own, second - own, option.damage))
+            slopes.append(Slope(first - own, second - own, option.damage))
     return slopes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.methods.plan import Plan
@@ -14,51 +15,79 @@ from autocompress.search.prices import Priced, divergence_of, price_options
 from autocompress.search.proposer import PREDICTED, Proposer
 
 ROUNDS = 4
-LEAST_GAIN = 0.01  # of the divergence, for another round to be worth its time
+LEAST_GAIN = 0.01  # of the divergence, for a plan to be taken
+STEPS = (1.0, 0.3)  # parts of the slopes that are tried, until the plan that they lead to is better
+
+
+@dataclass(frozen=True)
+class PricingTexts:
+    """What prices are found on, and what the plans that they lead to are judged by.
+
+    Attributes:
+        slopes: text that the divergence is differentiated on; not the report text.
+        check: another, so that what fits the first by chance is not taken.
+    """
+
+    slopes: ScoredText
+    check: ScoredText
 
 
 def price_menu(
     proposer: Proposer,
     builder: LayerBuilder,
-    text: ScoredText,
+    texts: PricingTexts,
     progress: Progress = SILENT,
     deadline: float = math.inf,
     rounds: int = ROUNDS,
 ) -> Plan:
     """Give a proposer a priced menu, and return the best plan that was met on the way.
 
-    Where damage is light the first round changes little; where it is heavy the plan that it prices
-    in is a bad one, and further rounds inside better plans pay. Prices whose plan is no better than
-    the one they were found in are dropped.
+    Each round prices the options inside the best plan so far, and allocates by the prices. Slopes
+    mislead where many matrices change at once: where the plan is no better, only a part of them is
+    taken, and none where that does not help either.
 
     Args:
-        proposer: gets the prices inside the best plan, or those that led to it.
+        proposer: gets the prices that led to the best plan.
         builder: makes layers.
-        text: what to differentiate the divergence on; not the report text.
+        texts: what to price and to judge on.
         progress: told how far things are, and what is left out.
         deadline: of ``time.monotonic``; no round is begun after it.
         rounds: at most.
     """
-    plan = proposer.background(PREDICTED)
-    best: Priced | None = None
-    led_to_best = proposer.priced
-    for _ in range(rounds):
+    best = proposer.background(PREDICTED)
+    divergence = math.nan
+    for turn in range(rounds):
         if time.monotonic() >= deadline:
             progress.note("The time for pricing options is up; what has been priced counts.")
             break
-        priced = price_options(plan, proposer.menu, builder, text, progress)
-        if best is not None and not priced.divergence < best.divergence:
-            proposer.priced = led_to_best  # the prices inside the best plan have misled
-            return best.plan
-        before = math.inf if best is None else best.divergence
-        best, led_to_best = priced, proposer.priced
-        proposer.priced = priced.menu
-        if not priced.divergence < (1 - LEAST_GAIN) * before:
-            return best.plan
+        priced = price_options(best, proposer.menu, builder, texts.slopes, progress)
+        if not priced.slopes:
+            break
+        if turn == 0:
+            divergence = divergence_of(best, builder, texts.check)
+        better = _better(proposer, priced, builder, texts.check, (1 - LEAST_GAIN) * divergence)
+        if better is None:
+            break
+        best, divergence = better
+    return best
+
+
+def _better(
+    proposer: Proposer, priced: Priced, builder: LayerBuilder, check: ScoredText, limit: float
+) -> tuple[Plan, float] | None:
+    """A plan that diverges less than a limit, with its divergence; ``None`` if prices give none.
+
+    The proposer keeps the prices that lead to it, else those that it had.
+    """
+    before = proposer.priced
+    seen = {priced.plan}
+    for step in STEPS:
+        proposer.priced = priced.menu(step)
         plan = proposer.background(Knobs())
-    if best is None or plan == best.plan:
-        return plan
-    if divergence_of(plan, builder, text) < best.divergence:
-        return plan
-    proposer.priced = led_to_best
-    return best.plan
+        if plan not in seen:
+            seen.add(plan)
+            divergence = divergence_of(plan, builder, check)
+            if divergence < limit:
+                return plan, divergence
+    proposer.priced = before
+    return None

@@ -19,7 +19,7 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.search import prices
 from autocompress.search.evaluator import ScoredText
-from autocompress.search.prices import Trust, _Slope, divergence_of, price_options
+from autocompress.search.prices import Priced, Slope, divergence_of, price_options
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY
 from tests.notes import Notes
@@ -70,7 +70,7 @@ def test_prices_rank_options_as_measured_swaps_on_another_text_do(world):
     for layer in world.menu.layers:
         name = layer.spec.name
         dense = world.divergence(Plan.of({**world.plan, name: Keep()}))
-        swaps = {price.predicted: price.priced for price in priced.menu.by_layer[name]}
+        swaps = {price.predicted: price.priced for price in priced.menu().by_layer[name]}
         for option in layer.undominated:
             if option.method == Keep() or option.damage < 1e-5:  # measured, it drowns in fp32
                 continue
@@ -81,34 +81,33 @@ def test_prices_rank_options_as_measured_swaps_on_another_text_do(world):
     assert spearmanr(found, measured).statistic > 0.7
 
 
-def made_up(signal, noise, count=4000):
-    """Slopes whose part that is no chance grows with the damage, and chance with its root."""
-    rng = np.random.default_rng(0)
-    damages = np.exp(rng.normal(size=count))
-    found = signal**0.5 * damages * rng.normal(size=count)
-    chance = (2 * noise * damages) ** 0.5 * rng.normal(size=(2, count))  # of half a text
-    return [_Slope(*each) for each in zip(*(found + chance), damages, strict=True)], found
+def priced_with(slopes):
+    return Priced(Plan(()), {"a": slopes}, 0.1)
 
 
 @pytest.mark.parametrize(("signal", "noise"), [(4.0, 0.1), (0.5, 0.5), (0.01, 3.0)])
 def test_slopes_count_as_far_as_the_halves_agree(signal, noise):
-    slopes, found = made_up(signal, noise)
-    trust = Trust.of(slopes)
-    assert trust.noise == pytest.approx(noise, rel=0.2)
-    assert trust.signal == pytest.approx(signal, rel=0.2, abs=0.1 * noise)
-    shares = np.array([trust.share(slope.damage) for slope in slopes])
-    seen = np.array([(slope.first + slope.second) / 2 for slope in slopes])
+    rng = np.random.default_rng(0)
+    damages = np.exp(rng.normal(size=4000))
+    found = (signal * damages) ** 0.5 * rng.normal(size=4000)
+    chance = (2 * noise * damages) ** 0.5 * rng.normal(size=(2, 4000))  # of half a text
+    slopes = [Slope(*each) for each in zip(*(found + chance), damages, strict=True)]
+    priced = priced_with(slopes)
+    assert priced.trust == pytest.approx(signal / (signal + noise), abs=0.05)
+    seen = np.array([slope.mean for slope in slopes])
 
     def error(guess):
         return float(np.square(guess - found).mean())
 
-    assert error(shares * seen) < 1.02 * min(error(0 * seen), error(seen))
-    assert trust.share(10.0) >= trust.share(0.1)
+    assert error(priced.trust * seen) < 1.02 * min(error(0 * seen), error(seen))
 
 
 def test_without_signal_nothing_counts_and_without_noise_everything():
-    assert Trust.of([_Slope(1.0, -1.0, 1.0), _Slope(-2.0, 2.0, 1.0)]).share(1.0) == 0.0
-    assert Trust.of([_Slope(1.0, 1.0, 1.0), _Slope(-2.0, -2.0, 1.0)]).share(1.0) == 1.0
+    against = [Slope(1.0, -1.0, 1.0), Slope(-2.0, 2.0, 1.0)]
+    assert priced_with(against).menu().by_layer["a"] == ((1.0, 1.0), (1.0, 1.0))
+    agreed = priced_with([Slope(1.0, 1.0, 1.0), Slope(4.0, 4.0, 2.0)])
+    assert agreed.menu().by_layer["a"] == ((1.0, 2.0), (2.0, 6.0))
+    assert agreed.menu(0.5).by_layer["a"] == ((1.0, 1.5), (2.0, 4.0))
 
 
 def test_a_model_is_passed_once_and_prices_are_kept(world, monkeypatch):
@@ -124,9 +123,9 @@ def test_only_new_options_are_priced(world):
     narrow = Menu(world.menu.layers[:3])
     some = price_options(world.plan, narrow, world.builder, world.text)
     everything = price_options(world.plan, world.menu, world.builder, world.text)
-    assert set(some.menu.by_layer) < set(everything.menu.by_layer)
-    for name, swaps in some.menu.by_layer.items():
-        predicted = [price.predicted for price in everything.menu.by_layer[name]]
+    assert set(some.menu().by_layer) < set(everything.menu().by_layer)
+    for name, swaps in some.menu().by_layer.items():
+        predicted = [price.predicted for price in everything.menu().by_layer[name]]
         assert predicted == [price.predicted for price in swaps]
     assert everything.divergence == pytest.approx(some.divergence, rel=1e-6)
 
@@ -153,5 +152,5 @@ def test_a_plan_that_predicts_no_numbers_prices_nothing_and_says_so(world, monke
     monkeypatch.setattr(world.builder, "build", broken)
     priced = price_options(world.plan, world.menu, world.builder, world.text, notes)
     assert priced.divergence == float("inf")
-    assert not priced.menu.by_layer
+    assert not priced.menu().by_layer
     assert any("predicts no numbers" in note for note in notes.said)
