@@ -29,7 +29,7 @@ from autocompress.methods.plan import Plan
 from autocompress.surgery.placement import prefix_of
 
 REFIT_VERSION = 1  # raise it when what refitting does changes
-WINDOWS_AT_ONCE, TOKENS_AT_ONCE = 16, 8_192  # in a pass of the refitting, at most
+WINDOWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4_096  # in a pass of the refitting, at most
 
 
 class HealedPlan(NamedTuple):
