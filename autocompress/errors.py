@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class AutocompressError(Exception):
@@ -45,16 +45,14 @@ class AutocompressError(Exception):
 class TimeIsUp(AutocompressError):
     """A time limit has passed before there was anything to show; what is finished is kept."""
 
-    def __init__(self, doing: str) -> None:
-        super().__init__(
+    @classmethod
+    def during(cls, doing: str) -> Self:
+        """Say what it has cut off."""
+        return cls(
             f"time was up while {doing}",
             wanted="a longer --time",
             hint="What is finished is kept: the same command goes on with it.",
         )
-
-    def within(self, place: str) -> AutocompressError:  # noqa: ARG002 - it is no fault of a place
-        """The same error."""
-        return self
 
 
 class ConfigurationError(AutocompressError):

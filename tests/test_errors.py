@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from autocompress import errors
-from autocompress.errors import AutocompressError, BudgetUnreachable, StorageError
+from autocompress.errors import AutocompressError, BudgetUnreachable, StorageError, TimeIsUp
 
 TREE = [
     kind
@@ -33,7 +33,7 @@ def test_every_error_keeps_its_type_and_parts_when_a_place_is_added(kind):
 
 @pytest.mark.parametrize("kind", TREE)
 def test_exit_codes(kind):
-    general = (AutocompressError, StorageError)
+    general = (AutocompressError, StorageError, TimeIsUp)
     expected = 3 if kind is BudgetUnreachable else 1 if kind in general else 2
     assert kind.exit_code == expected
 

@@ -184,7 +184,9 @@ def dry_run(
     expected = expected_trials(inventory, limits, least, effort.trials, space, effort.planned)
     done = 0 if record is None else sum(trial.state != "failed" for trial in record.trials)
     left = expected[done:]
-    cached, missing = look_up_cache(session, space, level, fit_all=settings.fit_all)
+    cached, missing = look_up_cache(
+        session, space, level, fit_all=settings.fit_all, begun=bool(done)
+    )
     timed = None if limits.latency_ms is None else options_to_time(session, space)
     work = _work(
         session,

@@ -115,9 +115,12 @@ def _copied(destination: Destination) -> Iterator[Destination]:
 
 
 def look_up_cache(
-    session: Session, space: Space, level: EffortLevel, *, fit_all: bool
+    session: Session, space: Space, level: EffortLevel, *, fit_all: bool, begun: bool
 ) -> tuple[Cached, Fits]:
-    """What the cache holds, and about what must be fitted besides: samples, and what plans take."""
+    """What the cache holds, and about what must be fitted besides: samples, and what plans take.
+
+    Where trials have been made what plans take is fitted.
+    """
     specs, folder = session.workbench.inventory.layers, session.cache.root
     metrics = KeptMetrics(session.cache, session.statistics_key, tuple(spec.name for spec in specs))
     absent = metrics.missing()
@@ -130,7 +133,7 @@ def look_up_cache(
     else:
         for spec, method in sampled_fits(space.options, specs, level.samples):
             wanted[spec.shape, method.name] += 1
-        for spec in specs:
+        for spec in () if begun else specs:
             wanted.update(_taken(spec, space, level))
     known: Fits = Counter()
     for spec in specs if looked_up else ():

@@ -105,7 +105,7 @@ class CompressionReport:
     targets: tuple[Verdict, ...] = ()
     peak_memory_bytes: int | None = None
     unreached: tuple[Skipped, ...] = ()
-    stage_memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    stage_memory_bytes: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def ratio(self) -> float:

@@ -115,7 +115,8 @@ def run_search(
     if study is None:
         limit = budget.limits(inventory.dense_bytes, 1.0).memory_bytes
         check_reachable(space, inventory, limit)
-    session.deadline = effort.deadline
+    if study is None or not to_record(study, folder).complete:
+        session.deadline = effort.deadline  # else there is something to show whenever it ends
     with progress.task("Measuring the dense model"):
         started = time.monotonic()
         selection, report = session.scored_text("selection"), session.scored_text("report")

@@ -348,7 +348,7 @@ class Session:
                 {name: at_least_average(each, specs[name], special) for name, each in done.items()}
             )
             if time.monotonic() >= self.deadline:
-                raise TimeIsUp("calibrating")
+                raise TimeIsUp.during("calibrating")
 
         batches = (window[None] for window in self.windows(self.calibration_ids))
         with self.progress.task("Calibrating (tokens)", len(self.calibration_ids)) as advance:

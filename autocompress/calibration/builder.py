@@ -64,7 +64,7 @@ class LayerBuilder:
             TimeIsUp: the deadline has passed.
         """
         if time.monotonic() >= self.deadline:
-            raise TimeIsUp("fitting options")
+            raise TimeIsUp.during("fitting options")
 
     def problem(self, name: str) -> MatrixProblem:
         """The matrix with its metric; the last one is remembered with what was factorised of it.

@@ -51,7 +51,7 @@ def test_a_measurement_that_knows_nothing_of_caches_is_read(evaluator, text):
     assert Measurement.from_dict(old).cache_bytes_per_token is None
 
 
-WINDOWS, STAGES = 16, (4, 8)
+WINDOWS, STAGES = 16, (4, 12)
 FLAT = Plan.of({"model.embed_tokens": Svd(1)})
 
 
@@ -92,7 +92,7 @@ def test_a_job_that_a_rival_beats_is_given_up(evaluator, long_text, rival, stopp
 def test_the_second_stage_may_decide(evaluator, long_text):
     ours = evaluator.score(FLAT, long_text).windows.kl
     rival = (*ours[:4], *(0.0,) * (WINDOWS - 4))
-    assert evaluator.run(Job(0, FLAT, STAGES, (rival,)), long_text).stopped_at == 8
+    assert evaluator.run(Job(0, FLAT, STAGES, (rival,)), long_text).stopped_at == STAGES[1]
 
 
 @pytest.mark.parametrize(
