@@ -103,7 +103,7 @@ class CompressionReport:
     exported: Exported | None = None
     begin_token: str | None = None
     targets: tuple[Verdict, ...] = ()
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: int | None = field(default=None, compare=False)
     unreached: tuple[Skipped, ...] = ()
     stage_memory_bytes: Mapping[str, int] = field(default_factory=dict, compare=False)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
-from autocompress.paths import shown
 from autocompress.search.against_dense import quality, rise, shown_perplexity
 from autocompress.search.bootstrap import LEVEL, rise_interval
 from autocompress.search.dominance import divergence, knee_of, latency, non_dominated
@@ -200,7 +200,9 @@ def _size_and_quality(dot: Dot) -> str:
 
 
 def _subtitle(study: StudyRecord) -> str:
-    parts = [shown(study.model), f"{len(study.complete)} plans measured"]
+    folder = Path(study.model)
+    name = folder.name if folder.is_absolute() else study.model  # a long path has no room
+    parts = [name, f"{len(study.complete)} plans measured"]
     gain = gain_over_hand_written(study)
     if gain is not None and math.isfinite(gain.share):
         parts.append(f"the best loses {gain.share:.0%} of what {gain.hand_written.label} loses")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from autocompress.search.front_picture import X_TITLE, Y_TITLE, Dot, FrontPictur
 from autocompress.search.front_plot import BUDGET, INK, LINE, PLAIN
 from autocompress.search.study import StudyRecord
 
+SUBTITLE = 100  # letters of a line under the title
 GROUPS = (
     # group, legend, marker, area, opacity, width of the outline, layer
     ("other", "other plans", "o", 26, 0.6, 0.4, 2),
@@ -108,8 +110,9 @@ def _draw(picture: FrontPicture) -> Any:
         bar.solids.set_alpha(1.0)
     axes.set_title(picture.title, loc="left", fontweight="bold", fontsize=13, pad=40, color=INK)
     axes.text(
-        0, 1.055, picture.subtitle, transform=axes.transAxes, fontsize=9.5, color=LINE, va="bottom"
-    )
+        0, 1.055, textwrap.fill(picture.subtitle, SUBTITLE), transform=axes.transAxes,
+        fontsize=9.5, color=LINE, va="bottom",
+    )  # fmt: skip
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9.5, handletextpad=0.3)
     axes.annotate(
         picture.footnote, (1, 0), (0, -52), xycoords="axes fraction", textcoords="offset points",

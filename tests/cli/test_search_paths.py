@@ -104,7 +104,7 @@ def test_a_search_that_was_cut_off_breeds_from_its_trials(place, monkeypatch):
         for name in ("whole", "cut")
     )
     assert again == whole
-    assert [phase for phase, _ in whole[6:]].count("knobs") > 2
+    assert "knobs" in [phase for phase, _ in whole]
 
 
 @pytest.mark.slow
