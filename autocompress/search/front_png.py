@@ -12,7 +12,7 @@ from autocompress.search.front_picture import X_TITLE, Y_TITLE, Dot, FrontPictur
 from autocompress.search.front_plot import BUDGET, INK, LINE, PLAIN
 from autocompress.search.study import StudyRecord
 
-SUBTITLE = 100  # letters of a line under the title
+SUBTITLE = 112  # letters of a line under the title
 GROUPS = (
     # group, legend, marker, area, opacity, width of the outline, layer
     ("other", "other plans", "o", 26, 0.6, 0.4, 2),
