@@ -35,10 +35,15 @@ class EffortLevel:
     sizes: int
     refit_tokens: int
 
+    @property
+    def samples_for_a_plan(self) -> int:
+        """Of each kind where one plan is made: what it takes is fitted anyway."""
+        return max(1, self.samples - 1)
+
 
 NORMAL = "normal"
 EFFORTS = {
-    "quick": EffortLevel(8_192, 8_192, 8_192, 2_048, 1, 1, 6, 1, 4, 0),
+    "quick": EffortLevel(8_192, 8_192, 10_240, 2_048, 1, 1, 6, 1, 4, 0),
     NORMAL: EffortLevel(16_384, 16_384, 16_384, 4_096, 2, 3, 14, 3, 5, 16_384),
     "thorough": EffortLevel(16_384, 16_384, 24_576, 4_096, 3, 4, 32, 13, 7, 65_536),
 }

@@ -50,7 +50,7 @@ class Endurance:
             what = "--time is too short"
             raise ConfigurationError(what, got=seconds, wanted="more than 0 seconds")
         deadline = math.inf if seconds is None else time.monotonic() + seconds
-        planned = Planned(level.by_hand, level.sizes)
+        planned = Planned(level.by_hand, level.sizes, level.trials)
         return Effort(trials, deadline, self.patience, sampler, seed, planned)
 
 

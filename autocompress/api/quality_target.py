@@ -100,7 +100,8 @@ class QualityTarget:
         limits = self.budget.limits(inventory.dense_bytes, 1.0)
         space = within_reach(session, self.space, self.unreached)
         check_reachable(space, inventory, limits.memory_bytes)
-        menu = session.menu(space, self.effort, fit_all=self.fit_all)
+        level = effort_of(self.effort)
+        menu = session.menu(space, samples=level.samples_for_a_plan, fit_all=self.fit_all)
         groups = tied_names(space, inventory)
         with session.progress.task("Measuring the dense model"):
             text = session.scored_text("selection")
@@ -118,8 +119,7 @@ class QualityTarget:
             limit, knobs = Limits(at, None), Knobs()
             proposer = Proposer(proposer.menu, inventory, limit, groups, fit=session.fit_taken)
             texts = session.pricing_texts()
-            rounds = effort_of(self.effort).rounds
-            price_menu(proposer, session.builder, texts, session.progress, rounds=rounds)
+            price_menu(proposer, session.builder, texts, session.progress, rounds=level.rounds)
         for _ in range(CONFIRMATIONS):
             tries.near(proposer, knobs, room, FINE_STEPS, FINE_TOLERANCE)
             _, kept = bracket(tries.seen)

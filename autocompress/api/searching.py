@@ -254,7 +254,7 @@ def make_proposer(
         BudgetUnreachable: no plan is as fast as the limits want; said before any is priced.
     """
     level, timed = effort_of(effort), limits.latency_ms is not None
-    menu = session.menu(space, effort, fit_all=fit_all, timed=timed)
+    menu = session.menu(space, samples=level.samples, fit_all=fit_all, timed=timed)
     latencies = None
     if limits.latency_ms is not None:
         latencies = LatencyTable.of(

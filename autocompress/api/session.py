@@ -391,13 +391,18 @@ class Session:
         return self.builder.build(name, method)
 
     def menu(
-        self, space: Space, effort: str = NORMAL, *, fit_all: bool = False, timed: bool = False
+        self,
+        space: Space,
+        *,
+        samples: int = EFFORTS[NORMAL].samples,
+        fit_all: bool = False,
+        timed: bool = False,
     ) -> Menu:
         """The options of every layer: fitted, predicted by fits to similar ones, or left out.
 
         Args:
             space: the options.
-            effort: says how many matrices of each kind all options are fitted to.
+            samples: how many matrices of each kind all options are fitted to.
             fit_all: fit every option of every layer instead.
             timed: whether latency counts; see ``screened_menu``.
         """
@@ -414,7 +419,7 @@ class Session:
             space.options,
             specs,
             timed=timed,
-            samples=effort_of(effort).samples,
+            samples=samples,
             progress=self.progress,
         )
 

@@ -199,7 +199,8 @@ class BudgetTarget:
         limit = self.budget.limits(inventory.dense_bytes, 1.0).memory_bytes
         space = within_reach(session, self.space, self.unreached)
         check_reachable(space, inventory, limit)
-        menu = session.menu(space, self.effort, fit_all=self.fit_all)
+        level = effort_of(self.effort)
+        menu = session.menu(space, samples=level.samples_for_a_plan, fit_all=self.fit_all)
         limits = Limits(inventory.dense_bytes if limit is None else limit, None)
         groups = tied_names(space, inventory)
         proposer = Proposer(menu, inventory, limits, groups, fit=session.fit_taken)
@@ -207,8 +208,7 @@ class BudgetTarget:
             return proposer.background(PREDICTED)
         proposer.settled(PREDICTED, *proposer.targets[:BESIDE_THE_BUDGET])
         texts = session.pricing_texts()
-        rounds = effort_of(self.effort).rounds
-        plan = price_menu(proposer, session.builder, texts, session.progress, rounds=rounds)
+        plan = price_menu(proposer, session.builder, texts, session.progress, rounds=level.rounds)
         session.progress.note(describe_fits(proposer.menu))
         return plan
 

@@ -125,7 +125,8 @@ class Search:
         """
         for observer in self.observers:
             observer.started(to_record(self.study, self.folder))
-        if self._count < self.effort.trials < LEAST_TRIALS:
+        usual = self.effort.planned.trials or LEAST_TRIALS
+        if self._count < self.effort.trials < min(usual, LEAST_TRIALS):
             self.progress.note(
                 f"So few trials are spent on allocations and hand-written plans; from --trials "
                 f"{LEAST_TRIALS} on some are left to search."

@@ -23,10 +23,12 @@ class Planned:
     Attributes:
         by_hand: hand-written plans; all when left out.
         sizes: sizes beside the budget that are allocated at; all when left out.
+        trials: that are usual with so many; any number when left out.
     """
 
     by_hand: int | None = None
     sizes: int | None = None
+    trials: int | None = None
 
 
 ALL = Planned()
@@ -79,11 +81,20 @@ def _most_useful(
 def _useful(
     plans: Sequence[Labelled], inventory: Inventory, limit_bytes: float | None
 ) -> list[Labelled]:
-    """Plans in the order of their use: the largest within the budget first; else over all sizes."""
+    """Plans in the order of their use: the largest within the budget first; else over all sizes.
+
+    Those that cut ranks come last: rounding to few bits is what there is to beat.
+    """
     by_size = sorted(plans, key=lambda each: inventory.plan_bytes(each[1]))
     if limit_bytes is None:
         return sorted(by_size, key=lambda each: _halvings(by_size.index(each), len(by_size)))
-    return sorted(by_size, key=lambda each: _distance(inventory.plan_bytes(each[1]), limit_bytes))
+    return sorted(
+        by_size,
+        key=lambda each: (
+            any(method.factorised for method in each[1].values()),
+            _distance(inventory.plan_bytes(each[1]), limit_bytes),
+        ),
+    )
 
 
 def _distance(size: int, limit_bytes: float) -> tuple[bool, float]:

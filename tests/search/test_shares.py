@@ -8,7 +8,7 @@ from autocompress.api.trial_list import expected_trials
 from autocompress.config.space_file import load_space
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.proposer import sweep
-from autocompress.search.shares import LEAST_TRIALS, share_out
+from autocompress.search.shares import LEAST_TRIALS, Planned, share_out
 from autocompress.search.study import PLANNED
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Limits
@@ -48,11 +48,25 @@ def test_the_plans_that_a_person_would_take_for_the_budget_are_kept():
     labels, sizes = planned(8, LIMITS["memory"])
     every = dict(hand_written_plans(SPECS, 1 / 8))
     kept = [INVENTORY.plan_bytes(every[label]) for label in labels]
-    within = [
-        size for size in map(INVENTORY.plan_bytes, every.values()) if size <= DENSE_BYTES // 8
-    ]
+    codes = [plan for label, plan in every.items() if "SVD" not in label and "train" not in label]
+    within = [size for size in map(INVENTORY.plan_bytes, codes) if size <= DENSE_BYTES // 8]
     assert sorted(kept) == sorted(within)[-len(kept) :]
     assert sizes == [0.85 * (DENSE_BYTES // 8), 0.7 * (DENSE_BYTES // 8)]
+
+
+def test_plans_that_cut_ranks_are_the_last_to_be_kept():
+    """A uniform SVD in the bytes of the budget loses so much that nothing is said by beating it."""
+    by_hand = hand_written_plans(SPECS, 1 / 8)
+    sizes = sweep(LIMITS["memory"], DENSE_BYTES, 100_000)[1:]
+    limit = LIMITS["memory"].memory_bytes
+    few, some = (
+        share_out(32, by_hand, sizes, INVENTORY, limit, Planned(by_hand=count, sizes=3))
+        for count in (1, 20)
+    )
+    assert len(few[0]) == 1
+    assert "SVD" not in few[0][0][0]
+    assert any("SVD" in label for label, _ in some[0])
+    assert len(few[1]) == len(some[1]) == 3
 
 
 def test_without_a_budget_the_plans_kept_are_of_all_sizes():
