@@ -22,7 +22,6 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import content_key
 from autocompress.calibration.fitting import fit_layer, over_layers
 from autocompress.calibration.menu import LayerMenu, Menu, Option, State, judge
-from autocompress.errors import MethodError
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
@@ -252,7 +251,7 @@ def _counterparts(
     found = {}
     for index, several in enumerate((methods, offered)):
         for method in several:
-            if index == 0 and _fits(method, part):
+            if index == 0 and method.suits(part):
                 found[method] = method
             else:
                 kinds[type(method), method.code_bits][index].append(method)
@@ -260,14 +259,6 @@ def _counterparts(
         if len(wanted) == len(others):
             found |= dict(zip(wanted, others, strict=True))
     return found
-
-
-def _fits(method: Method, spec: LayerSpec) -> bool:
-    try:
-        method.check(spec)
-    except MethodError:
-        return False
-    return True
 
 
 def part_of(problem: MatrixProblem) -> MatrixProblem:

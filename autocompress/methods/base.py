@@ -109,6 +109,14 @@ class Method(ABC):
     def check(self, spec: LayerSpec) -> None:
         """Raise ``MethodError`` when the settings do not fit the matrix."""
 
+    def suits(self, spec: LayerSpec) -> bool:
+        """Whether the settings fit the matrix."""
+        try:
+            self.check(spec)
+        except MethodError:
+            return False
+        return True
+
     def feasible(self) -> Self:
         """The same with ranks that its own modes allow; itself, where it has none or they do."""
         return self

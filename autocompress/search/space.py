@@ -237,7 +237,7 @@ class Space:
             method
             for family in self.families
             for method in family.candidates(shape)
-            if _fits(method, shape)
+            if method.suits(shape)
         ]
         allowed = [method for method in fitting if rule is None or rule.allows(method, shape)]
         dense_bytes = Keep().cost(shape)
@@ -365,14 +365,6 @@ class Space:
             hint="Add settings that fit (the group size `row` always does), "
             "or a rule with `keep: true` for it.",
         )
-
-
-def _fits(method: Method, spec: LayerSpec) -> bool:
-    try:
-        method.check(spec)
-    except MethodError:
-        return False
-    return True
 
 
 def _fitting_pin(pinned: Method, spec: LayerSpec) -> Method:
