@@ -29,7 +29,8 @@ REFIT_PASSES = 6
 TRAINED_BYTES = 24  # of each number: its latent, gradient, two moments, and what it was before
 # Of pricing on a token: forth through the model, forth and back through each block, and what the
 # options of the matrices take.
-PRICING_PASSES = 6
+PRICING_PASSES = 10
+LEAST_FINALISTS = 2  # beside a share of the trials: of few nearly all are on the front
 FINALISTS_SHARE = 0.5  # of the measured trials; how many are on the front is not known before
 TIMING_SECONDS = 4 * ENOUGH_SECONDS  # of an option, one like it, and dense ones; large: more
 
@@ -93,7 +94,7 @@ class Work:
 
 def finalists_of(trials: int) -> int:
     """About how many of so many trials are measured on the report text."""
-    return math.ceil(FINALISTS_SHARE * trials)
+    return min(trials, math.ceil(FINALISTS_SHARE * trials) + LEAST_FINALISTS)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ from autocompress.search.storage import file_of, storage_url
 from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import read_study, to_record
 
-TAKEN = 0.6  # options of a matrix that plans take for each size that they are made for, about
+# Fits of a matrix for each size that plans are made for, about: some six for ten sizes, and what is
+# read and factorised for a single one takes as long as the fit.
+TAKEN = 1.2
 MOST_BYTES_TO_LOOK_UP = 2 * 10**9  # of a model; hashing the weights of larger ones takes long
 
 
