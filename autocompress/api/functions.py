@@ -89,7 +89,7 @@ def search(
             loss increase is known: ``keep`` them dense, or ``8bit``.
         trials: trials in all, hand-written plans included; as many as the effort says when left
             out.
-        time: start no trial after so long: ``10m``, or seconds.
+        time: end after so long, with the front measured on the report text: ``10m``, or seconds.
         patience: end after so many searched trials in a row without the front growing.
         engine: what runs the trials: ``local`` (this process, or worker processes), or ``ray``.
         workers: trials at a time.

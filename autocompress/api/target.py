@@ -30,7 +30,7 @@ from autocompress.search.selection import EVERYTHING, Selection
 from autocompress.search.space import Space
 from autocompress.units import Budget, Limits
 
-BESIDE_THE_BUDGET = 2  # sizes that options are fitted at beside it, so that there are more to price
+BESIDE_THE_BUDGET = 1  # sizes that options are fitted at beside it, so that there are more to price
 
 RecipeSource = str | Path | Mapping[str, Any] | Plan
 
@@ -206,7 +206,7 @@ class BudgetTarget:
         proposer = Proposer(menu, inventory, limits, groups, fit=session.fit_taken)
         if not (self.priced and session.settings.pricing_tokens):
             return proposer.background(PREDICTED)
-        proposer.settled(PREDICTED, *proposer.targets[:BESIDE_THE_BUDGET])
+        proposer.settled(PREDICTED, *proposer.targets[: 1 + BESIDE_THE_BUDGET])
         texts = session.pricing_texts()
         plan = price_menu(proposer, session.builder, texts, session.progress, rounds=level.rounds)
         session.progress.note(describe_fits(proposer.menu))
@@ -303,6 +303,11 @@ def read_target(
                 "--unreached has no effect beside a recipe without a budget",
                 got=unreached,
                 hint="Leave it out, and name those matrices in the recipe.",
+            )
+        if fit_all:
+            raise ConfigurationError(
+                "--fit-all has no effect beside a recipe without a budget",
+                hint="Leave it out: the layers that the recipe names are fitted as it says.",
             )
         return RecipeTarget(label, read)
     label = f"{label}, completed to at most {read.budget}"

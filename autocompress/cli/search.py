@@ -84,8 +84,8 @@ def search(
         str | None,
         typer.Option(
             "--time",
-            help="Start no trial after so long: 90s, 10m, 1h. Fitting counts, but is not cut "
-            "short; of what it leaves, measuring options gets at most half.",
+            help="End after so long: 90s, 10m, 1h. What plans take is fitted in two fifths of it "
+            "at most, and no trial starts that leaves too little time to measure the front.",
         ),
     ] = None,
     patience: Annotated[

@@ -186,12 +186,12 @@ class Search:
             if proposal is None:
                 self._exhausted = not self._running
                 return None
-            self.proposer.fit_plans([proposal.plan])
             size = self.proposer.inventory.plan_bytes(proposal.plan)
             trial = self.store.begin(proposal, size)
             if self._beyond_the_span(proposal, size):
                 self._ended(self.store.infeasible(trial))
                 continue
+            self.proposer.fit_plans([proposal.plan])
             self._running[trial.number] = trial, proposal
             return Job(trial.number, proposal.plan, self._stages, self._rivals(proposal, size))
         return None
@@ -320,7 +320,7 @@ class Search:
 
     def _unreported(self) -> list[TrialRecord]:
         """The finalists to measure on the report text, the best and its rival first."""
-        first = best_and_rival(self._stored)
-        others = () if time.monotonic() >= self.effort.deadline else finalists(self._stored)
+        stored, late = self._stored, time.monotonic() >= self.effort.deadline
+        first, others = best_and_rival(stored), () if late else finalists(stored)
         wanted = {trial.key: trial for trial in (*first, *others)}
         return [trial for trial in wanted.values() if trial.report is None]

@@ -152,3 +152,10 @@ def test_a_dry_run_says_how_much_less_a_quick_search_takes(place, capsys):
         for each in (quick, thorough)
     ]
     assert int(fits[0].split()[0].replace(",", "")) < int(fits[1].split()[0].replace(",", ""))
+
+
+def test_fitting_all_beside_a_recipe_that_says_everything_is_refused(place, capsys):
+    (place / "recipe.yaml").write_text("version: 1\nlayers:\n  '*': {method: keep}\n")
+    command = ["compress", "half demo", "--out", "small", "--recipe", "recipe.yaml"]
+    assert main([*command, "--data", "a text.txt", "--fit-all"]) == 2
+    assert "--fit-all has no effect beside a recipe" in capsys.readouterr().err

@@ -43,14 +43,11 @@ class World:
             self.builder, lambda _spec: OPTIONS, self.workbench.inventory.layers
         )
         self.text = ScoredText("calibration", windows, Teacher.of(model, windows))
-        ids = torch.randint(0, VOCABULARY, (3000,), generator=torch.Generator().manual_seed(1))
-        windows = Windows(ids, 32, (1,))
-        self.other = ScoredText("selection", windows, Teacher.of(model, windows))
         names = [spec.name for spec in self.workbench.inventory.layers]
         self.plan = Plan.of(dict.fromkeys(names, Quantize(3, 16)))
 
     def divergence(self, plan: Plan, text: ScoredText | None = None) -> float:
-        text = text or self.other
+        text = text or self.text
         with self.workbench.applied(plan, self.builder.build) as model:
             return score(model, text.windows, text.teacher).kl
 
@@ -60,7 +57,8 @@ def world(request, tiny_model, tmp_path) -> World:
     return World(tiny_model(request.param), tmp_path / "cache")
 
 
-def test_prices_rank_options_as_measured_swaps_on_another_text_do(world):
+def test_whole_slopes_rank_options_as_measured_swaps_on_their_text_do(world, monkeypatch):
+    monkeypatch.setattr(Priced, "trust", 1.0)
     priced = price_options(world.plan, world.menu, world.builder, world.text)
     assert priced.plan == world.plan
     same = world.divergence(world.plan, world.text)
@@ -72,13 +70,13 @@ def test_prices_rank_options_as_measured_swaps_on_another_text_do(world):
         dense = world.divergence(Plan.of({**world.plan, name: Keep()}))
         swaps = {price.predicted: price.priced for price in priced.menu().by_layer[name]}
         for option in layer.undominated:
-            if option.method == Keep() or option.damage < 1e-5:  # measured, it drowns in fp32
+            if option.method == Keep():
                 continue
             found.append(swaps[option.damage])
             swapped = world.divergence(Plan.of({**world.plan, name: option.method}))
             measured.append(swapped - dense)
-    assert len(found) > 15
-    assert spearmanr(found, measured).statistic > 0.7
+    assert len(found) > 20
+    assert spearmanr(found, measured).statistic > 0.9
 
 
 def priced_with(slopes):
