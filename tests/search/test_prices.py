@@ -76,7 +76,7 @@ def test_whole_slopes_rank_options_as_measured_swaps_on_their_text_do(world, mon
             swapped = world.divergence(Plan.of({**world.plan, name: option.method}))
             measured.append(swapped - dense)
     assert len(found) > 20
-    assert spearmanr(found, measured).statistic > 0.9
+    assert spearmanr(found, measured).statistic > 0.85
 
 
 def priced_with(slopes):
