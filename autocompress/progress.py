@@ -33,4 +33,15 @@ class Silent:
         """Say nothing."""
 
 
+class Notes(Silent):
+    """Draws nothing, and keeps every line that is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        """Keep a line."""
+        self.said.append(message)
+
+
 SILENT = Silent()

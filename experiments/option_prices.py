@@ -47,7 +47,7 @@ def main() -> None:
     session = open_session(args.model, texts_of(args), args.runs_dir, progress=SILENT)
     menu = session.menu(read_space(args.space), fit_all=args.fit_all)
     evaluator = Evaluator(session.workbench, session.build, None, session.begin)
-    texts = session.pricing_texts()
+    texts = session.pricing_texts
     text = texts.slopes
     selection = session.scored_text("selection")
     for budget in args.budget:

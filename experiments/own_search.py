@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from search_curves import Point
 
 import autocompress
 from autocompress.api.session import TextSettings
-from autocompress.progress import Advance, Silent
+from autocompress.calibration.builder import LayerBuilder
+from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT, Advance, Progress
+from autocompress.search import rounds
 from autocompress.search.dominance import selection_loss
+from autocompress.search.evaluator import ScoredText
+from autocompress.search.prices import divergence_of
 from autocompress.search.study import StudyRecord
 
 PASSES = 4  # forward passes that one forth, and forth and back block by block, counts for
@@ -25,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:
     parser.add_argument(
         "--data", help="text file or hub/name:config:split; the bundled texts when left out"
     )
+    for part in ("calibration", "selection", "report"):
+        parser.add_argument(f"--{part}-data", help=f"the {part} text alone, in place of --data")
     parser.add_argument("--space", default="default", help="search space (%(default)s)")
     parser.add_argument(
         "--tokens", type=int, default=tokens, help="tokens of the selection text (%(default)s)"
@@ -43,23 +53,47 @@ def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:
 
 def texts_of(args: argparse.Namespace, selection_tokens: int | None = None) -> TextSettings:
     """The texts that the arguments name; with another number of tokens to select on if given."""
-    return TextSettings(data=args.data, selection_tokens=selection_tokens or args.tokens)
+    return TextSettings(
+        args.data,
+        args.calibration_data,
+        args.selection_data,
+        args.report_data,
+        selection_tokens=selection_tokens or args.tokens,
+    )
 
 
-class Pricings(Silent):
-    """Counts the tokens that a search says it prices options on.
+class Pricings:
+    """Counts the tokens that pricing passes: to price options, and to check where prices lead.
 
-    Those that it then finds in the cache count as well: a search with an empty one passes them.
+    Prices that are then found in the cache count as well: with an empty one they are passed.
+
+    Args:
+        shown: told all that this is told.
     """
 
-    def __init__(self) -> None:
-        self.tokens = 0
+    def __init__(self, shown: Progress = SILENT) -> None:
+        self.tokens, self.shown = 0, shown
 
     def task(self, description: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """Count the tokens of the tasks that price."""
         if description.startswith("Pricing"):
             self.tokens += PASSES * (total or 0)
-        return super().task(description, total)
+        return self.shown.task(description, total)
+
+    def note(self, message: str) -> None:
+        """Pass a line on."""
+        self.shown.note(message)
+
+    @contextmanager
+    def counting_checks(self) -> Iterator[None]:
+        """Count the tokens of the check text too, whose tasks tell windows and not tokens."""
+
+        def counted(plan: Plan, builder: LayerBuilder, text: ScoredText, *rest: Any) -> float:
+            self.tokens += len(text.windows.ids)
+            return divergence_of(plan, builder, text, *rest)
+
+        with patch.object(rounds, "divergence_of", counted):
+            yield
 
 
 @dataclass(frozen=True)
@@ -68,8 +102,8 @@ class OwnSearch:
 
     Attributes:
         study: what it found.
-        priced_tokens: that it passed through compressed models to price options, besides its
-            trials, in forward passes.
+        priced_tokens: that it passed through compressed models to price options and to check where
+            prices lead, besides its trials, in forward passes.
     """
 
     study: StudyRecord
@@ -105,17 +139,18 @@ def own_search(
     seed = args.seed if seed is None else seed
     parts = args.study, model, args.tokens, budget or "front", trials, f"s{seed}"
     texts, pricings = texts_of(args), Pricings()
-    study = autocompress.search(
-        args.model,
-        budget,
-        space=args.space,
-        trials=trials,
-        seed=seed,
-        texts=texts,
-        study="-".join(map(str, parts)),
-        runs_dir=args.runs_dir,
-        refit=False,  # plans are compared as they are fitted
-        track=False,
-        progress=pricings,
-    )
+    with pricings.counting_checks():
+        study = autocompress.search(
+            args.model,
+            budget,
+            space=args.space,
+            trials=trials,
+            seed=seed,
+            texts=texts,
+            study="-".join(map(str, parts)),
+            runs_dir=args.runs_dir,
+            refit=False,  # plans are compared as they are fitted
+            track=False,
+            progress=pricings,
+        )
     return OwnSearch(study, pricings.tokens)

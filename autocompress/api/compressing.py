@@ -38,6 +38,7 @@ from autocompress.search.evaluator import ScoredText
 from autocompress.search.selection import Selection
 from autocompress.search.targets import LossOnText, judge_targets
 from autocompress.stage_memory import StageMemory
+from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.permanent import compress_, compressed_copy
 
 
@@ -173,7 +174,7 @@ def compress(
     wish = Wish(None if out is None else Path(out), overwrite, measure, inplace)
     if wish.out is not None:
         check_free(wish.out, overwrite)
-    progress = StageMemory(progress)
+    progress = memory = StageMemory(progress)
     named, own = own_content(
         {"calibration": calibration_data, "selection": selection_data, "report": report_data}
     )
@@ -201,7 +202,7 @@ def compress(
             with session_in_memory(
                 model, tokenizer, settings, own, folder, progress=progress, seed=seed, parts=parts
             ) as session:
-                return compress_session(session, target, wish)
+                return compress_session(session, target, wish, memory)
         if not isinstance(model, str | Path | None):
             raise ConfigurationError(
                 "this is no model to compress",
@@ -222,7 +223,7 @@ def compress(
             own=own,
             parts=parts,
         )
-        return compress_session(session, target, replace(wish, inplace=True))
+        return compress_session(session, target, replace(wish, inplace=True), memory)
 
 
 def _parts(target: Target, *, measured: bool) -> list[str]:
@@ -239,8 +240,16 @@ def _refuse(reason: str, **given: object) -> None:
         raise ConfigurationError(reason, got=f"{', '.join(named)}=", hint="Leave it out.")
 
 
-def compress_session(session: Session, target: Target, wish: Wish) -> Compressed:
+def compress_session(
+    session: Session, target: Target, wish: Wish, memory: StageMemory
+) -> Compressed:
     """Find the plan, judge and measure it, write it if asked to, and put it into the model.
+
+    Args:
+        session: the model and its texts.
+        target: what to compress to.
+        wish: what to do with what comes of it.
+        memory: notes what each stage holds.
 
     Raises:
         BudgetUnreachable: no plan can be as small as the budget, or none keeps the quality.
@@ -295,7 +304,7 @@ def compress_session(session: Session, target: Target, wish: Wish) -> Compressed
         judge_targets(chosen.limits, inventory.plan_bytes(plan), None, losses),
         peak_memory_bytes(),
         unreached_of(session),
-        dict(getattr(session.progress, "peaks", {})),
+        dict(memory.peaks),
     )
     finish = compress_ if wish.inplace else compressed_copy
     return Compressed(finish(session.workbench, plan, session.build), report)
@@ -356,6 +365,7 @@ class _ReportText:
             with (
                 session.progress.task("Measuring the compressed model"),
                 session.workbench.applied(plan, session.build) as model,
+                dense_copies(model),
             ):
                 self._measured[plan.hash] = score(model, text.windows, text.teacher)
         return self._measured[plan.hash]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import optuna
 
-from autocompress.api.healing import HealingWork
-from autocompress.api.session import Session, TextSettings
+from autocompress.api.healing import HealedTrial, HealingWork, HealTrial
+from autocompress.api.session import TextSettings
+from autocompress.api.worker import Desk
+from autocompress.crew import Crew
 from autocompress.errors import AutocompressError, ConfigurationError, DataError, StorageError
 from autocompress.healing.settings import HealSettings
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.progress import Advance, Progress
 from autocompress.search.against_dense import targets_of
-from autocompress.search.evaluator import ScoredText
 from autocompress.search.front import best_and_rival, finalists
 from autocompress.search.observer import Observer
 from autocompress.search.picking import best_or_none
@@ -73,12 +76,12 @@ REFIT_BEST = Finish.of()
 def finish_search(
     study: optuna.Study,
     folder: Path,
-    session: Session,
+    desk: Desk,
     finish: Finish,
-    texts: tuple[ScoredText, ScoredText],
     *,
     deadline: float = math.inf,
     observers: Sequence[Observer] = (),
+    crew: Crew | None = None,
 ) -> bool:
     """Heal the best plan of a study, or all of its front and the hand-written plan to compare with.
 
@@ -88,17 +91,17 @@ def finish_search(
     Args:
         study: as stored.
         folder: its run folder.
-        session: its model and texts.
+        desk: its model and texts.
         finish: what to heal, and how. The best is fitted anew together with its rival.
-        texts: the selection and the report text.
         deadline: of ``time.monotonic``, after which the best is not fitted anew; a front that was
             asked to be healed is.
         observers: told of each new trial.
+        crew: heals several at a time where it is idle.
 
     Returns:
         Whether there are new trials.
     """
-    record = to_record(study, folder)
+    record, session = to_record(study, folder), desk.session
     members = _members(record, finish.whole_front)
     if not members:
         return False
@@ -108,7 +111,7 @@ def finish_search(
         )
         return False
     try:
-        work = HealingWork(study, record, session, finish.data, finish.settings, texts)
+        work = HealingWork(study, record, desk, finish.data, finish.settings)
     except DataError as error:
         if finish.whole_front:
             raise
@@ -116,15 +119,74 @@ def finish_search(
         return False
     title = "Healing the front" if finish.whole_front else "Fitting the best and its rival anew"
     with session.progress.task(f"{title} (plans)", len(members)) as advance:
-        for trial in members:
-            try:
-                work.heal(trial, observers)
-            except StorageError:
-                raise
-            except AutocompressError as error:
-                session.progress.note(f"Trial {trial.number} stays as it is: {error}")
-            advance(1)
+        if crew is not None and crew.idle and len(members) > 1:
+            _heal_at_once(work, members, observers, advance, crew)
+        else:
+            for trial in members:
+                with _left_as_it_is(trial, session.progress):
+                    work.heal(trial, observers)
+                advance(1)
     return len(to_record(study, folder).trials) > len(record.trials)
+
+
+def _heal_at_once(
+    work: HealingWork,
+    members: Sequence[TrialRecord],
+    observers: Sequence[Observer],
+    advance: Advance,
+    crew: Crew,
+) -> None:
+    """Let a crew heal several trials; each is in the study as soon as it is done."""
+    progress = work.desk.session.progress
+
+    def keep(number: int, came: HealedTrial | AutocompressError) -> None:
+        task = tasks[number]
+        with _left_as_it_is(task.source, progress):
+            if isinstance(came, AutocompressError):
+                raise came
+            for note in came.notes:
+                progress.note(f"Trial {task.source.number}: {note}")
+            work.keep(task, came, observers)
+        advance(1)
+
+    tasks = []
+    for trial in members:
+        if work.known(trial) is None:
+            tasks.append(work.task(trial))
+            progress.note(work.about(trial))
+    advance(len(members) - len(tasks))
+    crew.do([_Attempt(task) for task in tasks], keep)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """Healing a trial, where what keeps it from being healed is no error: a ``Task``."""
+
+    task: HealTrial
+
+    def done_on(self, desk: Desk) -> HealedTrial | AutocompressError:
+        """See ``Task``."""
+        try:
+            return self.task.done_on(desk)
+        except StorageError:
+            raise
+        except AutocompressError as error:
+            return error
+
+
+@contextmanager
+def _left_as_it_is(trial: TrialRecord, progress: Progress) -> Iterator[None]:
+    """Say where a trial cannot be healed, and go on; without a place to store there is no going on.
+
+    Raises:
+        StorageError: nothing can be stored.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except AutocompressError as error:
+        progress.note(f"Trial {trial.number} stays as it is: {error}")
 
 
 def _members(record: StudyRecord, whole_front: bool) -> list[TrialRecord]:

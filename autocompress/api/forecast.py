@@ -87,6 +87,11 @@ class Work:
     healing_tokens: int = 0
 
     @property
+    def at_once(self) -> int:
+        """Small matrices that are fitted side by side: each worker has its share of the threads."""
+        return min(self.threads, max(self.threads // self.workers, 1) * self.workers)
+
+    @property
     def finalists(self) -> int:
         """About how many plans are measured on the report text."""
         return finalists_of(self.trials)
@@ -134,7 +139,7 @@ def predict_stages(work: Work, speed: Speed) -> tuple[Stage, ...]:
         Stage(
             "fitting",
             f"{work.fits.total():,} options" if work.fits else "in the cache",
-            _fit_seconds(work.fits, speed, work.threads),
+            _fit_seconds(work.fits, speed, work.at_once),
             work.held_bytes + _teacher_bytes(work) + _fit_bytes(work),
         ),
         *_timing_layers(work),
@@ -148,8 +153,8 @@ def predict_stages(work: Work, speed: Speed) -> tuple[Stage, ...]:
         Stage(
             "final measurements",
             f"about {work.finalists} plans on {work.report_tokens:,} tokens",
-            work.finalists * speed.scoring.seconds(work.report_tokens),
-            scored + built,
+            work.finalists * speed.scoring.seconds(work.report_tokens) / work.workers,
+            (scored + built) * work.workers,
         ),
         *_healing(work, speed, scored),
     )
@@ -158,6 +163,7 @@ def predict_stages(work: Work, speed: Speed) -> tuple[Stage, ...]:
 def _healing(work: Work, speed: Speed, memory: int) -> tuple[Stage, ...]:
     if not work.healed:
         return ()
+    at_once = min(work.workers, work.healed)
     parameters = sum(spec.parameters for spec in work.specs)
     training = memory + TRAINED_BYTES * parameters
     stages = (
@@ -168,8 +174,8 @@ def _healing(work: Work, speed: Speed, memory: int) -> tuple[Stage, ...]:
         Stage(
             name,
             f"about {work.healed} plans on {tokens:,} tokens",
-            work.healed * passes * speed.scoring.seconds(tokens),
-            held,
+            work.healed * passes * speed.scoring.seconds(tokens) / at_once,
+            held * at_once,
         )
         for name, tokens, passes, held in stages
         if tokens

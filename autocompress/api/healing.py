@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
-from torch import Tensor
 
 from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.healing_report import HealingReport
-from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
+from autocompress.api.worker import Desk, dense_latency_of
 from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.errors import ConfigurationError, StudyError
-from autocompress.evaluation.latency import Latency
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
-from autocompress.healing.teacher import DenseTeacher
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
-from autocompress.search.evaluator import Evaluator, ScoredText
 from autocompress.search.healed_trials import (
     FOLDER,
     add_healed,
@@ -36,6 +32,7 @@ from autocompress.search.healed_trials import (
 from autocompress.search.healing_png import write_healing_png
 from autocompress.search.observer import Observer
 from autocompress.search.picking import pick
+from autocompress.search.reporting import measure_trial
 from autocompress.search.run_folder import find_study
 from autocompress.search.storage import settle, storage_errors
 from autocompress.search.study import Healing, StudyRecord, TrialRecord
@@ -81,7 +78,10 @@ def heal_trial(
             source = pick(record, trial)
             refuse_idle(settings, f"trial {source.number}", source.healing is not None)
             session = open_study_session(record, destination.runs_dir, progress)
-            work = HealingWork(study, record, session, data, settings)
+            desk = Desk(session, dense_latency_of(record))
+            with progress.task("Measuring the dense model"):
+                desk.selection, desk.report  # noqa: B018  # else a longer task tells nothing of it
+            work = HealingWork(study, record, desk, data, settings)
             after = work.heal(source, checkpoint=checkpoint)
             record = to_record(study, folder)
             for observer in observers:
@@ -126,30 +126,28 @@ def refuse_idle(settings: HealSettings, source: str, fitted_for_good: bool) -> N
 
 
 class HealingWork:
-    """What healing several trials of a study shares."""
+    """What healing several trials of a study shares.
+
+    Args:
+        study: as stored.
+        record: the same as read.
+        desk: the model and its texts.
+        data: text to heal on; the calibration text when left out.
+        settings: how to heal.
+    """
 
     def __init__(
         self,
         study: optuna.Study,
         record: StudyRecord,
-        session: Session,
+        desk: Desk,
         data: str | None,
         settings: HealSettings,
-        texts: tuple[ScoredText, ScoredText] | None = None,
     ) -> None:
-        self.study, self.record, self.settings = study, record, settings
-        self.session = session
-        self.text, self.ids = healing_text(self.session, data, settings)
-        self.tokens_hash = tensor_key(self.ids)
-        self.teacher = DenseTeacher(self.session.workbench.model, given=max(1, len(session.begin)))
-        if texts is None:
-            with session.progress.task("Measuring the dense model"):
-                texts = session.scored_text("selection"), session.scored_text("report")
-        self.selection, self.report = texts
-        dense = record.dense_selection
-        known = dense.latency_ms is not None and dense.latency_spread_ms is not None
-        latency = Latency(dense.latency_ms, dense.latency_spread_ms) if known else None  # type: ignore[arg-type]
-        self.evaluator = Evaluator(session.workbench, session.build, latency, session.begin)
+        self.study, self.record, self.desk = study, record, desk
+        self.data, self.settings = data, settings
+        self.text, ids = healing_text(desk.session, data, settings)
+        self.tokens_hash = tensor_key(ids)
 
     def heal(
         self,
@@ -158,7 +156,29 @@ class HealingWork:
         checkpoint: Path | None = None,
     ) -> TrialRecord:
         """Heal a trial, or find what has come of that before."""
-        started, folder = time.monotonic(), self.record.folder
+        known = self.known(source)
+        if known is not None:
+            return known
+        self.desk.session.progress.note(self.about(source))
+        task = self.task(source, checkpoint)
+        return self.keep(task, task.done_on(self.desk), observers)
+
+    def about(self, source: TrialRecord) -> str:
+        """Say what is done to a trial."""
+        return f"{self.task(source).planned.doing} trial {source.number}, {source.label}."
+
+    def known(self, source: TrialRecord) -> TrialRecord | None:
+        """What has come of healing a trial like this before."""
+        planned = self.task(source).planned
+        known = healed_already(to_record(self.study, self.record.folder), source, planned)
+        if known is not None:
+            self.desk.session.progress.note(
+                f"Trial {source.number} was {planned.done} like this already: trial {known.number}."
+            )
+        return known
+
+    def task(self, source: TrialRecord, checkpoint: Path | None = None) -> HealTrial:
+        """What is to be done for a trial."""
         settings = replace(self.settings, refit=self.settings.refit and source.healing is None)
         planned = Healing(
             settings.steps,
@@ -170,67 +190,110 @@ class HealingWork:
             phase=source.healing.phase if source.healing else source.phase,
             tokens_hash=self.tokens_hash,
         )
-        known = healed_already(to_record(self.study, folder), source, planned)
-        if known is not None:
-            self.session.progress.note(
-                f"Trial {source.number} was {planned.done} like this already: trial {known.number}."
-            )
-            return known
-        self.session.progress.note(f"{planned.doing} trial {source.number}, {source.label}.")
-        identity = self._identity(source, settings)
-        numbers = read_numbers(folder, source)
-        if source.report is None:
-            keep_report(self.study, source, self._measure(source, numbers, self.report))
-        path = checkpoint or folder / FOLDER / f"{content_key(identity)[:12]}.part"
-        plan, numbers, healed = heal_plan(
-            self.session,
-            source.plan,
-            numbers,
-            self.ids,
-            settings,
-            Checkpoint(path, identity),
-            self.teacher,
-        )
-        healing = replace(
-            planned,
-            steps=healed.checks[-1].step,
-            tokens=healed.tokens,
-            numbers=keep_numbers(folder, numbers),
-            checks=tuple(asdict(check) for check in healed.checks),
-        )
-        size = self.session.workbench.inventory.plan_bytes(plan)
-        form = source if plan == source.plan else replace(source, plan=plan, bytes=size)
-        selection, report = (
-            self._measure(form, numbers, text, timed=form is not source)
-            for text in (self.selection, self.report)
-        )
-        trial = add_healed(self.study, form, healing, selection, report, time.monotonic() - started)
-        title = f"Trial {source.number} of {self.record.name}, {trial.label}"
-        write_healing_png(healing.checks, picture_of(folder, trial.number), title)
-        Checkpoint(path, identity).remove()
-        for observer in observers:
-            observer.trial_finished(self.record.name, trial)
-        return trial
-
-    def _identity(self, source: TrialRecord, settings: HealSettings) -> dict[str, Any]:
-        return {
+        identity = {
             "model": self.record.fingerprint,
             "plan": source.key,
             "text": self.tokens_hash,
             "settings": asdict(settings),
         }
+        folder = self.record.folder
+        path = checkpoint or folder / FOLDER / f"{content_key(identity)[:12]}.part"
+        return HealTrial(source, folder, self.data, settings, planned, path, identity)
 
-    def _measure(
-        self,
-        source: TrialRecord,
-        numbers: Mapping[str, Tensor] | None,
-        text: ScoredText,
-        *,
-        timed: bool = False,
-    ) -> Measurement:
-        """Score healed numbers. What they cost in time is what their form was seen to cost."""
-        seen = self.evaluator.measure(source.plan, text, latency=timed, numbers=numbers)
-        return seen if timed or source.selection is None else seen.with_times_of(source.selection)
+    def keep(
+        self, task: HealTrial, came: HealedTrial, observers: Sequence[Observer] = ()
+    ) -> TrialRecord:
+        """Add what came of healing a trial to the study."""
+        source, folder = task.source, task.folder
+        if source.report is None and came.before is not None:
+            keep_report(self.study, source, came.before)
+        trial = add_healed(
+            self.study, came.form, came.healing, came.selection, came.report, came.seconds
+        )
+        title = f"Trial {source.number} of {self.record.name}, {trial.label}"
+        write_healing_png(came.healing.checks, picture_of(folder, trial.number), title)
+        Checkpoint(task.checkpoint, task.identity).remove()
+        for observer in observers:
+            observer.trial_finished(self.record.name, trial)
+        return trial
+
+
+@dataclass(frozen=True)
+class HealTrial:
+    """Heals a trial and measures what came of it: a ``Task``, which leaves the study alone.
+
+    Attributes:
+        source: the trial.
+        folder: its run folder, which gets the healed numbers.
+        data: text to heal on; the calibration text when left out.
+        settings: how to heal.
+        planned: the record of it before it is done.
+        checkpoint: file that holds how far it is.
+        identity: what that belongs to.
+    """
+
+    source: TrialRecord
+    folder: Path
+    data: str | None
+    settings: HealSettings
+    planned: Healing
+    checkpoint: Path
+    identity: dict[str, Any]
+
+    def done_on(self, desk: Desk) -> HealedTrial:
+        """See ``Task``."""
+        started, session, source = time.monotonic(), desk.session, self.source
+        _, ids = healing_text(session, self.data, self.settings)
+        numbers = read_numbers(self.folder, source)
+        before = None
+        if source.report is None:
+            before = measure_trial(desk.evaluator, source, desk.report, numbers)
+        plan, numbers, healed = heal_plan(
+            session,
+            source.plan,
+            numbers,
+            ids,
+            self.settings,
+            Checkpoint(self.checkpoint, self.identity),
+            desk.teacher,
+        )
+        healing = replace(
+            self.planned,
+            steps=healed.checks[-1].step,
+            tokens=healed.tokens,
+            numbers=keep_numbers(self.folder, numbers),
+            checks=tuple(asdict(check) for check in healed.checks),
+        )
+        size = session.workbench.inventory.plan_bytes(plan)
+        form = source if plan == source.plan else replace(source, plan=plan, bytes=size)
+        selection, report = (
+            measure_trial(desk.evaluator, form, text, numbers, timed=form is not source)
+            for text in (desk.selection, desk.report)
+        )
+        seconds = time.monotonic() - started
+        return HealedTrial(form, healing, selection, report, before, seconds, desk.take_notes())
+
+
+class HealedTrial(NamedTuple):
+    """What came of healing a trial.
+
+    Attributes:
+        form: the trial with the plan that it has become.
+        healing: how it went.
+        selection: what was measured then.
+        report: the same on the report text.
+        before: what was measured of the trial itself there, where that had not been done.
+        seconds: that all of it took.
+        notes: what there was to say.
+    """
+
+    form: TrialRecord
+    healing: Healing
+    selection: Measurement
+    report: Measurement
+    before: Measurement | None
+    seconds: float
+    notes: tuple[str, ...]
 
 
 def _numbered(record: StudyRecord, number: int) -> TrialRecord:

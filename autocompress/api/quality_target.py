@@ -118,7 +118,7 @@ class QualityTarget:
             at = int(aim(tries.seen, *room))
             limit, knobs = Limits(at, None), Knobs()
             proposer = Proposer(proposer.menu, inventory, limit, groups, fit=session.fit_taken)
-            texts = session.pricing_texts()
+            texts = session.pricing_texts
             price_menu(proposer, session.builder, texts, session.progress, rounds=level.rounds)
         for _ in range(CONFIRMATIONS):
             tries.near(proposer, knobs, room, FINE_STEPS, FINE_TOLERANCE)

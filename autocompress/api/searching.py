@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
@@ -31,29 +29,27 @@ from autocompress.api.study_choice import (
     choose_study,
     identity_of,
 )
-from autocompress.api.worker import WorkerSettings
+from autocompress.api.worker import Desk, WorkerSettings, dense_latency_of
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.screening import describe_fits
-from autocompress.evaluation.latency import Latency
 from autocompress.paths import shown
 from autocompress.progress import SILENT, Progress
-from autocompress.records import Measurement
 from autocompress.search.aiming import Sighting, aim, approach
 from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
 from autocompress.search.driver import Effort, Search
 from autocompress.search.engines.choosing import EngineSettings, check_engine, make_engine
-from autocompress.search.evaluator import Evaluator, ScoredText
-from autocompress.search.healed_trials import read_numbers
+from autocompress.search.evaluator import Evaluator
 from autocompress.search.hypervolume import REFERENCE_SETTING
 from autocompress.search.observer import Observer
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.reach import check_reachable
+from autocompress.search.reporting import OnReport
 from autocompress.search.rounds import price_menu
 from autocompress.search.run_folder import find_study, touch
 from autocompress.search.space import Space
 from autocompress.search.storage import settle, storage_errors
 from autocompress.search.stored_menu import keep_menu
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.search.study import StudyRecord
 from autocompress.search.study_store import create_study, read_study, to_record
 from autocompress.stage_memory import StageMemory, describe_peaks
 from autocompress.surgery.stored_types import dtype_name
@@ -115,28 +111,13 @@ def run_search(
     if study is None:
         limit = budget.limits(inventory.dense_bytes, 1.0).memory_bytes
         check_reachable(space, inventory, limit)
-    if study is None or not to_record(study, folder).complete:
-        session.deadline = effort.deadline  # else there is something to show whenever it ends
     with progress.task("Measuring the dense model"):
-        started = time.monotonic()
-        selection, report = session.scored_text("selection"), session.scored_text("report")
-        effort, finish_by = _with_what_follows(
-            effort, time.monotonic() - started, settings.texts, finish
-        )
-        known = None if study is None else _dense_latency(to_record(study, folder))
-        evaluator = Evaluator(session.workbench, session.build, known, session.begin)
+        known = None if study is None else dense_latency_of(to_record(study, folder))
+        desk = Desk(session, known)
+        deadline = effort.deadline
+        effort, finish_by = _with_what_follows(effort, desk, settings.texts, finish)
         if study is None:
-            header = _header(
-                folder,
-                session,
-                evaluator,
-                selection,
-                report,
-                identity,
-                settings,
-                budget,
-                effort.trials,
-            )
+            header = _header(folder, desk, identity, settings, budget, effort.trials)
             study = create_study(header, destination.url(name))
             progress.note(
                 f"Study {name} in {shown(header.folder)}; stop it at any time, "
@@ -145,6 +126,18 @@ def run_search(
         else:
             touch(folder, name, destination.url(name))
             progress.note(f"Going on with study {name}.")
+            if to_record(study, folder).complete:
+                deadline = math.inf  # there is something to show whenever it ends
+    evaluator = desk.evaluator
+    workers = WorkerSettings(
+        settings, destination.runs_dir, evaluator.dense_latency, session.loaded.fingerprint
+    ).spread(engine.workers)
+    chosen = session.crew = make_engine(
+        engine,
+        desk,
+        [worker.open for worker in workers],
+        cpus_per_trial=workers[0].threads or 1,
+    )
     try:
         limits = to_record(study, folder).limits
         proposer = make_proposer(
@@ -153,37 +146,26 @@ def run_search(
             evaluator,
             limits,
             effort.deadline,
+            fit_by=deadline,
             effort=settings.effort,
             fit_all=settings.fit_all,
         )
         keep_menu(folder, proposer)
-        workers = WorkerSettings(
-            settings, destination.runs_dir, evaluator.dense_latency, session.loaded.fingerprint
-        ).spread(engine.workers)
-        chosen = make_engine(
-            engine,
-            lambda job: evaluator.run(job, selection),
-            [worker.open for worker in workers],
-            cpus_per_trial=workers[0].threads or 1,
-        )
         with storage_errors(destination.url(name)):
             search = Search(
-                study, folder, proposer, effort, len(selection.windows), observers, progress
+                study, folder, proposer, effort, len(desk.selection.windows), observers, progress
             )
-            record = search.run(
-                chosen,
-                lambda trial: _on_report(evaluator, report, trial, read_numbers(folder, trial)),
-            )
+            record = search.run(chosen, lambda trial: OnReport(trial, folder).done_on(desk))
             keep_menu(folder, proposer)  # with what was fitted on the way
             progress.note(describe_fits(proposer.menu))
             if finish is None or not finish_search(
                 study,
                 folder,
-                session,
+                desk,
                 finish,
-                (selection, report),
                 deadline=finish_by,
                 observers=observers,
+                crew=chosen,
             ):
                 return record
             record = to_record(study, folder)
@@ -191,19 +173,21 @@ def run_search(
                 observer.finished(record)
             return record
     finally:
+        chosen.close()
         settle(study)
         if memory.peaks:
             progress.note(f"Memory held at most: {describe_peaks(memory.peaks)}.")
 
 
 def _with_what_follows(
-    effort: Effort, seconds: float, texts: TextSettings, finish: Finish | None
+    effort: Effort, desk: Desk, texts: TextSettings, finish: Finish | None
 ) -> tuple[Effort, float]:
     """The effort with what follows the trials takes, and when the best must be fitted anew, if.
 
     It is told from the time of scoring both texts once. Where fitting the best plan anew would take
     too large a share of the time, it is not waited for.
     """
+    seconds = desk.selection.seconds + desk.report.seconds
     each = SLOWER_THAN_DENSE * seconds / (texts.selection_tokens + texts.report_tokens)
     report = each * texts.report_tokens
     plans = 0 if finish is None or finish.whole_front else 2
@@ -214,20 +198,6 @@ def _with_what_follows(
     return effort, effort.deadline - anew
 
 
-def _on_report(
-    evaluator: Evaluator,
-    report: ScoredText,
-    trial: TrialRecord,
-    numbers: Mapping[str, Tensor] | None,
-) -> Measurement:
-    """Score a finalist on the report text; its times are those of its trial."""
-    timed = trial.selection
-    if timed is None or timed.latency_ms is None:
-        return evaluator.measure(trial.plan, report, numbers=numbers)
-    seen = evaluator.measure(trial.plan, report, latency=False, numbers=numbers)
-    return seen.with_times_of(timed)
-
-
 def make_proposer(
     session: Session,
     space: Space,
@@ -235,6 +205,7 @@ def make_proposer(
     limits: Limits,
     deadline: float = math.inf,
     *,
+    fit_by: float = math.inf,
     effort: str = NORMAL,
     fit_all: bool = False,
 ) -> Proposer:
@@ -247,6 +218,7 @@ def make_proposer(
         limits: of the plans.
         deadline: of ``time.monotonic``; fitting may end after it, pricing takes a share of what
             is left until then.
+        fit_by: when the menu must have been fitted; see ``Session.menu``.
         effort: how much to do.
         fit_all: whether every option is fitted, beside those that plans take.
 
@@ -254,7 +226,7 @@ def make_proposer(
         BudgetUnreachable: no plan is as fast as the limits want; said before any is priced.
     """
     level, timed = effort_of(effort), limits.latency_ms is not None
-    menu = session.menu(space, samples=level.samples, fit_all=fit_all, timed=timed)
+    menu = session.menu(space, samples=level.samples, fit_all=fit_all, timed=timed, deadline=fit_by)
     latencies = None
     if limits.latency_ms is not None:
         latencies = LatencyTable.of(
@@ -281,10 +253,18 @@ def make_proposer(
     proposer.fit_until = now + FITTING_SHARE * (deadline - now)
     proposer.settled(PREDICTED, *proposer.targets[: level.sizes + 1])
     if session.settings.pricing_tokens:
-        texts = session.pricing_texts()
+        texts = session.pricing_texts
         now = time.monotonic()
         until = now + PRICING_SHARE * (deadline - now)
-        price_menu(proposer, session.builder, texts, session.progress, until, rounds=level.rounds)
+        price_menu(
+            proposer,
+            session.builder,
+            texts,
+            session.progress,
+            until,
+            rounds=level.rounds,
+            crew=session.crew,
+        )
     return proposer
 
 
@@ -336,15 +316,13 @@ def resume_search(
 
 def _header(
     folder: Path,
-    session: Session,
-    evaluator: Evaluator,
-    selection: ScoredText,
-    report: ScoredText,
+    desk: Desk,
     identity: dict[str, Any],
     settings: SearchSettings,
     budget: Budget,
     trials: int,
 ) -> StudyRecord:
+    session, evaluator = desk.session, desk.evaluator
     inventory = session.workbench.inventory
     return StudyRecord(
         name=folder.name,
@@ -363,15 +341,8 @@ def _header(
         skipped=inventory.skipped,
         dense_bytes=inventory.dense_bytes,
         dense_bf16_bytes=inventory.bf16_bytes,
-        dense_selection=evaluator.dense(selection),
-        dense_report=evaluator.dense(report),
+        dense_selection=evaluator.dense(desk.selection),
+        dense_report=evaluator.dense(desk.report),
         trials=(),
         unreached=unreached_of(session),
     )
-
-
-def _dense_latency(record: StudyRecord) -> Latency | None:
-    measured = record.dense_selection
-    if measured.latency_ms is None or measured.latency_spread_ms is None:
-        return None
-    return Latency(measured.latency_ms, measured.latency_spread_ms)

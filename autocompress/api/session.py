@@ -27,6 +27,7 @@ from autocompress.calibration.screening import screened_menu
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.config.space_file import load_space
+from autocompress.crew import Crew
 from autocompress.errors import ConfigurationError, DataError, ModelError, TimeIsUp
 from autocompress.evaluation.corpus import BUNDLED, PARTS, Texts, check_disjoint, load_texts
 from autocompress.evaluation.encoding import (
@@ -57,6 +58,8 @@ from autocompress.surgery.workbench import Workbench
 
 PRICING_WINDOWS, LEAST_PRICING_WINDOW = 8, 64  # of the text that options are priced on
 STATISTICS_VERSION = 10  # raise it when what is collected changes
+TEACHER_VERSION = 1  # raise it when what is kept of the dense model's predictions changes
+LONG = 2.0  # seconds, from which on these are kept
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,7 @@ class Session:
             progress,
             seed,
         )
-        self.deadline = math.inf  # of ``time.monotonic``, for calibrating and fitting
+        self.crew: Crew | None = None  # fits what it is there for; see ``over_layers``
         self._warned: set[str] = set()
         self.workbench = Workbench(loaded.model, take_inventory(loaded.model, loaded.stored_types))
         self.context = context_length(loaded.model, settings.context)
@@ -329,10 +332,20 @@ class Session:
 
     @cached_property
     def metrics(self) -> KeptMetrics:
+        """Metric of every matrix; see ``calibrated``."""
+        return self.calibrated()
+
+    def calibrated(self, deadline: float = math.inf) -> KeptMetrics:
         """Metric of every matrix, read from the cache one at a time.
 
         What is not there is collected on the calibration text, and kept block by block, so that a
         calibration that was cut off goes on where it was.
+
+        Args:
+            deadline: of ``time.monotonic``.
+
+        Raises:
+            TimeIsUp: the deadline passes meanwhile.
         """
         specs = {spec.name: spec for spec in self.workbench.inventory.layers}
         metrics = KeptMetrics(self.cache, self.statistics_key, tuple(specs))
@@ -347,7 +360,7 @@ class Session:
             metrics.keep(
                 {name: at_least_average(each, specs[name], special) for name, each in done.items()}
             )
-            if time.monotonic() >= self.deadline:
+            if time.monotonic() >= deadline:
                 raise TimeIsUp.during("calibrating")
 
         batches = (window[None] for window in self.windows(self.calibration_ids))
@@ -397,6 +410,7 @@ class Session:
         samples: int = EFFORTS[NORMAL].samples,
         fit_all: bool = False,
         timed: bool = False,
+        deadline: float = math.inf,
     ) -> Menu:
         """The options of every layer: fitted, predicted by fits to similar ones, or left out.
 
@@ -405,23 +419,35 @@ class Session:
             samples: how many matrices of each kind all options are fitted to.
             fit_all: fit every option of every layer instead.
             timed: whether latency counts; see ``screened_menu``.
+            deadline: of ``time.monotonic``.
+
+        Raises:
+            TimeIsUp: the deadline passes while calibrating or fitting.
         """
         specs = self.workbench.inventory.layers
         for notice in space.notices(specs):
             self.progress.note(notice)
-        builder = self.builder
-        builder.deadline = self.deadline
-        if fit_all:
-            with self.progress.task("Fitting options (matrices)", len(specs)) as advance:
-                return build_menu(builder, space.options, specs, advance=lambda _name: advance(1))
-        return screened_menu(
-            builder,
-            space.options,
-            specs,
-            timed=timed,
-            samples=samples,
-            progress=self.progress,
-        )
+        self.calibrated(deadline)
+        if not fit_all:
+            return screened_menu(
+                self.builder,
+                space.options,
+                specs,
+                timed=timed,
+                samples=samples,
+                progress=self.progress,
+                deadline=deadline,
+                crew=self.crew,
+            )
+        with self.progress.task("Fitting options (matrices)", len(specs)) as advance:
+            return build_menu(
+                self.builder,
+                space.options,
+                specs,
+                advance=advance,
+                deadline=deadline,
+                crew=self.crew,
+            )
 
     def fit_taken(
         self, menu: Menu, taken: Mapping[str, Iterable[Method]], deadline: float = math.inf
@@ -431,23 +457,48 @@ class Session:
         Where the deadline passes meanwhile, the menu stays as it is; fits that were done are in the
         cache.
         """
-        count = sum(bool(each.unfitted(taken.get(each.spec.name, ()))) for each in menu.layers)
-        self.builder.deadline = deadline
+        count = len(menu.unfitted(taken))
         with self.progress.task("Fitting what plans take (matrices)", count) as advance:
             try:
-                return fit_taken(self.builder, menu, taken, lambda _name: advance(1))
+                return fit_taken(
+                    self.builder, menu, taken, advance, deadline=deadline, crew=self.crew
+                )
             except TimeIsUp:
                 self.progress.note("The time for fitting is up: what is not fitted is predicted.")
                 return menu
 
     def scored_text(self, name: str, tokens: int | None = None) -> ScoredText:
         """A text to score on, by its name, with the dense model's predictions on it."""
-        windows = self.windows(getattr(self, f"{name}_ids")[:tokens])
-        teacher = Teacher.of(self.loaded.model, windows)
+        text = self._scored(name, self.windows(getattr(self, f"{name}_ids")[:tokens]))
         called = f"the {name} text ({self._called(name)})"
-        self._warn(absurd_perplexity(teacher.score.nll, vocabulary_of(self.loaded.model), called))
-        return ScoredText(name, windows, teacher)
+        nll, vocabulary = text.teacher.score.nll, vocabulary_of(self.loaded.model)
+        self._warn(absurd_perplexity(nll, vocabulary, called))
+        return text
 
+    def _scored(self, name: str, windows: Windows) -> ScoredText:
+        """Windows with the dense model's predictions; those that took long are kept."""
+        key = content_key(
+            tensor_key(windows.ids),
+            windows.context,
+            windows.begin,
+            str(next(self.loaded.model.parameters()).dtype),
+            TEACHER_VERSION,
+        )
+        kept = self.cache.tensors("teachers", key)
+        if kept is not None:
+            device = self.loaded.model.device
+            seconds = float(kept.pop("seconds"))
+            there = {name: tensor.to(device) for name, tensor in kept.items()}
+            return ScoredText(name, windows, Teacher.restored(windows, there), seconds)
+        started = time.monotonic()
+        teacher = Teacher.of(self.loaded.model, windows)
+        seconds = time.monotonic() - started
+        if seconds >= LONG:
+            tensors = {**teacher.tensors(), "seconds": torch.tensor(seconds)}
+            self.cache.keep_tensors("teachers", key, tensors)
+        return ScoredText(name, windows, teacher, seconds)
+
+    @cached_property
     def pricing_texts(self) -> PricingTexts:
         """Two parts of the calibration text: to price options on, and to judge plans by.
 
@@ -456,15 +507,15 @@ class Session:
         """
         tokens = self.settings.pricing_tokens
         first, second = self.calibration_ids[:tokens], self.calibration_ids[tokens : 2 * tokens]
-        length = max(LEAST_PRICING_WINDOW, tokens // PRICING_WINDOWS)
+        length = min(self.context, max(LEAST_PRICING_WINDOW, tokens // PRICING_WINDOWS))
 
         def scored(ids: Tensor) -> ScoredText:
-            windows = Windows(ids, min(self.context, length), self.begin)
-            return ScoredText("calibration", windows, Teacher.of(self.loaded.model, windows))
+            return self._scored("calibration", Windows(ids, length, self.begin))
 
-        slopes = scored(first)
-        enough = len(second) >= tokens // 2
-        return PricingTexts(slopes, scored(second) if enough else slopes)
+        with self.progress.task("Scoring the dense model on the texts to price on"):
+            slopes = scored(first)
+            enough = len(second) >= tokens // 2
+            return PricingTexts(slopes, scored(second) if enough else slopes)
 
     def compare_texts(self, judged: str) -> None:
         """Say where the calibration text and one that plans are judged on differ strongly."""

@@ -207,7 +207,7 @@ class BudgetTarget:
         if not (self.priced and session.settings.pricing_tokens):
             return proposer.background(PREDICTED)
         proposer.settled(PREDICTED, *proposer.targets[: 1 + BESIDE_THE_BUDGET])
-        texts = session.pricing_texts()
+        texts = session.pricing_texts
         plan = price_menu(proposer, session.builder, texts, session.progress, rounds=level.rounds)
         session.progress.note(describe_fits(proposer.menu))
         return plan

@@ -1,25 +1,88 @@
-"""What does the jobs of a search in another process: the model, its texts, and the shared cache."""
+"""What does the work of a search in another process: the model, its texts, and the shared cache."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from autocompress.api.session import Session
 from autocompress.api.study_choice import SearchSettings
+from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import CACHE
 from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.latency import Latency
-from autocompress.search.engines.base import Measure
-from autocompress.search.evaluator import Evaluator
+from autocompress.healing.teacher import DenseTeacher
+from autocompress.progress import Notes
+from autocompress.search.engines.base import Answer, Errand, Measure, Work
+from autocompress.search.evaluator import Evaluator, ScoredText
+from autocompress.search.rounds import PricingTexts
+from autocompress.search.study import StudyRecord
+
+
+class Desk:
+    """What somebody who does the work of a search has at hand, each thing made when it is needed.
+
+    Args:
+        session: the model, its texts and the cache.
+        dense_latency: of the dense model when the study began; measured when left out.
+    """
+
+    def __init__(self, session: Session, dense_latency: Latency | None = None) -> None:
+        self.session, self._dense_latency = session, dense_latency
+
+    def __call__(self, work: Work) -> Answer:
+        """Do a job of a search, or an errand; see ``Measure``."""
+        if isinstance(work, Errand):
+            return work.done_on(self)
+        return self.evaluator.run(work, self.selection)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Measures plans."""
+        session = self.session
+        return Evaluator(session.workbench, session.build, self._dense_latency, session.begin)
+
+    @cached_property
+    def selection(self) -> ScoredText:
+        """The text that trials are scored on."""
+        return self.session.scored_text("selection")
+
+    @cached_property
+    def report(self) -> ScoredText:
+        """The text that the final figures are measured on."""
+        return self.session.scored_text("report")
+
+    @cached_property
+    def teacher(self) -> DenseTeacher:
+        """The dense model's predictions on the text to heal on."""
+        return DenseTeacher(self.session.workbench.model, given=max(1, len(self.session.begin)))
+
+    @property
+    def builder(self) -> LayerBuilder:
+        """Builds layers."""
+        return self.session.builder
+
+    @property
+    def pricing_texts(self) -> PricingTexts:
+        """The texts that options are priced on."""
+        return self.session.pricing_texts
+
+    def take_notes(self) -> tuple[str, ...]:
+        """What was said in this worker since the last time; nothing where a person hears it."""
+        progress = self.session.progress
+        if not isinstance(progress, Notes):
+            return ()
+        said, progress.said = tuple(progress.said), []
+        return said
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker needs to measure plans as the search itself would. Picklable, and small.
+    """What a worker needs to do as the search itself would. Picklable, and small.
 
     Attributes:
         search: those of the search; see ``spread`` for the device of several workers.
@@ -64,11 +127,17 @@ class WorkerSettings:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         _check_cache(self.runs_dir)
-        session = self.search.open(self.runs_dir)
+        session = self.search.open(self.runs_dir, Notes())
         _check_model(session, self.fingerprint)
-        evaluator = Evaluator(session.workbench, session.build, self.dense_latency, session.begin)
-        text = session.scored_text("selection")
-        return lambda job: evaluator.run(job, text)
+        return Desk(session, self.dense_latency)
+
+
+def dense_latency_of(record: StudyRecord) -> Latency | None:
+    """What the dense model took when a study began, where that was measured."""
+    measured = record.dense_selection
+    if measured.latency_ms is None or measured.latency_spread_ms is None:
+        return None
+    return Latency(measured.latency_ms, measured.latency_spread_ms)
 
 
 def _check_cache(runs_dir: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +10,6 @@ import torch
 from torch import Tensor
 
 from autocompress.calibration.cache import Cache, content_key, tensor_key
-from autocompress.errors import TimeIsUp
 from autocompress.free_memory import give_back_memory
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method, placed_errors
@@ -24,7 +21,7 @@ from autocompress.surgery.workbench import Workbench
 
 # Raise it when a fit changes, so that layers of an earlier version are not taken for new ones.
 FIT_VERSION = 4
-MOST_BUILT_BYTES = 2 * 10**9  # of built layers that are held
+MOST_BUILT_BYTES = 256 * 2**20  # of built layers that are held
 
 
 class LayerBuilder:
@@ -55,16 +52,6 @@ class LayerBuilder:
         self._lock = threading.Lock()
         self._of_thread = threading.local()  # the problem that each thread works on
         self._content: dict[str, str] = {}
-        self.deadline = math.inf  # of ``time.monotonic``, for fitting many layers
-
-    def check_time(self) -> None:
-        """Make sure that there is time for one more layer.
-
-        Raises:
-            TimeIsUp: the deadline has passed.
-        """
-        if time.monotonic() >= self.deadline:
-            raise TimeIsUp.during("fitting options")
 
     def problem(self, name: str) -> MatrixProblem:
         """The matrix with its metric; the last one is remembered with what was factorised of it.

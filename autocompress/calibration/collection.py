@@ -33,8 +33,10 @@ class Watch(Protocol):
 
 
 W = TypeVar("W", bound=Watch)
-# Number of a batch and its logits [b, length, vocabulary] to the loss that is differentiated.
-Loss = Callable[[int, Tensor], Tensor]
+# Number of a batch, number of a first row and rows [m, vocabulary] of its logits, in fp32, to their
+# loss, summed; None where these rows have none. Asked in the order of the rows.
+Loss = Callable[[int, int, Tensor], Tensor | None]
+BLOCK_ELEMENTS = 2**21  # of logits that are differentiated at a time
 
 
 class Collection(Generic[W]):
@@ -45,7 +47,7 @@ class Collection(Generic[W]):
         uses: of each matrix, by name, the places to watch.
         work: token ids ``[batch, length]``.
         keep: given the watched places by name as they are done.
-        loss: of a batch, summed over its tokens.
+        loss: see ``Loss``.
         advance: called with a number of tokens done.
     """
 
@@ -141,7 +143,16 @@ class Collection(Generic[W]):
         if logits is None or not logits.requires_grad:
             return
         _refuse_nan(logits)
-        self.loss(batch, logits).backward()  # type: ignore[no-untyped-call]
+        # Row by row: with those of all rows a loss holds several copies of a large vocabulary.
+        flat = logits.detach().reshape(-1, logits.shape[-1])
+        gradient = torch.zeros_like(flat)
+        at_once = max(1, BLOCK_ELEMENTS // flat.shape[-1])
+        for start in range(0, len(flat), at_once):
+            rows = flat[start : start + at_once].float().requires_grad_()
+            loss = self.loss(batch, start, rows)
+            if loss is not None:
+                (gradient[start : start + at_once],) = torch.autograd.grad(loss, rows)
+        logits.backward(gradient.view_as(logits))
 
     def _hand_over(self, names: Sequence[str]) -> None:
         together: dict[str, list[str]] = defaultdict(list)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, replace
-from typing import TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.menu import LayerMenu, Menu, Option, judge
+from autocompress.crew import Crew
+from autocompress.errors import TimeIsUp
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
+from autocompress.progress import Advance
 from autocompress.records import LayerSpec
 
 LEAST_PARAMETERS_TO_SHARE = 4_000_000  # of a matrix, from which on several threads share it
@@ -20,6 +25,41 @@ MOST_PARAMETERS_REMEMBERED = 1_000_000  # of a matrix whose forms may share all 
 WORK_BYTES = 60  # per parameter of a matrix while it is fitted: fp64 copies and factors
 LEAST_WORK_BYTES = 2**30  # that threads may use together, even for a smaller model
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class LayerWork(Protocol[T_co]):
+    """Work on one layer. Picklable, and small: layers and figures are kept in the cache."""
+
+    @property
+    def spec(self) -> LayerSpec:
+        """The layer."""
+
+    def done_with(self, builder: LayerBuilder) -> T_co:
+        """Do it."""
+
+
+@dataclass(frozen=True)
+class LayerFits:
+    """Fit and judge some options of a layer; see ``fit_layer``."""
+
+    spec: LayerSpec
+    methods: tuple[Method, ...]
+
+    def done_with(self, builder: LayerBuilder) -> dict[Method, Option]:
+        """See ``LayerWork``."""
+        return fit_layer(builder, self.spec, self.methods)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Work on some layers as a task of a crew, whose desks have a ``builder``."""
+
+    works: tuple[LayerWork[Any], ...]
+
+    def done_on(self, desk: Any) -> dict[str, Any]:
+        """See ``Task``."""
+        return over_layers(desk.builder, self.works)
 
 
 def build_menu(
@@ -27,7 +67,9 @@ def build_menu(
     options_of: Callable[[LayerSpec], Sequence[Method]],
     specs: Iterable[LayerSpec],
     *,
-    advance: Callable[[str], None] = lambda _name: None,
+    advance: Advance = lambda _steps: None,
+    deadline: float = math.inf,
+    crew: Crew | None = None,
 ) -> Menu:
     """Fit every option of every layer, keeping the layers worth keeping and the figures of all.
 
@@ -38,52 +80,88 @@ def build_menu(
         builder: builds and keeps layers.
         options_of: the methods to consider for a layer.
         specs: the layers.
-        advance: called with a layer's name when it is done.
+        advance: see ``over_layers``.
+        deadline: see ``over_layers``.
+        crew: see ``over_layers``.
     """
     wanted = list(specs)
-    layers = over_layers(
-        builder, wanted, lambda spec: _layer_menu(builder, spec, options_of(spec)), advance
-    )
-    return Menu(tuple(layers[spec.name] for spec in wanted))
+    works = [LayerFits(spec, tuple(options_of(spec))) for spec in wanted]
+    fits = over_layers(builder, works, advance, deadline=deadline, crew=crew)
+    return Menu(tuple(LayerMenu.of(spec, fits[spec.name].values()) for spec in wanted))
 
 
 def over_layers(
     builder: LayerBuilder,
-    specs: Sequence[LayerSpec],
-    work: Callable[[LayerSpec], T],
-    advance: Callable[[str], None] = lambda _name: None,
+    works: Sequence[LayerWork[T]],
+    advance: Advance = lambda _steps: None,
+    *,
+    deadline: float = math.inf,
+    crew: Crew | None = None,
 ) -> dict[str, T]:
     """Do some work for each layer, and return what came of it by the layer's name.
 
-    Large layers are worked on one at a time by all threads, small ones by a thread each, as many as
-    take no more memory together than the model.
+    Without a crew large layers are worked on one at a time by all threads, small ones by a thread
+    each, as many as take no more memory together than the model.
+
+    Args:
+        builder: builds and keeps layers.
+        works: what to do, once for a layer.
+        advance: called with 1 for each that is done.
+        deadline: of ``time.monotonic``, after which no layer is begun.
+        crew: does the work where it is idle, each of its workers with a builder of its own.
 
     Raises:
-        TimeIsUp: the builder's deadline passes before all are done.
+        TimeIsUp: the deadline passes before all are done.
     """
+    if crew is not None and crew.idle and len(works) > 1:
+        shares = crew.do(
+            _shares(works, torch.get_num_threads() // crew.workers),
+            lambda _number, found: advance(len(found)),
+            deadline,
+        )
+        return {name: found for share in shares for name, found in share.items()}
+
+    def check_time() -> None:
+        if time.monotonic() >= deadline:
+            raise TimeIsUp.during("fitting options")
+
     done: dict[str, T] = {}
-    small = [spec for spec in specs if spec.parameters < LEAST_PARAMETERS_TO_SHARE]
+    small = [work for work in works if work.spec.parameters < LEAST_PARAMETERS_TO_SHARE]
     # The steps of a small matrix are short: sharing one among threads costs more than it saves.
     threads = torch.get_num_threads()
-    workers = min(threads, most_at_once(small, builder.workbench.inventory.dense_bytes))
+    dense_bytes = builder.workbench.inventory.dense_bytes
+    workers = min(threads, most_at_once([work.spec for work in small], dense_bytes))
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        running = {pool.submit(work, spec): spec.name for spec in small}
+        running = {pool.submit(work.done_with, builder): work.spec.name for work in small}
         for future in as_completed(running):
-            name = running[future]
-            done[name] = future.result()
-            advance(name)
-            builder.check_time()
+            done[running[future]] = future.result()
+            advance(1)
+            check_time()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # what a thread of the pool set holds for those to come
-    for spec in specs:
-        if spec.name not in done:
-            done[spec.name] = work(spec)
-            advance(spec.name)
-            builder.check_time()
+    for work in works:
+        if work.spec.name not in done:
+            done[work.spec.name] = work.done_with(builder)
+            advance(1)
+            check_time()
     builder.forget_problem()
     return done
+
+
+def _shares(works: Sequence[LayerWork[Any]], threads: int) -> list[_Share]:
+    """Shares of work, the largest matrices first: small ones as many as a worker has threads."""
+    longest_first = sorted(works, key=lambda work: -work.spec.parameters)
+    large = [work for work in longest_first if work.spec.parameters >= LEAST_PARAMETERS_TO_SHARE]
+    small = longest_first[len(large) :]
+    together = _batched(small, max(1, threads))
+    return [_Share((work,)) for work in large] + [_Share(some) for some in together]
+
+
+def _batched(works: Sequence[T], size: int) -> list[tuple[T, ...]]:
+    """Cut a sequence into parts of a size; the last may be shorter."""
+    return [tuple(works[start : start + size]) for start in range(0, len(works), size)]
 
 
 def most_at_once(specs: Sequence[LayerSpec], model_bytes: int) -> int:
@@ -124,10 +202,6 @@ def fit_layer(
     return options
 
 
-def _layer_menu(builder: LayerBuilder, spec: LayerSpec, methods: Sequence[Method]) -> LayerMenu:
-    return LayerMenu.of(spec, fit_layer(builder, spec, methods).values())
-
-
 def _fitted(
     builder: LayerBuilder,
     spec: LayerSpec,
@@ -161,26 +235,23 @@ def fit_taken(
     builder: LayerBuilder,
     menu: Menu,
     taken: Mapping[str, Iterable[Method]],
-    advance: Callable[[str], None] = lambda _name: None,
+    advance: Advance = lambda _steps: None,
+    *,
+    deadline: float = math.inf,
+    crew: Crew | None = None,
 ) -> Menu:
     """Fit options that are only predicted yet, and correct by them what is predicted of their like.
 
     Args:
         builder: builds and keeps layers.
         menu: the options of all layers.
-        taken: the options to fit by layer name; those that are fitted, or none of the menu's, are
-            left as they are.
-        advance: called with a layer's name when it is done.
+        taken: the options to fit by layer name; see ``Menu.unfitted``.
+        advance: see ``over_layers``.
+        deadline: see ``over_layers``.
+        crew: see ``over_layers``.
     """
-    wanted = {
-        layer.spec.name: methods
-        for layer in menu.layers
-        if (methods := layer.unfitted(taken.get(layer.spec.name, ())))
-    }
-    specs = [layer.spec for layer in menu.layers if layer.spec.name in wanted]
-    fits = over_layers(
-        builder, specs, lambda spec: fit_layer(builder, spec, wanted[spec.name]), advance
-    )
+    works = [LayerFits(spec, tuple(methods)) for spec, methods in menu.unfitted(taken)]
+    fits = over_layers(builder, works, advance, deadline=deadline, crew=crew)
     return Menu(
         tuple(
             layer.with_fits(fits[layer.spec.name]) if layer.spec.name in fits else layer

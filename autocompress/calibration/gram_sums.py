@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from autocompress.numerics.metric import FULL_GRAM_LIMIT, Curvature
 from autocompress.records import Kind, LayerSpec
 
+BLOCK_ELEMENTS = 2**22  # of vectors that are squared at a time
+
 
 def with_gradient(output: Tensor) -> Tensor:
     """What a module returns, with a gradient of its own where it has none.
@@ -44,14 +46,17 @@ class GramSum:
 
     def add(self, batch: Tensor) -> None:
         """Add ``batch [..., n]``: the sum over its vectors of ``v v^T``."""
-        vectors = batch.detach().reshape(-1, self.size).float()
+        every = batch.detach().reshape(-1, self.size)
+        self.vectors += len(every)
         if self.diagonal:
-            self._add(vectors.square().sum(0))
-        elif self.total is None:
+            for vectors in torch.split(every, max(1, BLOCK_ELEMENTS // self.size)):
+                self._add(vectors.float().square().sum(0))
+            return
+        vectors = every.float()
+        if self.total is None:
             self.total = vectors.T @ vectors
         else:
             self.total.addmm_(vectors.T, vectors)
-        self.vectors += len(vectors)
 
     def add_counts(self, ids: Tensor) -> None:
         """Add one-hot vectors given by their indices: the diagonal is how often each occurs."""

@@ -160,6 +160,13 @@ class Menu:
         """Number of options over all layers that are in a state."""
         return sum(option.state is state for layer in self.layers for option in layer.options)
 
+    def unfitted(
+        self, taken: Mapping[str, Iterable[Method]]
+    ) -> list[tuple[LayerSpec, list[Method]]]:
+        """What is taken of layers, by name, and only predicted yet."""
+        found = [(each.spec, each.unfitted(taken.get(each.spec.name, ()))) for each in self.layers]
+        return [(spec, methods) for spec, methods in found if methods]
+
 
 def judge(problem: MatrixProblem, layer: CompressedMatrix) -> Fit:
     """Predict the damage of a built layer, and compare its outputs with the dense layer's."""

@@ -22,6 +22,7 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import content_key
 from autocompress.calibration.fitting import fit_layer, over_layers
 from autocompress.calibration.menu import LayerMenu, Menu, Option, State, judge
+from autocompress.crew import Crew
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
@@ -68,6 +69,8 @@ def screened_menu(
     timed: bool = False,
     samples: int = SAMPLES,
     progress: Progress = SILENT,
+    deadline: float = math.inf,
+    crew: Crew | None = None,
 ) -> Menu:
     """Fit options of a few matrices of each kind, and predict or leave out those of the others.
 
@@ -79,33 +82,29 @@ def screened_menu(
             method beat them.
         samples: matrices of each kind to fit.
         progress: told how far things are.
+        deadline: see ``over_layers``.
+        crew: see ``over_layers``.
     """
     layers: dict[str, LayerMenu] = {}
-    screens = [
-        _Screen(builder, options_of, members) for members in _kinds(options_of, specs).values()
-    ]
+    screens = [_Screen(options_of, members) for members in _kinds(options_of, specs).values()]
     screen_of = {member.name: screen for screen in screens for member in screen.members}
     spread = [_spread(screen.members, samples) for screen in screens]
     with progress.task("Fitting samples of each kind (matrices)", sum(map(len, spread))) as advance:
         for turn in range(samples):
             found = over_layers(
                 builder,
-                [some[turn] for some in spread if turn < len(some)],
-                lambda spec: screen_of[spec.name].sample(spec),
-                lambda _name: advance(1),
+                [screen_of[some[turn].name].sampling(some[turn]) for some in spread if some[turn:]],
+                advance,
+                deadline=deadline,
+                crew=crew,
             )
             for name, (sample, fitted) in found.items():
                 screen_of[name].samples.append(sample)
                 if fitted is not None:
                     layers[name] = fitted
-    rest = [spec for spec in specs if spec.name not in layers]
+    rest = [screen_of[spec.name].predicting(spec) for spec in specs if spec.name not in layers]
     with progress.task("Predicting the others (matrices)", len(rest)) as advance:
-        layers |= over_layers(
-            builder,
-            rest,
-            lambda spec: screen_of[spec.name].predicted(spec),
-            lambda _name: advance(1),
-        )
+        layers |= over_layers(builder, rest, advance, deadline=deadline, crew=crew)
     margins = {screen: _margins(screen.samples) for screen in screens}
     return Menu(
         tuple(
@@ -129,8 +128,7 @@ def sampled_fits(
             yield from ((spec, method) for spec in members for method in methods)
             continue
         for turn, spec in enumerate(_spread(members, samples)):
-            rows = min(spec.out_features, max(1, MOST_SAMPLED // spec.in_features))
-            part = replace(spec, out_features=rows) if spec.parameters > MOST_SAMPLED else spec
+            part = _part_spec(spec)
             yield from ((part, method) for method in (plain if turn else methods))
 
 
@@ -153,67 +151,106 @@ def _spread(members: Sequence[LayerSpec], samples: int) -> list[LayerSpec]:
 class _Screen:
     """The matrices of one kind, with the samples taken of them."""
 
-    def __init__(
-        self, builder: LayerBuilder, options_of: OptionsOf, members: Sequence[LayerSpec]
-    ) -> None:
-        self.builder, self.options_of = builder, options_of
+    def __init__(self, options_of: OptionsOf, members: Sequence[LayerSpec]) -> None:
+        self.options_of = options_of
         self.methods, self.members = tuple(options_of(members[0])), members
         self.samples: list[_Sample] = []
 
-    def sample(self, spec: LayerSpec) -> tuple[_Sample, LayerMenu | None]:
-        """Fit the options of a member, those apart that were hopeless on an earlier one.
-
-        Returns:
-            The sample, and the menu of the member where it was fitted as a whole.
-        """
+    def sampling(self, spec: LayerSpec) -> _Sampling:
+        """Fitting the options of a member, those apart that were hopeless on an earlier one."""
         hopeless = frozenset[Method]().union(*(earlier.hopeless for earlier in self.samples))
-        wanted = [method for method in self.methods if method not in hopeless]
+        wanted = tuple(method for method in self.methods if method not in hopeless)
+        left = tuple(method for method in self.methods if method in hopeless)
+        stand_ins = None
         if spec.parameters > MOST_SAMPLED and len(self.methods) > FEW_OPTIONS:
-            return self._of_a_part(spec, wanted), None
-        fits = fit_layer(self.builder, spec, wanted)
-        problem = self.builder.problem(spec.name)
-        sample = _sampled(problem, fits, hopeless)
-        left = [method for method in self.methods if method in hopeless]
-        predicted = _expected(problem, spec, left, self.samples) if left else {}
-        return sample, LayerMenu.of(spec, [*fits.values(), *predicted.values()])
+            part = _part_spec(spec)
+            stand_ins = _counterparts(wanted, self.options_of(part), part)
+        return _Sampling(spec, wanted, left, tuple(self.samples), stand_ins)
 
-    def predicted(self, spec: LayerSpec) -> LayerMenu:
-        """The menu of a member from the samples; where there are few options they are fitted."""
+    def predicting(self, spec: LayerSpec) -> _Predicting:
+        """Predicting the menu of a member; where there are few options they are fitted."""
         few = len(self.methods) <= FEW_OPTIONS
-        fitted = [method for method in self.methods if few or method == Keep()]
-        fits = fit_layer(self.builder, spec, fitted)
-        left = [method for method in self.methods if method not in fits]
-        problem = self.builder.problem(spec.name)
-        expected = _expected(problem, spec, left, self.samples) if left else {}
-        return LayerMenu.of(spec, [*fits.values(), *expected.values()])
+        fitted = tuple(method for method in self.methods if few or method == Keep())
+        left = tuple(method for method in self.methods if method not in fitted)
+        return _Predicting(spec, fitted, left, tuple(self.samples))
 
-    def _of_a_part(self, spec: LayerSpec, wanted: Sequence[Method]) -> _Sample:
-        """The sample of some rows of a large matrix, which no plan can use; its figures are kept.
 
-        Methods whose modes or ranks the part cannot have are represented by those that the space
-        offers it; those that are not are taken to be hopeless.
-        """
-        part = part_of(self.builder.problem(spec.name))
-        content = self.builder.content_of(spec.name)
-        place = content_key(content, part.spec.out_features, SCREENING_VERSION)
-        known = self.builder.cache.record("screens", place) or {}
-        stand_ins = _counterparts(wanted, self.options_of(part.spec), part.spec)
+@dataclass(frozen=True)
+class _Sampling:
+    """Fits options of a matrix to learn from: a ``LayerWork``.
+
+    Attributes:
+        spec: the matrix.
+        wanted: what to fit.
+        left: what was hopeless on earlier samples.
+        samples: those.
+        stand_ins: what is fitted in the place of each method to a part of the matrix, which no plan
+            can use; without it the whole is fitted. Methods that nothing stands for are taken to be
+            hopeless.
+    """
+
+    spec: LayerSpec
+    wanted: tuple[Method, ...]
+    left: tuple[Method, ...]
+    samples: tuple[_Sample, ...]
+    stand_ins: Mapping[Method, Method] | None
+
+    def done_with(self, builder: LayerBuilder) -> tuple[_Sample, LayerMenu | None]:
+        """The sample, and the menu of the matrix where it was fitted as a whole."""
+        if self.stand_ins is not None:
+            return self._of_a_part(builder, self.stand_ins), None
+        fits = fit_layer(builder, self.spec, self.wanted)
+        problem = builder.problem(self.spec.name)
+        sample = _sampled(problem, fits, frozenset(self.left))
+        predicted = _expected(problem, self.spec, self.left, self.samples)
+        return sample, LayerMenu.of(self.spec, [*fits.values(), *predicted.values()])
+
+    def _of_a_part(self, builder: LayerBuilder, stand_ins: Mapping[Method, Method]) -> _Sample:
+        """The sample of some rows; its figures are kept."""
+        name = self.spec.name
+        part = part_of(builder.problem(name))
+        place = content_key(builder.content_of(name), part.spec.out_features, SCREENING_VERSION)
+        known = builder.cache.record("screens", place) or {}
         kinds: dict[type[Method], list[Method]] = defaultdict(list)
         for method in stand_ins:
-            if method != Keep() and self.builder.key(spec.name, method) not in known:
+            if method != Keep() and builder.key(name, method) not in known:
                 kinds[type(method)].append(method)
         for kind, methods in kinds.items():
             kind.prepare(part, [stand_ins[method] for method in methods])
             for method in methods:
                 fit = judge(part, stand_ins[method].build(part))
-                known[self.builder.key(spec.name, method)] = fit.damage
-            self.builder.cache.keep_record("screens", place, known)
-        damages = {m: known.get(self.builder.key(spec.name, m), 0.0) for m in stand_ins}
+                known[builder.key(name, method)] = fit.damage
+            builder.cache.keep_record("screens", place, known)
+        damages = {method: known.get(builder.key(name, method), 0.0) for method in stand_ins}
         options = {
             method: Option.of(used, part.spec, {"damage": damages[method], "cosine": 1.0})
             for method, used in stand_ins.items()
         }
-        return _sampled(part, options, frozenset(set(wanted) - set(stand_ins)))
+        return _sampled(part, options, frozenset(set(self.wanted) - set(stand_ins)))
+
+
+@dataclass(frozen=True)
+class _Predicting:
+    """Predicts the menu of a matrix from samples: a ``LayerWork``.
+
+    Attributes:
+        spec: the matrix.
+        fitted: what is fitted all the same.
+        left: what is predicted.
+        samples: what to predict from.
+    """
+
+    spec: LayerSpec
+    fitted: tuple[Method, ...]
+    left: tuple[Method, ...]
+    samples: tuple[_Sample, ...]
+
+    def done_with(self, builder: LayerBuilder) -> LayerMenu:
+        """See ``LayerWork``."""
+        fits = fit_layer(builder, self.spec, self.fitted)
+        problem = builder.problem(self.spec.name)
+        expected = _expected(problem, self.spec, self.left, self.samples)
+        return LayerMenu.of(self.spec, [*fits.values(), *expected.values()])
 
 
 def describe_fits(menu: Menu) -> str:
@@ -261,11 +298,19 @@ def _counterparts(
     return found
 
 
+def _part_spec(spec: LayerSpec) -> LayerSpec:
+    """The spec of some rows of a matrix of more than about ``MOST_SAMPLED`` elements, else its."""
+    if spec.parameters <= MOST_SAMPLED:
+        return spec
+    rows = max(1, MOST_SAMPLED // spec.in_features)
+    return replace(spec, out_features=min(rows, spec.out_features), tied=(), factors=())
+
+
 def part_of(problem: MatrixProblem) -> MatrixProblem:
     """The problem of some rows of a matrix, evenly spread, about ``MOST_SAMPLED`` elements."""
     spec, metric = problem.spec, problem.metric
-    count = max(1, MOST_SAMPLED // spec.in_features)
-    rows = torch.linspace(0, spec.out_features - 1, min(count, spec.out_features)).long()
+    part = _part_spec(spec)
+    rows = torch.linspace(0, spec.out_features - 1, part.out_features).long()
     terms = []
     for term in metric.terms:
         at = rows.to(term.rows.device)
@@ -273,8 +318,7 @@ def part_of(problem: MatrixProblem) -> MatrixProblem:
         terms.append(Curvature(gram, term.columns, term.tokens))
     weight = problem.weight[rows.to(problem.weight.device)]
     bias = None if problem.bias is None else problem.bias[rows.to(problem.bias.device)]
-    cut = replace(spec, out_features=len(rows), tied=(), factors=())
-    return MatrixProblem(cut, weight, Metric(tuple(terms)), bias)
+    return MatrixProblem(part, weight, Metric(tuple(terms)), bias)
 
 
 def _depth(spec: LayerSpec) -> int:
@@ -312,6 +356,8 @@ def _expected(
     methods: Sequence[Method],
     samples: Sequence[_Sample],
 ) -> dict[Method, Option]:
+    if not methods:
+        return {}
     seen = problem if spec.parameters <= MOST_SAMPLED else part_of(problem)
     expectations = _expectations(seen, methods)
     share = 1.0 if seen is problem else _row_energy(problem) / _row_energy(seen)

@@ -20,8 +20,6 @@ from autocompress.records import LayerSpec
 from autocompress.surgery.placement import experts_apart
 from autocompress.surgery.without_cache import without_cache
 
-BLOCK_ELEMENTS = 2**21  # of probabilities at a time
-
 
 def collect_statistics(
     model: nn.Module,
@@ -93,7 +91,7 @@ def stream_statistics(
         Use,
         work,
         hand_over,
-        lambda _batch, logits: _drawn_loss(logits, labels),
+        lambda _batch, _start, logits: _drawn_loss(logits, labels),
         advance=advance,
         note=note,
         folder=folder,
@@ -151,21 +149,14 @@ def _drawn_loss(logits: Tensor, labels: torch.Generator) -> Tensor:
     """Negative log-likelihood, summed, of labels drawn from the predictions themselves.
 
     Args:
-        logits: ``[..., vocabulary]``.
+        logits: ``[m, vocabulary]``.
         labels: draws, on the CPU.
     """
-    flat = logits.float().reshape(-1, logits.shape[-1])
-    with torch.no_grad():
-        rows = max(1, BLOCK_ELEMENTS // flat.shape[-1])
-        drawn = torch.cat([_drawn(some, labels) for some in torch.split(flat, rows)])
-    return nn.functional.cross_entropy(flat, drawn, reduction="sum")
-
-
-def _drawn(logits: Tensor, labels: torch.Generator) -> Tensor:
-    """Draw a label from each row of logits, where its cumulative probabilities pass a number."""
-    sums = logits.softmax(-1).cumsum(-1)
-    at = torch.rand(len(logits), 1, generator=labels).to(sums) * sums[:, -1:]
-    return torch.searchsorted(sums, at)[:, 0].clamp_max_(logits.shape[-1] - 1)
+    with torch.no_grad():  # a label is where the cumulative probabilities pass a number
+        sums = logits.softmax(-1).cumsum(-1)
+        at = torch.rand(len(logits), 1, generator=labels).to(sums) * sums[:, -1:]
+        drawn = torch.searchsorted(sums, at)[:, 0].clamp_max_(logits.shape[-1] - 1)
+    return nn.functional.cross_entropy(logits, drawn, reduction="sum")
 
 
 def _lend_to_idle_experts(uses: Mapping[str, Sequence[Use]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -20,6 +21,9 @@ class Rows(Protocol):
     def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
         """KL from rows ``start ...`` to ``log_probabilities [m, vocabulary]``: ``[m]``."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What it takes to make them again; see ``restored``."""
+
 
 class ExactRows:
     """All probabilities as fp16 codes ``[rows, vocabulary]``.
@@ -29,12 +33,18 @@ class ExactRows:
     1e-7 nats.
     """
 
+    NAMES = ("codes", "negative_entropy", "scale")
+
     def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
         with torch.inference_mode(mode=False):  # else no divergence could be differentiated
             self.codes = torch.empty(rows, vocabulary, dtype=torch.float16, device=device)
             self.negative_entropy = torch.empty(rows, device=device)
             self.scale = torch.empty(rows, device=device)
         self.filled = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See ``Rows``."""
+        return {name: getattr(self, name) for name in self.NAMES}
 
     def add(self, log_probabilities: Tensor) -> None:
         """Append rows ``[m, vocabulary]``."""
@@ -61,11 +71,17 @@ class TopRows:
     section 2.9), so this is a lower bound of the exact figure.
     """
 
+    NAMES = ("logs", "indices")
+
     def __init__(self, rows: int, count: int, device: torch.device) -> None:
         with torch.inference_mode(mode=False):  # as above
             self.indices = torch.empty(rows, count, dtype=torch.int32, device=device)
             self.logs = torch.empty(rows, count, device=device)
         self.filled = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See ``Rows``."""
+        return {name: getattr(self, name) for name in self.NAMES}
 
     def add(self, log_probabilities: Tensor) -> None:
         """Append rows ``[m, vocabulary]``."""
@@ -86,3 +102,14 @@ class TopRows:
         )
         divergence: Tensor = kept + bucket
         return divergence.float()
+
+
+def restored(tensors: Mapping[str, Tensor]) -> Rows:
+    """The rows that ``Rows.tensors`` gave."""
+    kind: type[ExactRows | TopRows] = ExactRows if "codes" in tensors else TopRows
+    first = tensors[kind.NAMES[0]]
+    rows = kind(0, 0, first.device)
+    for name in kind.NAMES:
+        setattr(rows, name, tensors[name])
+    rows.filled = len(first)
+    return rows

@@ -9,7 +9,7 @@ teacher's probabilities, in blocks that stay in the processor's cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import DataError, ModelError
-from autocompress.evaluation.divergence import TOP_K, ExactRows, Rows, TopRows
+from autocompress.evaluation.divergence import TOP_K, ExactRows, Rows, TopRows, restored
 from autocompress.evaluation.encoding import vocabulary_of
 from autocompress.evaluation.windows import LOGIT_BYTES, LOGIT_BYTES_ACCELERATOR, Windows
 from autocompress.progress import Advance
@@ -86,8 +86,11 @@ class _WindowSums:
         nll, kl, cosine = (sums.sum(1) / tokens.sum()).tolist()
         kl = 0.0 if kl < 0 else kl  # rounding of a divergence that is zero
         by_window = WindowScores(tuple(self.tokens), *map(tuple, (sums[:2] / tokens).tolist()))
-        perplexity = math.exp(nll) if not nll > 700 else math.inf
-        return Score(perplexity, nll, kl, int(tokens.sum()), by_window, cosine)
+        return Score(_perplexity(nll), nll, kl, int(tokens.sum()), by_window, cosine)
+
+
+def _perplexity(nll: float) -> float:
+    return math.exp(nll) if not nll > 700 else math.inf
 
 
 class Teacher:
@@ -147,6 +150,24 @@ class Teacher:
                     states.append(torch.nn.functional.normalize(hidden.float(), dim=-1).half())
         assert rows is not None, "windows always hold at least one"
         return cls(windows, rows, sums.score(), torch.cat(states) if states else None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it takes to make it again without the model; see ``restored``."""
+        of_windows = torch.tensor(self.score.windows.nll, dtype=torch.float64)
+        total = torch.tensor(self.score.nll, dtype=torch.float64)
+        hidden = {} if self._hidden is None else {"hidden": self._hidden}
+        return {**self._rows.tensors(), **hidden, "nll": total, "window_nll": of_windows}
+
+    @classmethod
+    def restored(cls, windows: Windows, tensors: Mapping[str, Tensor]) -> Teacher:
+        """The teacher on these windows that ``tensors`` was called of."""
+        nll, of_windows = float(tensors["nll"]), tuple(tensors["window_nll"].tolist())
+        counts = tuple(len(window) - windows.given for window in windows)
+        unknown = (math.nan,) * len(counts)
+        score = Score(
+            _perplexity(nll), nll, math.nan, sum(counts), WindowScores(counts, of_windows, unknown)
+        )
+        return cls(windows, restored(tensors), score, tensors.get("hidden"))
 
     @property
     def own_score(self) -> Score:

@@ -17,7 +17,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import Trial
 
-from autocompress.errors import AutocompressError, StorageError
+from autocompress.errors import AutocompressError, StorageError, TimeIsUp
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
 from autocompress.search.against_dense import latency_within, meets
@@ -28,6 +28,7 @@ from autocompress.search.knob_sampler import KnobSampler
 from autocompress.search.observer import Observer, describe_trial
 from autocompress.search.picking import best_or_none
 from autocompress.search.proposer import Proposal, Proposer
+from autocompress.search.reporting import OnReport
 from autocompress.search.shares import ALL, LEAST_TRIALS, Planned
 from autocompress.search.stages import rivals_of, stages_of
 from autocompress.search.stopping import searched_for, searched_series, stopped_growing
@@ -117,8 +118,8 @@ class Search:
         """Search, then measure the finalists on the report text.
 
         Args:
-            engine: runs the trials.
-            measure_report: measures the plan of a finalist.
+            engine: runs the trials, and measures finalists where it has several workers.
+            measure_report: measures the plan of a finalist in this process.
 
         Raises:
             AutocompressError: many trials in a row failed, or time was up before the first.
@@ -143,7 +144,7 @@ class Search:
         self._learn_latency()
         if self.proposer.relation is not None:
             keep_relation(self.study, self.proposer.relation)
-        self._measure_finalists(measure_report)
+        self._measure_finalists(engine, measure_report)
         record = to_record(self.study, self.folder)
         for observer in self.observers:
             observer.finished(record)
@@ -293,7 +294,9 @@ class Search:
                 "--time 10m goes on.",
             )
 
-    def _measure_finalists(self, measure: Callable[[TrialRecord], Measurement]) -> None:
+    def _measure_finalists(
+        self, engine: Engine, measure: Callable[[TrialRecord], Measurement]
+    ) -> None:
         """Measure the front, and the hand-written plan it is compared with, on the report text.
 
         A plan that turns out to miss a target of quality there is no longer the best: the next one
@@ -303,16 +306,37 @@ class Search:
             with self.progress.task(
                 "Measuring the front on the report text (plans)", len(missing)
             ) as advance:
-                for trial in missing:
-                    keep_report(self.study, trial, measure(trial))
-                    advance(1)
-                    if time.monotonic() >= self.effort.deadline:
-                        break
+                self._report(missing, engine, measure, advance)
         if left := sum(trial.report is None for trial in finalists(self._stored)):
             self.progress.note(
                 f"No time was left to measure {left} plans of the front on the report text: the "
                 "same command with more --time does."
             )
+
+    def _report(
+        self,
+        trials: Sequence[TrialRecord],
+        engine: Engine,
+        measure: Callable[[TrialRecord], Measurement],
+        advance: Advance,
+    ) -> None:
+        """Measure trials on the report text until time is up; at least one, if it is already."""
+
+        def keep(number: int, measured: Measurement) -> None:
+            keep_report(self.study, trials[number], measured)
+            advance(1)
+
+        deadline = self.effort.deadline
+        if engine.idle and len(trials) > 1:
+            late = time.monotonic() >= deadline
+            tasks = [OnReport(trial, self.folder) for trial in trials]
+            with suppress(TimeIsUp):
+                engine.do(tasks, keep, math.inf if late else deadline)
+            return
+        for number, trial in enumerate(trials):
+            keep(number, measure(trial))
+            if time.monotonic() >= deadline:
+                break
 
     @property
     def _stored(self) -> StudyRecord:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
-from typing import NamedTuple
+from itertools import accumulate, product
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,20 +28,27 @@ from torch import Tensor
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import content_key, tensor_key
+from autocompress.calibration.fitting import over_layers
 from autocompress.calibration.menu import LayerMenu, Menu
 from autocompress.calibration.statistics import stream_sums
 from autocompress.calibration.weight_gradients import WeightGradient
+from autocompress.crew import Crew
 from autocompress.errors import ModelError
 from autocompress.evaluation.scoring import divergence_sum, score
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.progress import SILENT, Progress
+from autocompress.progress import SILENT, Advance, Progress
+from autocompress.records import LayerSpec
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.surgery.dense_copies import dense_copies
 
 PRICES_VERSION = 2
+GRADIENTS = "gradients"  # what they are kept under while several processes price options
+
+Found = dict[str, list[float]]
+"""By the address of each option: two slopes and a damage; see ``_found``."""
 
 
 class Slope(NamedTuple):
@@ -105,7 +112,12 @@ class Priced:
 
 
 def price_options(
-    plan: Plan, menu: Menu, builder: LayerBuilder, text: ScoredText, progress: Progress = SILENT
+    plan: Plan,
+    menu: Menu,
+    builder: LayerBuilder,
+    text: ScoredText,
+    progress: Progress = SILENT,
+    crew: Crew | None = None,
 ) -> Priced:
     """Price the undominated options of every layer inside a plan.
 
@@ -117,15 +129,22 @@ def price_options(
         builder: makes the layers of the plan and of the options.
         text: what to differentiate the divergence on; not the report text.
         progress: told how far things are, and why there are no prices.
+        crew: shares the work where it is idle; its desks have the same text as
+            ``pricing_texts.slopes``. Gradients lie in the cache meanwhile.
     """
     place = _place(plan, builder, text)
     record = builder.cache.record("prices", place) or {"divergence": None, "layers": {}}
-    known: dict[str, dict[str, list[float]]] = record["layers"]
+    known: dict[str, Found] = record["layers"]
     missing = [layer for layer in menu.layers if not _priced(layer, known)]
     with progress.task("Pricing options (tokens)", len(text.windows.ids)) as advance:
         if missing or record["divergence"] is None:
             try:
-                record["divergence"] = _price(plan, missing, builder, text, known, advance)
+                if crew is not None and crew.idle:
+                    found = _priced_by_a_crew(plan, missing, builder, text, advance, crew)
+                else:
+                    found = _priced_here(plan, missing, builder, text, advance)
+                record["divergence"], prices = found
+                known |= prices
             except ModelError:  # the compressed model predicts NaN
                 record["divergence"] = math.inf
             builder.cache.keep_record("prices", place, record)
@@ -137,10 +156,16 @@ def price_options(
     return Priced(plan, slopes, divergence)
 
 
-def divergence_of(plan: Plan, builder: LayerBuilder, text: ScoredText) -> float:
+def divergence_of(
+    plan: Plan, builder: LayerBuilder, text: ScoredText, progress: Progress = SILENT
+) -> float:
     """Divergence of a plan on a text, KL from the dense model in nats per token."""
-    with builder.workbench.applied(plan, builder.build) as model, dense_copies(model):
-        found = score(model, text.windows, text.teacher).kl
+    with (
+        progress.task("Scoring a plan by prices (windows)", len(text.windows)) as advance,
+        builder.workbench.applied(plan, builder.build) as model,
+        dense_copies(model),
+    ):
+        found = score(model, text.windows, text.teacher, advance=advance).kl
     return found if math.isfinite(found) else math.inf
 
 
@@ -181,61 +206,193 @@ def _slopes(layer: LayerMenu, known: Mapping[str, Sequence[float]]) -> list[Slop
     return slopes
 
 
-def _price(
+def _priced_here(
     plan: Plan,
     layers: Sequence[LayerMenu],
     builder: LayerBuilder,
     text: ScoredText,
-    known: dict[str, dict[str, list[float]]],
-    advance: Callable[[int], None],
+    advance: Advance,
+) -> tuple[float, dict[str, Found]]:
+    """The divergence of the plan, and what is found of some layers, block by block in one pass."""
+    menus = {layer.spec.name: layer for layer in layers}
+    tokens, prices = _tokens_of_halves(text), dict[str, Found]()
+
+    def keep(done: Mapping[str, Sequence[WeightGradient]]) -> None:
+        for name, places in done.items():
+            halves = [
+                _mean((place.halves[half] for place in places), count)
+                for half, count in enumerate(tokens)
+            ]
+            prices[name] = _found(menus[name], plan[name], builder, halves)
+
+    specs = [layer.spec for layer in layers]
+    total = _differentiated(plan, specs, builder, text, range(len(text.windows)), keep, advance)
+    return total / text.windows.tokens, prices
+
+
+def _priced_by_a_crew(
+    plan: Plan,
+    layers: Sequence[LayerMenu],
+    builder: LayerBuilder,
+    text: ScoredText,
+    advance: Advance,
+    crew: Crew,
+) -> tuple[float, dict[str, Found]]:
+    """The same by several: first parts of the text, of both halves alike, then the matrices."""
+    parts = min(len(text.windows), 2 * math.ceil(crew.workers / 2))
+    names = tuple(layer.spec.name for layer in layers)
+    place = _place(plan, builder, text)
+    gradients = [_Gradients(plan, names, place, part, parts) for part in range(parts)]
+    tell = _in_shares(advance, len(text.windows.ids), parts + len(layers))
+    tokens = _tokens_of_halves(text)
+    works = [_LayerPrices(layer, plan[layer.spec.name], place, parts, tokens) for layer in layers]
+    try:
+        total = sum(crew.do(gradients, lambda _part, _found: tell(1)))
+        prices = over_layers(builder, works, tell, crew=crew)
+    finally:  # they are as large as the model, twice
+        for name, part in product(names, range(parts)):
+            builder.cache.drop_tensors(GRADIENTS, _gradient_key(place, part, parts, name))
+    return total / text.windows.tokens, prices
+
+
+def _in_shares(advance: Advance, total: int, steps: int) -> Advance:
+    """Tell of steps as equal shares of a total."""
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        advance(total * done // steps - total * before // steps)
+
+    return tell
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """Sums the gradients of some matrices over a part of the text, and keeps them: a ``Task``."""
+
+    plan: Plan
+    names: tuple[str, ...]
+    place: str
+    part: int
+    parts: int
+
+    def done_on(self, desk: Any) -> float:
+        """The divergence, summed over the tokens of the part."""
+        builder: LayerBuilder = desk.builder
+        text: ScoredText = desk.pricing_texts.slopes
+
+        def keep(done: Mapping[str, Sequence[WeightGradient]]) -> None:
+            for name, places in done.items():
+                total = _mean([half for place in places for half in place.halves], 1)
+                if total is not None:
+                    key = _gradient_key(self.place, self.part, self.parts, name)
+                    builder.cache.keep_tensors(GRADIENTS, key, {"gradient": total})
+
+        specs = [builder.workbench.inventory[name] for name in self.names]
+        windows = range(self.part, len(text.windows), self.parts)
+        return _differentiated(self.plan, specs, builder, text, windows, keep)
+
+
+@dataclass(frozen=True)
+class _LayerPrices:
+    """Prices the options of a layer by gradients that are kept: a ``LayerWork``."""
+
+    layer: LayerMenu
+    of_the_plan: Method
+    place: str
+    parts: int
+    tokens: tuple[int, ...]
+
+    @property
+    def spec(self) -> LayerSpec:
+        """The layer."""
+        return self.layer.spec
+
+    def done_with(self, builder: LayerBuilder) -> Found:
+        """See ``_found``."""
+
+        def gradient(part: int) -> Tensor | None:
+            key = _gradient_key(self.place, part, self.parts, self.spec.name)
+            kept = builder.cache.tensors(GRADIENTS, key)
+            return None if kept is None else kept["gradient"]
+
+        halves = [
+            _mean(map(gradient, range(half, self.parts, 2)), count)
+            for half, count in enumerate(self.tokens)
+        ]
+        return _found(self.layer, self.of_the_plan, builder, halves)
+
+
+def _gradient_key(place: str, part: int, parts: int, name: str) -> str:
+    return content_key(place, part, parts, name)
+
+
+def _differentiated(
+    plan: Plan,
+    specs: Sequence[LayerSpec],
+    builder: LayerBuilder,
+    text: ScoredText,
+    chosen: Sequence[int],
+    keep: Callable[[Mapping[str, Sequence[WeightGradient]]], None],
+    advance: Advance = lambda _tokens: None,
 ) -> float:
-    """Add what is found of some layers to what is known, and return the divergence of the plan."""
+    """Differentiate the divergence of a plan by some matrices; its sum over some windows."""
     windows, teacher = text.windows, text.teacher
     batches = list(windows)
     # Of the dense model's predictions, those of each window.
     starts = list(accumulate((len(window) - windows.given for window in batches), initial=0))
-    menus = {layer.spec.name: layer for layer in layers}
-    total = [0.0] * len(batches)
-    tokens = [sum(len(window) - windows.given for window in batches[half::2]) for half in (0, 1)]
+    totals = dict.fromkeys(chosen, 0.0)
 
-    def loss(batch: int, logits: Tensor) -> Tensor:
-        found = divergence_sum(teacher, starts[batch], logits[0, windows.given - 1 : -1])
-        total[batch] = float(found.detach())
+    def loss(batch: int, start: int, logits: Tensor) -> Tensor | None:
+        window = chosen[batch]
+        # What the first given tokens and the last one predict is not compared.
+        before = start - (windows.given - 1)
+        last = len(batches[window]) - 1 - start
+        predicting = logits[max(-before, 0) : max(last, 0)]
+        if not len(predicting):
+            return None
+        found = divergence_sum(teacher, starts[window] + max(before, 0), predicting)
+        totals[window] += float(found.detach())
         return found
-
-    def keep(done: Mapping[str, Sequence[WeightGradient]]) -> None:
-        for name, places in done.items():
-            halves = [_half(places, half, tokens) for half in (0, 1)]
-            known[name] = _found(menus[name], plan, builder, halves)
 
     with builder.workbench.applied(plan, builder.build) as model, dense_copies(model):
         stream_sums(
             model,
-            [layer.spec for layer in layers],
+            specs,
             WeightGradient,
-            [window[None] for window in batches],
+            [batches[window][None] for window in chosen],
             keep,
             loss,
             advance=advance,
             folder=builder.cache.root,
         )
-    return sum(total) / windows.tokens
+    return sum(totals.values())
 
 
-def _half(places: Sequence[WeightGradient], half: int, tokens: Sequence[int]) -> Tensor | None:
-    """Mean gradient over half of a text, of all places of a matrix; a text of one window has one.
+def _tokens_of_halves(text: ScoredText) -> tuple[int, ...]:
+    """Predicted tokens of every other window, from the first and from the second on.
 
-    ``None`` where nothing came back to the matrix.
+    A text of one window has one half.
     """
-    half = half if tokens[half] else 0
-    found = [place.halves[half] for place in places]
-    totals = [total for total in found if total is not None]
-    return torch.stack(totals).sum(0) / tokens[half] if totals else None
+    counts = [len(window) - text.windows.given for window in text.windows]
+    return tuple(sum(some) for some in (counts[0::2], counts[1::2]) if some)
+
+
+def _mean(totals: Iterable[Tensor | None], tokens: int) -> Tensor | None:
+    """Sum of what came back to a matrix at several places, a token; ``None`` if nothing did."""
+    found = [total for total in totals if total is not None]
+    if not found:
+        return None
+    mean = found[0] / tokens
+    for other in found[1:]:
+        mean.add_(other, alpha=1 / tokens)
+    return mean
 
 
 def _found(
-    layer: LayerMenu, plan: Plan, builder: LayerBuilder, halves: Sequence[Tensor | None]
-) -> dict[str, list[float]]:
+    layer: LayerMenu, of_the_plan: Method, builder: LayerBuilder, halves: Sequence[Tensor | None]
+) -> Found:
     """By the address of each option: ``<grad, E>`` on both halves of the text, ``d(E - P)``.
 
     ``E`` is the option's error, ``P`` that of the plan's option; all in nats per token.
@@ -249,10 +406,10 @@ def _found(
         built = builder.build(name, method).to_dense().to(problem.weight.device)
         return built - problem.weight32
 
-    current = error_of(plan[name])
+    current = error_of(of_the_plan)
     found = {}
     for method in _wanted(layer):
         error = error_of(method)
         slopes = [0.0 if half is None else float((half * error).sum()) for half in halves]
-        found[_address(method)] = [*slopes, problem.metric.damage(error - current)]
+        found[_address(method)] = [slopes[0], slopes[-1], problem.metric.damage(error - current)]
     return found

@@ -240,8 +240,9 @@ class Proposer:
         for plan in plans:
             for name, method in plan.items():
                 taken[name].append(method)
-        unfitted = any(layer.unfitted(taken[layer.spec.name]) for layer in self.menu.layers)
-        if self._fit is None or not unfitted or time.monotonic() >= self.fit_until:
+        if self._fit is None or time.monotonic() >= self.fit_until:
+            return False
+        if not self.menu.unfitted(taken):
             return False
         self.menu = self._fit(self.menu, taken, self.fit_until)
         return True

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from autocompress.calibration.builder import LayerBuilder
+from autocompress.crew import Crew
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.search.evaluator import ScoredText
@@ -39,6 +40,7 @@ def price_menu(
     progress: Progress = SILENT,
     deadline: float = math.inf,
     rounds: int = ROUNDS,
+    crew: Crew | None = None,
 ) -> Plan:
     """Give a proposer a priced menu, and return the best plan that was met on the way.
 
@@ -53,6 +55,7 @@ def price_menu(
         progress: told how far things are, and what is left out.
         deadline: of ``time.monotonic``; no round is begun after it.
         rounds: at most.
+        crew: see ``price_options``.
     """
     best = proposer.background(PREDICTED)
     divergence = math.nan
@@ -60,12 +63,13 @@ def price_menu(
         if time.monotonic() >= deadline:
             progress.note("The time for pricing options is up; what has been priced counts.")
             break
-        priced = price_options(best, proposer.menu, builder, texts.slopes, progress)
+        priced = price_options(best, proposer.menu, builder, texts.slopes, progress, crew)
         if not priced.slopes:
             break
         if turn == 0:
-            divergence = divergence_of(best, builder, texts.check)
-        better = _better(proposer, priced, builder, texts.check, (1 - LEAST_GAIN) * divergence)
+            divergence = divergence_of(best, builder, texts.check, progress)
+        limit = (1 - LEAST_GAIN) * divergence
+        better = _better(proposer, priced, builder, texts.check, limit, progress)
         if better is None:
             break
         best, divergence = better
@@ -73,7 +77,12 @@ def price_menu(
 
 
 def _better(
-    proposer: Proposer, priced: Priced, builder: LayerBuilder, check: ScoredText, limit: float
+    proposer: Proposer,
+    priced: Priced,
+    builder: LayerBuilder,
+    check: ScoredText,
+    limit: float,
+    progress: Progress,
 ) -> tuple[Plan, float] | None:
     """A plan that diverges less than a limit, with its divergence; ``None`` if prices give none.
 
@@ -86,7 +95,7 @@ def _better(
         plan = proposer.background(Knobs())
         if plan not in seen:
             seen.add(plan)
-            divergence = divergence_of(plan, builder, check)
+            divergence = divergence_of(plan, builder, check, progress)
             if divergence < limit:
                 return plan, divergence
     proposer.priced = before

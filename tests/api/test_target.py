@@ -8,7 +8,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
-from tests.notes import Notes
+from autocompress.progress import Notes
 
 SVD = {"method": "svd", "rank": 8}
 TRAIN = {"method": "tensor_train", "ranks": 4, "out_modes": [6, 8], "in_modes": [4, 8]}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from autocompress.records import Kind, LayerSpec, Role
 from autocompress.search.allocation import allocated_plan, bent_choices
 from autocompress.search.knobs import Knobs
 from tests.calibration.counting import METHODS
+from tests.fake_crew import FakeCrew
 
 HOPELESS = (*METHODS, Svd(1), Svd(2), Trellis(2), Trellis(4))
 
@@ -208,3 +210,21 @@ def test_a_part_has_its_rows_with_their_share_of_the_metric(monkeypatch):
 def test_the_excess_is_over_the_lower_convex_hull(points, expected):
     options = [Option(Svd(i + 1), size, size, damage) for i, (size, damage) in enumerate(points)]
     assert [module._excess(options)[option] for option in options] == expected
+
+
+def test_a_crew_makes_the_menu_that_one_makes_alone(make_builder):
+    alone = screened(make_builder())
+    builder, desk = make_builder(folder="shared"), SimpleNamespace(builder=None)
+    desk.builder = make_builder(folder="shared")
+    crew = FakeCrew(desk)
+    assert screened(builder, crew=crew) == alone
+    assert crew.done > 2
+    assert desk.builder.fits
+    assert not builder.fits  # what is fitted elsewhere is not fitted here
+    plan = {layer.spec.name: [HOPELESS[2]] for layer in alone.layers}
+    before = sum(desk.builder.fits.values())
+    assert fit_taken(builder, alone, plan, crew=crew) == fit_taken(make_builder(), alone, plan)
+    assert sum(desk.builder.fits.values()) > before
+    busy = FakeCrew(desk, idle=False)
+    assert screened(builder, crew=busy) == alone
+    assert busy.done == 0

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from autocompress.api.session import Session
-from autocompress.calibration.builder import LayerBuilder
+from autocompress.calibration import screening
 from autocompress.cli.main import main
 from autocompress.evaluation.corpus import bundled_text
 from tests.api.searches import write_half_demo
@@ -109,13 +109,12 @@ def test_time_that_is_up_while_calibrating_loses_nothing(place, capsys):
 
 def test_time_that_is_up_while_fitting_loses_nothing(place, capsys, monkeypatch):
     """The clock of the fits runs out after the first; what calibration kept is there."""
-
-    def out_of_time(builder):
-        builder.deadline = 0.0
-        check(builder)
-
-    check = LayerBuilder.check_time
-    monkeypatch.setattr(LayerBuilder, "check_time", out_of_time)
+    over_layers = screening.over_layers
+    monkeypatch.setattr(
+        screening,
+        "over_layers",
+        lambda *args, **named: over_layers(*args, **named | {"deadline": 0.0}),
+    )
     assert search() == 1
     assert "time was up while fitting options" in capsys.readouterr().err
     monkeypatch.undo()

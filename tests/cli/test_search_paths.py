@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import optuna
 import pytest
@@ -11,6 +12,7 @@ from autocompress.api import searching
 from autocompress.cli.main import main
 from autocompress.search.engines.here import Here
 from autocompress.search.evaluator import Evaluator
+from autocompress.search.knob_sampler import KnobSampler
 from autocompress.search.proposer import Proposer
 from autocompress.search.study_store import read_study
 from tests.api.tiny_compression import SPACE
@@ -18,6 +20,14 @@ from tests.conftest import VOCABULARY, make_tiny_model, make_tiny_tokenizer
 
 SEARCH = ["search", "--model", "my model", "--data", "my text.txt", "--space", "my space.yaml"]
 FEW = ["--budget", "3x", "--no-track", "--no-refit", "--trials"]
+RICH = """\
+version: 1
+name: rich
+methods:
+  keep: true
+  quantize: {bits: [8, 4, 3, 2], group_sizes: [16]}
+"""
+TRIALS, CUT = 9, 6  # in all, and before the search is cut off
 
 
 @pytest.fixture
@@ -42,10 +52,15 @@ def test_a_study_goes_on_from_any_folder_and_its_workers_work_in_theirs(
 ):
     """Ray's workers are in a folder of their own; here the worker is asked for from another."""
 
+    class Elsewhere(Here):
+        def drive(self, search):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(tmp_path)
+                self.measure = self.measure()
+            super().drive(search)
+
     def elsewhere(_settings, _measure, open_workers, **_options):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(tmp_path)
-            return Here(open_workers[0]())
+        return Elsewhere(open_workers[0])
 
     monkeypatch.setattr(searching, "make_engine", elsewhere)
     for write in ("front_plot.write_front_html", "front_png.write_front_png"):
@@ -75,8 +90,11 @@ def test_a_study_goes_on_from_any_folder_and_its_workers_work_in_theirs(
 
 
 def test_a_search_that_was_cut_off_breeds_from_its_trials(place, monkeypatch):
-    """With NSGA-II, whose later generations are bred from the earlier ones."""
-    planned, run, left = Proposer.planned, Evaluator.run, [0]
+    """With NSGA-II, whose later generations are bred from the earlier ones.
+
+    A search that has forgotten the trials before it was cut off goes on with other knobs.
+    """
+    planned, run, learn, left = Proposer.planned, Evaluator.run, KnobSampler.learn, [0]
 
     class FewParents(optuna.samplers.NSGAIISampler):
         def __init__(self, **options):
@@ -88,23 +106,40 @@ def test_a_search_that_was_cut_off_breeds_from_its_trials(place, monkeypatch):
             raise KeyboardInterrupt
         return run(*arguments)
 
+    def learn_the_new(sampler, trial, values):
+        if trial.number > CUT:
+            learn(sampler, trial, values)
+
     monkeypatch.setattr(optuna.samplers, "NSGAIISampler", FewParents)
     monkeypatch.setattr(Proposer, "planned", lambda *arguments: planned(*arguments)[:2])
-    monkeypatch.setattr("autocompress.search.evaluator.LATENCY_ROUNDS", 1)
     monkeypatch.setattr(Evaluator, "run", run_some)
     for write in ("front_plot.write_front_html", "front_png.write_front_png"):
         monkeypatch.setattr(f"autocompress.search.{write}", lambda _study, path: path)
-    search = [*SEARCH, *FEW, "11", "--sampler", "nsga2", "--study"]
+    (place / "my space.yaml").write_text(RICH)
+    few = ["--no-track", "--no-refit", "--trials"]
+    search = [*SEARCH, "--budget", "4x", "--sampler", "nsga2", *few, str(TRIALS), "--study"]
     assert main([*search, "whole"]) == 0
-    left[0] = 10
+    left[0] = CUT + 1
     assert main([*search, "cut"]) == 130
-    assert main(["search", "--resume", "cut", "--no-track", "--no-refit", "--trials", "11"]) == 0
-    whole, again = (
-        [(trial.phase, trial.params) for trial in read_study(name, place / "runs").complete]
-        for name in ("whole", "cut")
+    shutil.copytree("runs", "copied")
+    resume = ["search", "--resume", "cut", *few]
+    assert main([*resume, str(TRIALS)]) == 0
+    monkeypatch.setattr(KnobSampler, "learn", learn_the_new)
+    assert main([*resume, str(CUT + 1), "--runs-dir", "copied"]) == 0
+
+    whole, again, forgetful = (
+        [
+            (trial.phase, trial.params, trial.plan)
+            for trial in read_study(name, place / runs).trials
+            if trial.state != "failed"
+        ]
+        for name, runs in (("whole", "runs"), ("cut", "runs"), ("cut", "copied"))
     )
+    assert len(whole) == TRIALS
+    assert [phase for phase, *_ in whole[CUT:]].count("knobs") > 2
     assert again == whole
-    assert "knobs" in [phase for phase, _ in whole]
+    assert forgetful[:CUT] == whole[:CUT]
+    assert forgetful[CUT] != whole[CUT]
 
 
 @pytest.mark.slow

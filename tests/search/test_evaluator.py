@@ -15,7 +15,13 @@ from autocompress.methods.svd import Svd
 from autocompress.records import Measurement
 from autocompress.search import evaluator as measuring
 from autocompress.search.engines.base import Job
-from autocompress.search.evaluator import LATENCY_ROUNDS, Evaluator, ScoredText
+from autocompress.search.evaluator import (
+    LATENCY_ROUNDS,
+    MOST_SECONDS,
+    PREFILL_ROUNDS,
+    Evaluator,
+    ScoredText,
+)
 from autocompress.surgery.workbench import Workbench
 from tests.mixed_plans import builder
 
@@ -153,6 +159,47 @@ def test_a_plan_is_compared_with_the_dense_model_next_to_it(evaluator, text, mon
     evaluator.timer = Timer()
     measured = evaluator.measure(VALUES, text)
     assert measured.latency_ms == pytest.approx(0.6 * evaluator.dense_latency.median_ms)
+
+
+class Stopwatch:
+    """In place of the module ``time``: it moves on only while something is timed.
+
+    It is a timer as well, each of whose rounds takes so many seconds.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now, self.rounds = seconds, 1e6, 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def times(self) -> list[float]:
+        self.now += self.seconds
+        self.rounds += 1
+        return [1.0]
+
+
+@pytest.mark.parametrize(
+    ("share", "rounds"),
+    [
+        (0.0, LATENCY_ROUNDS),
+        (0.99 / (LATENCY_ROUNDS - 1), LATENCY_ROUNDS),
+        (1.01 / (LATENCY_ROUNDS - 1), LATENCY_ROUNDS - 1),
+        (1.01 / PREFILL_ROUNDS, PREFILL_ROUNDS),
+        (100.0, PREFILL_ROUNDS),
+    ],
+)
+def test_no_round_is_begun_when_timing_has_taken_long(evaluator, text, monkeypatch, share, rounds):
+    """Where a round of a plan and of the dense model takes a share of the time there is."""
+    watch, prompts = Stopwatch(share * MOST_SECONDS / 2), Stopwatch(0.0)
+    monkeypatch.setattr(measuring, "LATENCY_ROUNDS", LATENCY_ROUNDS)
+    monkeypatch.setattr(measuring, "PREFILL_ROUNDS", PREFILL_ROUNDS)
+    monkeypatch.setattr(measuring, "time", watch)
+    evaluator.timer, evaluator.prefill_timer = watch, prompts
+    measured = evaluator.measure(VALUES, text)
+    assert watch.rounds == 2 * rounds
+    assert prompts.rounds == PREFILL_ROUNDS
+    assert measured.latency_ms == pytest.approx(evaluator.dense_latency.median_ms)
 
 
 def test_a_plan_is_built_once_for_all_rounds(evaluator, text):

@@ -11,7 +11,7 @@ from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.progress import SILENT, Silent
+from autocompress.progress import SILENT, Notes, Silent
 from autocompress.search import rounds
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.knobs import Knobs
@@ -20,7 +20,6 @@ from autocompress.search.prices import Priced, Slope
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.rounds import PricingTexts, price_menu
 from autocompress.units import Limits
-from tests.notes import Notes
 from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, SPECS
 
 NAMES = [spec.name for spec in SPECS]

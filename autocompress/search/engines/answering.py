@@ -1,11 +1,11 @@
-"""What every worker process does, whoever started it: open a measure, and answer jobs with it."""
+"""What every worker process does, whoever started it: open a measure, and answer work with it."""
 
 from __future__ import annotations
 
 import logging
 
 from autocompress.errors import AutocompressError
-from autocompress.search.engines.base import Job, Measure, OpenWorker, Outcome
+from autocompress.search.engines.base import Answer, Measure, OpenWorker, Work
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +27,15 @@ def open_measure(open_worker: OpenWorker) -> Measure:
         raise AutocompressError(what) from error
 
 
-def answer(measure: Measure, job: Job) -> Outcome:
-    """Do a job. An error that nobody expected is the end of the job, not of the worker."""
+def answer(measure: Measure, work: Work) -> Answer:
+    """Do a piece of work. An error that nobody expected is the end of it, not of the worker."""
     try:
-        return measure(job)
+        return measure(work)
     except Exception as error:
-        logger.exception("trial %d", job.number)
-        return Outcome(job.number, error=f"{type(error).__name__}: {error}")
+        logger.exception("work %d", work.number)
+        return work.failed(f"{type(error).__name__}: {error}")
 
 
-def lost(job: Job, how: str) -> Outcome:
-    """What becomes of a job whose workers were lost every time."""
-    return Outcome(job.number, error=f"its worker was lost {RETRIES + 1} times, {how}")
+def lost(work: Work, how: str) -> Answer:
+    """What becomes of work whose workers were lost every time."""
+    return work.failed(f"its worker was lost {RETRIES + 1} times, {how}")

@@ -1,4 +1,4 @@
-"""Runs the jobs of a search in worker processes of this machine.
+"""Runs the jobs of a search, and its errands, in worker processes of this machine.
 
 Each worker has a pipe of its own, so one that is killed takes nothing with it but the job that it
 was at, and that job is tried again by the worker that takes its place.
@@ -7,6 +7,7 @@ was at, and that job is tried again by the worker that takes its place.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -16,10 +17,13 @@ from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
+from autocompress.crew import Done, Task
 from autocompress.errors import AutocompressError
 from autocompress.search.engines.answering import RETRIES, answer, lost, open_measure
-from autocompress.search.engines.base import AskTell, Job, OpenWorker, Outcome
+from autocompress.search.engines.base import Answer, AskTell, OpenWorker, Outcome, Result, Work
+from autocompress.search.engines.batch import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ READY = "ready"
 
 
 class LocalProcesses:
-    """Runs as many jobs at a time as it has workers.
+    """Runs as many jobs at a time as it has workers, and keeps these until it is closed.
 
     The workers end with this process, however it ends, and leave Ctrl-C to it. A script that calls
     this must do so under ``if __name__ == "__main__"``, as the workers import it.
@@ -40,19 +44,56 @@ class LocalProcesses:
 
     def __init__(self, open_workers: Sequence[OpenWorker]) -> None:
         self.open_workers = tuple(open_workers)
+        self._workers: list[_Worker] = []
+        self._driving = False
+
+    @property
+    def workers(self) -> int:
+        """See ``Crew``."""
+        return len(self.open_workers)
+
+    @property
+    def idle(self) -> bool:
+        """See ``Crew``."""
+        return not self._driving
+
+    def do(
+        self,
+        tasks: Sequence[Task],
+        done: Done = lambda _number, _value: None,
+        deadline: float = math.inf,
+    ) -> list[Any]:
+        """See ``Crew``."""
+        batch = Batch(tasks, done, deadline)
+        self.drive(batch)
+        return batch.values()
 
     def drive(self, search: AskTell) -> None:
-        """See ``Engine``."""
-        workers = [_Worker(open_worker) for open_worker in self.open_workers]
+        """See ``Engine``. Where it is cut short, the workers end: they are at what nobody wants."""
+        self._driving = True
         try:
-            for worker in workers:
-                worker.start()
-            while _give_jobs(workers, search):
-                for outcome in _hear(workers):
+            if not search.finished:
+                self._start()
+            while _give_jobs(self._workers, search):
+                for outcome in _hear(self._workers):
                     search.tell(outcome)
+        except BaseException:
+            self.close()
+            raise
         finally:
-            for worker in workers:
-                worker.end()
+            self._driving = False
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.end()
+
+    def _start(self) -> None:
+        if not self._workers:
+            self._workers = [_Worker(open_worker) for open_worker in self.open_workers]
+            for worker in self._workers:
+                worker.start()
 
 
 def _give_jobs(workers: Sequence[_Worker], search: AskTell) -> bool:
@@ -65,8 +106,8 @@ def _give_jobs(workers: Sequence[_Worker], search: AskTell) -> bool:
     return not search.finished and not any(worker.idle for worker in workers)
 
 
-def _hear(workers: Sequence[_Worker]) -> Iterator[Outcome]:
-    """Wait until some of the workers say something, and give the outcomes among it."""
+def _hear(workers: Sequence[_Worker]) -> Iterator[Answer]:
+    """Wait until some of the workers say something, and give the answers among it."""
     speaking = wait([worker.connection for worker in workers])
     for worker in workers:
         if worker.connection in speaking and (outcome := worker.hear()) is not None:
@@ -83,7 +124,7 @@ class _Worker:
         self.open_worker = open_worker
         self.ready = False
         self.failed_starts = 0
-        self.job: Job | None = None
+        self.job: Work | None = None
         self.losses = 0  # of this job
 
     @property
@@ -104,11 +145,11 @@ class _Worker:
             raise _cannot_start(f"the system refuses its process: {error}") from error
         self.process = process
 
-    def give(self, job: Job) -> None:
+    def give(self, job: Work) -> None:
         self.job, self.losses = job, 0
         self._send()
 
-    def hear(self) -> Outcome | None:
+    def hear(self) -> Answer | None:
         """Take what the process says, or what its end means."""
         try:
             message = self.connection.recv()
@@ -118,7 +159,7 @@ class _Worker:
             raise message
         if message != READY:
             self.job = None
-            assert isinstance(message, Outcome)
+            assert isinstance(message, Outcome | Result)
             return message
         self.ready, self.failed_starts = True, 0
         if self.job is not None:
@@ -136,7 +177,7 @@ class _Worker:
         with suppress(OSError):  # it has just ended, which is heard next
             self.connection.send(self.job)
 
-    def _lost(self) -> Outcome | None:
+    def _lost(self) -> Answer | None:
         was_ready = self.ready
         self.end()
         how = _how_it_ended(self.process.exitcode)

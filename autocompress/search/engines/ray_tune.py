@@ -1,4 +1,4 @@
-"""Runs the jobs of a search on Ray Tune, on this machine or on a cluster.
+"""Runs the jobs of a search on Ray Tune, and its errands on actors, here or on a cluster.
 
 Tune asks a ``Searcher`` for configurations and tells it results, which is what a search and an
 engine say to each other. A Tune trial is one job; the processes that do them are kept from job to
@@ -9,10 +9,11 @@ environment what it reads there while it is imported.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from autocompress.crew import Done, Task
 from autocompress.errors import AutocompressError, ConfigurationError
 from autocompress.search.engines.answering import RETRIES, answer, lost, open_measure
-from autocompress.search.engines.base import AskTell, Job, OpenWorker, Outcome
+from autocompress.search.engines.base import AskTell, Job, OpenWorker
+from autocompress.search.engines.batch import Batch
 from autocompress.search.engines.cluster_address import check_answers
+from autocompress.search.engines.ray_actors import RayActors
 from autocompress.search.engines.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -60,41 +64,93 @@ class RayTune:
     ) -> None:
         self.open_worker, self.workers, self.address = open_worker, workers, address
         self.cpus_per_trial, self.gpus_per_trial = cpus_per_trial, gpus_per_trial
+        self._connection, self._scratch = ExitStack(), Path()
+        self._actors: RayActors | None = None
+        self._driving = self._open = False
+
+    @property
+    def idle(self) -> bool:
+        """See ``Crew``."""
+        return not self._driving
+
+    def do(
+        self,
+        tasks: Sequence[Task],
+        done: Done = lambda _number, _value: None,
+        deadline: float = math.inf,
+    ) -> list[Any]:
+        """See ``Crew``. The actors stay until trials run or all is closed."""
+        batch = Batch(tasks, done, deadline)
+        if not batch.finished:
+            with self._answered():
+                if self._actors is None:
+                    resources = {"num_cpus": self.cpus_per_trial, "num_gpus": self.gpus_per_trial}
+                    self._actors = RayActors(self.open_worker, self.workers, resources)
+                self._actors.drive(batch)
+        return batch.values()
 
     def drive(self, search: AskTell) -> None:
         """See ``Engine``."""
         adapter = _Adapter(search, self.workers)
-        with (
-            _quiet(),
-            scratch_folder("autocompress-ray-") as scratch,
-            self._connected(scratch),
-        ):
-            resources = {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}
-            _check_room(resources)
-            try:
-                tune.run(
-                    _Actor,
-                    config={"open_worker": self.open_worker},
-                    search_alg=adapter,
-                    num_samples=-1,
-                    resources_per_trial=resources,
-                    max_failures=RETRIES,
-                    reuse_actors=True,
-                    stop=adapter.stopper,
-                    callbacks=[_Notices()],
-                    storage_path=str(scratch / "results"),
-                    name="search",
-                    trial_dirname_creator=lambda trial: str(trial.trial_id),
-                    raise_on_failed_trial=False,
-                    verbose=0,
-                )
-            except (TuneError, RayError) as error:
-                raise AutocompressError(
-                    f"Ray gave up: {_last_line(error)}",
-                    hint="What had finished is kept; --resume goes on with it.",
-                ) from error
+        self._driving = True
+        try:
+            with self._answered():
+                self._end_actors()  # they hold what the trials need
+                self._tune(adapter)
+        finally:
+            self._driving = False
         if adapter.trouble is not None:
             raise adapter.trouble
+
+    def close(self) -> None:
+        """See ``Engine``. A Ray of our own ends, too."""
+        self._end_actors()
+        self._open = False
+        self._connection.close()
+
+    def _end_actors(self) -> None:
+        actors, self._actors = self._actors, None
+        if actors is not None:
+            actors.end()
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Connect, where that has not been done, and say it in words where Ray gives up."""
+        try:
+            if not self._open:
+                self._connection.enter_context(_quiet())
+                self._scratch = self._connection.enter_context(scratch_folder("autocompress-ray-"))
+                self._connection.enter_context(self._connected(self._scratch))
+                self._open = True
+                _check_room({"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial})
+            yield
+        except (TuneError, RayError) as error:
+            self.close()
+            raise AutocompressError(
+                f"Ray gave up: {_last_line(error)}",
+                hint="What had finished is kept; --resume goes on with it.",
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _tune(self, adapter: _Adapter) -> None:
+        tune.run(
+            _Actor,
+            config={"open_worker": self.open_worker},
+            search_alg=adapter,
+            num_samples=-1,
+            resources_per_trial={"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial},
+            max_failures=RETRIES,
+            reuse_actors=True,
+            stop=adapter.stopper,
+            callbacks=[_Notices()],
+            storage_path=str(self._scratch / "results"),
+            name="search",
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
 
     @contextmanager
     def _connected(self, scratch: Path) -> Iterator[None]:
@@ -212,10 +268,10 @@ class _Adapter(Searcher):
         if job is None or self.trouble is not None:
             return
         answered = (result or {}).get("answer") or lost(job, "with its actor or node")
-        if isinstance(answered, Outcome):
-            self._tell(answered)
-        else:
+        if isinstance(answered, AutocompressError):
             self._stop(answered)
+        else:
+            self._tell(answered)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's storage is what a search resumes from."""
@@ -223,14 +279,14 @@ class _Adapter(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """See ``save``."""
 
-    def _ask(self) -> Job | None:
+    def _ask(self) -> Any:
         try:
             return None if self.search.finished else self.search.ask()
         except Exception as error:  # noqa: BLE001 - raised again by ``drive``
             self._stop(error)
             return None
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: Any) -> None:
         try:
             self.search.tell(outcome)
         except Exception as error:  # noqa: BLE001 - raised again by ``drive``

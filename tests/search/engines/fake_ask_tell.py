@@ -7,13 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from autocompress.errors import ConfigurationError
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.search.engines.base import Job, Measure, OpenWorker, Outcome
+from autocompress.search.engines.base import Answer, Errand, Job, Measure, OpenWorker, Outcome
 from tests.search.study_fixtures import measurement
 
 
@@ -60,7 +61,51 @@ class FakeAskTell:
         return sorted(outcome.number for outcome in self.told)
 
 
-def answer_by_formula(job: Job) -> Outcome:
+@dataclass(frozen=True)
+class Double:
+    """A task whose value tells who did it."""
+
+    number: int
+
+    def done_on(self, _desk: object) -> tuple[int, int]:
+        return 2 * self.number, os.getpid()
+
+
+class Refused:
+    """A task that cannot be done."""
+
+    def done_on(self, _desk: object) -> None:
+        refuses()
+
+
+class Buggy:
+    """A task with a bug."""
+
+    def done_on(self, _desk: object) -> None:
+        raise ZeroDivisionError("oh")
+
+
+@dataclass(frozen=True)
+class KilledOnce:
+    """A task at which the first worker is killed."""
+
+    seen: Path
+
+    def done_on(self, _desk: object) -> str:
+        if self.seen.exists():
+            return "again"
+        self.seen.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return "never"
+
+
+def answer_by_formula(job: Job | Errand) -> Answer:
+    if isinstance(job, Errand):
+        return job.done_on(None)
+    return _outcome(job)
+
+
+def _outcome(job: Job) -> Outcome:
     size = 1 + sum(job.plan.hash.encode()) + 3 * job.number
     return Outcome(job.number, measurement(0.1, size, 4.0, job.plan), seconds=0.01)
 
@@ -83,7 +128,7 @@ def _misbehave(folder: Path, trouble: dict[int, tuple[str, int]], job: Job) -> O
         if kind == "long":
             (folder / f"pid-{job.number}").write_text(str(os.getpid()))
             time.sleep(600)
-    return answer_by_formula(job)
+    return _outcome(job)
 
 
 def troubled(folder: Path, trouble: dict[int, tuple[str, int]]) -> OpenWorker:

@@ -6,17 +6,25 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 
-from autocompress.errors import AutocompressError, ConfigurationError
+from autocompress.errors import AutocompressError, ConfigurationError, TimeIsUp
 from autocompress.search.engines import answering, local
+from autocompress.search.engines.base import AskTell, OpenWorker
 from autocompress.search.engines.here import Here
 from autocompress.search.engines.local import LocalProcesses
 from tests.search.engines.fake_ask_tell import (
+    Buggy,
+    Double,
     FakeAskTell,
+    KilledOnce,
+    Refused,
     answer_by_formula,
     attempts,
     ends_at_start,
@@ -27,10 +35,15 @@ from tests.search.engines.fake_ask_tell import (
 )
 
 
+def drive(workers: Sequence[OpenWorker], search: AskTell) -> None:
+    with closing(LocalProcesses(workers)) as engine:
+        engine.drive(search)
+
+
 def test_one_worker_gives_what_this_process_would():
     here, elsewhere = FakeAskTell(5), FakeAskTell(5)
     Here(answer_by_formula).drive(here)
-    LocalProcesses([formula]).drive(elsewhere)
+    drive([formula], elsewhere)
     assert (elsewhere.asked, elsewhere.told) == (here.asked, here.told)
     assert len({job.plan for job in here.asked}) > 1
 
@@ -38,7 +51,7 @@ def test_one_worker_gives_what_this_process_would():
 def test_a_lost_worker_costs_nothing_but_another_try(tmp_path):
     search = FakeAskTell(8, most_at_a_time=2)
     worker = troubled(tmp_path, {1: ("killed", 1), 6: ("bug", 1)})
-    LocalProcesses([worker, worker]).drive(search)
+    drive([worker, worker], search)
     assert search.numbers == list(range(8))
     assert search.most_running == 2
     assert [attempts(tmp_path, number) for number in range(8)] == [1, 2, 1, 1, 1, 1, 1, 1]
@@ -54,7 +67,7 @@ def test_a_job_that_loses_every_worker_fails_and_the_search_goes_on(tmp_path, mo
     for module in (local, answering):
         monkeypatch.setattr(module, "RETRIES", 1)
     search = FakeAskTell(2)
-    LocalProcesses([troubled(tmp_path, {0: ("killed", 100)})]).drive(search)
+    drive([troubled(tmp_path, {0: ("killed", 100)})], search)
     first, second = search.told
     assert attempts(tmp_path, 0) == 2
     assert first.measurement is None
@@ -65,7 +78,7 @@ def test_a_job_that_loses_every_worker_fails_and_the_search_goes_on(tmp_path, mo
 def test_a_worker_that_refuses_to_start_says_why():
     search = FakeAskTell(2)
     with pytest.raises(ConfigurationError, match=r"cannot start.*cuda:9.*Name another"):
-        LocalProcesses([refuses]).drive(search)
+        drive([refuses], search)
     assert search.asked == []
 
 
@@ -73,7 +86,7 @@ def test_a_worker_that_ends_at_its_start_says_how(monkeypatch):
     monkeypatch.setattr(local, "MOST_FAILED_STARTS", 2)
     search = FakeAskTell(2)
     with pytest.raises(AutocompressError, match=r"no worker can start.*exit code 7.*__main__"):
-        LocalProcesses([ends_at_start]).drive(search)
+        drive([ends_at_start], search)
     assert search.asked == []
 
 
@@ -83,12 +96,47 @@ def test_a_process_that_the_system_refuses_says_so(monkeypatch):
 
     monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", refuse)
     with pytest.raises(AutocompressError, match=r"no worker can start.*unavailable.*--workers"):
-        LocalProcesses([formula, formula]).drive(FakeAskTell(2))
+        drive([formula, formula], FakeAskTell(2))
 
 
 def test_what_cannot_be_given_to_a_process_is_said_as_it_is():
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
-        LocalProcesses([lambda: formula]).drive(FakeAskTell(2))
+        drive([lambda: formula], FakeAskTell(2))
+
+
+def test_tasks_are_done_by_workers_that_stay(tmp_path):
+    with closing(LocalProcesses([formula, formula])) as engine:
+        told = []
+        first = engine.do([Double(n) for n in range(5)], lambda *done: told.append(done))
+        assert [value for value, _ in first] == [0, 2, 4, 6, 8]
+        assert sorted(told) == list(enumerate(first))
+        engine.drive(search := FakeAskTell(3))
+        assert search.numbers == [0, 1, 2]
+        again = engine.do([Double(n) for n in range(4)])
+        assert {pid for _, pid in again} <= {pid for _, pid in first}
+        assert os.getpid() not in {pid for _, pid in first}
+        assert engine.do([]) == []
+
+
+def test_what_a_task_raises_is_raised_and_the_next_are_done():
+    with closing(LocalProcesses([formula])) as engine:
+        with pytest.raises(ConfigurationError, match="is not usable here"):
+            engine.do([Double(1), Refused(), Double(2)])
+        with pytest.raises(AutocompressError, match="ZeroDivisionError: oh"):
+            engine.do([Buggy()])
+        assert engine.do([Double(4)])[0][0] == 8
+
+
+def test_no_task_is_begun_after_the_deadline():
+    with closing(LocalProcesses([formula])) as engine:
+        with pytest.raises(TimeIsUp, match="--time"):
+            engine.do([Double(1)], deadline=time.monotonic())
+        assert engine.do([Double(1)], deadline=time.monotonic() + 600)[0][0] == 2
+
+
+def test_a_task_whose_worker_is_killed_is_done_again(tmp_path):
+    with closing(LocalProcesses([formula])) as engine:
+        assert engine.do([KilledOnce(tmp_path / "seen"), Double(3)])[0] == "again"
 
 
 DRIVE = """

@@ -8,18 +8,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autocompress.errors import AutocompressError, ConfigurationError
+from autocompress.errors import AutocompressError, ConfigurationError, TimeIsUp
 from autocompress.search.engines import cluster_address
 from autocompress.search.engines.base import AskTell, OpenWorker, Outcome
 from autocompress.search.engines.choosing import EngineSettings, load_ray_tune, make_engine
 from autocompress.search.engines.here import Here
 from tests.search.engines.fake_ask_tell import (
+    Double,
     FakeAskTell,
+    KilledOnce,
+    Refused,
     answer_by_formula,
     attempts,
     formula,
@@ -34,7 +38,8 @@ FINISHED = _Adapter.FINISHED
 
 def drive(open_worker: OpenWorker, search: AskTell, workers: int = 1, **chosen: Any) -> None:
     settings = EngineSettings("ray", workers, **chosen)
-    make_engine(settings, answer_by_formula, [open_worker] * workers).drive(search)
+    with closing(make_engine(settings, answer_by_formula, [open_worker] * workers)) as engine:
+        engine.drive(search)
 
 
 def test_the_adapter_asks_and_tells_as_tune_does():
@@ -143,6 +148,25 @@ def test_ray_does_every_job_also_when_an_actor_is_killed(tmp_path):
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
     assert ended.stderr == "a worker of Ray was lost; its job is tried again\n"
     scratch.rmdir()  # which is empty
+
+
+@pytest.mark.slow  # as above
+def test_actors_do_tasks_before_and_after_the_trials(tmp_path):
+    """One of them is killed at its first task; those that trials need are given free."""
+    tasks = [KilledOnce(tmp_path / "seen"), *map(Double, range(4))]
+    settings = EngineSettings("ray", 2)
+    with closing(make_engine(settings, answer_by_formula, [formula] * 2)) as engine:
+        first, *others = engine.do(tasks)
+        assert first == "again"
+        assert [value for value, _ in others] == [0, 2, 4, 6]
+        assert os.getpid() not in {pid for _, pid in others}
+        with pytest.raises(TimeIsUp):
+            engine.do(tasks, deadline=0.0)
+        engine.drive(search := FakeAskTell(3))
+        assert search.numbers == [0, 1, 2]
+        with pytest.raises(ConfigurationError, match="is not usable here"):
+            engine.do([Refused()])
+        assert engine.do([Double(5)])[0][0] == 10
 
 
 @pytest.mark.slow
