@@ -107,6 +107,8 @@ class Held:
 class PairingEngine:
     """Runs each trial, and right after it its evaluation once more, with its layers built."""
 
+    idle = False  # it does no tasks
+
     def __init__(self, evaluator: TimedEvaluator, text: ScoredText, held: Held) -> None:
         self.evaluator, self.text, self.held = evaluator, text, held
         self.pairs: list[Pair] = []

@@ -41,6 +41,7 @@ from autocompress.evaluation.encoding import (
 from autocompress.evaluation.plausibility import absurd_perplexity, differing_texts
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
+from autocompress.free_memory import give_back_memory
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
 from autocompress.numerics.metric import Metric
@@ -375,6 +376,7 @@ class Session:
                 note=self.progress.note,
                 folder=self.cache.root,
             )
+        give_back_memory()
         return metrics
 
     @cached_property

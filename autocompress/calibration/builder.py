@@ -108,6 +108,7 @@ class LayerBuilder:
     def forget_problem(self) -> None:
         """Drop the last matrix with all that was factorised of it: of a large one, gigabytes."""
         self._of_thread.problem = None
+        give_back_memory()
 
     def fit(self, name: str, method: Method) -> CompressedMatrix:
         """Build a layer afresh, keeping nothing."""

@@ -97,6 +97,8 @@ class Collection(Generic[W]):
                 for batch, ids in enumerate(self.work):
                     gradients[batch] = self._step(blocks, segment, batch, gradients[batch])
                     self._count(ids, stages)
+                    if segment > blocks.count:
+                        give_back_memory()  # of logits: much, and freed in small pieces
             self._hand_over([name for name in self.uses if min(segments[name]) == segment])
             give_back_memory()
         self._tell(self.tokens)
@@ -110,7 +112,9 @@ class Collection(Generic[W]):
                 _refuse_nan(logits)
                 if batch == 0:
                     blocks.check(ids, logits)
+                del logits  # else those of two batches are held
                 self._count(ids, stages, forth)
+                give_back_memory()
         return {
             name: [segment_of[use.module] for use in places] for name, places in self.uses.items()
         }

@@ -137,6 +137,7 @@ def stream_sums(
             for spec in specs
         }
         collection = Collection(model, uses, work, keep, loss, advance=advance)
+        del uses  # the collection drops those that are done
         try:
             with closing(Blocks(model, folder)) as blocks:
                 collection.block_by_block(blocks)

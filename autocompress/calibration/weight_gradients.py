@@ -35,6 +35,11 @@ class WeightGradient:
         self._shape, self._factor = spec.shape, spec.factor_of(path)
         self._lookup = isinstance(module, LOOKUPS)
 
+    def take(self, half: int) -> Tensor | None:
+        """Hand over the sum of a half, which is nobody else's from then on."""
+        total, self.halves[half] = self.halves[half], None
+        return total
+
     def watch(self) -> Any:
         """Hook the module; the handle removes the hook."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
@@ -35,6 +35,7 @@ from autocompress.calibration.weight_gradients import WeightGradient
 from autocompress.crew import Crew
 from autocompress.errors import ModelError
 from autocompress.evaluation.scoring import divergence_sum, score
+from autocompress.free_memory import give_back_memory
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
@@ -45,6 +46,7 @@ from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.surgery.dense_copies import dense_copies
 
 PRICES_VERSION = 2
+BLOCK_ELEMENTS = 2**20  # that are multiplied at a time
 GRADIENTS = "gradients"  # what they are kept under while several processes price options
 
 Found = dict[str, list[float]]
@@ -220,7 +222,7 @@ def _priced_here(
     def keep(done: Mapping[str, Sequence[WeightGradient]]) -> None:
         for name, places in done.items():
             halves = [
-                _mean((place.halves[half] for place in places), count)
+                _mean([place.take(half) for place in places], count)
                 for half, count in enumerate(tokens)
             ]
             prices[name] = _found(menus[name], plan[name], builder, halves)
@@ -284,7 +286,7 @@ class _Gradients:
 
         def keep(done: Mapping[str, Sequence[WeightGradient]]) -> None:
             for name, places in done.items():
-                total = _mean([half for place in places for half in place.halves], 1)
+                total = _mean([place.take(half) for place in places for half in (0, 1)], 1)
                 if total is not None:
                     key = _gradient_key(self.place, self.part, self.parts, name)
                     builder.cache.keep_tensors(GRADIENTS, key, {"gradient": total})
@@ -318,7 +320,7 @@ class _LayerPrices:
             return None if kept is None else kept["gradient"]
 
         halves = [
-            _mean(map(gradient, range(half, self.parts, 2)), count)
+            _mean([gradient(part) for part in range(half, self.parts, 2)], count)
             for half, count in enumerate(self.tokens)
         ]
         return _found(self.layer, self.of_the_plan, builder, halves)
@@ -367,6 +369,7 @@ def _differentiated(
             advance=advance,
             folder=builder.cache.root,
         )
+    give_back_memory()
     return sum(totals.values())
 
 
@@ -379,15 +382,24 @@ def _tokens_of_halves(text: ScoredText) -> tuple[int, ...]:
     return tuple(sum(some) for some in (counts[0::2], counts[1::2]) if some)
 
 
-def _mean(totals: Iterable[Tensor | None], tokens: int) -> Tensor | None:
-    """Sum of what came back to a matrix at several places, a token; ``None`` if nothing did."""
+def _mean(totals: Sequence[Tensor | None], tokens: int) -> Tensor | None:
+    """Sum of what came back to a matrix at several places, a token; ``None`` if nothing did.
+
+    The first of them becomes it.
+    """
     found = [total for total in totals if total is not None]
     if not found:
         return None
-    mean = found[0] / tokens
     for other in found[1:]:
-        mean.add_(other, alpha=1 / tokens)
-    return mean
+        found[0] += other
+    return found[0].div_(tokens)
+
+
+def _inner(one: Tensor, other: Tensor) -> float:
+    """Sum of the products of two matrices, element by element, some rows at a time."""
+    rows = max(1, BLOCK_ELEMENTS // one.shape[-1])
+    parts = zip(torch.split(one, rows), torch.split(other, rows), strict=True)
+    return sum(float((mine * its).sum()) for mine, its in parts)
 
 
 def _found(
@@ -410,6 +422,6 @@ def _found(
     found = {}
     for method in _wanted(layer):
         error = error_of(method)
-        slopes = [0.0 if half is None else float((half * error).sum()) for half in halves]
+        slopes = [0.0 if half is None else _inner(half, error) for half in halves]
         found[_address(method)] = [slopes[0], slopes[-1], problem.metric.damage(error - current)]
     return found

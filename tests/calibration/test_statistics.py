@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import defaultdict
 
 import pytest
@@ -8,8 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from autocompress.calibration import gram_sums
-from autocompress.calibration.gram_sums import GramSum
-from autocompress.calibration.statistics import collect_statistics
+from autocompress.calibration.gram_sums import GramSum, Use
+from autocompress.calibration.statistics import collect_statistics, stream_sums
 from autocompress.evaluation.corpus import bundled_text
 from autocompress.evaluation.encoding import token_ids
 from autocompress.evaluation.scoring import Teacher, score
@@ -235,3 +237,28 @@ def test_the_prediction_is_the_divergence_of_a_small_change(layer):
         measured = score(model, text, teacher).kl
         weight -= change
     assert 0.002 / FACTOR < measured < 0.002 * FACTOR
+
+
+def test_the_sums_of_one_block_at_a_time_are_held(tiny_llama):
+    """However deep a model is; what has been handed over is nobody's but the receiver's."""
+    specs = take_inventory(tiny_llama).layers
+    made: weakref.WeakSet[Use] = weakref.WeakSet()
+    left = []
+
+    class Watched(Use):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.add(self)
+
+    def keep(done):
+        gc.collect()
+        left.append(sum(use.gradients.total is not None for use in made) - len(done))
+
+    ids = torch.randint(0, VOCABULARY, (1, 16))
+    stream_sums(
+        tiny_llama, specs, Watched, [ids], keep, lambda _batch, _start, rows: rows.square().sum()
+    )
+    depths = {spec.depth for spec in specs if spec.depth is not None}
+    assert len(depths) > 1
+    assert max(left) <= len(specs) / len(depths)
+    assert left[-1] <= 1

@@ -130,6 +130,8 @@ class FakeEvaluator:
 class Crew:
     """An engine of several workers, which end their jobs in another order than they began."""
 
+    idle = False
+
     def __init__(self, evaluator: FakeEvaluator, workers: int) -> None:
         self.evaluator, self.workers = evaluator, workers
         self.most, self.told = 0, []

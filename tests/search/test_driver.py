@@ -95,6 +95,8 @@ def test_a_search_is_finished_while_the_last_jobs_are_still_out(tmp_path):
     evaluator = FakeEvaluator()
 
     class Slow:
+        idle = False
+
         def drive(self, search):
             jobs = [search.ask() for _ in range(3)]
             assert search.finished

@@ -41,6 +41,8 @@ def test_nothing_left_is_no_end_while_jobs_are_out(tmp_path):
     search = search_in(tmp_path / "s", 200, menu=few, ratio=2.0)
 
     class Hoarder:
+        idle = False
+
         def drive(self, search):
             out = []
             while (job := search.ask()) is not None:
