@@ -14,7 +14,7 @@ from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.errors import AutocompressError
 from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source
 from autocompress.evaluation.encoding import check_known, token_ids
-from autocompress.evaluation.scoring import Score, Teacher, score
+from autocompress.evaluation.scoring import Score, score
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.hardware import explained_memory
 from autocompress.healing.healer import CHECK_TOKENS, Check, Healed, Healer
@@ -26,6 +26,7 @@ from autocompress.healing.student import Student
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.placement import prefix_of
 
 REFIT_VERSION = 1  # raise it when what refitting does changes
@@ -167,10 +168,13 @@ def _scores(session: Session, plan: Plan, *stored: Mapping[str, Tensor] | None) 
     """Score a plan with some stored numbers after others on the watched part of the selection."""
     windows = session.windows(session.selection_ids)
     watched = windows.first(CHECK_TOKENS // session.context)
-    teacher = Teacher.of(session.workbench.model, watched)
+    text = session.scored_windows("selection", watched)
     for numbers in stored:
-        with session.workbench.applied(plan, session.build, numbers) as model:
-            yield score(model, watched, teacher)
+        with (
+            session.workbench.applied(plan, session.build, numbers) as model,
+            dense_copies(model),
+        ):
+            yield score(model, watched, text.teacher)
 
 
 def refit_tokens(session: Session) -> int:

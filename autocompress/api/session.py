@@ -471,13 +471,13 @@ class Session:
 
     def scored_text(self, name: str, tokens: int | None = None) -> ScoredText:
         """A text to score on, by its name, with the dense model's predictions on it."""
-        text = self._scored(name, self.windows(getattr(self, f"{name}_ids")[:tokens]))
+        text = self.scored_windows(name, self.windows(getattr(self, f"{name}_ids")[:tokens]))
         called = f"the {name} text ({self._called(name)})"
         nll, vocabulary = text.teacher.score.nll, vocabulary_of(self.loaded.model)
         self._warn(absurd_perplexity(nll, vocabulary, called))
         return text
 
-    def _scored(self, name: str, windows: Windows) -> ScoredText:
+    def scored_windows(self, name: str, windows: Windows) -> ScoredText:
         """Windows with the dense model's predictions; those that took long are kept."""
         key = content_key(
             tensor_key(windows.ids),
@@ -512,7 +512,7 @@ class Session:
         length = min(self.context, max(LEAST_PRICING_WINDOW, tokens // PRICING_WINDOWS))
 
         def scored(ids: Tensor) -> ScoredText:
-            return self._scored("calibration", Windows(ids, length, self.begin))
+            return self.scored_windows("calibration", Windows(ids, length, self.begin))
 
         with self.progress.task("Scoring the dense model on the texts to price on"):
             slopes = scored(first)

@@ -33,7 +33,7 @@ from autocompress.calibration.menu import LayerMenu, Menu
 from autocompress.calibration.statistics import stream_sums
 from autocompress.calibration.weight_gradients import WeightGradient
 from autocompress.crew import Crew
-from autocompress.errors import ModelError
+from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.scoring import divergence_sum, score
 from autocompress.free_memory import give_back_memory
 from autocompress.methods.base import Method
@@ -247,14 +247,22 @@ def _priced_by_a_crew(
     gradients = [_Gradients(plan, names, place, part, parts) for part in range(parts)]
     tell = _in_shares(advance, len(text.windows.ids), parts + len(layers))
     tokens = _tokens_of_halves(text)
-    works = [_LayerPrices(layer, plan[layer.spec.name], place, parts, tokens) for layer in layers]
     try:
-        total = sum(crew.do(gradients, lambda _part, _found: tell(1)))
+        done = crew.do(gradients, lambda _part, _found: tell(1))
+        works = [
+            _LayerPrices(
+                layer,
+                plan[layer.spec.name],
+                tuple(keys.get(layer.spec.name) for _, keys in done),
+                tokens,
+            )
+            for layer in layers
+        ]
         prices = over_layers(builder, works, tell, crew=crew)
     finally:  # they are as large as the model, twice
         for name, part in product(names, range(parts)):
             builder.cache.drop_tensors(GRADIENTS, _gradient_key(place, part, parts, name))
-    return total / text.windows.tokens, prices
+    return sum(total for total, _ in done) / text.windows.tokens, prices
 
 
 def _in_shares(advance: Advance, total: int, steps: int) -> Advance:
@@ -279,31 +287,38 @@ class _Gradients:
     part: int
     parts: int
 
-    def done_on(self, desk: Any) -> float:
-        """The divergence, summed over the tokens of the part."""
+    def done_on(self, desk: Any) -> tuple[float, dict[str, str]]:
+        """The divergence, summed over the tokens of the part, and where gradients are, by name."""
         builder: LayerBuilder = desk.builder
         text: ScoredText = desk.pricing_texts.slopes
+        keys: dict[str, str] = {}
 
         def keep(done: Mapping[str, Sequence[WeightGradient]]) -> None:
             for name, places in done.items():
                 total = _mean([place.take(half) for place in places for half in (0, 1)], 1)
                 if total is not None:
-                    key = _gradient_key(self.place, self.part, self.parts, name)
-                    builder.cache.keep_tensors(GRADIENTS, key, {"gradient": total})
+                    keys[name] = _gradient_key(self.place, self.part, self.parts, name)
+                    builder.cache.keep_tensors(GRADIENTS, keys[name], {"gradient": total})
 
         specs = [builder.workbench.inventory[name] for name in self.names]
         windows = range(self.part, len(text.windows), self.parts)
-        return _differentiated(self.plan, specs, builder, text, windows, keep)
+        return _differentiated(self.plan, specs, builder, text, windows, keep), keys
 
 
 @dataclass(frozen=True)
 class _LayerPrices:
-    """Prices the options of a layer by gradients that are kept: a ``LayerWork``."""
+    """Prices the options of a layer by gradients that are kept: a ``LayerWork``.
+
+    Attributes:
+        layer: the options.
+        of_the_plan: the plan's.
+        gradients: where they are, of each part of the text; ``None`` where nothing came back.
+        tokens: of the halves, to which the parts belong in turn.
+    """
 
     layer: LayerMenu
     of_the_plan: Method
-    place: str
-    parts: int
+    gradients: tuple[str | None, ...]
     tokens: tuple[int, ...]
 
     @property
@@ -312,15 +327,26 @@ class _LayerPrices:
         return self.layer.spec
 
     def done_with(self, builder: LayerBuilder) -> Found:
-        """See ``_found``."""
+        """See ``_found``.
 
-        def gradient(part: int) -> Tensor | None:
-            key = _gradient_key(self.place, part, self.parts, self.spec.name)
+        Raises:
+            StorageError: gradients are gone.
+        """
+
+        def gradient(key: str | None) -> Tensor | None:
+            if key is None:
+                return None
             kept = builder.cache.tensors(GRADIENTS, key)
-            return None if kept is None else kept["gradient"]
+            if kept is None:
+                raise StorageError(
+                    f"the gradients of {self.spec.name} are gone from {builder.cache.root}",
+                    hint="Another search that prices in the same plan removes them, or a cache "
+                    "that was emptied: the same command goes on.",
+                )
+            return kept["gradient"]
 
         halves = [
-            _mean([gradient(part) for part in range(half, self.parts, 2)], count)
+            _mean([gradient(key) for key in self.gradients[half::2]], count)
             for half, count in enumerate(self.tokens)
         ]
         return _found(self.layer, self.of_the_plan, builder, halves)

@@ -7,10 +7,14 @@ import shutil
 
 import pytest
 
+from autocompress.api import session as session_module
 from autocompress.api.session import Session
 from autocompress.calibration import screening
 from autocompress.cli.main import main
 from autocompress.evaluation.corpus import bundled_text
+from autocompress.evaluation.scoring import Teacher
+from autocompress.search.engines.local import LocalProcesses
+from autocompress.search.study_store import read_study
 from tests.api.searches import write_half_demo
 
 SPACE = """\
@@ -66,6 +70,41 @@ def test_a_quick_search_fits_little_and_measures_a_handful_of_plans(place, capsy
     assert "were fitted. What the others lose is predicted" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_the_dense_model_predicts_a_text_once(place, capsys, monkeypatch):
+    """What took long is kept: another budget, and whoever works for it, reads it."""
+    monkeypatch.setattr(session_module, "LONG", 0.0)
+    assert search("--trials", "1") == 0
+    monkeypatch.setattr(Teacher, "of", None)
+    assert search("--trials", "1", "--budget", "5x") == 0
+    one, other = (read_study(f"half-demo-{budget}", place / "my runs") for budget in ("6x", "5x"))
+    assert one.dense_report.perplexity == other.dense_report.perplexity
+
+
+def test_two_workers_do_all_that_one_does(place, capsys, monkeypatch):
+    """They fit, price, measure, report and fit anew; nothing but calibrating is done twice."""
+    done = {}
+
+    def counted(self, tasks, *arguments):
+        values = do(self, tasks, *arguments)
+        done[type(tasks[0]).__name__] = done.get(type(tasks[0]).__name__, 0) + len(tasks)
+        return values
+
+    do = LocalProcesses.do
+    monkeypatch.setattr(LocalProcesses, "do", counted)
+    normal = ["--effort", "normal", "--trials", "3"]
+    assert search(*normal, "--runs-dir", "alone") == 0
+    assert done == {}
+    capsys.readouterr()
+    assert search(*normal, "--workers", "2") == 0
+    assert set(done) == {"_Share", "_Gradients", "OnReport", "_Attempt"}
+    assert "Refitting brought the outputs" in capsys.readouterr().err  # what a worker has to say
+    alone, several = (
+        [(trial.plan, trial.phase) for trial in read_study("half-demo-6x", place / runs).complete]
+        for runs in ("alone", "my runs")
+    )
+    assert sorted(alone, key=str) == sorted(several, key=str)
 
 
 def test_every_option_is_fitted_where_that_is_asked_for(place, capsys):
