@@ -29,6 +29,7 @@ from autocompress.search.healed_trials import read_numbers
 from autocompress.search.picking import pick
 from autocompress.search.study import StudyRecord, TrialRecord
 from autocompress.search.study_store import read_study
+from autocompress.surgery.dense_copies import dense_copies
 
 SELECTION, REPORT = "selection", "report"
 
@@ -132,7 +133,7 @@ def attribute_plan(
 
     def score_on(text: ScoredText, chosen: Plan) -> Score:
         held = numbers_for(chosen, plan, workbench, numbers or {})
-        with workbench.applied(chosen, session.build, held) as model:
+        with workbench.applied(chosen, session.build, held) as model, dense_copies(model):
             return score(model, text.windows, text.teacher)
 
     text = session.scored_text(SELECTION)

@@ -29,6 +29,7 @@ from autocompress.evaluation.windows import Windows, context_length
 from autocompress.progress import SILENT, Progress
 from autocompress.search.bootstrap import difference_interval
 from autocompress.surgery.compute_type import FASTEST
+from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model
 from autocompress.surgery.stored_types import dtype_name
@@ -263,7 +264,10 @@ def _score(
         check_comparable(loaded, dense)
         with progress.task(f"Scoring {dense.source} (windows)", len(windows)) as advance:
             teacher = Teacher.of(dense.model, windows, advance=advance)
-    with progress.task(f"Scoring {loaded.source} (windows)", len(windows)) as advance:
+    with (
+        progress.task(f"Scoring {loaded.source} (windows)", len(windows)) as advance,
+        dense_copies(loaded.model),
+    ):
         measured = score(loaded.model, windows, teacher, advance=advance)
     if not is_exported(loaded.model):
         warning = absurd_perplexity(measured.nll, vocabulary_of(loaded.model), name)

@@ -21,11 +21,12 @@ from autocompress.numerics.metric import FULL_GRAM_LIMIT
 from autocompress.records import Kind, LayerSpec
 from autocompress.search.evaluator import LATENCY_ROUNDS, LATENCY_TOKENS
 
+SCORING_SLOWDOWN = 1.5  # of a compressed plan, whose layers are unpacked first
 DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token
 # Of training on a token, in passes of the scoring: the dense model, and the other there and back.
 TRAINING_PASSES = 6
 # Of fitting matrices anew: both models, through each block up to each of its matrices, and on.
-REFIT_PASSES = 6
+REFIT_PASSES = 12
 TRAINED_BYTES = 24  # of each number: its latent, gradient, two moments, and what it was before
 # Of pricing on a token: forth through the model, forth and back through each block, and what the
 # options of the matrices take.
@@ -153,7 +154,7 @@ def predict_stages(work: Work, speed: Speed) -> tuple[Stage, ...]:
         Stage(
             "final measurements",
             f"about {work.finalists} plans on {work.report_tokens:,} tokens",
-            work.finalists * speed.scoring.seconds(work.report_tokens) / work.workers,
+            _scoring(speed, work.report_tokens) * work.finalists / work.workers,
             (scored + built) * work.workers,
         ),
         *_healing(work, speed, scored),
@@ -210,12 +211,17 @@ def _timing_layers(work: Work) -> tuple[Stage, ...]:
 
 
 def _trials(work: Work, speed: Speed, memory: int) -> Stage:
-    each = speed.scoring.seconds(work.selection_tokens) + _timing(speed)
+    each = _scoring(speed, work.selection_tokens) + _timing(speed)
     seconds = work.trials * each + _fit_seconds(work.built, speed, 1)
     what = f"{work.trials} plans on {work.selection_tokens:,} tokens"
     if work.workers > 1:
         what += f", {work.workers} at a time"
     return Stage("trials", what, seconds / work.workers, memory * work.workers)
+
+
+def _scoring(speed: Speed, tokens: int) -> float:
+    """Seconds that scoring one compressed plan on a text takes."""
+    return SCORING_SLOWDOWN * speed.scoring.seconds(tokens)
 
 
 def _timing(speed: Speed) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
 from autocompress.api.finish import REFIT_BEST, Finish, finish_search
-from autocompress.api.forecast import REFIT_PASSES
+from autocompress.api.forecast import REFIT_PASSES, SCORING_SLOWDOWN
 from autocompress.api.heal_plan import healing_text
 from autocompress.api.left_dense import unreached_of, within_reach
 from autocompress.api.quality_target import (
@@ -56,7 +56,6 @@ from autocompress.surgery.stored_types import dtype_name
 from autocompress.units import Budget, Limits
 
 THIS_PROCESS = EngineSettings()
-SLOWER_THAN_DENSE = 1.3  # a compressed plan, to score
 FINISH_SHARE = 0.3  # of the time left, at most, to fit the best plan anew
 FITTING_SHARE = 0.4  # of the time left, at most, to fit what plans take
 PRICING_SHARE = 0.5  # of the time left, at most, to price options; the rest is for trials
@@ -188,8 +187,8 @@ def _with_what_follows(
     too large a share of the time, it is not waited for.
     """
     seconds = desk.selection.seconds + desk.report.seconds
-    each = SLOWER_THAN_DENSE * seconds / (texts.selection_tokens + texts.report_tokens)
-    report = each * texts.report_tokens
+    each = seconds / (texts.selection_tokens + texts.report_tokens)
+    report = SCORING_SLOWDOWN * each * texts.report_tokens
     plans = 0 if finish is None or finish.whole_front else 2
     anew = plans * (each * REFIT_PASSES * texts.refit_tokens + report)
     left = effort.deadline - time.monotonic()

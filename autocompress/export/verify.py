@@ -120,6 +120,7 @@ def score_in_fresh_process(
 def main(folder: str, ids: str, context: str, settings: str) -> None:
     """Load, score and print one line."""
     from autocompress.evaluation.scoring import score
+    from autocompress.surgery.dense_copies import dense_copies
     from autocompress.surgery.inventory import stored_bytes
     from autocompress.surgery.loading import load_model
 
@@ -127,7 +128,8 @@ def main(folder: str, ids: str, context: str, settings: str) -> None:
     model = loaded.model
     tensors = load_file(ids)
     begin = tuple(map(int, tensors["begin"]))
-    scored = score(model, Windows(tensors["ids"], int(context), begin))
+    with dense_copies(model):  # as the search scores it: kernels for codes round otherwise
+        scored = score(model, Windows(tensors["ids"], int(context), begin))
     seen = Verification(scored.perplexity, scored.tokens, stored_bytes(model, loaded.stored_types))
     give_answer(asdict(seen))
 
