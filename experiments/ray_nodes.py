@@ -30,7 +30,12 @@ from typing import NamedTuple
 import psutil  # type: ignore[import-untyped]
 
 MAIN = "import sys; from autocompress.cli.main import main; sys.exit(main())"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+# All on one machine: a token that lies in a home folder would be asked of some and not of others.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+    "RAY_AUTH_MODE": "disabled",
+}
 RAY = Path(sys.executable).parent / "ray"
 HOST = "127.0.0.1"
 
@@ -105,7 +110,12 @@ def search(runs: Path, address: str, args: argparse.Namespace) -> Ran:
         if getattr(args, name) is not None:
             command += [f"--{name}", str(Path(getattr(args, name)).absolute())]
     started = time.monotonic()
-    ran = subprocess.run([sys.executable, "-c", MAIN, *command], capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", MAIN, *command],
+        env=os.environ | QUIET,
+        capture_output=True,
+        text=True,
+    )
     seconds = time.monotonic() - started
     if ran.returncode:
         sys.exit(f"the search ended with status {ran.returncode}:\n{ran.stderr[-4000:]}")
