@@ -31,7 +31,7 @@ from autocompress.search.space import Space
 FIRST_TOKENS = 32
 SECONDS_OF_TOKENS = 0.5  # that the longer of two passes over tokens should take
 REPEATS = 2  # of each pass; the quicker counts, for other programs only ever add to it
-LONG = 0.5  # seconds of a first pass, from which on it is not repeated: what disturbs it is little
+LONG = 0.5  # seconds of a pass, from which on it is not repeated: what disturbs it is little
 SIDES = (64, 128, 256, 512)  # of the square matrices that options are fitted to; the first warms up
 SECONDS_OF_SIDES = 1.5  # spent on them, after which no larger one is begun
 TIMED_TOKENS = 6
@@ -108,10 +108,10 @@ def per_token(run: Callable[[int], None], most: int) -> PerToken:
         most: tokens that there are.
     """
     few = min(FIRST_TOKENS, most)
-    short = _seconds(lambda: run(few))  # the first use of everything
+    run(few)  # the first use of everything
+    short = _seconds(lambda: run(few))
     repeats = REPEATS if short < LONG else 1
-    if repeats > 1:
-        short = min(_seconds(lambda: run(few)) for _ in range(repeats))
+    short = min([short, *(_seconds(lambda: run(few)) for _ in range(repeats - 1))])
     many = min(most, max(4 * few, int(few * SECONDS_OF_TOKENS / short)))
     if many <= few:
         return PerToken(0.0, short / few)

@@ -158,7 +158,7 @@ def test_times_are_said_with_no_more_digits_than_they_are_worth(seconds, words):
 def test_fitting_anew_takes_passes_over_its_text_for_each_plan():
     stages = by_name(replace(WORK, healed=2, refit_tokens=20_000))
     assert stages["fitting anew"].work == "about 2 plans on 20,000 tokens"
-    assert stages["fitting anew"].seconds == pytest.approx(2 * 6 * SPEED.scoring.seconds(20_000))
+    assert stages["fitting anew"].seconds == pytest.approx(2 * 12 * SPEED.scoring.seconds(20_000))
     assert "healing" not in stages
 
 
