@@ -123,7 +123,7 @@ def search(runs: Path, address: str, args: argparse.Namespace) -> Ran:
 
 
 def kept(runs: Path) -> dict[Path, int]:
-    """When each entry of the cache that is written once was written, in nanoseconds."""
+    """The file number of each entry of the cache that is written once: a new one if it is again."""
     every = (path for kind in ("layers", "statistics") for path in runs.rglob(f"{kind}/**/*"))
     return {path: path.stat().st_ino for path in every if path.suffix == ".safetensors"}
 

@@ -128,7 +128,7 @@ def main(folder: str, ids: str, context: str, settings: str) -> None:
     model = loaded.model
     tensors = load_file(ids)
     begin = tuple(map(int, tensors["begin"]))
-    with dense_copies(model):  # as the search scores it: kernels for codes round otherwise
+    with dense_copies(model):  # as the search scores it: in 16 bits factors round otherwise
         scored = score(model, Windows(tensors["ids"], int(context), begin))
     seen = Verification(scored.perplexity, scored.tokens, stored_bytes(model, loaded.stored_types))
     give_answer(asdict(seen))

@@ -200,7 +200,7 @@ def test_fitting_all_beside_a_recipe_that_says_everything_is_refused(place, caps
 
 
 def test_what_is_measured_in_bf16_is_what_is_loaded(place, capsys):
-    """Kernels for codes round otherwise than dense copies in 16 bits: all score in one way."""
+    """Factors round otherwise than their product in 16 bits: all score in one way."""
     bf16 = ["--compute-dtype", "bfloat16", "--effort", "quick", "--methods", "svd"]
     assert main(["compress", "half demo", "--out", "small", "--budget", "3x", *MODEL, *bf16]) == 0
     seen = json.loads((place / "small" / "measurements.json").read_text())

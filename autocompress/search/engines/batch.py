@@ -47,5 +47,5 @@ class Batch:
             TimeIsUp: not all were done in time.
         """
         if len(self._values) < self._count:
-            raise TimeIsUp.during("doing what several workers share")
+            raise TimeIsUp.during("fitting options")
         return [self._values[number] for number in range(self._count)]
