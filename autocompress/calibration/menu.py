@@ -10,12 +10,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
-import torch
-from torch import Tensor
-
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
-from autocompress.numerics.metric import MOST_WEIGHTED, apply_gram
+from autocompress.numerics.metric import MOST_WEIGHTED, Curvature, apply_gram
 from autocompress.records import Kind, LayerSpec
 from autocompress.surgery.inventory import placed_entries
 
@@ -169,47 +166,40 @@ class Menu:
 
 
 def judge(problem: MatrixProblem, layer: CompressedMatrix) -> Fit:
-    """Predict the damage of a built layer, and compare its outputs with the dense layer's."""
-    change = layer.to_dense().to(problem.weight.device).float() - problem.weight32
-    first, *others = problem.metric.terms
-    if first.rows.ndim == 2:  # the largest product serves both
-        weighted = apply_gram(first.columns.to(change), change.T).T
-        damage = first.damage(change, weighted)
-    else:
-        weighted, damage = None, first.damage(change)
-    damage += sum(term.damage(change) for term in others)
-    return Fit(max(damage, 0.0), output_cosine(problem, change, weighted))
+    """Predict the damage of a built layer, and compare its outputs with the dense layer's.
 
-
-def output_cosine(problem: MatrixProblem, change: Tensor, weighted: Tensor | None = None) -> float:
-    """Cosine of ``W x`` and ``(W + D) x`` over the calibration inputs, from their Gram matrix.
-
-    Args:
-        problem: the dense matrix ``W`` with its metric.
-        change: ``D [out, in]`` in fp32.
-        weighted: its product with the Gram matrix of the inputs, where that is known.
+    The outputs are compared by their Gram matrix: with that of the inputs, ``G``, the cosine of
+    ``W x`` and ``(W + D) x`` follows from the sums of ``W G W``, ``W G D`` and ``D G D``. Rows that
+    do not interact are taken some at a time, so that a large matrix is not copied as a whole.
     """
-    seen = _outputs(problem)
-    dense = float((seen * problem.weight32).sum())
-    cross = float((seen * change).sum())
-    own = float(((_outputs_of(problem, change) if weighted is None else weighted) * change).sum())
+    stored = layer.to_dense().to(problem.weight.device)
+    damage = dense = cross = own = 0.0
+    for rows in _blocks_of_rows(problem):
+        weight = problem.weight[rows].detach().float()
+        change = stored[rows].float() - weight
+        products = [apply_gram(t.columns.to(change), change.T).T for t in problem.metric.terms]
+        for term, product in zip(problem.metric.terms, products, strict=True):
+            damage += Curvature(term.rows[rows], term.columns).damage(change, product)
+        first = problem.metric.terms[0]
+        if problem.spec.kind is Kind.EMBEDDING:  # its outputs are its rows, as often as they occur
+            gram = first.rows[rows].to(change)
+            seen, changed = apply_gram(gram, weight), apply_gram(gram, change)
+        else:
+            seen, changed = apply_gram(first.columns.to(change), weight.T).T, products[0]
+        dense += float((seen * weight).sum())
+        cross += float((seen * change).sum())
+        own += float((changed * change).sum())
     norm = math.sqrt(max(dense * (dense + 2 * cross + own), 0.0))
-    return (dense + cross) / norm if norm > 0 else 1.0
+    return Fit(max(damage, 0.0), (dense + cross) / norm if norm > 0 else 1.0)
 
 
-def _outputs(problem: MatrixProblem) -> Tensor:
-    return problem.once("weighted by inputs", lambda: _outputs_of(problem, problem.weight32))
-
-
-def _outputs_of(problem: MatrixProblem, matrix: Tensor) -> Tensor:
-    """``matrix [out, in]`` times the Gram matrix of the inputs, which of a lookup are its rows."""
-    term = problem.metric.terms[0]
-    lookup = problem.spec.kind is Kind.EMBEDDING
-    gram = (term.rows if lookup else term.columns).to(matrix)
-    if lookup:
-        return apply_gram(gram, matrix)
-    at_once = max(1, MOST_WEIGHTED // matrix.shape[1])
-    return torch.cat([apply_gram(gram, part.T).T for part in torch.split(matrix, at_once)])
+def _blocks_of_rows(problem: MatrixProblem) -> list[slice]:
+    """All rows of a matrix, some at a time where none interacts with another."""
+    rows, columns = problem.spec.shape
+    if any(term.rows.ndim == 2 for term in problem.metric.terms):
+        return [slice(0, rows)]
+    at_once = max(1, MOST_WEIGHTED // columns)
+    return [slice(start, start + at_once) for start in range(0, rows, at_once)]
 
 
 def file_bytes(method: Method, spec: LayerSpec) -> int:

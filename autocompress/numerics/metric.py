@@ -40,6 +40,8 @@ class Curvature:
         if rows.ndim == 2:
             inner = apply_gram(columns, change.T).T if weighted is None else weighted
             return 0.5 * float((apply_gram(rows, inner) * change).sum())
+        if weighted is not None:
+            return 0.5 * float((weighted * change).sum(1) @ rows)
         total = 0.0
         at_once = max(1, MOST_WEIGHTED // change.shape[1])
         parts = torch.split(change, at_once)

@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from autocompress.calibration import fitting as module
+from autocompress.calibration import menu as menu_module
 from autocompress.calibration.fitting import build_menu, most_at_once
-from autocompress.calibration.menu import file_bytes, judge, output_cosine
+from autocompress.calibration.menu import file_bytes, judge
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
@@ -150,9 +151,11 @@ def test_a_kept_layer_does_no_damage(make_builder):
     assert math.isclose(fit.cosine, 1.0, abs_tol=1e-6)
 
 
+@pytest.mark.parametrize("at_once", [2**22, 200], ids=["whole", "in blocks"])
 @pytest.mark.parametrize("index", [0, 1])
-def test_the_cosine_is_that_of_the_outputs(make_builder, index):
+def test_the_cosine_is_that_of_the_outputs(make_builder, monkeypatch, index, at_once):
     """Oracle: the outputs themselves, for inputs whose Gram matrix the metric holds."""
+    monkeypatch.setattr(menu_module, "MOST_WEIGHTED", at_once)
     builder = make_builder()
     spec = builder.workbench.inventory.layers[index]
     generator = torch.Generator().manual_seed(2)
@@ -164,15 +167,17 @@ def test_the_cosine_is_that_of_the_outputs(make_builder, index):
         x = torch.randn(50, spec.in_features, generator=generator)
         term = Curvature(torch.ones(spec.out_features), x.T @ x / 50)
     problem = builder.workbench.problem(spec.name, Metric((term,)))
-    compressed = Svd(3, "plain").build(problem).to_dense()
+    layer = Svd(3, "plain").build(problem)
+    compressed = layer.to_dense()
     if spec.kind is Kind.EMBEDDING:
         dense_out, out = problem.weight32[ids], compressed[ids]
     else:
         dense_out, out = x @ problem.weight32.T, x @ compressed.T
     expected = torch.cosine_similarity(dense_out.flatten(), out.flatten(), dim=0)
     assert 0.05 < float(expected) < 0.99
-    got = output_cosine(problem, compressed - problem.weight32)
-    assert_close(torch.tensor(got), expected, rtol=1e-4, atol=1e-5)
+    fit = judge(problem, layer)
+    assert_close(torch.tensor(fit.cosine), expected, rtol=1e-4, atol=1e-5)
+    assert math.isclose(fit.damage, problem.damage(compressed), rel_tol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
