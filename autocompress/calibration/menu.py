@@ -96,6 +96,10 @@ class LayerMenu:
         """Options that may be chosen."""
         return tuple(each for each in self.options if each.state is not State.LEFT_OUT)
 
+    def option(self, method: Method | None) -> Option | None:
+        """The option of a method, if there is one."""
+        return next((each for each in self.options if each.method == method), None)
+
     @property
     def undominated(self) -> tuple[Option, ...]:
         """Fitted options no other beats in bytes and damage, by rising bytes and falling damage."""
@@ -147,6 +151,17 @@ class Menu:
 
     def __getitem__(self, name: str) -> LayerMenu:
         return next(layer for layer in self.layers if layer.spec.name == name)
+
+    def fitted_alone(self) -> Menu:
+        """The same with nothing on offer but what is fitted."""
+
+        def held_back(option: Option) -> Option:
+            fitted = option.state is State.FITTED
+            return option if fitted else replace(option, state=State.LEFT_OUT)
+
+        return Menu(
+            tuple(LayerMenu(each.spec, tuple(map(held_back, each.options))) for each in self.layers)
+        )
 
     @property
     def options(self) -> int:

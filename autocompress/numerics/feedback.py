@@ -101,20 +101,20 @@ class Feedback:
 def inverse_factor(gram: Tensor, damping: float = DAMPING) -> Tensor | None:
     """Upper Cholesky factor of the inverse of a damped Gram matrix ``[n, n]``, in fp64.
 
-    Damping is raised tenfold until the matrix can be inverted; ``None`` when it cannot even at
-    ``MOST_DAMPING``.
+    With rows and columns in reverse, ``G = L L^T`` for a lower ``L``; its inverse, turned back, is
+    the factor, so that the inverse itself is never made. Damping is raised tenfold until the matrix
+    can be inverted; ``None`` when it cannot even at ``MOST_DAMPING``.
     """
-    gram = gram.double()
-    upper: Tensor
-    mean = float(gram.diagonal().mean())
+    reverse = gram.double().flip(0, 1)
+    mean = float(reverse.diagonal().mean())
     if not mean > 0:
         return None
-    identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+    identity = torch.eye(gram.shape[0], dtype=reverse.dtype, device=gram.device)
     while damping <= MOST_DAMPING:
-        lower, failed = torch.linalg.cholesky_ex(gram + damping * mean * identity)
+        lower, failed = torch.linalg.cholesky_ex(reverse + damping * mean * identity)
         if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed) and bool(torch.isfinite(upper).all()):
+            upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+            if bool(torch.isfinite(upper).all()):
                 return upper
         damping *= 10
     return None

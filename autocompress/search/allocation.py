@@ -13,7 +13,7 @@ from autocompress.search.allocator import (
     choices_of,
     in_layer_order,
 )
-from autocompress.search.knobs import Knobs
+from autocompress.search.knobs import Knobs, Scorer
 from autocompress.search.priced_menu import PricedMenu
 
 
@@ -33,9 +33,13 @@ def bent_choices(
         priced: what options cost inside a compressed model.
         latencies: what each option takes of a token; unknown when left out.
     """
+    return choices_of(menu, scorer_of(menu, knobs, priced), groups, latencies)
+
+
+def scorer_of(menu: Menu, knobs: Knobs, priced: PricedMenu | None = None) -> Scorer:
+    """What scores the options of a menu under knobs; see ``bent_choices``."""
     depths = [layer.spec.depth for layer in menu.layers if layer.spec.depth is not None]
-    blocks = max(depths, default=-1) + 1
-    return choices_of(menu, knobs.scorer(blocks, priced), groups, latencies)
+    return knobs.scorer(max(depths, default=-1) + 1, priced)
 
 
 def allocated_plan(

@@ -11,7 +11,7 @@ from autocompress.errors import BudgetUnreachable
 from autocompress.methods.plan import Plan
 from autocompress.search.against_dense import rise
 from autocompress.search.dominance import selection_loss
-from autocompress.search.knobs import Knobs, Scorer
+from autocompress.search.knobs import Knobs
 from autocompress.search.proposer import Proposer
 from autocompress.search.study import HAND_WRITTEN, StudyRecord
 from autocompress.units import format_bytes
@@ -57,9 +57,9 @@ def predict(study: StudyRecord, proposer: Proposer, limit_bytes: int) -> Predict
             f"({math.floor(study.dense_bytes / least * 100) / 100:.2f}x)",
         )
     plan = proposer.allocated(Knobs(), min(limit_bytes, study.dense_bytes))
-    score = total_score(proposer, plan)
+    score = proposer.score(plan, Knobs())
     known = sorted(
-        (total_score(proposer, trial.plan), trial.selection.kl, rise(study, trial))
+        (proposer.score(trial.plan, Knobs()), trial.selection.kl, rise(study, trial))
         for trial in study.unhealed.complete
         if trial.phase != HAND_WRITTEN
         and trial.selection is not None
@@ -76,15 +76,3 @@ def predict(study: StudyRecord, proposer: Proposer, limit_bytes: int) -> Predict
     kl = math.exp(np.interp(place, places, np.log(divergences)))
     risen = float(np.interp(place, places, rises))
     return Prediction(plan, size, kl, risen, len(known), beyond=bool(score > scores[-1]))
-
-
-def total_score(proposer: Proposer, plan: Plan) -> float:
-    """Sum of the measured damages of a plan's options, nats per token; not of those not on it."""
-    depths = [layer.spec.depth for layer in proposer.menu.layers if layer.spec.depth is not None]
-    scorer = Scorer(Knobs(), max(depths, default=-1) + 1, proposer.priced)
-    return sum(
-        scorer(layer, option)
-        for layer in proposer.menu.layers
-        for option in layer.options
-        if option.method == plan.get(layer.spec.name)
-    )

@@ -18,7 +18,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.search.against_dense import within_costs
 from autocompress.search.aiming import aim, bracket, sightings_of
-from autocompress.search.allocation import allocated_plan, bent_choices
+from autocompress.search.allocation import allocated_plan, bent_choices, scorer_of
 from autocompress.search.allocator import Choice, smallest_bytes
 from autocompress.search.dominance import ranking_loss
 from autocompress.search.end_to_end import Relation, TimedPlan, relate
@@ -45,6 +45,9 @@ SWEEP_WITHOUT_LIMIT = (0.5, 0.25, 0.16, 0.125, 0.1, 0.085, 0.07, 0.06, 0.05)
 MOST_NEIGHBOURS = 4_000  # of a plan that are looked at; of 30 matrices there are fewer
 
 MOST_SETTLINGS = 4  # allocations in a row that take options which are only predicted
+# Of the score: a plan of fitted options is taken where no other is predicted to be better by more.
+# What is chosen for a low prediction mostly turns out worse, so there is less to gain than it says.
+NOT_WORTH_FITTING = 0.02
 SLOWEST_TO_LEARN = 1.5  # times the dense model: how much slower a plan is, is of no interest
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
 NEARLY = 0.1  # of the way from the fastest plan to the dense model
@@ -226,20 +229,45 @@ class Proposer:
     def settled(self, knobs: Knobs, *sizes: float) -> Plan:
         """The plan of least score at the first of some sizes, when all that it takes is fitted.
 
-        What plans take at the other sizes is fitted with it, so that all of it can be priced.
+        What plans take at the other sizes is fitted with it, so that all of it can be priced. Where
+        plans of what is fitted are nearly as good at all sizes, nothing more is fitted.
         """
-        for _ in range(MOST_SETTLINGS):
+        for turn in range(MOST_SETTLINGS):
             plans = [self.allocated(knobs, size) for size in sizes]
+            fitted = self._fitted_plans(knobs, sizes, plans) if turn else None
+            if fitted is not None:
+                return fitted[0]
             if not self.fit_plans(plans):
                 return plans[0]
         return self.allocated(knobs, sizes[0])
 
+    def _fitted_plans(
+        self, knobs: Knobs, sizes: Sequence[float], plans: Sequence[Plan]
+    ) -> list[Plan] | None:
+        """Plans of fitted options alone, where they are nearly as good as some plans."""
+        known, found = self.menu.fitted_alone(), []
+        for size, plan in zip(sizes, plans, strict=True):
+            try:
+                fitted = self.allocated(knobs, size, known)
+            except BudgetUnreachable:
+                return None
+            if self.score(fitted, knobs) > (1 + NOT_WORTH_FITTING) * self.score(plan, knobs):
+                return None
+            found.append(fitted)
+        return None if self.menu.unfitted(_taken(found)) else found  # tied ones may be, in part
+
+    def score(self, plan: Plan, knobs: Knobs) -> float:
+        """Sum of the scores of a plan's options under knobs; not of those not on the menu."""
+        scorer = scorer_of(self.menu, knobs, self.priced)
+        return sum(
+            scorer(layer, option)
+            for layer in self.menu.layers
+            if (option := layer.option(plan.get(layer.spec.name))) is not None
+        )
+
     def fit_plans(self, plans: Iterable[Plan]) -> bool:
         """Fit what plans take and is only predicted yet; whether there was anything."""
-        taken: dict[str, list[Method]] = defaultdict(list)
-        for plan in plans:
-            for name, method in plan.items():
-                taken[name].append(method)
+        taken = _taken(plans)
         if self._fit is None or time.monotonic() >= self.fit_until:
             return False
         if not self.menu.unfitted(taken):
@@ -327,20 +355,26 @@ class Proposer:
             return True
         return self.latencies.total(plan) <= max(self.room_ms, self.latencies.total(other))
 
-    def allocated(self, knobs: Knobs, target_bytes: float) -> Plan:
+    def allocated(self, knobs: Knobs, target_bytes: float, menu: Menu | None = None) -> Plan:
         """The plan of least score under knobs, within so many bytes and the limit of latency.
 
         Where the two cannot be met together by the table, which may be off, it is nearly the
         fastest: to be the very fastest costs any amount of damage.
+
+        Args:
+            knobs: how damages are bent.
+            target_bytes: of the whole model.
+            menu: options of every layer, in place of the proposer's.
         """
-        choices = self._choices(knobs)
+        menu = self.menu if menu is None else menu
+        choices = bent_choices(menu, knobs, self.groups, self.priced, self.latencies)
         room = int(target_bytes) - self.inventory.rest_bytes
         price = self._price_ms(knobs, choices, room)
         room_ms = self.room_ms
         if room_ms is not None and self.latencies is not None:
             least = self.latencies.total(self.fastest(target_bytes))
             room_ms = max(room_ms, least + NEARLY * abs(self.latencies.dense_ms - least))
-        return allocated_plan(self.menu, choices, room, room_ms, price_ms=price)
+        return allocated_plan(menu, choices, room, room_ms, price_ms=price)
 
     def fastest(self, target_bytes: float) -> Plan:
         """The plan that takes least time by the table, within so many bytes."""
@@ -362,3 +396,12 @@ class Proposer:
     def least_bytes(self) -> int:
         """Bytes of the smallest model that the menu allows."""
         return self.inventory.rest_bytes + smallest_bytes(self._choices(PREDICTED))
+
+
+def _taken(plans: Iterable[Plan]) -> dict[str, list[Method]]:
+    """What some plans take, by layer name."""
+    taken: dict[str, list[Method]] = defaultdict(list)
+    for plan in plans:
+        for name, method in plan.items():
+            taken[name].append(method)
+    return taken

@@ -7,7 +7,7 @@ import pytest
 
 from autocompress.errors import BudgetUnreachable
 from autocompress.search.knobs import Knobs
-from autocompress.search.prediction import predict, total_score
+from autocompress.search.prediction import predict
 from autocompress.search.proposer import Proposer
 from autocompress.search.study import HEALED, Healing
 from autocompress.units import Limits
@@ -29,7 +29,7 @@ def study(tmp_path, proposer):
     header = header_of(tmp_path, Limits(DENSE_BYTES // 4, None))
     for number, ratio in enumerate(RATIOS):
         plan = proposer.allocated(Knobs(), DENSE_BYTES / ratio)
-        score = total_score(proposer, plan)
+        score = proposer.score(plan, Knobs())
         made = trial(number, 2 * score, INVENTORY.plan_bytes(plan))
         selection = replace(
             made.selection,
@@ -43,11 +43,11 @@ def study(tmp_path, proposer):
 def test_a_plan_between_the_trials_is_read_off_them(study, proposer):
     limit = int(DENSE_BYTES / 5)
     predicted = predict(study, proposer, limit)
-    score = total_score(proposer, predicted.plan)
+    score = proposer.score(predicted.plan, Knobs())
     assert predicted.bytes <= limit
     assert predicted.plan == proposer.allocated(Knobs(), limit)
     assert predicted.kl == pytest.approx(3 * score)
-    known = [2 * total_score(proposer, t.plan) for t in study.trials]
+    known = [2 * proposer.score(t.plan, Knobs()) for t in study.trials]
     assert min(known) <= predicted.rise <= max(known)
     assert (predicted.trials, predicted.beyond) == (len(RATIOS), False)
 

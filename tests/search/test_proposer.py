@@ -17,7 +17,14 @@ from autocompress.methods.svd import Svd
 from autocompress.search.end_to_end import Relation
 from autocompress.search.knobs import Knobs
 from autocompress.search.priced_menu import Price, PricedMenu
-from autocompress.search.proposer import PREDICTED, SWEEP, SWEEP_WITHOUT_LIMIT, Proposer
+from autocompress.search.proposer import (
+    MOST_SETTLINGS,
+    NOT_WORTH_FITTING,
+    PREDICTED,
+    SWEEP,
+    SWEEP_WITHOUT_LIMIT,
+    Proposer,
+)
 from autocompress.units import Limits
 from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, REST_BYTES, SPECS
 from tests.search.study_fixtures import measurement, trial
@@ -272,3 +279,53 @@ def test_a_latency_limit_is_refused_only_where_no_form_comes_near():
     with pytest.raises(BudgetUnreachable, match=r"as fast.*got 3 ms a token \(0.3x\).*0.50x"):
         proposer(latency_ms=3.0, table=table).check_latency(10.0)
     proposer(latency_ms=3.0).check_latency(10.0)
+
+
+def predicted(menu: Menu, too_low: float) -> Menu:
+    """A menu of which nothing is fitted but what is kept, with predictions that are too low."""
+    return Menu(
+        tuple(
+            LayerMenu(
+                layer.spec,
+                tuple(
+                    option
+                    if option.method == Keep()
+                    else Option.expected(option.method, layer.spec, (1 - too_low) * option.damage)
+                    for option in layer.options
+                ),
+            )
+            for layer in menu.layers
+        )
+    )
+
+
+@pytest.mark.parametrize(("too_low", "rounds_needed"), [(0.01, 1), (0.3, MOST_SETTLINGS)])
+def test_fits_end_where_fitted_plans_are_as_good_as_predicted_ones(too_low, rounds_needed):
+    """What is predicted of the rest is corrected by no fit here, so that it always looks better."""
+    rounds = []
+
+    def fit(menu, taken, _deadline):
+        rounds.append(menu.unfitted(taken))
+        return Menu(
+            tuple(
+                LayerMenu(
+                    layer.spec,
+                    tuple(
+                        MENU[layer.spec.name].option(option.method)
+                        if option.method in taken[layer.spec.name]
+                        else option
+                        for option in layer.options
+                    ),
+                )
+                for layer in menu.layers
+            )
+        )
+
+    ours = Proposer(predicted(MENU, too_low), INVENTORY, Limits(LIMIT, None), fit=fit)
+    plan = ours.settled(PREDICTED, LIMIT, 1.5 * LIMIT)
+    assert len(rounds) == rounds_needed
+    left = ours.menu.unfitted({name: [method] for name, method in plan.items()})
+    assert not left or rounds_needed == MOST_SETTLINGS
+    assert INVENTORY.plan_bytes(plan) <= LIMIT
+    best = proposer().score(proposer().allocated(PREDICTED, LIMIT), PREDICTED)
+    assert ours.score(plan, PREDICTED) <= (1 + NOT_WORTH_FITTING + too_low) * best
