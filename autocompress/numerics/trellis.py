@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -119,31 +119,95 @@ def find_scales(weight: Tensor, groups: int, importance: Tensor) -> Tensor:
     return scale.to(scale_type(scale))
 
 
+SearchPaths = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Finds the codes of a column: of targets and weights of their squared errors, both fp32 ``[n]``,
+the codes, uint8 ``[n]``, and the levels that they lead to, fp32 ``[n]``. See ``search_paths``."""
+
+
+def search_paths(targets: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Find the codes of least weighted squared error of a column, in steps that a GPU takes.
+
+    All chains take a step together, so that there are as many steps as a chain has rows. It is what
+    the compiled loop of ``trellis_loops.path_search`` finds; only ties may fall otherwise.
+    """
+    whole = len(targets) // CHAIN_ROWS * CHAIN_ROWS
+    found = [
+        _search_chains(targets[rows].reshape(-1, length), weights[rows].reshape(-1, length), bits)
+        for rows, length in (
+            (slice(0, whole), CHAIN_ROWS),
+            (slice(whole, None), len(targets) - whole),
+        )
+        if length and len(targets[rows])
+    ]
+    codes, values = zip(*found, strict=True)
+    return torch.cat([part.flatten() for part in codes]), torch.cat([v.flatten() for v in values])
+
+
+def _search_chains(targets: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """See ``search_paths``; of chains ``[chains, steps]``, by the algorithm of Viterbi 1967."""
+    chains, steps = targets.shape
+    branches, groups = 1 << bits, (1 << STATE_BITS) >> bits
+    table = levels().to(targets.device)
+    cost = targets.new_full((chains, len(table)), torch.inf)
+    cost[:, 0] = 0.0
+    origins = torch.empty(steps, chains, groups, dtype=torch.uint8, device=targets.device)
+    for step in range(steps):
+        least, origin = cost.view(chains, groups, branches).min(-1)
+        origins[step] = origin
+        errors = (targets[:, step, None] - table).square_().mul_(weights[:, step, None])
+        cost = errors.view(chains, branches, groups).add_(least[:, None]).view(chains, -1)
+    state = cost.argmin(1)
+    states = torch.empty(chains, steps, dtype=torch.long, device=targets.device)
+    for step in range(steps - 1, -1, -1):
+        states[:, step] = state
+        group = state % groups
+        state = group * branches + origins[step].gather(1, group[:, None])[:, 0]
+    return (states // groups).to(torch.uint8), table[states]
+
+
+def _compiled_search(bits: int, each: Callable[..., Iterable[None]]) -> SearchPaths:
+    """The same by a compiled loop over each chain.
+
+    Args:
+        bits: bits of a code.
+        each: applies a function to the chains of a column, as ``map`` does.
+    """
+    from autocompress.numerics.trellis_loops import path_search  # numba imports slowly
+
+    search, table = path_search(bits, STATE_BITS), levels().numpy()
+
+    def code(chain: tuple[Tensor, ...]) -> None:
+        aims, costs, codes, values = (part.numpy() for part in chain)
+        search(aims, costs, table, codes, values)
+
+    def search_column(targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        codes, values = torch.zeros(len(targets), dtype=torch.uint8), torch.zeros_like(targets)
+        parts = (torch.split(each_, CHAIN_ROWS) for each_ in (targets, weights, codes, values))
+        list(each(code, list(zip(*parts, strict=True))))
+        return codes, values
+
+    return search_column
+
+
 class Encoder:
     """Codes of a matrix ``[out, in]``, found column by column.
 
     Args:
-        weight: ``[out, in]`` in fp32, on the CPU.
+        weight: ``[out, in]`` in fp32.
         scale: fp16 or bf16 ``[out, groups]``.
-        bits: bits of a code.
         row_weights: ``[out]``, what an error in each row costs.
-        each: applies a function to the chains of a column, as ``map`` does.
+        search: finds the codes of a column.
     """
 
     def __init__(
-        self,
-        weight: Tensor,
-        scale: Tensor,
-        bits: int,
-        row_weights: Tensor,
-        each: Callable[..., Iterable[None]] = map,
+        self, weight: Tensor, scale: Tensor, row_weights: Tensor, search: SearchPaths
     ) -> None:
-        self.bits, self.each = bits, each
+        self.search = search
         self.columns = weight.T.contiguous()
         self.scale = scale.float().T.repeat_interleave(weight.shape[1] // scale.shape[1], 0)
         self.inverse = torch.where(self.scale > 0, 1 / self.scale, 0.0)
         self.row_weights = row_weights + ROW_DAMPING * row_weights.mean()
-        self.codes = torch.zeros(self.columns.shape, dtype=torch.uint8)
+        self.codes = torch.zeros_like(self.columns, dtype=torch.uint8)
         self.values = torch.zeros_like(self.columns)
 
     def round_each(self) -> None:
@@ -156,7 +220,7 @@ class Encoder:
 
         As ``numerics.feedback.round_with_feedback``, with a column's codes chosen jointly.
         """
-        order, factor = feedback.order.cpu(), feedback.factor.cpu()
+        order, factor = (part.to(self.columns.device) for part in (feedback.order, feedback.factor))
         rest = self.columns[order]
         for place, column in enumerate(order.tolist()):
             self._code(column, rest[place])
@@ -166,22 +230,11 @@ class Encoder:
 
     def _code(self, column: int, targets: Tensor) -> None:
         """Choose the codes of a column for its targets ``[out]``."""
-        from autocompress.numerics.trellis_loops import path_search  # numba imports slowly
-
-        search = path_search(self.bits, STATE_BITS)
-        scale, table = self.scale[column], levels().numpy()
+        scale = self.scale[column]
         weights = self.row_weights * scale.square()
         weights = weights / weights.mean().clamp_min(torch.finfo(torch.float32).tiny)
-        aims = targets * self.inverse[column]
-        tensors = (aims, weights, self.codes[column], self.values[column])
-        chains = list(zip(*(torch.split(part, CHAIN_ROWS) for part in tensors), strict=True))
-
-        def code(chain: tuple[Tensor, ...]) -> None:
-            aim, cost, codes, values = (part.numpy() for part in chain)
-            search(aim, cost, table, codes, values)
-
-        list(self.each(code, chains))
-        self.values[column] *= scale
+        self.codes[column], values = self.search(targets * self.inverse[column], weights)
+        self.values[column] = values * scale
 
 
 def encode(
@@ -192,10 +245,10 @@ def encode(
     rows: Tensor,
     feedback: Feedback | None = None,
 ) -> Tensor:
-    """Choose codes for a matrix with given scales.
+    """Choose codes for a matrix with given scales, where it is.
 
     Args:
-        weight: ``[out, in]`` in fp32; the codes are found on the CPU, wherever it is.
+        weight: ``[out, in]`` in fp32.
         scale: fp16 or bf16 ``[out, groups]``.
         bits: bits of a code.
         rows: Gram matrix ``[out, out]`` of the output gradients, or its diagonal ``[out]``.
@@ -207,12 +260,17 @@ def encode(
     weights = rows.float() if rows.ndim == 1 else rows.float().diagonal()
     if not trace(rows) > 0:
         weights = torch.ones_like(weights)
-    arguments = (weight.cpu(), scale.cpu(), bits, weights.cpu())
+    arguments = (weight, scale.to(weight.device), weights.to(weight.device))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         alone = torch.get_num_threads() == 1 or len(weight) <= CHAIN_ROWS
-        encoder = Encoder(*arguments, each=map if alone else pool.map)
+        search = (
+            _compiled_search(bits, map if alone else pool.map)
+            if weight.device.type == "cpu"
+            else partial(search_paths, bits=bits)
+        )
+        encoder = Encoder(*arguments, search)
         if feedback is None:
             encoder.round_each()
         else:
             encoder.round_with_feedback(feedback)
-    return encoder.codes.T.contiguous().to(weight.device)
+    return encoder.codes.T.contiguous()

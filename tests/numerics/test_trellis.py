@@ -1,10 +1,13 @@
 """Trellis codes: they decode to what was encoded, and come near to what theory allows."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from autocompress.numerics import trellis as module
 from autocompress.numerics.feedback import Feedback
 from autocompress.numerics.rounding import find_grid
 from autocompress.numerics.trellis import (
@@ -18,6 +21,7 @@ from autocompress.numerics.trellis import (
     find_scales,
     levels,
     scaled_levels,
+    search_paths,
     states_of,
 )
 from autocompress.numerics.trellis_loops import path_search
@@ -70,6 +74,19 @@ def test_a_path_is_the_best_of_all(bits: int) -> None:
     best = int(costs.sum(0).argmin())
     assert every[:, best].tolist() == codes.tolist()
     torch.testing.assert_close(read[:, best], torch.from_numpy(values))
+
+
+@pytest.mark.parametrize("bits", TRELLIS_BITS)
+def test_a_gpu_finds_the_codes_that_the_compiled_loop_finds(bits, monkeypatch):
+    """Two whole chains and a part of one, in steps of tensors, on the CPU."""
+    weight, gram = normal(2 * CHAIN_ROWS + 100, 6, bits), normal(40, 6, 9)
+    gram = gram.T @ gram
+    rows = torch.linspace(0.5, 2, len(weight))
+    scale = find_scales(weight, 2, gram.diagonal())
+    looped = encode(weight, scale, bits, rows=rows, feedback=Feedback.of(gram))
+    steps = partial(search_paths, bits=bits)
+    monkeypatch.setattr(module, "_compiled_search", lambda _bits, _each: steps)
+    assert torch.equal(encode(weight, scale, bits, rows=rows, feedback=Feedback.of(gram)), looped)
 
 
 @pytest.mark.parametrize("bits", TRELLIS_BITS)
