@@ -7,8 +7,9 @@ Two nodes are started with `ray start`, one core each, on the loopback interface
 their own. `autocompress search --engine ray --address` runs twice, from an empty cache each time:
 undisturbed, and with the second node killed, all its processes at once, after a part of the seconds
 that the first search took. Printed are the seconds of both, what the second said of lost workers,
-how many entries of the cache were written again after the kill though they had been finished, and
-whether both found the same plans. Nothing else should run on the machine meanwhile.
+how many entries of the cache were written again after the kill though they had been finished (those
+of the task that the node was at: how long before the kill the first of them was), and whether both
+found the same plans. Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -122,10 +123,18 @@ def search(runs: Path, address: str, args: argparse.Namespace) -> Ran:
     return Ran(seconds, ran.stderr, runs / "nodes")
 
 
-def kept(runs: Path) -> dict[Path, int]:
-    """The file number of each entry of the cache that is written once: a new one if it is again."""
+class Entry(NamedTuple):
+    """The number of a file, a new one where it is written again, and when it was written."""
+
+    number: int
+    written: float
+
+
+def kept(runs: Path) -> dict[Path, Entry]:
+    """The entries of the cache that are written once."""
     every = (path for kind in ("layers", "statistics") for path in runs.rglob(f"{kind}/**/*"))
-    return {path: path.stat().st_ino for path in every if path.suffix == ".safetensors"}
+    files = {path: path.stat() for path in every if path.suffix == ".safetensors"}
+    return {path: Entry(file.st_ino, file.st_mtime) for path, file in files.items()}
 
 
 def plans(folder: Path) -> dict[str, float]:
@@ -150,11 +159,12 @@ def main() -> None:
         with two_nodes() as (address, _second):
             whole = search(Path(scratch) / "whole", address, args)
         print(f"undisturbed: {whole.seconds:.0f} s", flush=True)
-        finished: dict[Path, int] = {}
-        runs = Path(scratch) / "killed"
+        finished: dict[Path, Entry] = {}
+        runs, at = Path(scratch) / "killed", list[float]()
         with two_nodes() as (address, second):
 
             def kill() -> None:
+                at.append(time.time())
                 finished.update(kept(runs))
                 kill_node(second)
 
@@ -162,11 +172,19 @@ def main() -> None:
             timer.start()
             killed = search(runs, address, args)
             timer.cancel()
-        again = sum(inode != finished.get(path, inode) for path, inode in kept(runs).items())
+        now = kept(runs)
+        again = [
+            entry for path, entry in finished.items() if now.get(path, entry).number != entry.number
+        ]
         lost = [line for line in killed.said.splitlines() if "lost" in line]
         print(f"one node killed after {args.after * whole.seconds:.0f} s: {killed.seconds:.0f} s")
         print("\n".join(f"  {line}" for line in lost) or "  it said nothing of lost workers")
-        print(f"finished entries of the cache by then: {len(finished)}, written again: {again}")
+        print(
+            f"finished entries of the cache by then: {len(finished)}, written again: {len(again)}"
+        )
+        if again:
+            before = at[0] - min(entry.written for entry in again)
+            print(f"  the first of these was written {before:.1f} s before the kill")
         ours, others = plans(whole.folder), plans(killed.folder)
         common = ours.keys() & others.keys()
         print(f"plans measured: {len(ours)} and {len(others)}, {len(common)} of them the same")

@@ -113,7 +113,7 @@ def inverse_factor(gram: Tensor, damping: float = DAMPING) -> Tensor | None:
     while damping <= MOST_DAMPING:
         lower, failed = torch.linalg.cholesky_ex(reverse + damping * mean * identity)
         if not int(failed):
-            upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+            upper: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
             if bool(torch.isfinite(upper).all()):
                 return upper
         damping *= 10
