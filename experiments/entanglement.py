@@ -30,11 +30,11 @@ from autocompress.api.session import Session
 from autocompress.evaluation.scoring import score
 from autocompress.evaluation.windows import Windows
 from autocompress.healing.healer import Healer
-from autocompress.healing.penalties import Penalty
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
 from autocompress.methods.keep import Keep
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain

@@ -31,10 +31,11 @@ from autocompress.methods.svd import Svd
 from autocompress.methods.trellis import Trellis
 from autocompress.search.allocation import allocated_plan, bent_choices
 from autocompress.search.allocator import least_ms
-from autocompress.search.end_to_end import Relation, TimedPlan, relate
+from autocompress.search.end_to_end import TimedPlan, relate
 from autocompress.search.evaluator import LATENCY_TOKENS
 from autocompress.search.knobs import Knobs
 from autocompress.search.proposer import SLOWEST_TO_LEARN
+from autocompress.search.relation import Relation
 from autocompress.units import Budget
 
 UNIFORM: tuple[Method, ...] = (

@@ -31,9 +31,10 @@ from autocompress.api.session import Session, TextSettings, read_space
 from autocompress.api.study_choice import SearchSettings
 from autocompress.api.worker import WorkerSettings
 from autocompress.calibration.cache import CACHE
+from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.search.engines.base import Engine, Job, Outcome
+from autocompress.search.engines.base import Engine
 from autocompress.search.engines.choosing import load_ray_tune
 from autocompress.search.engines.local import LocalProcesses
 from autocompress.search.prices import price_options

@@ -17,8 +17,8 @@ from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import ConfigurationError, ModelError, StorageError
 from autocompress.export.checkpoint import MEASUREMENTS, RECIPE
 from autocompress.export.weights import weight_files
-from autocompress.healing.penalties import Penalty
 from autocompress.methods.keep import Keep
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.surgery.placement import prefix_of

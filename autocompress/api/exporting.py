@@ -20,7 +20,7 @@ from autocompress.export.card import trust_of
 from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, write_checkpoint
 from autocompress.export.folder import check_free, whole_folder
 from autocompress.export.verify import Verification, verify_checkpoint
-from autocompress.healing.penalties import Penalty
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement

@@ -20,8 +20,8 @@ from autocompress.config.document import read_document
 from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import ConfigurationError
 from autocompress.export.folder import check_free
-from autocompress.healing.penalties import Penalty
 from autocompress.healing.settings import HealSettings, Trained
+from autocompress.methods.penalties import Penalty
 from autocompress.progress import SILENT, Progress
 from autocompress.search.study import StudyRecord
 from autocompress.tracking.mlflow_mirror import mirrored

@@ -8,6 +8,7 @@ from typing import Any
 
 from autocompress.config.recipe_file import save_recipe
 from autocompress.search.prediction import Prediction, predict
+from autocompress.search.proposer import Proposer
 from autocompress.search.stored_menu import read_menu
 from autocompress.search.study import StudyRecord
 from autocompress.units import Budget
@@ -63,7 +64,7 @@ def predict_plan(study: StudyRecord, budget: str) -> PredictedPlan:
     """
     limit = Budget.parse(budget).limits(study.dense_bytes, 1.0).memory_bytes
     limit = study.dense_bytes if limit is None else limit
-    prediction = predict(study, read_menu(study), limit)
+    prediction = predict(study, Proposer.of_stored(read_menu(study), study.limits), limit)
     path = study.folder / f"predicted-{study.dense_bytes / limit:.3g}x.yaml"
     save_recipe(
         prediction.plan,

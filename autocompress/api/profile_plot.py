@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.profiling import Profile, best_at
+from autocompress.calibration.profile import Profile, best_at
 from autocompress.errors import StorageError
 
 PLOT_RATIO = 10

@@ -12,7 +12,7 @@ from autocompress.api.session import Session, tied_names
 from autocompress.errors import BudgetUnreachable, ModelError
 from autocompress.evaluation.latency import Latency
 from autocompress.evaluation.scoring import Score
-from autocompress.healing.penalties import Penalty
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import Progress
 from autocompress.search.aiming import Sighting, aim, approach, bracket

@@ -149,13 +149,13 @@ def run_search(
             effort=settings.effort,
             fit_all=settings.fit_all,
         )
-        keep_menu(folder, proposer)
+        keep_menu(folder, proposer.stored)
         with storage_errors(destination.url(name)):
             search = Search(
                 study, folder, proposer, effort, len(desk.selection.windows), observers, progress
             )
             record = search.run(chosen, lambda trial: OnReport(trial, folder).done_on(desk))
-            keep_menu(folder, proposer)  # with what was fitted on the way
+            keep_menu(folder, proposer.stored)  # with what was fitted on the way
             progress.note(describe_fits(proposer.menu))
             if finish is None or not finish_search(
                 study,

@@ -17,9 +17,9 @@ from autocompress.config.penalty_entries import penalties_that_count
 from autocompress.config.recipe_file import Recipe, check_recipe, own_space, read_recipe
 from autocompress.config.space_file import DEFAULT_SPACE
 from autocompress.errors import ConfigurationError
-from autocompress.healing.penalties import Penalty
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.progress import Progress

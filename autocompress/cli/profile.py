@@ -30,7 +30,7 @@ from autocompress.cli.options import (
 from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
 
 if TYPE_CHECKING:
-    from autocompress.api.profiling import Profile
+    from autocompress.calibration.profile import Profile
 
 
 def profile(
@@ -112,7 +112,7 @@ def _print_table(profile: Profile) -> None:
     from rich.table import Table
 
     from autocompress.api.left_dense import summary_of
-    from autocompress.api.profiling import RATIOS, best_at
+    from autocompress.calibration.profile import RATIOS, best_at
 
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title=f"Sensitivity of {profile.model}, nats per token"

@@ -13,8 +13,8 @@ from pydantic import Field
 from autocompress.config.document import Document
 from autocompress.config.problems import Problem, nearest_name, shown
 from autocompress.config.schema import Strict, one_of
-from autocompress.healing.penalties import Penalty, PenaltyKind, first_match, unmatched_reason
 from autocompress.methods.base import Method
+from autocompress.methods.penalties import Penalty, PenaltyKind, first_match, unmatched_reason
 
 KEY = "penalty"
 

@@ -32,8 +32,8 @@ from autocompress.config.recipe_targets import read_targets
 from autocompress.config.schema import Strict, check, one_of
 from autocompress.config.space_file import space_names
 from autocompress.errors import ConfigurationError, MethodError, RecipeError, StorageError
-from autocompress.healing.penalties import Penalty
 from autocompress.methods.base import Method, repair_notice
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import RECIPE_VERSION, Plan
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import LayerSpec

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from autocompress.healing.bonds import Bonds, bonds_of
-from autocompress.healing.penalties import Penalty, chosen_penalties
 from autocompress.healing.student import Student
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix
+from autocompress.methods.penalties import Penalty, chosen_penalties
 from autocompress.numerics.entanglement import lowering_entropy
 from autocompress.numerics.metric import Curvature, Metric
 

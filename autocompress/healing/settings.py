@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from autocompress.errors import ConfigurationError
-from autocompress.healing.penalties import Penalty
+from autocompress.methods.penalties import Penalty
 
 Trained = Literal["all", "factors"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from autocompress.calibration.menu import Menu
+from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.methods.plan import Plan
 from autocompress.search.allocator import (
     Choice,
@@ -14,7 +15,6 @@ from autocompress.search.allocator import (
     in_layer_order,
 )
 from autocompress.search.knobs import Knobs, Scorer
-from autocompress.search.priced_menu import PricedMenu
 
 
 def bent_choices(

@@ -18,10 +18,11 @@ import optuna
 from optuna.trial import Trial
 
 from autocompress.errors import AutocompressError, StorageError, TimeIsUp
+from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
 from autocompress.search.against_dense import latency_within, meets
-from autocompress.search.engines.base import Engine, Job, Outcome
+from autocompress.search.engines.base import Engine
 from autocompress.search.front import best_and_rival, finalists
 from autocompress.search.hypervolume import hypervolume
 from autocompress.search.knob_sampler import KnobSampler
@@ -237,7 +238,9 @@ class Search:
         elif limits.latency_ms is not None and not by_hand:
             # A small plan that is too slow must not keep a fast one from being timed.
             measured = [t for t in measured if latency_within(limits, t)]
-        return rivals_of(size, measured)
+        return rivals_of(
+            t.selection for t in measured if t.bytes <= size and t.selection is not None
+        )
 
     def _beyond_the_span(self, proposal: Proposal, size: int) -> bool:
         limit = self.record.limits.memory_bytes

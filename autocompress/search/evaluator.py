@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from autocompress.errors import AutocompressError
+from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.evaluation.latency import (
     DecodeTimer,
     Latency,
@@ -25,7 +26,6 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
-from autocompress.search.engines.base import Job, Outcome
 from autocompress.search.stages import clearly_worse
 from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.kv_cache import cache_bytes_per_token

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from autocompress.calibration.menu import LayerMenu, Option
-from autocompress.search.priced_menu import PricedMenu
+from autocompress.calibration.priced_menu import PricedMenu
 
 BELOW_THE_FLOOR = 100.0  # times the damage: only a budget that nothing else meets still takes it
 

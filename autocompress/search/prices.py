@@ -30,6 +30,7 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.cache import content_key, tensor_key
 from autocompress.calibration.fitting import over_layers
 from autocompress.calibration.menu import LayerMenu, Menu
+from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.calibration.statistics import stream_sums
 from autocompress.calibration.weight_gradients import WeightGradient
 from autocompress.crew import Crew
@@ -42,7 +43,6 @@ from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import LayerSpec
 from autocompress.search.evaluator import ScoredText
-from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.surgery.dense_copies import dense_copies
 
 PRICES_VERSION = 2

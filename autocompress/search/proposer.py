@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
+from typing import Self
 
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
+from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
@@ -21,11 +23,12 @@ from autocompress.search.aiming import aim, bracket, sightings_of
 from autocompress.search.allocation import allocated_plan, bent_choices, scorer_of
 from autocompress.search.allocator import Choice, smallest_bytes
 from autocompress.search.dominance import ranking_loss
-from autocompress.search.end_to_end import Relation, TimedPlan, relate
+from autocompress.search.end_to_end import TimedPlan, relate
 from autocompress.search.hand_written import hand_written_plans
 from autocompress.search.knobs import Knobs
-from autocompress.search.priced_menu import PricedMenu
+from autocompress.search.relation import Relation
 from autocompress.search.shares import ALL, Planned, share_out
+from autocompress.search.stored_menu import StoredMenu
 from autocompress.search.study import (
     ALLOCATION,
     HAND_WRITTEN,
@@ -126,6 +129,18 @@ class Proposer:
         memory = limits.memory_bytes
         self.sought = None if memory is None else float(min(memory, inventory.dense_bytes))
         self.targets = sweep(limits, inventory.dense_bytes, self.least_bytes())
+
+    @classmethod
+    def of_stored(cls, stored: StoredMenu, limits: Limits) -> Self:
+        """Make one from the menu of a study, without a table of latencies."""
+        made = cls(stored.menu, stored.inventory, limits, stored.groups)
+        made.priced = stored.priced
+        return made
+
+    @property
+    def stored(self) -> StoredMenu:
+        """What a study keeps of it."""
+        return StoredMenu(self.menu, self.inventory, self.groups, self.priced)
 
     @property
     def most_bytes(self) -> float:

@@ -15,7 +15,7 @@ from itertools import count, takewhile
 import numpy as np
 from scipy.stats import t as student
 
-from autocompress.search.study import TrialRecord
+from autocompress.records import Measurement
 
 LEAST_WINDOWS = 4  # of a stage; fewer say nothing about their spread
 RIVALS = 3
@@ -30,15 +30,11 @@ def stages_of(windows: int) -> tuple[int, ...]:
     return tuple(takewhile(lambda stage: stage < windows, doublings))
 
 
-def rivals_of(size: int, trials: Iterable[TrialRecord]) -> tuple[tuple[float, ...], ...]:
-    """Divergences by window of the best plans that take at most ``size`` bytes."""
-    smaller = [
-        trial.selection
-        for trial in trials
-        if trial.bytes <= size and trial.selection is not None and trial.selection.windows
-    ]
-    best = sorted(smaller, key=lambda measured: measured.kl)[:RIVALS]
-    return tuple(measured.windows.kl for measured in best if measured.windows)
+def rivals_of(measured: Iterable[Measurement]) -> tuple[tuple[float, ...], ...]:
+    """Divergences by window of the best of some measured plans."""
+    known = [measurement for measurement in measured if measurement.windows]
+    best = sorted(known, key=lambda measurement: measurement.kl)[:RIVALS]
+    return tuple(measurement.windows.kl for measurement in best if measurement.windows)
 
 
 def clearly_worse(ours: Sequence[float], rivals: Iterable[Sequence[float]]) -> bool:

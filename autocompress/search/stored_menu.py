@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autocompress.atomic_write import written_whole
 from autocompress.calibration.menu import LayerMenu, Menu, Option, State
+from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.file_size import Entry
 from autocompress.methods.registry import method_from_dict
-from autocompress.search.priced_menu import Price, PricedMenu
-from autocompress.search.proposer import Proposer
 from autocompress.search.study import StudyRecord
 from autocompress.surgery.inventory import Inventory
 
@@ -21,21 +20,38 @@ MENU = "menu.json"
 MENU_VERSION = 4
 
 
-def keep_menu(folder: Path, proposer: Proposer) -> Path:
-    """Write what plans are made of, predicted and priced, into the run folder."""
+@dataclass(frozen=True)
+class StoredMenu:
+    """What plans are made of.
+
+    Attributes:
+        menu: options of every layer.
+        inventory: the model's matrices.
+        groups: layers that take the same method.
+        priced: what options cost inside a compressed model.
+    """
+
+    menu: Menu
+    inventory: Inventory
+    groups: tuple[tuple[str, ...], ...] = ()
+    priced: PricedMenu = field(default_factory=PricedMenu)
+
+
+def keep_menu(folder: Path, stored: StoredMenu) -> Path:
+    """Write what plans are made of into the run folder."""
     options = {
         layer.spec.name: [
             {**asdict(option), "method": option.method.to_dict()} for option in layer.options
         ]
-        for layer in proposer.menu.layers
+        for layer in stored.menu.layers
     }
     content = {
         "version": MENU_VERSION,
-        "rest_bytes": proposer.inventory.rest_bytes,
-        "tensors": proposer.inventory.tensors,
-        "places": proposer.inventory.places,
-        "groups": proposer.groups,
-        "prices": proposer.priced.by_layer,
+        "rest_bytes": stored.inventory.rest_bytes,
+        "tensors": stored.inventory.tensors,
+        "places": stored.inventory.places,
+        "groups": stored.groups,
+        "prices": stored.priced.by_layer,
         "layers": options,
     }
     path = folder / MENU
@@ -50,8 +66,8 @@ def keep_menu(folder: Path, proposer: Proposer) -> Path:
     return path
 
 
-def read_menu(study: StudyRecord) -> Proposer:
-    """Make a proposer from the menu in a study's run folder, without a table of latencies.
+def read_menu(study: StudyRecord) -> StoredMenu:
+    """Read the menu in a study's run folder.
 
     Raises:
         StudyError: there is none, or one of another version.
@@ -82,15 +98,11 @@ def read_menu(study: StudyRecord) -> Proposer:
         ),
         places={name: (home, tuple(names)) for name, (home, names) in content["places"].items()},
     )
+    prices = {
+        name: tuple(Price(*price) for price in prices) for name, prices in content["prices"].items()
+    }
     groups = tuple(map(tuple, content["groups"]))
-    proposer = Proposer(Menu(tuple(layers)), inventory, study.limits, groups)
-    proposer.priced = PricedMenu(
-        {
-            name: tuple(Price(*price) for price in prices)
-            for name, prices in content["prices"].items()
-        }
-    )
-    return proposer
+    return StoredMenu(Menu(tuple(layers)), inventory, groups, PricedMenu(prices))
 
 
 def _option(entry: dict[str, Any]) -> Option:

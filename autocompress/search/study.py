@@ -9,7 +9,7 @@ from typing import Any
 
 from autocompress.methods.plan import Plan
 from autocompress.records import LayerSpec, Measurement, Skipped
-from autocompress.search.end_to_end import Relation
+from autocompress.search.relation import Relation
 from autocompress.units import Limits
 
 HAND_WRITTEN, ALLOCATION, KNOBS, SWAPS = "hand-written", "allocation", "knobs", "swaps"

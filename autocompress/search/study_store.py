@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autocompress.errors import StudyError
 from autocompress.methods.plan import Plan
 from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
-from autocompress.search.end_to_end import Relation
+from autocompress.search.relation import Relation
 from autocompress.search.run_folder import find_study, unwritable, write_pointer
 from autocompress.search.storage import (
     file_of,

@@ -10,8 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import StorageError
+from autocompress.evaluation.jobs import Outcome
 from autocompress.search.against_dense import loss_on
-from autocompress.search.engines.base import Outcome
 from autocompress.search.knob_sampler import ask_with
 from autocompress.search.proposer import Proposal
 from autocompress.search.study import HEALED, StudyRecord, TrialRecord

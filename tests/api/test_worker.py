@@ -9,8 +9,8 @@ import torch
 from autocompress.api.study_choice import SearchSettings
 from autocompress.api.worker import WorkerSettings
 from autocompress.errors import ModelError, StorageError
+from autocompress.evaluation.jobs import Job
 from autocompress.evaluation.latency import Latency
-from autocompress.search.engines.base import Job
 
 
 @pytest.fixture

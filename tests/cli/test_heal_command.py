@@ -17,7 +17,7 @@ from autocompress.api.healing_report import HealingReport
 from autocompress.cli.heal import heal
 from autocompress.cli.heal_view import print_healed
 from autocompress.errors import ConfigurationError
-from autocompress.healing.penalties import Penalty
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.search.study import Healing

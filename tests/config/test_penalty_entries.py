@@ -5,7 +5,7 @@ from autocompress.config.document import read_document
 from autocompress.config.problems import RecipeFileError
 from autocompress.config.recipe_file import load_recipe, read_recipe, save_recipe
 from autocompress.errors import ConfigurationError
-from autocompress.healing.penalties import Penalty, chosen_penalties
+from autocompress.methods.penalties import Penalty, chosen_penalties
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd

@@ -10,8 +10,8 @@ import yaml
 from autocompress.config.document import Document, read_document
 from autocompress.config.problems import RecipeFileError
 from autocompress.config.recipe_file import check_recipe, read_recipe
-from autocompress.healing.penalties import Penalty
 from autocompress.methods.cp import Cp
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker

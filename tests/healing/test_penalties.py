@@ -12,13 +12,13 @@ from autocompress.evaluation.windows import Windows
 from autocompress.healing import shrink as healing_shrink
 from autocompress.healing.entanglement import TURNS, EntanglementPenalty
 from autocompress.healing.healer import Healer
-from autocompress.healing.penalties import Penalty
 from autocompress.healing.settings import HealSettings
 from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
 from autocompress.methods.base import FACTOR_BITS
 from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
+from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.svd import Svd

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
+from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.errors import AutocompressError, StorageError
+from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.records import Measurement, WindowScores
 from autocompress.search.driver import Effort, Search
-from autocompress.search.engines.base import Engine, Job, Outcome
+from autocompress.search.engines.base import Engine
 from autocompress.search.engines.here import Here
 from autocompress.search.hand_written import hand_written_plans
-from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import SWEEP, Proposer
 from autocompress.search.stages import clearly_worse
 from autocompress.search.storage import default_storage

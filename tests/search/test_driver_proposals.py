@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.methods.plan import Plan
 from autocompress.search import driver, turns
 from autocompress.search.allocator import allocate, choices_of, in_layer_order
@@ -13,7 +14,6 @@ from autocompress.search.engines.here import Here
 from autocompress.search.front import front_of
 from autocompress.search.knobs import Knobs
 from autocompress.search.picking import pick
-from autocompress.search.priced_menu import PricedMenu
 from autocompress.search.proposer import PREDICTED, SWEEP
 from tests.search.fake_search import (
     DENSE_BYTES,

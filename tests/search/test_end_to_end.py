@@ -12,10 +12,10 @@ from autocompress.search.end_to_end import (
     LEAST_SLOPE,
     PRIOR_SPREAD,
     PRIOR_TRIALS,
-    Relation,
     TimedPlan,
     relate,
 )
+from autocompress.search.relation import Relation
 
 DENSE, TABLE = 3.0, 2.0  # ms end to end, and in the table
 

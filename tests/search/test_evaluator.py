@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from autocompress.errors import StorageError
+from autocompress.evaluation.jobs import Job
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
 from autocompress.layers.base import CompressedMatrix
@@ -14,7 +15,6 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.records import Measurement
 from autocompress.search import evaluator as measuring
-from autocompress.search.engines.base import Job
 from autocompress.search.evaluator import (
     LATENCY_ROUNDS,
     MOST_SECONDS,

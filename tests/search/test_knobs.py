@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from autocompress.calibration.menu import LayerMenu, Option
+from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
@@ -13,7 +14,6 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import Role
 from autocompress.search.knob_sampler import ask_with
 from autocompress.search.knobs import Knobs
-from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import PREDICTED
 from tests.search.knob_studies import PRICE, RANGES, new_study
 from tests.search.menus import layer_spec

@@ -20,8 +20,7 @@ from autocompress.methods.trellis import Trellis
 from autocompress.search.front import front_of
 from autocompress.search.method_report import report_methods
 from autocompress.search.method_rivals import Offer, method_label, offers_of, stored_offers
-from autocompress.search.proposer import Proposer
-from autocompress.search.stored_menu import keep_menu
+from autocompress.search.stored_menu import StoredMenu, keep_menu
 from autocompress.surgery.inventory import Inventory
 from tests.search.menus import menu_of
 from tests.search.study_fixtures import (
@@ -170,8 +169,7 @@ def test_the_menu_of_the_run_folder_is_used_where_there_is_one(tmp_path):
     study = study_of(folder=tmp_path)
     assert stored_offers(study) is None
     inventory = Inventory(SPECS, (), 0, study.dense_bytes, study.dense_bf16_bytes)
-    proposer = Proposer(Menu(tuple(layers)), inventory, study.limits)
-    keep_menu(tmp_path, proposer)
+    keep_menu(tmp_path, StoredMenu(Menu(tuple(layers)), inventory))
     offers = stored_offers(study)
     assert offers.keys() == {spec.name for spec in SPECS}
     assert offers[SPECS[0].name] == (Offer("keep", 9, 0.0), Offer("2 bit", 4, 0.5))

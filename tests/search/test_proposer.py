@@ -8,15 +8,14 @@ import pytest
 
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
+from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
-from autocompress.search.end_to_end import Relation
 from autocompress.search.knobs import Knobs
-from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import (
     MOST_SETTLINGS,
     NOT_WORTH_FITTING,
@@ -25,6 +24,7 @@ from autocompress.search.proposer import (
     SWEEP_WITHOUT_LIMIT,
     Proposer,
 )
+from autocompress.search.relation import Relation
 from autocompress.units import Limits
 from tests.search.fake_search import DENSE_BYTES, INVENTORY, MENU, REST_BYTES, SPECS
 from tests.search.study_fixtures import measurement, trial

@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from autocompress.calibration.builder import LayerBuilder
+from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
@@ -15,7 +16,6 @@ from autocompress.progress import SILENT, Notes, Silent
 from autocompress.search import rounds
 from autocompress.search.evaluator import ScoredText
 from autocompress.search.knobs import Knobs
-from autocompress.search.priced_menu import PricedMenu
 from autocompress.search.prices import Priced, Slope
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.rounds import PricingTexts, price_menu

@@ -36,25 +36,20 @@ def test_stages_rise_and_leave_something_to_score(windows):
     assert all(LEAST_WINDOWS <= stage < windows for stage in stages)
 
 
-def scored(number: int, size: int, kls: tuple[float, ...] | None):
-    made = trial(number, 0.1, size)
+def measured(kls: tuple[float, ...] | None):
     scores = None if kls is None else WindowScores((10,) * len(kls), kls, kls)
     kl = 0.09 if kls is None else sum(kls) / len(kls)
-    return replace(made, selection=replace(made.selection, kl=kl, windows=scores))
+    return replace(trial(0, 0.1, 100).selection, kl=kl, windows=scores)
 
 
-def test_rivals_are_the_best_of_those_that_take_no_more_bytes():
-    trials = [scored(n, 100 + n, (1.0 / (n + 1),) * 4) for n in range(8)]
-    kls = [each.selection.windows.kl for each in trials]
-    assert rivals_of(105, trials) == (kls[5], kls[4], kls[3])
-    assert len(rivals_of(10**9, trials)) == RIVALS
-    assert rivals_of(101, trials) == (kls[1], kls[0])
-    assert rivals_of(99, trials) == ()
+def test_rivals_are_the_best_plans():
+    kls = [(1.0 / (n + 1),) * 4 for n in range(RIVALS + 3)]
+    assert rivals_of(map(measured, kls)) == tuple(reversed(kls[3:]))
+    assert rivals_of(map(measured, kls[:2])) == (kls[1], kls[0])
 
 
-def test_trials_that_were_not_measured_window_by_window_are_no_rivals():
-    unmeasured = trial(3, 0.1, 50, state="stopped")
-    assert rivals_of(100, [scored(0, 50, None), unmeasured]) == ()
+def test_plans_that_were_not_measured_window_by_window_are_no_rivals():
+    assert rivals_of([measured(None)]) == ()
 
 
 def test_more_than_the_margin_on_every_window_is_clearly_worse():

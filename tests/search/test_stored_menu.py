@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.errors import StorageError, StudyError
 from autocompress.search.knobs import Knobs
-from autocompress.search.priced_menu import Price, PricedMenu
 from autocompress.search.proposer import PREDICTED, Proposer
 from autocompress.search.stored_menu import MENU as FILE
 from autocompress.search.stored_menu import keep_menu, read_menu
@@ -33,8 +33,8 @@ def live():
 
 
 def test_the_stored_menu_makes_the_plans_of_the_live_one(study, live):
-    assert keep_menu(study.folder, live) == study.folder / FILE
-    stored = read_menu(study)
+    assert keep_menu(study.folder, live.stored) == study.folder / FILE
+    stored = Proposer.of_stored(read_menu(study), study.limits)
     assert (stored.targets, stored.groups, stored.priced) == (
         live.targets,
         live.groups,
@@ -47,9 +47,9 @@ def test_the_stored_menu_makes_the_plans_of_the_live_one(study, live):
 
 
 def test_writing_it_again_replaces_it_and_leaves_nothing_beside_it(study, live):
-    keep_menu(study.folder, live)
+    keep_menu(study.folder, live.stored)
     live.priced = PricedMenu()
-    keep_menu(study.folder, live)
+    keep_menu(study.folder, live.stored)
     assert read_menu(study).priced == PricedMenu()
     assert [path.name for path in study.folder.iterdir()] == [FILE]
 
@@ -78,7 +78,7 @@ def no_mapping(path):
 
 @pytest.mark.parametrize("damage", [break_version, cut_off, other_layers, no_mapping])
 def test_an_old_or_damaged_menu_says_what_writes_it_again(study, live, damage):
-    damage(keep_menu(study.folder, live))
+    damage(keep_menu(study.folder, live.stored))
     with pytest.raises(StudyError, match="no menu that can be read") as caught:
         read_menu(study)
     assert f"--resume {study.name}" in str(caught.value)
@@ -87,4 +87,4 @@ def test_an_old_or_damaged_menu_says_what_writes_it_again(study, live, damage):
 def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, live):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StorageError, match="cannot be written"):
-        keep_menu(tmp_path / "file", live)
+        keep_menu(tmp_path / "file", live.stored)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
+from autocompress.evaluation.jobs import Outcome
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.search.engines.base import Outcome
 from autocompress.search.knobs import Knobs
 from autocompress.search.proposer import Proposal
 from autocompress.search.study_store import to_trial_record

@@ -21,8 +21,9 @@ from typing import Any
 
 from autocompress.crew import Done, Task
 from autocompress.errors import AutocompressError
+from autocompress.evaluation.jobs import Outcome
 from autocompress.search.engines.answering import RETRIES, answer, lost, open_measure
-from autocompress.search.engines.base import Answer, AskTell, OpenWorker, Outcome, Result, Work
+from autocompress.search.engines.base import Answer, AskTell, OpenWorker, Result, Work
 from autocompress.search.engines.batch import Batch
 
 logger = logging.getLogger(__name__)

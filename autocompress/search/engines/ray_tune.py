@@ -27,8 +27,9 @@ from ray.tune.stopper import Stopper
 
 from autocompress.crew import Done, Task
 from autocompress.errors import AutocompressError, ConfigurationError
+from autocompress.evaluation.jobs import Job
 from autocompress.search.engines.answering import RETRIES, answer, lost, open_measure
-from autocompress.search.engines.base import AskTell, Job, OpenWorker
+from autocompress.search.engines.base import AskTell, OpenWorker
 from autocompress.search.engines.batch import Batch
 from autocompress.search.engines.cluster_address import check_answers
 from autocompress.search.engines.ray_actors import RayActors

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from autocompress.errors import ConfigurationError
+from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.search.engines.base import Answer, Errand, Job, Measure, OpenWorker, Outcome
+from autocompress.search.engines.base import Answer, Errand, Measure, OpenWorker
 from tests.search.study_fixtures import measurement
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from autocompress.errors import AutocompressError, ConfigurationError, TimeIsUp
+from autocompress.evaluation.jobs import Outcome
 from autocompress.search.engines import cluster_address
-from autocompress.search.engines.base import AskTell, OpenWorker, Outcome
+from autocompress.search.engines.base import AskTell, OpenWorker
 from autocompress.search.engines.choosing import EngineSettings, load_ray_tune, make_engine
 from autocompress.search.engines.here import Here
 from tests.search.engines.fake_ask_tell import (

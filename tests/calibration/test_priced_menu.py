@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.search.priced_menu import LARGEST_RATIO, LEAST_RATIO, Price, PricedMenu
+from autocompress.calibration.priced_menu import LARGEST_RATIO, LEAST_RATIO, Price, PricedMenu
 
 
 @given(st.floats(1e-4, 10), st.floats(0.2, 5), st.floats(0.0, 1.0))
