@@ -18,39 +18,22 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it, imported on first use (PEP 562).
 _PUBLIC = {
-    "LatentCache": "autocompress.surgery.kv_cache",
+    "LatentCache": "autocompress.runtime.kv_cache",
     "Plan": "autocompress.methods.plan",
     "attribute": "autocompress.api.attribute_function",
     "compress": "autocompress.api.compressing",
     "compress_layer": "autocompress.api.one_layer",
     "evaluate": "autocompress.api.evaluating",
+    "export": "autocompress.api.functions",
     "front": "autocompress.api.functions",
     "heal": "autocompress.api.heal_function",
     "load": "autocompress.surgery.loading",
     "lora_config": "autocompress.api.adapters",
     "predict_plan": "autocompress.api.predicting",
     "profile": "autocompress.api.functions",
+    "search": "autocompress.api.functions",
 }
-# Words of the command line that are subpackages too; calling one calls the function of its name.
-_CALLABLE = ("search", "export")
-
-__all__ = ["__version__", *sorted([*_PUBLIC, *_CALLABLE])]
-
-
-class _CallableModule(ModuleType):
-    """A subpackage that is called like a function: ``autocompress.search(budget="10x")``."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        functions = importlib.import_module("autocompress.api.functions")
-        return getattr(functions, self.__name__.rpartition(".")[2])(*args, **kwargs)
-
-
-def _make_callable(module: ModuleType) -> None:
-    module.__class__ = _CallableModule
-
-
-for _name in _CALLABLE:
-    wrapt.register_post_import_hook(_make_callable, f"{__name__}.{_name}")
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def _register_quantizer(_: ModuleType) -> None:
@@ -75,8 +58,6 @@ wrapt.register_post_import_hook(_register_quantizer, "transformers.quantizers.au
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
-    if name in _CALLABLE:
-        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

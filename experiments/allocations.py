@@ -37,19 +37,19 @@ from own_search import Pricings, add_arguments, texts_of
 from relaxed_choice import RelaxedChoice
 
 from autocompress.api.session import Session, open_session, read_space
-from autocompress.calibration.cache import Cache
 from autocompress.calibration.menu import Menu
 from autocompress.cli.output import ConsoleProgress, quieten_libraries
+from autocompress.driver.prices import divergence_of
+from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.rounds import price_menu
 from autocompress.errors import BudgetUnreachable
+from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.base import Method
 from autocompress.methods.plan import Plan
 from autocompress.progress import Progress
-from autocompress.search.evaluator import ScoredText
-from autocompress.search.prices import divergence_of
-from autocompress.search.proposer import PREDICTED, Proposer
-from autocompress.search.rounds import price_menu
+from autocompress.store import Cache
 from autocompress.units import Budget
 
 SIZES = 5  # around the budget that plans are made at, so that there are fitted options to choose

@@ -26,13 +26,13 @@ from autocompress.api.exporting import Exported
 from autocompress.api.session import Session, open_session
 from autocompress.api.study_choice import SearchSettings
 from autocompress.errors import BudgetUnreachable
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.judging.front import hand_written_rival, pick
 from autocompress.methods.base import stored_tensors
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
-from autocompress.search.evaluator import Evaluator
-from autocompress.search.front import hand_written_rival, pick
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.surgery.inventory import stored_tensors_of
 from autocompress.surgery.placement import prefix_of
 

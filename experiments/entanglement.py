@@ -27,6 +27,7 @@ from functools import partial
 from uniform_plans import MethodOf, add_arguments, rank_at, session_of
 
 from autocompress.api.session import Session
+from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.scoring import score
 from autocompress.evaluation.windows import Windows
 from autocompress.healing.healer import Healer
@@ -39,7 +40,6 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import Kind, LayerSpec
-from autocompress.search.evaluator import ScoredText
 
 HEALING_CONTEXT = 256
 RANK_STEP = 8

@@ -40,11 +40,11 @@ from own_search import OwnSearch, add_arguments, own_search
 from search_curves import add_keeping, kept
 
 from autocompress.api.session import Session
-from autocompress.calibration.cache import tensor_key
+from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
-from autocompress.search.evaluator import Evaluator, ScoredText
-from autocompress.search.front import pick
+from autocompress.judging.front import pick
+from autocompress.store import tensor_key
 from autocompress.units import format_bytes
 
 STARTS = ("uniform", "allocated")

@@ -35,8 +35,8 @@ from optuna.trial import Trial, TrialState
 from own_search import add_arguments, own_search
 from search_curves import Point, add_keeping, hypervolumes, kept_points, lowest_rises
 
-from autocompress.calibration.cache import tensor_key
-from autocompress.search.hand_written import hand_written_plans
+from autocompress.driver.hand_written import hand_written_plans
+from autocompress.store import tensor_key
 
 POPULATION = 20  # of NSGA-II; Optuna's 50 would leave it 16 generations in 800 evaluations
 WORST_RISE = 10.0  # what a sampler is told of a plan that destroys the model

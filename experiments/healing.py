@@ -28,11 +28,13 @@ from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.api.target import read_target
 from autocompress.atomic_write import written_whole
-from autocompress.calibration.cache import content_key
+from autocompress.driver.hand_written import hand_written_plans
 from autocompress.errors import StudyError
 from autocompress.evaluation.corpus import bundled_text
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
+from autocompress.judging.front import hand_written_rival, pick
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
@@ -41,11 +43,9 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
 from autocompress.progress import SILENT
 from autocompress.records import LayerSpec
-from autocompress.search.evaluator import Evaluator
-from autocompress.search.families.tensors import Modes
-from autocompress.search.front import hand_written_rival, pick
-from autocompress.search.hand_written import hand_written_plans
-from autocompress.search.study import StudyRecord
+from autocompress.space.families.tensors import Modes
+from autocompress.store import content_key
+from autocompress.studies.study import StudyRecord
 
 CALIBRATION = "calibration"
 MOST_CHARACTERS = 5_000_000  # to heal on

@@ -30,9 +30,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from autocompress.errors import StudyError
-from autocompress.search.hypervolume import hypervolume
-from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.search.study_store import read_study
+from autocompress.judging.hypervolume import hypervolume
+from autocompress.studies.study import StudyRecord, TrialRecord
+from autocompress.studies.study_store import read_study
 
 STUDY, UNDISTURBED = "disturbed", "undisturbed"
 PATIENCE = 1200.0  # seconds until something that has to come about counts as failed

@@ -29,7 +29,7 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.records import Role
-from autocompress.surgery.kv_cache import LatentCache, cache_bytes_per_token
+from autocompress.runtime.kv_cache import LatentCache, cache_bytes_per_token
 
 PIECE = 32  # tokens read at a time through a cache
 

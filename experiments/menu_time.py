@@ -16,11 +16,11 @@ from pathlib import Path
 
 from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import Cache
 from autocompress.calibration.fitting import build_menu
 from autocompress.methods.base import Method
 from autocompress.records import LayerSpec
-from autocompress.search.space import Space
+from autocompress.space.space import Space
+from autocompress.store import Cache
 
 STRIDES = (8, 4, 2, 1)  # every eighth option, ..., all of them
 

@@ -16,13 +16,13 @@ from search_curves import Point
 import autocompress
 from autocompress.api.session import TextSettings
 from autocompress.calibration.builder import LayerBuilder
+from autocompress.driver import rounds
+from autocompress.driver.prices import divergence_of
+from autocompress.evaluation.evaluator import ScoredText
+from autocompress.judging.dominance import selection_loss
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Advance, Progress
-from autocompress.search import rounds
-from autocompress.search.dominance import selection_loss
-from autocompress.search.evaluator import ScoredText
-from autocompress.search.prices import divergence_of
-from autocompress.search.study import StudyRecord
+from autocompress.studies.study import StudyRecord
 
 PASSES = 4  # forward passes that one forth, and forth and back block by block, counts for
 

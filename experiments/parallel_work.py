@@ -30,15 +30,15 @@ import torch
 from autocompress.api.session import Session, TextSettings, read_space
 from autocompress.api.study_choice import SearchSettings
 from autocompress.api.worker import WorkerSettings
-from autocompress.calibration.cache import CACHE
+from autocompress.driver.engines.base import Engine
+from autocompress.driver.engines.choosing import load_ray_tune
+from autocompress.driver.engines.local import LocalProcesses
+from autocompress.driver.prices import price_options
+from autocompress.driver.proposer import PREDICTED, Proposer
 from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.search.engines.base import Engine
-from autocompress.search.engines.choosing import load_ray_tune
-from autocompress.search.engines.local import LocalProcesses
-from autocompress.search.prices import price_options
-from autocompress.search.proposer import PREDICTED, Proposer
+from autocompress.store import CACHE
 from autocompress.units import Budget
 
 WANTED = 1.7

@@ -139,7 +139,7 @@ def kept(runs: Path) -> dict[Path, Entry]:
 
 def plans(folder: Path) -> dict[str, float]:
     """Plans of the finished trials, with their divergence on the selection text."""
-    from autocompress.search.study_store import read_study
+    from autocompress.studies.study_store import read_study
 
     study = read_study(folder.name, folder.parent)
     return {trial.plan.hash: trial.selection.kl for trial in study.complete if trial.selection}

@@ -28,6 +28,10 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.menu import Menu
 from autocompress.calibration.statistics import stream_sums
 from autocompress.calibration.weight_gradients import WeightGradient
+from autocompress.driver.allocation import allocated_plan
+from autocompress.driver.allocator import choices_of
+from autocompress.driver.prices import divergence_of
+from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.scoring import divergence_sum
 from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.dense import DenseMatrix
@@ -35,10 +39,6 @@ from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
-from autocompress.search.allocation import allocated_plan
-from autocompress.search.allocator import choices_of
-from autocompress.search.evaluator import ScoredText
-from autocompress.search.prices import divergence_of
 from autocompress.surgery.dense_copies import dense_copies
 
 Scores = dict[tuple[str, Method], float]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE, area_below
+from autocompress.judging.dominance import HYPERVOLUME_REFERENCE_RISE, area_below
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from autocompress.api.session import Session, TextSettings, open_session
+from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.core_fitting import best_start, unwhitened, whitened_target
@@ -44,8 +45,7 @@ from autocompress.numerics.tensor_fit import Form, pad_to
 from autocompress.numerics.tensor_train import TrainForm
 from autocompress.numerics.tucker import TuckerForm
 from autocompress.records import Kind, LayerSpec
-from autocompress.search.evaluator import Evaluator, ScoredText
-from autocompress.search.families.tensors import Modes, Split
+from autocompress.space.families.tensors import Modes, Split
 
 TARGET = 0.7
 STEPS = 400  # fractions of the largest ranks that are tried to meet the bytes

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.calibration.builder import LayerBuilder
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.methods.base import Method
 from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Metric
 from autocompress.numerics.rounding import largest_group
 from autocompress.records import Kind, LayerSpec
-from autocompress.search.evaluator import Evaluator
 
 MethodOf = Callable[[LayerSpec], Method]
 

@@ -19,8 +19,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from autocompress.evaluation import evaluator
 from autocompress.progress import Notes
-from autocompress.search import evaluator
 
 SHARING = ("tests/api/", "tests/tracking/")  # folders whose files share one search
 VOCABULARY = 96

@@ -9,7 +9,7 @@ from autocompress.api.session import TextSettings
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.api.worker import WorkerSettings
 from autocompress.paths import located, shown
-from autocompress.search.storage import file_of, storage_url
+from autocompress.studies.storage import file_of, storage_url
 
 
 @pytest.fixture

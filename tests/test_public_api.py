@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -30,29 +31,9 @@ def test_methods_are_imported_from_one_place_and_by_need():
     assert _run(program).splitlines() == ["[]", "svd r3 True"]
 
 
-def test_search_and_export_are_functions_and_packages_at_once():
-    program = (
-        "import autocompress\n"
-        "assert callable(autocompress.search) and callable(autocompress.export)\n"
-        "from autocompress.search.front import pick\n"
-        "import autocompress.search.allocator as allocator\n"
-        "from autocompress import search\n"
-        "assert search.allocator is allocator and autocompress.search is search\n"
-        "assert callable(search) and callable(autocompress.export)\n"
-        "from autocompress.errors import ConfigurationError\n"
-        "try: search(budget='0x')\n"
-        "except ConfigurationError as error: print('refused', error.got)\n"
-    )
-    assert _run(program) == "refused '0x'"
-
-
-def test_a_subpackage_imported_first_is_callable_too():
-    program = (
-        "import autocompress.search.space\n"
-        "import autocompress\n"
-        "print(callable(autocompress.search))"
-    )
-    assert _run(program) == "True"
+def test_no_package_has_the_name_of_a_public_function():
+    packages = {package.name for package in pkgutil.iter_modules(autocompress.__path__)}
+    assert not packages & set(autocompress.__all__)
 
 
 @pytest.mark.parametrize("name", autocompress.__all__)

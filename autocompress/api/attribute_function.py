@@ -9,9 +9,9 @@ from autocompress.api.attributing import Attributed, attribute_plan, attribute_t
 from autocompress.api.exported_folder import folder_of, open_folder, refuse_options
 from autocompress.api.study_choice import Destination
 from autocompress.errors import StorageError
+from autocompress.judging.attribution import USUAL_GROUPINGS
 from autocompress.progress import SILENT, Progress
-from autocompress.search.attribution import USUAL_GROUPINGS
-from autocompress.search.study import StudyRecord
+from autocompress.studies.study import StudyRecord
 from autocompress.tracking.attribution_run import log_attribution
 from autocompress.tracking.mlflow_mirror import check_tracking
 

@@ -12,11 +12,9 @@ from torch import Tensor
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
+from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.scoring import Score, score
-from autocompress.methods.plan import Plan
-from autocompress.progress import SILENT, Progress
-from autocompress.records import Measurement
-from autocompress.search.attribution import (
+from autocompress.judging.attribution import (
     USUAL_GROUPINGS,
     Attribution,
     Damage,
@@ -24,11 +22,13 @@ from autocompress.search.attribution import (
     groups_of,
     numbers_for,
 )
-from autocompress.search.evaluator import ScoredText
-from autocompress.search.healed_trials import read_numbers
-from autocompress.search.picking import pick
-from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.search.study_store import read_study
+from autocompress.judging.picking import pick
+from autocompress.methods.plan import Plan
+from autocompress.progress import SILENT, Progress
+from autocompress.records import Measurement
+from autocompress.studies.healed_trials import read_numbers
+from autocompress.studies.study import StudyRecord, TrialRecord
+from autocompress.studies.study_store import read_study
 from autocompress.surgery.dense_copies import dense_copies
 
 SELECTION, REPORT = "selection", "report"

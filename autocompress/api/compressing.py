@@ -25,18 +25,18 @@ from autocompress.api.report import Compressed, CompressionReport, LayerReport, 
 from autocompress.api.session import Session, TextSettings, named_texts, one_of, open_session
 from autocompress.api.target import RecipeSource, Target, read_target
 from autocompress.calibration.menu import judge
+from autocompress.deploy.folder import check_free
 from autocompress.errors import ConfigurationError, DataError
+from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.latency import describe_device
 from autocompress.evaluation.scoring import Score, check_scorable, score
-from autocompress.export.folder import check_free
 from autocompress.free_memory import peak_memory_bytes
+from autocompress.judging.targets import LossOnText, judge_targets
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Measurement
-from autocompress.search.evaluator import ScoredText
-from autocompress.search.selection import Selection
-from autocompress.search.targets import LossOnText, judge_targets
+from autocompress.space.selection import Selection
 from autocompress.stage_memory import StageMemory
 from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.permanent import compress_, compressed_copy

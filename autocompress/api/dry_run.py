@@ -32,15 +32,15 @@ from autocompress.api.searching import THIS_PROCESS
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination, SearchSettings, check_settings, identity_of
 from autocompress.api.trial_list import ExpectedTrial, expected_trials
+from autocompress.driver.engines.choosing import EngineSettings, check_engine
+from autocompress.driver.reach import smallest_model_bytes, what_stays
 from autocompress.errors import DataError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.free_memory import peak_memory_bytes
 from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Skipped
-from autocompress.search.engines.choosing import EngineSettings, check_engine
-from autocompress.search.reach import smallest_model_bytes, what_stays
-from autocompress.search.space import Space
+from autocompress.space.space import Space
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 
 from autocompress.api.efforts import EffortLevel
+from autocompress.driver.driver import Effort
+from autocompress.driver.shares import Planned
 from autocompress.errors import ConfigurationError
-from autocompress.search.driver import Effort
-from autocompress.search.shares import Planned
 from autocompress.units import parse_duration
 
 

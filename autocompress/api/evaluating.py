@@ -26,8 +26,8 @@ from autocompress.evaluation.latency import describe_device
 from autocompress.evaluation.plausibility import absurd_perplexity
 from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows, context_length
+from autocompress.judging.bootstrap import difference_interval
 from autocompress.progress import SILENT, Progress
-from autocompress.search.bootstrap import difference_interval
 from autocompress.surgery.compute_type import FASTEST
 from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.inventory import stored_bytes

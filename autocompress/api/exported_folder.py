@@ -12,15 +12,15 @@ from torch import Tensor
 
 from autocompress.api.recorded_texts import recorded_texts
 from autocompress.api.session import Session, TextSettings, check_named, named_texts, open_session
-from autocompress.config.document import read_document
-from autocompress.config.recipe_file import read_recipe
+from autocompress.deploy.checkpoint import MEASUREMENTS, RECIPE
+from autocompress.deploy.weights import weight_files
 from autocompress.errors import ConfigurationError, ModelError, StorageError
-from autocompress.export.checkpoint import MEASUREMENTS, RECIPE
-from autocompress.export.weights import weight_files
 from autocompress.methods.keep import Keep
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
+from autocompress.space.document import read_document
+from autocompress.space.recipe_file import read_recipe
 from autocompress.surgery.placement import prefix_of
 
 

@@ -14,19 +14,19 @@ from autocompress.api.recorded_texts import TEXTS, texts_to_record
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
-from autocompress.config.penalty_entries import penalty_entries
+from autocompress.deploy.card import trust_of
+from autocompress.deploy.checkpoint import MEASUREMENTS, ExportReport, write_checkpoint
+from autocompress.deploy.folder import check_free, whole_folder
+from autocompress.deploy.verify import Verification, verify_checkpoint
 from autocompress.errors import StudyError
-from autocompress.export.card import trust_of
-from autocompress.export.checkpoint import MEASUREMENTS, ExportReport, write_checkpoint
-from autocompress.export.folder import check_free, whole_folder
-from autocompress.export.verify import Verification, verify_checkpoint
+from autocompress.judging.picking import pick
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
-from autocompress.search.healed_trials import read_numbers
-from autocompress.search.picking import pick
-from autocompress.search.study_store import read_study
+from autocompress.space.penalty_entries import penalty_entries
+from autocompress.studies.healed_trials import read_numbers
+from autocompress.studies.study_store import read_study
 from autocompress.surgery.loading import has_own_code
 from autocompress.surgery.stored_types import dtype_name
 

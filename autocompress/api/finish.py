@@ -10,24 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import optuna
-
 from autocompress.api.healing import HealedTrial, HealingWork, HealTrial
 from autocompress.api.session import TextSettings
 from autocompress.api.worker import Desk
 from autocompress.crew import Crew
 from autocompress.errors import AutocompressError, ConfigurationError, DataError, StorageError
 from autocompress.healing.settings import HealSettings
+from autocompress.judging.against_dense import targets_of
+from autocompress.judging.front import best_and_rival, finalists
+from autocompress.judging.picking import best_or_none
+from autocompress.judging.targets import excess_of
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import Advance, Progress
-from autocompress.search.against_dense import targets_of
-from autocompress.search.front import best_and_rival, finalists
-from autocompress.search.observer import Observer
-from autocompress.search.picking import best_or_none
-from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.search.study_store import to_record
-from autocompress.search.targets import excess_of
+from autocompress.studies.observer import Observer
+from autocompress.studies.storage import StoredStudy
+from autocompress.studies.study import StudyRecord, TrialRecord
+from autocompress.studies.study_store import to_record
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ REFIT_BEST = Finish.of()
 
 
 def finish_search(
-    study: optuna.Study,
+    study: StoredStudy,
     folder: Path,
     desk: Desk,
     finish: Finish,

@@ -14,12 +14,12 @@ from autocompress.calibration.fitting import LEAST_PARAMETERS_TO_SHARE, WORK_BYT
 from autocompress.calibration.latency_table import BYTES_AT_ONCE, MOST_STREAMED
 from autocompress.calibration.layer_timing import ENOUGH_SECONDS
 from autocompress.evaluation.divergence import TOP_K
+from autocompress.evaluation.evaluator import LATENCY_ROUNDS, LATENCY_TOKENS
 from autocompress.evaluation.latency import PROMPT_TOKENS, ROUND_TOKENS, ROUNDS, WARM_UP_TOKENS
 from autocompress.evaluation.scoring import EXACT_VOCABULARY
 from autocompress.evaluation.windows import LOGIT_BYTES
 from autocompress.numerics.metric import FULL_GRAM_LIMIT
 from autocompress.records import Kind, LayerSpec
-from autocompress.search.evaluator import LATENCY_ROUNDS, LATENCY_TOKENS
 
 SCORING_SLOWDOWN = 1.5  # of a compressed plan, whose layers are unpacked first
 DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token

@@ -15,11 +15,11 @@ from autocompress.api.searching import resume_search, run_search
 from autocompress.api.session import TextSettings, named_texts, one_of
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.calibration.profile import Profile
+from autocompress.driver.engines.choosing import EngineSettings
 from autocompress.progress import SILENT, Progress
-from autocompress.search.engines.choosing import EngineSettings
-from autocompress.search.selection import Selection
-from autocompress.search.study import StudyRecord
-from autocompress.search.study_store import read_study
+from autocompress.space.selection import Selection
+from autocompress.studies.study import StudyRecord
+from autocompress.studies.study_store import read_study
 from autocompress.tracking.mlflow_mirror import mirrored
 
 
@@ -234,7 +234,7 @@ def front(
 ) -> StudyRecord:
     """Read a study as it stands, the latest when none is named.
 
-    ``autocompress.search.front`` has what to do with it: ``front_of``, ``pick``, ``front_to_dict``.
+    ``autocompress.judging`` has what to do with it: ``front.front_of``, ``picking.pick``.
 
     Raises:
         StudyError: no such study.

@@ -11,8 +11,8 @@ from autocompress.api.session import TextSettings
 from autocompress.api.study_choice import SearchSettings
 from autocompress.errors import ConfigurationError
 from autocompress.paths import located, shown
-from autocompress.search.selection import Selection
-from autocompress.search.study import StudyRecord
+from autocompress.space.selection import Selection
+from autocompress.studies.study import StudyRecord
 
 # Arguments of ``search`` that determine no trial: how long, on what, to where.
 FREE = frozenset(

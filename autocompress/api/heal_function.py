@@ -16,14 +16,14 @@ from autocompress.api.healing import heal_trial, refuse_idle
 from autocompress.api.healing_folder import heal_folder, place_for
 from autocompress.api.healing_report import HealingReport
 from autocompress.api.study_choice import Destination
-from autocompress.config.document import read_document
-from autocompress.config.recipe_file import read_recipe
+from autocompress.deploy.folder import check_free
 from autocompress.errors import ConfigurationError
-from autocompress.export.folder import check_free
 from autocompress.healing.settings import HealSettings, Trained
 from autocompress.methods.penalties import Penalty
 from autocompress.progress import SILENT, Progress
-from autocompress.search.study import StudyRecord
+from autocompress.space.document import read_document
+from autocompress.space.recipe_file import read_recipe
+from autocompress.studies.study import StudyRecord
 from autocompress.tracking.mlflow_mirror import mirrored
 
 NO_PENALTY = "none"

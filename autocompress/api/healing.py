@@ -8,20 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import optuna
-
 from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.healing_report import HealingReport
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
 from autocompress.api.worker import Desk, dense_latency_of
-from autocompress.calibration.cache import content_key, tensor_key
+from autocompress.driver.reporting import measure_trial
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
+from autocompress.judging.picking import pick
+from autocompress.pictures.healing_png import write_healing_png
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
-from autocompress.search.healed_trials import (
+from autocompress.store import content_key, tensor_key
+from autocompress.studies.healed_trials import (
     FOLDER,
     add_healed,
     healed_already,
@@ -29,14 +30,11 @@ from autocompress.search.healed_trials import (
     picture_of,
     read_numbers,
 )
-from autocompress.search.healing_png import write_healing_png
-from autocompress.search.observer import Observer
-from autocompress.search.picking import pick
-from autocompress.search.reporting import measure_trial
-from autocompress.search.run_folder import find_study
-from autocompress.search.storage import settle, storage_errors
-from autocompress.search.study import Healing, StudyRecord, TrialRecord
-from autocompress.search.study_store import keep_report, load_optuna_study, to_record
+from autocompress.studies.observer import Observer
+from autocompress.studies.run_folder import find_study
+from autocompress.studies.storage import StoredStudy, settle, storage_errors
+from autocompress.studies.study import Healing, StudyRecord, TrialRecord
+from autocompress.studies.study_store import keep_report, load_optuna_study, to_record
 
 DEFAULT_SETTINGS = HealSettings()
 
@@ -138,7 +136,7 @@ class HealingWork:
 
     def __init__(
         self,
-        study: optuna.Study,
+        study: StoredStudy,
         record: StudyRecord,
         desk: Desk,
         data: str | None,

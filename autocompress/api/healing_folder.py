@@ -9,14 +9,14 @@ from autocompress.api.exported_folder import OpenedFolder
 from autocompress.api.exporting import write_folder
 from autocompress.api.heal_plan import heal_plan, healing_text
 from autocompress.api.healing_report import HealingReport
-from autocompress.calibration.cache import content_key, tensor_key
+from autocompress.deploy.folder import check_free
 from autocompress.errors import ConfigurationError
-from autocompress.export.folder import check_free
+from autocompress.evaluation.evaluator import Evaluator
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.settings import HealSettings
-from autocompress.search.evaluator import Evaluator
-from autocompress.search.healed_trials import key_of
-from autocompress.search.study import Healing
+from autocompress.store import content_key, tensor_key
+from autocompress.studies.healed_trials import key_of
+from autocompress.studies.study import Healing
 
 FOLDER = "healing"  # of checkpoints, among the runs
 

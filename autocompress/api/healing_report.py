@@ -9,7 +9,7 @@ from typing import Any
 from autocompress.api.exporting import Exported
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
-from autocompress.search.study import Healing, StudyRecord
+from autocompress.studies.study import Healing, StudyRecord
 
 
 @dataclass(frozen=True)

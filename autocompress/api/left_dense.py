@@ -11,7 +11,7 @@ from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.records import LayerSpec, Skipped
-from autocompress.search.space import Space
+from autocompress.space.space import Space
 from autocompress.units import format_bytes
 
 KEEP, EIGHT_BITS = "keep", "8bit"

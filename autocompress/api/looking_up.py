@@ -18,18 +18,18 @@ from autocompress.api.forecast import Fits
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination, SearchSettings, choose_study
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import CACHE, Cache
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.screening import sampled_fits
 from autocompress.methods.keep import Keep
 from autocompress.progress import Progress
 from autocompress.records import LayerSpec
-from autocompress.search.run_folder import find_study
-from autocompress.search.space import Space
-from autocompress.search.storage import file_of, storage_url
-from autocompress.search.study import StudyRecord
-from autocompress.search.study_store import read_study, to_record
+from autocompress.space.space import Space
+from autocompress.store import CACHE, Cache
+from autocompress.studies.run_folder import find_study
+from autocompress.studies.storage import file_of, storage_url
+from autocompress.studies.study import StudyRecord
+from autocompress.studies.study_store import read_study, to_record
 
 # Fits of a matrix for each size that plans are made for, about: some six for ten sizes, and what is
 # read and factorised for a single one takes as long as the fit.

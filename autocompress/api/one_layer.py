@@ -12,16 +12,16 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from autocompress.config.document import Document
-from autocompress.config.method_entry import read_method
-from autocompress.config.problems import RecipeFileError
-from autocompress.config.space_file import load_space
 from autocompress.errors import BudgetUnreachable, ConfigurationError, DataError, ModelError
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.records import Kind, LayerSpec
+from autocompress.space.document import Document
+from autocompress.space.method_entry import read_method
+from autocompress.space.problems import RecipeFileError
+from autocompress.space.space_file import load_space
 from autocompress.surgery.inventory import take_inventory
 from autocompress.surgery.placement import place
 from autocompress.surgery.workbench import Workbench

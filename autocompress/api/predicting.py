@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.config.recipe_file import save_recipe
-from autocompress.search.prediction import Prediction, predict
-from autocompress.search.proposer import Proposer
-from autocompress.search.stored_menu import read_menu
-from autocompress.search.study import StudyRecord
+from autocompress.driver.prediction import Prediction, predict
+from autocompress.driver.proposer import Proposer
+from autocompress.space.recipe_file import save_recipe
+from autocompress.studies.stored_menu import read_menu
+from autocompress.studies.study import StudyRecord
 from autocompress.units import Budget
 
 

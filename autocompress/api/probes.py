@@ -26,7 +26,7 @@ from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.records import Kind, LayerSpec
-from autocompress.search.space import Space
+from autocompress.space.space import Space
 
 FIRST_TOKENS = 32
 SECONDS_OF_TOKENS = 0.5  # that the longer of two passes over tokens should take

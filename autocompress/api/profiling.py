@@ -10,7 +10,7 @@ from autocompress.calibration.menu import Menu
 from autocompress.calibration.profile import Profile
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Skipped
-from autocompress.search.selection import EVERYTHING, Selection
+from autocompress.space.selection import EVERYTHING, Selection
 
 
 def make_profile(

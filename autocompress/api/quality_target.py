@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.left_dense import KEEP, within_reach
 from autocompress.api.session import Session, tied_names
+from autocompress.driver.aiming import Sighting, aim, approach, bracket
+from autocompress.driver.knobs import Knobs
+from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.reach import check_reachable
+from autocompress.driver.rounds import price_menu
 from autocompress.errors import BudgetUnreachable, ModelError
+from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.evaluation.latency import Latency
 from autocompress.evaluation.scoring import Score
-from autocompress.methods.penalties import Penalty
-from autocompress.methods.plan import Plan
-from autocompress.progress import Progress
-from autocompress.search.aiming import Sighting, aim, approach, bracket
-from autocompress.search.evaluator import Evaluator, ScoredText
-from autocompress.search.knobs import Knobs
-from autocompress.search.proposer import PREDICTED, Proposer
-from autocompress.search.reach import check_reachable
-from autocompress.search.rounds import price_menu
-from autocompress.search.space import Space
-from autocompress.search.targets import (
+from autocompress.judging.targets import (
     LossOnText,
     Verdict,
     describe_limits,
     excess_of,
     judge_targets,
 )
+from autocompress.methods.penalties import Penalty
+from autocompress.methods.plan import Plan
+from autocompress.progress import Progress
+from autocompress.space.space import Space
 from autocompress.units import Budget, Limits, format_bytes
 
 # Sizes to measure: first to know where options are worth measuring, by predictions alone; then to

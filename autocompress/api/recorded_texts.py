@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.api.session import Session, TextSettings
+from autocompress.deploy.checkpoint import MEASUREMENTS
 from autocompress.evaluation.corpus import BUNDLED
 from autocompress.evaluation.text_files import absolute_source
-from autocompress.export.checkpoint import MEASUREMENTS
 from autocompress.surgery.loading import is_bundled
 
 TEXTS = "texts"  # the key in the measurements

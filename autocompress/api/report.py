@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from autocompress.api.exporting import Exported
 from autocompress.api.left_dense import summary_of
+from autocompress.judging.by_role import RoleBytes, StoredMatrix, by_role
+from autocompress.judging.targets import Verdict
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement, Skipped
-from autocompress.search.by_role import RoleBytes, StoredMatrix, by_role
-from autocompress.search.targets import Verdict
 from autocompress.stage_memory import describe_peaks
 from autocompress.units import format_bytes
 

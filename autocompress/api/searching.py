@@ -32,26 +32,26 @@ from autocompress.api.study_choice import (
 from autocompress.api.worker import Desk, WorkerSettings, dense_latency_of
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.screening import describe_fits
+from autocompress.driver.aiming import Sighting, aim, approach
+from autocompress.driver.driver import Effort, Search
+from autocompress.driver.engines.choosing import EngineSettings, check_engine, make_engine
+from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.reach import check_reachable
+from autocompress.driver.reporting import OnReport
+from autocompress.driver.rounds import price_menu
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.judging.dominance import HYPERVOLUME_REFERENCE_RISE
+from autocompress.judging.hypervolume import REFERENCE_SETTING
 from autocompress.paths import shown
 from autocompress.progress import SILENT, Progress
-from autocompress.search.aiming import Sighting, aim, approach
-from autocompress.search.dominance import HYPERVOLUME_REFERENCE_RISE
-from autocompress.search.driver import Effort, Search
-from autocompress.search.engines.choosing import EngineSettings, check_engine, make_engine
-from autocompress.search.evaluator import Evaluator
-from autocompress.search.hypervolume import REFERENCE_SETTING
-from autocompress.search.observer import Observer
-from autocompress.search.proposer import PREDICTED, Proposer
-from autocompress.search.reach import check_reachable
-from autocompress.search.reporting import OnReport
-from autocompress.search.rounds import price_menu
-from autocompress.search.run_folder import find_study, touch
-from autocompress.search.space import Space
-from autocompress.search.storage import settle, storage_errors
-from autocompress.search.stored_menu import keep_menu
-from autocompress.search.study import StudyRecord
-from autocompress.search.study_store import create_study, read_study, to_record
+from autocompress.space.space import Space
 from autocompress.stage_memory import StageMemory, describe_peaks
+from autocompress.studies.observer import Observer
+from autocompress.studies.run_folder import find_study, touch
+from autocompress.studies.storage import settle, storage_errors
+from autocompress.studies.stored_menu import keep_menu
+from autocompress.studies.study import StudyRecord
+from autocompress.studies.study_store import create_study, read_study, to_record
 from autocompress.surgery.stored_types import dtype_name
 from autocompress.units import Budget, Limits
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from autocompress.api.efforts import EFFORTS, NORMAL, effort_of
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import CACHE, Cache, content_key, tensor_key
 from autocompress.calibration.fitting import build_menu, fit_taken
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.menu import Menu
@@ -26,8 +25,8 @@ from autocompress.calibration.reach import find_unreached
 from autocompress.calibration.screening import screened_menu
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
-from autocompress.config.space_file import load_space
 from autocompress.crew import Crew
+from autocompress.driver.rounds import PricingTexts
 from autocompress.errors import ConfigurationError, DataError, ModelError, TimeIsUp
 from autocompress.evaluation.corpus import BUNDLED, PARTS, Texts, check_disjoint, load_texts
 from autocompress.evaluation.encoding import (
@@ -38,6 +37,7 @@ from autocompress.evaluation.encoding import (
     token_ids,
     vocabulary_of,
 )
+from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.plausibility import absurd_perplexity, differing_texts
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
@@ -47,10 +47,10 @@ from autocompress.methods.base import Method
 from autocompress.numerics.metric import Metric
 from autocompress.paths import located, shown
 from autocompress.progress import SILENT, Progress
-from autocompress.search.evaluator import ScoredText
-from autocompress.search.rounds import PricingTexts
-from autocompress.search.selection import EVERYTHING, Selection
-from autocompress.search.space import Space
+from autocompress.space.selection import EVERYTHING, Selection
+from autocompress.space.space import Space
+from autocompress.space.space_file import load_space
+from autocompress.store import CACHE, Cache, content_key, tensor_key
 from autocompress.surgery.compute_type import FASTEST
 from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from autocompress.api.exported_folder import dtype_of, was_quantized
-from autocompress.config.document import read_document
-from autocompress.config.recipe_file import read_recipe
+from autocompress.deploy.checkpoint import RECIPE
 from autocompress.errors import AutocompressError, ModelError
 from autocompress.evaluation.encoding import begin_tokens, vocabulary_of
 from autocompress.evaluation.latency import ROUNDS, describe_device
 from autocompress.evaluation.speed import KINDS, Prompts, memory_alone, time_in_turn
-from autocompress.export.checkpoint import RECIPE
 from autocompress.progress import SILENT, Progress
+from autocompress.space.document import read_document
+from autocompress.space.recipe_file import read_recipe
 from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import LoadedModel, is_exported, load_model
 from autocompress.surgery.stored_types import dtype_name

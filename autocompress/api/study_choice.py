@@ -10,16 +10,16 @@ from typing import Any
 from autocompress.api.efforts import NORMAL, effort_of
 from autocompress.api.left_dense import KEEP, check_unreached
 from autocompress.api.session import Session, TextSettings, open_session, read_space
+from autocompress.driver.knob_sampler import SAMPLERS
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.paths import located
 from autocompress.progress import SILENT, Progress
-from autocompress.search.knob_sampler import SAMPLERS
-from autocompress.search.selection import EVERYTHING, Selection
-from autocompress.search.space import Space
-from autocompress.search.storage import default_storage, storage_url
-from autocompress.search.study import StudyRecord
-from autocompress.search.study_store import existing_study, to_record
+from autocompress.space.selection import EVERYTHING, Selection
+from autocompress.space.space import Space
+from autocompress.studies.storage import default_storage, storage_url
+from autocompress.studies.study import StudyRecord
+from autocompress.studies.study_store import existing_study, to_record
 from autocompress.surgery.loading import BUNDLED_MODEL
 from autocompress.units import Budget
 

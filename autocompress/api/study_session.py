@@ -8,7 +8,7 @@ from autocompress.api.session import Session
 from autocompress.api.study_choice import SearchSettings
 from autocompress.errors import StudyError
 from autocompress.progress import SILENT, Progress
-from autocompress.search.study import StudyRecord
+from autocompress.studies.study import StudyRecord
 
 
 def open_study_session(study: StudyRecord, runs_dir: Path, progress: Progress = SILENT) -> Session:

@@ -12,10 +12,9 @@ from autocompress.api.left_dense import KEEP, check_unreached, warn_of_unreached
 from autocompress.api.quality_target import Chosen, Confirm, QualityTarget
 from autocompress.api.session import Session, read_space, tied_names
 from autocompress.calibration.screening import describe_fits
-from autocompress.config.document import Document, read_document
-from autocompress.config.penalty_entries import penalties_that_count
-from autocompress.config.recipe_file import Recipe, check_recipe, own_space, read_recipe
-from autocompress.config.space_file import DEFAULT_SPACE
+from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.reach import check_reachable
+from autocompress.driver.rounds import price_menu
 from autocompress.errors import ConfigurationError
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
@@ -23,11 +22,12 @@ from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.progress import Progress
-from autocompress.search.proposer import PREDICTED, Proposer
-from autocompress.search.reach import check_reachable
-from autocompress.search.rounds import price_menu
-from autocompress.search.selection import EVERYTHING, Selection
-from autocompress.search.space import Space
+from autocompress.space.document import Document, read_document
+from autocompress.space.penalty_entries import penalties_that_count
+from autocompress.space.recipe_file import Recipe, check_recipe, own_space, read_recipe
+from autocompress.space.selection import EVERYTHING, Selection
+from autocompress.space.space import Space
+from autocompress.space.space_file import DEFAULT_SPACE
 from autocompress.units import Budget, Limits
 
 BESIDE_THE_BUDGET = 1  # sizes that options are fitted at beside it, so that there are more to price

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autocompress.driver.driver import REFERENCE_SPAN
+from autocompress.driver.hand_written import hand_written_plans
+from autocompress.driver.proposer import sweep
+from autocompress.driver.shares import ALL, Planned, share_out
 from autocompress.methods.plan import Plan
-from autocompress.search.driver import REFERENCE_SPAN
-from autocompress.search.hand_written import hand_written_plans
-from autocompress.search.proposer import sweep
-from autocompress.search.shares import ALL, Planned, share_out
-from autocompress.search.space import Space
+from autocompress.space.space import Space
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Limits
 

@@ -12,15 +12,15 @@ import torch
 from autocompress.api.session import Session
 from autocompress.api.study_choice import SearchSettings
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import CACHE
+from autocompress.driver.engines.base import Answer, Errand, Measure, Work
+from autocompress.driver.rounds import PricingTexts
 from autocompress.errors import ModelError, StorageError
+from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.progress import Notes
-from autocompress.search.engines.base import Answer, Errand, Measure, Work
-from autocompress.search.evaluator import Evaluator, ScoredText
-from autocompress.search.rounds import PricingTexts
-from autocompress.search.study import StudyRecord
+from autocompress.store import CACHE
+from autocompress.studies.study import StudyRecord
 
 
 class Desk:

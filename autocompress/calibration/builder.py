@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autocompress.calibration.cache import Cache, content_key, tensor_key
 from autocompress.free_memory import give_back_memory
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method, placed_errors
@@ -17,6 +16,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.registry import version_of
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
+from autocompress.store import Cache, content_key, tensor_key
 from autocompress.surgery.workbench import Workbench
 
 # Raise it when a fit changes, so that layers of an earlier version are not taken for new ones.

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autocompress.calibration.cache import Cache, content_key
 from autocompress.calibration.collection import entry_of
 from autocompress.errors import StorageError
 from autocompress.numerics.metric import Curvature, Metric
+from autocompress.store import Cache, content_key
 
 UPPER = "_upper"  # of a symmetric matrix what is on the diagonal and above it
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.calibration.cache import Cache, content_key
 from autocompress.calibration.layer_timing import Run, Timed, relative_times
 from autocompress.calibration.menu import Menu
 from autocompress.calibration.uses import Use, bytes_read, uses_of
@@ -22,6 +21,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import LayerSpec
+from autocompress.store import Cache, content_key
 from autocompress.surgery.placement import read_weight
 from autocompress.surgery.workbench import Workbench
 from autocompress.units import format_cpu

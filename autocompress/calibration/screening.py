@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from autocompress.calibration.builder import LayerBuilder
-from autocompress.calibration.cache import content_key
 from autocompress.calibration.fitting import fit_layer, over_layers
 from autocompress.calibration.menu import LayerMenu, Menu, Option, State, judge
 from autocompress.crew import Crew
@@ -29,6 +28,7 @@ from autocompress.methods.quantize import Quantize
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
+from autocompress.store import content_key
 
 SAMPLES = 2  # matrices of each kind that are fitted
 FEW_OPTIONS = 3  # up to so many are fitted at once

@@ -21,7 +21,7 @@ from autocompress.cli.source_options import (
 
 if TYPE_CHECKING:
     from autocompress.api.attributing import Attributed
-    from autocompress.search.attribution import Attribution
+    from autocompress.judging.attribution import Attribution
 
 WIDTH_OF_A_FILE = 140  # where stdout is no terminal
 COLUMNS = ("group", "matrices", "saved", "of all", "rise", "±", "KL", "of all")

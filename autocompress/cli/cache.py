@@ -13,7 +13,7 @@ from autocompress.cli.output import console, log, print_json
 from autocompress.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from autocompress.calibration.cache_contents import Held
+    from autocompress.store_contents import Held
 
 
 def cache(
@@ -49,8 +49,8 @@ def cache(
     Studies are not in it: all of it can be computed again, and a search that runs must not be
     robbed of it. `--cache-limit` of search, compress and profile does this at their end.
     """
-    from autocompress.calibration.cache import CACHE
-    from autocompress.calibration.cache_contents import contents, remove
+    from autocompress.store import CACHE
+    from autocompress.store_contents import contents, remove
     from autocompress.units import parse_duration, parse_size
 
     root = runs_dir.expanduser().absolute() / CACHE
@@ -87,8 +87,8 @@ def limit_cache(ctx: typer.Context, runs_dir: Path, limit: str | None) -> None:
     """
     if limit is None:
         return
-    from autocompress.calibration.cache import CACHE
-    from autocompress.calibration.cache_contents import remove
+    from autocompress.store import CACHE
+    from autocompress.store_contents import remove
     from autocompress.units import format_bytes, parse_size
 
     size, root = parse_size(limit, "--cache-limit"), runs_dir.expanduser().absolute() / CACHE

@@ -14,9 +14,9 @@ from autocompress.api.endurance import Endurance
 from autocompress.api.finish import Finish
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.cli.output import ConsoleProgress, console, print_json
+from autocompress.driver.engines.choosing import EngineSettings
 from autocompress.errors import BudgetUnreachable
 from autocompress.paths import shown
-from autocompress.search.engines.choosing import EngineSettings
 from autocompress.units import about, format_bytes
 
 NUMBERS = ("count", "options", "tokens", "windows", "memory")

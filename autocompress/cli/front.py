@@ -14,7 +14,7 @@ from autocompress.cli.output import console, log, print_json, quieten_libraries
 from autocompress.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:
-    from autocompress.search.study import StudyRecord, TrialRecord
+    from autocompress.studies.study import StudyRecord, TrialRecord
     from autocompress.units import Limits
 
 
@@ -78,7 +78,7 @@ def front(
     limits.
     """
     quieten_libraries()
-    from autocompress.search.study_store import read_study
+    from autocompress.studies.study_store import read_study
 
     record = read_study(study, runs_dir, storage)
     if budget is not None:
@@ -143,8 +143,8 @@ def _limits(
 def _pick(
     study: StudyRecord, how: str | None, asked: Limits, max_perplexity: float | None
 ) -> TrialRecord | None:
-    from autocompress.search.picking import best_or_none
-    from autocompress.search.picking import pick as pick_trial
+    from autocompress.judging.picking import best_or_none
+    from autocompress.judging.picking import pick as pick_trial
 
     if max_perplexity is not None and not max_perplexity > 0:
         raise ConfigurationError("--max-perplexity must be more than zero", got=max_perplexity)
@@ -187,7 +187,7 @@ def _parse(option: str, text: str | None, study: StudyRecord) -> float | None:
 
 def _show(study: StudyRecord, picked: TrialRecord | None, asked: Limits, options: str) -> None:
     from autocompress.cli.front_table import next_command, print_front
-    from autocompress.search.against_dense import describe, targets_of
+    from autocompress.judging.against_dense import describe, targets_of
 
     print_front(study, console, picked)
     if picked is not None:
@@ -201,7 +201,7 @@ def _show(study: StudyRecord, picked: TrialRecord | None, asked: Limits, options
 
 def _show_memory(study: StudyRecord, picked: TrialRecord) -> None:
     from autocompress.cli.role_view import print_by_role
-    from autocompress.search.by_role import plan_by_role
+    from autocompress.judging.by_role import plan_by_role
 
     roles = plan_by_role(study.specs, picked.plan)
     print_by_role(roles, study.dense_bytes, picked.bytes, console)
@@ -209,9 +209,9 @@ def _show_memory(study: StudyRecord, picked: TrialRecord) -> None:
 
 def _show_methods(study: StudyRecord) -> None:
     from autocompress.cli.method_table import print_methods
-    from autocompress.search.front import front_of
-    from autocompress.search.method_report import report_methods
-    from autocompress.search.method_rivals import stored_offers
+    from autocompress.judging.front import front_of
+    from autocompress.judging.method_report import report_methods
+    from autocompress.judging.method_rivals import stored_offers
 
     print_methods(report_methods(study, stored_offers(study)), len(front_of(study)), console)
 
@@ -230,11 +230,11 @@ def _as_dict(
     *,
     methods: bool,
 ) -> dict[str, Any]:
-    from autocompress.search.against_dense import targets_of
-    from autocompress.search.by_role import plan_by_role
-    from autocompress.search.front import front_to_dict, point_to_dict
-    from autocompress.search.method_report import report_methods
-    from autocompress.search.method_rivals import stored_offers
+    from autocompress.judging.against_dense import targets_of
+    from autocompress.judging.by_role import plan_by_role
+    from autocompress.judging.front import front_to_dict, point_to_dict
+    from autocompress.judging.method_report import report_methods
+    from autocompress.judging.method_rivals import stored_offers
 
     chosen = None if picked is None else point_to_dict(study, picked)
     if picked is not None and chosen is not None:
@@ -252,8 +252,8 @@ def _as_dict(
 
 def write_plots(study: StudyRecord, html: Path | None, png: Path | None) -> dict[str, Path]:
     """Write both pictures; only a file that was named must succeed."""
-    from autocompress.search.front_plot import write_front_html
-    from autocompress.search.front_png import write_front_png
+    from autocompress.pictures.front_plot import write_front_html
+    from autocompress.pictures.front_png import write_front_png
 
     written = {}
     for name, write, path in (("html", write_front_html, html), ("png", write_front_png, png)):

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.judging.against_dense import describe, latency_ratio, rise, targets_of
+from autocompress.judging.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
+from autocompress.judging.dominance import knee_of, latency
+from autocompress.judging.front import Gain, front_of, gain_over_hand_written
+from autocompress.judging.healing_report import first_of, healing_notes
+from autocompress.judging.picking import best_or_none, nearest_to_the_limits
+from autocompress.judging.targets import describe_limits
 from autocompress.paths import shown
-from autocompress.search.against_dense import describe, latency_ratio, rise, targets_of
-from autocompress.search.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
-from autocompress.search.dominance import knee_of, latency
-from autocompress.search.front import Gain, front_of, gain_over_hand_written
-from autocompress.search.healing_report import first_of, healing_notes
-from autocompress.search.picking import best_or_none, nearest_to_the_limits
-from autocompress.search.study import StudyRecord, TrialRecord
-from autocompress.search.targets import describe_limits
+from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 MARKS = "marks"

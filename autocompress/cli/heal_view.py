@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from autocompress.search.healed_trials import picture_of
+from autocompress.studies.healed_trials import picture_of
 from autocompress.units import format_bytes
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.cli.front_table import WIDTH_OF_A_FILE
-from autocompress.search.method_report import BeatenPlan, MethodReport
+from autocompress.judging.method_report import BeatenPlan, MethodReport
 
 COLUMNS = ("method", "plans", "at", "bytes", "unbeaten on", "beaten by")
 NUMBERS = ("plans", "bytes", "unbeaten on")

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from autocompress.api.predicting import PredictedPlan
 from autocompress.errors import BudgetUnreachable, StudyError
+from autocompress.judging.against_dense import describe
+from autocompress.judging.picking import pick
 from autocompress.paths import shown
-from autocompress.search.against_dense import describe
-from autocompress.search.picking import pick
 from autocompress.units import format_bytes
 
 

@@ -78,7 +78,7 @@ def profile(
     quieten_libraries()
     limit_cache(ctx, runs_dir, cache_limit)
     from autocompress.api.functions import profile as run
-    from autocompress.api.profile_plot import write_profile_html
+    from autocompress.pictures.profile_plot import write_profile_html
 
     result = run(
         model,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.search.by_role import RoleBytes
+from autocompress.judging.by_role import RoleBytes
 from autocompress.units import format_bytes
 
 WIDTH_OF_A_FILE = 100  # where stdout is no terminal

@@ -204,7 +204,7 @@ def search(
         from autocompress.api.session import named_texts
         from autocompress.api.study_choice import Destination, SearchSettings
         from autocompress.cli.dry_run_view import show_dry_run
-        from autocompress.search.selection import Selection
+        from autocompress.space.selection import Selection
 
         texts = named_texts(
             *(data, calibration_data, selection_data, report_data),
@@ -242,8 +242,8 @@ def search(
     from autocompress.cli.front import location_options, write_plots
     from autocompress.cli.front_table import next_command, print_front
     from autocompress.free_memory import peak_memory_bytes
-    from autocompress.search.front import front_to_dict
-    from autocompress.search.picking import best_or_none, nearest_to_the_limits, pick
+    from autocompress.judging.front import front_to_dict
+    from autocompress.judging.picking import best_or_none, nearest_to_the_limits, pick
     from autocompress.tracking.mlflow_client import how_to_browse
     from autocompress.units import format_bytes
 

@@ -13,10 +13,10 @@ from autocompress.cli.options import Dequantize, TrustRemoteCode
 from autocompress.cli.output import console, log, print_json, quieten_libraries
 
 if TYPE_CHECKING:
-    from autocompress.config.document import Document
-    from autocompress.config.problems import Problem
-    from autocompress.config.recipe_file import Recipe
     from autocompress.methods.plan import Plan
+    from autocompress.space.document import Document
+    from autocompress.space.problems import Problem
+    from autocompress.space.recipe_file import Recipe
     from autocompress.surgery.inventory import Inventory
 
 
@@ -115,9 +115,9 @@ def judge(file: str, model: str | None = None, **loading: bool) -> Verdict:
     Raises:
         ConfigurationError: the file or model cannot be read at all.
     """
-    from autocompress.config.document import read_document
-    from autocompress.config.problems import FileError
-    from autocompress.config.space_file import find_space
+    from autocompress.space.document import read_document
+    from autocompress.space.problems import FileError
+    from autocompress.space.space_file import find_space
 
     path = find_space(file)
     try:
@@ -132,8 +132,8 @@ def judge(file: str, model: str | None = None, **loading: bool) -> Verdict:
 
 
 def _judge_space(document: Document, model: str | None, loading: Mapping[str, bool]) -> Verdict:
-    from autocompress.config.problems import SpaceFileError
-    from autocompress.config.space_file import option_problems, read_space, unmatched_rules
+    from autocompress.space.problems import SpaceFileError
+    from autocompress.space.space_file import option_problems, read_space, unmatched_rules
 
     try:
         space = read_space(document)
@@ -157,9 +157,9 @@ def _judge_space(document: Document, model: str | None, loading: Mapping[str, bo
 
 
 def _judge_recipe(document: Document, model: str | None, loading: Mapping[str, bool]) -> Verdict:
-    from autocompress.config.problems import RecipeFileError
-    from autocompress.config.recipe_file import check_recipe, rank_notices, read_recipe
     from autocompress.methods.plan import Plan
+    from autocompress.space.problems import RecipeFileError
+    from autocompress.space.recipe_file import check_recipe, rank_notices, read_recipe
 
     try:
         recipe = read_recipe(document)
@@ -194,11 +194,11 @@ def _check_space(
     Raises:
         RecipeFileError: they do not.
     """
-    from autocompress.config.problems import RecipeFileError
-    from autocompress.config.recipe_file import own_space
-    from autocompress.config.space_file import DEFAULT_SPACE, load_space
+    from autocompress.driver.reach import check_reachable
     from autocompress.errors import BudgetUnreachable, ConfigurationError
-    from autocompress.search.reach import check_reachable
+    from autocompress.space.problems import RecipeFileError
+    from autocompress.space.recipe_file import own_space
+    from autocompress.space.space_file import DEFAULT_SPACE, load_space
     from autocompress.units import Budget
 
     document, key = recipe.document, "space"

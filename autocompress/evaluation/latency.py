@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from autocompress.errors import ModelError
 from autocompress.evaluation.encoding import vocabulary_of
 from autocompress.evaluation.windows import context_length
-from autocompress.surgery.cache_layout import given_cache
+from autocompress.runtime.cache_layout import given_cache
 from autocompress.units import format_cpu
 
 PROMPT_TOKENS = 32

@@ -32,7 +32,7 @@ from autocompress.numerics.tensor_fit import refine
 from autocompress.numerics.tensor_train import even_norms
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
-from autocompress.search.families.base import RANK_MULTIPLE
+from autocompress.space.families.base import RANK_MULTIPLE
 from autocompress.surgery.placement import prefix_of
 from autocompress.surgery.stored_numbers import StoredNumbers
 

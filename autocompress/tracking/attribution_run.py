@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from autocompress.errors import StorageError
-from autocompress.search.attribution import Attribution
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.judging.attribution import Attribution
+from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.tracking.mlflow_client import load_mlflow, without_password
 from autocompress.tracking.mlflow_store import MlflowStore
 from autocompress.tracking.run_data import split_table

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autocompress.search.healing_png import write_healing_png
+from autocompress.pictures.healing_png import write_healing_png
 
 CURVES = ("loss", "kl", "nll")
 PICTURE = "healing.png"

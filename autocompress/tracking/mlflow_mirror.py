@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from autocompress.errors import ConfigurationError
 from autocompress.progress import Progress
-from autocompress.search.observer import Observer
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.studies.observer import Observer
+from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.tracking.mlflow_client import without_password
 from autocompress.tracking.mlflow_store import MlflowStore
 

@@ -15,12 +15,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from autocompress.search.front import front_of, front_to_dict
-from autocompress.search.front_plot import write_front_html
-from autocompress.search.front_png import write_front_png
-from autocompress.search.hypervolume import hypervolume, hypervolume_series
-from autocompress.search.picking import best_or_none
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.judging.front import front_of, front_to_dict
+from autocompress.judging.hypervolume import hypervolume, hypervolume_series
+from autocompress.judging.picking import best_or_none
+from autocompress.pictures.front_plot import write_front_html
+from autocompress.pictures.front_png import write_front_png
+from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.tracking.environment import describe_environment, git_revision
 from autocompress.tracking.healing_curve import send_healing
 from autocompress.tracking.mlflow_client import load_mlflow, open_experiment

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autocompress.methods.plan import Plan
-from autocompress.records import Measurement
-from autocompress.search.against_dense import (
+from autocompress.judging.against_dense import (
     dense_on,
     describe,
     latency_ratio,
@@ -18,14 +16,16 @@ from autocompress.search.against_dense import (
     rise,
     targets_of,
 )
-from autocompress.search.bootstrap import rise_interval
-from autocompress.search.dominance import latency
-from autocompress.search.front import front_of, front_to_dict, gain_over_hand_written
-from autocompress.search.method_report import report_methods
-from autocompress.search.method_rivals import stored_offers
-from autocompress.search.picking import best_or_none, nearest_to_the_limits
-from autocompress.search.recipe_summary import bits_per_weight, methods_by_role
-from autocompress.search.study import StudyRecord, TrialRecord
+from autocompress.judging.bootstrap import rise_interval
+from autocompress.judging.dominance import latency
+from autocompress.judging.front import front_of, front_to_dict, gain_over_hand_written
+from autocompress.judging.method_report import report_methods
+from autocompress.judging.method_rivals import stored_offers
+from autocompress.judging.picking import best_or_none, nearest_to_the_limits
+from autocompress.judging.recipe_summary import bits_per_weight, methods_by_role
+from autocompress.methods.plan import Plan
+from autocompress.records import Measurement
+from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 LONGEST_PARAMETER = 500

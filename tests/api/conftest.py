@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import autocompress
-from autocompress.search.study import StudyRecord
+from autocompress.studies.study import StudyRecord
 from tests.api.searches import TRIALS, write_inputs
 from tests.api.tiny_compression import FEW, SPACE, token_ids
 

@@ -9,6 +9,7 @@ import autocompress
 from autocompress.api.attributing import attribute_plan, attribute_trial
 from autocompress.api.exported_folder import open_folder
 from autocompress.api.study_choice import Destination, SearchSettings
+from autocompress.deploy.checkpoint import RECIPE, export_checkpoint
 from autocompress.errors import (
     AutocompressError,
     ConfigurationError,
@@ -17,10 +18,9 @@ from autocompress.errors import (
     StudyError,
 )
 from autocompress.evaluation.scoring import score
-from autocompress.export.checkpoint import RECIPE, export_checkpoint
+from autocompress.judging.picking import pick
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.search.picking import pick
 from autocompress.surgery.inventory import stored_tensors_of
 
 

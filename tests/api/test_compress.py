@@ -12,6 +12,10 @@ import yaml
 import autocompress
 from autocompress.api.exporting import is_finished
 from autocompress.api.session import TextSettings
+from autocompress.deploy import verify
+from autocompress.deploy.verify import Verification
+from autocompress.driver import rounds
+from autocompress.driver.prices import Slope
 from autocompress.errors import (
     BudgetUnreachable,
     ConfigurationError,
@@ -19,13 +23,9 @@ from autocompress.errors import (
 )
 from autocompress.evaluation.scoring import score
 from autocompress.evaluation.windows import Windows
-from autocompress.export import verify
-from autocompress.export.verify import Verification
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.search import rounds
-from autocompress.search.prices import Slope
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from tests.api.tiny_compression import token_ids, words
 from tests.api.verifying import score_here

@@ -10,10 +10,10 @@ import autocompress
 from autocompress.api.finish import REFIT_BEST, Finish
 from autocompress.api.session import TextSettings
 from autocompress.errors import AutocompressError, ConfigurationError, ModelError
-from autocompress.search.front import front_of, gain_over_hand_written, pick
-from autocompress.search.healed_trials import picture_of
-from autocompress.search.study import HEALED
-from autocompress.search.study_store import read_study
+from autocompress.judging.front import front_of, gain_over_hand_written, pick
+from autocompress.studies.healed_trials import picture_of
+from autocompress.studies.study import HEALED
+from autocompress.studies.study_store import read_study
 
 TEXTS = TextSettings(
     "bundled", calibration_tokens=512, selection_tokens=1024, report_tokens=1024, pricing_tokens=0

@@ -10,9 +10,9 @@ import pytest
 from autocompress.api import probes
 from autocompress.api.forecast import PRICING_PASSES, Work, predict_stages
 from autocompress.api.probes import PerElement, PerToken, Speed, per_element, per_token
-from autocompress.config.space_file import load_space
+from autocompress.space.space_file import load_space
 from autocompress.units import about
-from tests.search.study_fixtures import SPECS
+from tests.studies.study_fixtures import SPECS
 
 SPEED = Speed(PerToken(0.1, 0.001), PerToken(0.5, 0.002), 5.0, {"svd": PerElement(1e-6, 1e-8)})
 WORK = Work(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import autocompress
 from autocompress.api.healing import heal_trial
 from autocompress.api.study_choice import Destination
+from autocompress.deploy.weights import weight_files
 from autocompress.errors import (
     AutocompressError,
     ConfigurationError,
@@ -24,13 +25,12 @@ from autocompress.errors import (
     StudyError,
 )
 from autocompress.evaluation.corpus import bundled_text
-from autocompress.export.weights import weight_files
 from autocompress.healing.settings import HealSettings
+from autocompress.judging.front import front_of, pick
 from autocompress.progress import SILENT
-from autocompress.search.front import front_of, pick
-from autocompress.search.healed_trials import FOLDER, healed_already, picture_of, read_numbers
-from autocompress.search.study import HEALED
-from autocompress.search.study_store import read_study
+from autocompress.studies.healed_trials import FOLDER, healed_already, picture_of, read_numbers
+from autocompress.studies.study import HEALED
+from autocompress.studies.study_store import read_study
 
 WORDS = {"steps": 6, "tokens": 512, "track": False}
 

@@ -4,10 +4,10 @@ import pytest
 from safetensors.torch import load_file
 
 import autocompress
-from autocompress.config.recipe_file import load_recipe
+from autocompress.deploy import checkpoint, verify
+from autocompress.deploy.weights import weight_files
 from autocompress.errors import ConfigurationError
-from autocompress.export import checkpoint, verify
-from autocompress.export.weights import weight_files
+from autocompress.space.recipe_file import load_recipe
 from tests.api.tiny_folders import deepseek, export_to
 from tests.api.verifying import score_here
 

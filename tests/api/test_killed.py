@@ -8,7 +8,7 @@ import sys
 import time
 
 import autocompress
-from autocompress.search.study_store import read_study
+from autocompress.studies.study_store import read_study
 
 FINISHED = 2  # trials that must be there before the process is killed
 TRIALS = 5

@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 
 import autocompress
 from autocompress.cli.main import main
-from autocompress.export import verify
-from autocompress.export.verify import Verification
+from autocompress.deploy import verify
+from autocompress.deploy.verify import Verification
 from autocompress.surgery.loading import LoadedModel, fingerprint, load_model
 from autocompress.surgery.permanent import compressed_copy
 from autocompress.surgery.workbench import Workbench
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY
-from tests.export.exporting import export_tiny
+from tests.deploy.exporting import export_tiny
 from tests.mixed_plans import builder, mixed_plan
 
 EMBEDDING_ALONE = """\

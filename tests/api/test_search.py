@@ -13,8 +13,6 @@ from autocompress.api import searching, session
 from autocompress.api.session import TextSettings
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.cli.main import main
-from autocompress.config.document import read_document
-from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import (
     BudgetUnreachable,
     ConfigurationError,
@@ -23,8 +21,10 @@ from autocompress.errors import (
     StorageError,
     StudyError,
 )
-from autocompress.search.evaluator import Evaluator
-from autocompress.search.picking import pick
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.judging.picking import pick
+from autocompress.space.document import read_document
+from autocompress.space.recipe_file import read_recipe
 from tests.api.searches import TRIALS
 
 POINT = {"trial", "perplexity", "kl", "bytes", "ratio", "latency_ms", "recipe"}

@@ -12,7 +12,7 @@ from autocompress.api.study_choice import SearchSettings
 from autocompress.cli.main import main
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.methods.keep import Keep
-from autocompress.search.selection import Selection
+from autocompress.space.selection import Selection
 from tests.api.tiny_compression import FEW, token_ids, words
 from tests.conftest import make_tiny_model, make_tiny_tokenizer
 

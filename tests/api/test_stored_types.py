@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import autocompress
 from autocompress.cli.main import main
-from autocompress.export import verify
+from autocompress.deploy import verify
 from autocompress.surgery import loading
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from autocompress.surgery.loading import load_model

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import autocompress
 from autocompress.cli.main import main
-from autocompress.export import verify
+from autocompress.deploy import verify
 from tests.api.verifying import score_here
 from tests.architectures import ARCHITECTURES
 from tests.conftest import VOCABULARY

@@ -13,8 +13,8 @@ import yaml
 import autocompress
 from autocompress.api.session import TextSettings
 from autocompress.cli.main import main
-from autocompress.export import verify
-from autocompress.search.front import front_to_dict
+from autocompress.deploy import verify
+from autocompress.judging.front import front_to_dict
 from tests.api.tiny_compression import FEW, token_ids
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY, make_tiny_tokenizer

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from autocompress.export.checkpoint import export_checkpoint
+from autocompress.deploy.checkpoint import export_checkpoint
 from autocompress.methods.plan import Plan
 from autocompress.surgery.loading import load_model
 from autocompress.surgery.workbench import Workbench

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from autocompress.deploy.verify import Verification
 from autocompress.evaluation.scoring import score
 from autocompress.evaluation.windows import Windows
-from autocompress.export.verify import Verification
 from autocompress.surgery.inventory import stored_bytes
 from autocompress.surgery.loading import load_model
 

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from autocompress.calibration.cache import Cache
 from autocompress.calibration.statistics import collect_statistics
+from autocompress.store import Cache
 from autocompress.surgery.workbench import Workbench
 from tests.calibration.counting import CountingBuilder
 from tests.conftest import VOCABULARY

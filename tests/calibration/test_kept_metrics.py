@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autocompress.calibration.cache import Cache
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.statistics import collect_statistics, stream_statistics
 from autocompress.errors import StorageError
 from autocompress.numerics.metric import Metric
+from autocompress.store import Cache
 from autocompress.surgery.inventory import take_inventory
 from tests.conftest import VOCABULARY
 from tests.moe_models import EXPERTS, make_moe

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from autocompress.calibration import latency_table
-from autocompress.calibration.cache import Cache
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.layer_timing import Timed
 from autocompress.calibration.menu import LayerMenu, Menu, Option
@@ -20,6 +19,7 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.sparse import Sparse
 from autocompress.methods.svd import Svd
+from autocompress.store import Cache
 from autocompress.surgery.workbench import Workbench
 from tests.moe_models import make_moe
 

@@ -19,7 +19,7 @@ from autocompress.numerics.metric import Curvature, Metric
 from autocompress.records import Kind, LayerSpec, Role
 from autocompress.surgery.workbench import Workbench
 from tests.calibration.counting import METHODS, menu_with
-from tests.export.exporting import export_tiny
+from tests.deploy.exporting import export_tiny
 from tests.mixed_plans import CHOICES, mixed_plan
 
 

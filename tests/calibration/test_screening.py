@@ -10,6 +10,8 @@ from autocompress.calibration import screening as module
 from autocompress.calibration.fitting import build_menu, fit_taken
 from autocompress.calibration.menu import LayerMenu, Option, State
 from autocompress.calibration.screening import part_of, screened_menu
+from autocompress.driver.allocation import allocated_plan, bent_choices
+from autocompress.driver.knobs import Knobs
 from autocompress.methods.base import MatrixProblem
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
@@ -18,8 +20,6 @@ from autocompress.methods.svd import Svd
 from autocompress.methods.trellis import Trellis
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.records import Kind, LayerSpec, Role
-from autocompress.search.allocation import allocated_plan, bent_choices
-from autocompress.search.knobs import Knobs
 from tests.calibration.counting import METHODS
 from tests.fake_crew import FakeCrew
 

@@ -12,9 +12,9 @@ from autocompress.api import attribute_function
 from autocompress.api.attributing import Attributed
 from autocompress.cli.attribute import attribute
 from autocompress.errors import ConfigurationError, StorageError
-from autocompress.search.attribution import Attribution, Contribution, Damage
-from autocompress.search.bootstrap import Interval
-from tests.search.study_fixtures import realistic_study
+from autocompress.judging.attribution import Attribution, Contribution, Damage
+from autocompress.judging.bootstrap import Interval
+from tests.studies.study_fixtures import realistic_study
 
 STUDY = realistic_study()
 TRIAL = STUDY.trials[10]

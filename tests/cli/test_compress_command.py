@@ -8,7 +8,7 @@ import yaml
 
 from autocompress.api import batch, compressing
 from autocompress.cli.main import main
-from autocompress.export import verify
+from autocompress.deploy import verify
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY
 

@@ -13,13 +13,13 @@ from autocompress.cli.front import front
 from autocompress.cli.front_table import next_command, print_front
 from autocompress.cli.method_table import print_methods
 from autocompress.errors import BudgetUnreachable, ConfigurationError
-from autocompress.search import study_store
-from autocompress.search.front import front_of
-from autocompress.search.method_report import report_methods
-from autocompress.search.method_rivals import Offer
-from autocompress.search.picking import pick
-from autocompress.search.study import HAND_WRITTEN, HEALED, Healing
-from tests.search.study_fixtures import SPECS, realistic_study, study_of, trial, with_windows
+from autocompress.judging.front import front_of
+from autocompress.judging.method_report import report_methods
+from autocompress.judging.method_rivals import Offer
+from autocompress.judging.picking import pick
+from autocompress.studies import study_store
+from autocompress.studies.study import HAND_WRITTEN, HEALED, Healing
+from tests.studies.study_fixtures import SPECS, realistic_study, study_of, trial, with_windows
 
 
 @pytest.fixture

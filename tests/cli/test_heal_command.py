@@ -20,7 +20,7 @@ from autocompress.errors import ConfigurationError
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
-from autocompress.search.study import Healing
+from autocompress.studies.study import Healing
 
 if TYPE_CHECKING:
     from autocompress.api.session import Session

@@ -15,10 +15,10 @@ from autocompress.api.session import TextSettings
 from autocompress.api.study_choice import SearchSettings
 from autocompress.cli.main import main
 from autocompress.errors import ConfigurationError
-from autocompress.search.storage import default_storage
-from autocompress.search.study_store import create_study
+from autocompress.studies.storage import default_storage
+from autocompress.studies.study_store import create_study
 from autocompress.tracking.mlflow_client import how_to_browse
-from tests.search.study_fixtures import study_of, trial
+from tests.studies.study_fixtures import study_of, trial
 
 OTHER = {
     "budget": "8x",

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from autocompress.cli.main import main
-from autocompress.export import verify
+from autocompress.deploy import verify
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY, make_tiny_model, make_tiny_tokenizer
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from autocompress.cli.main import main
-from autocompress.export import verify
+from autocompress.deploy import verify
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY
 

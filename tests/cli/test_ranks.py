@@ -8,7 +8,7 @@ import random
 import pytest
 
 from autocompress.cli.main import main
-from autocompress.export import verify
+from autocompress.deploy import verify
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from tests.api.verifying import score_here

@@ -10,11 +10,11 @@ import pytest
 
 from autocompress.api import searching
 from autocompress.cli.main import main
-from autocompress.search.engines.here import Here
-from autocompress.search.evaluator import Evaluator
-from autocompress.search.knob_sampler import KnobSampler
-from autocompress.search.proposer import Proposer
-from autocompress.search.study_store import read_study
+from autocompress.driver.engines.here import Here
+from autocompress.driver.knob_sampler import KnobSampler
+from autocompress.driver.proposer import Proposer
+from autocompress.evaluation.evaluator import Evaluator
+from autocompress.studies.study_store import read_study
 from tests.api.tiny_compression import SPACE
 from tests.conftest import VOCABULARY, make_tiny_model, make_tiny_tokenizer
 
@@ -64,7 +64,7 @@ def test_a_study_goes_on_from_any_folder_and_its_workers_work_in_theirs(
 
     monkeypatch.setattr(searching, "make_engine", elsewhere)
     for write in ("front_plot.write_front_html", "front_png.write_front_png"):
-        monkeypatch.setattr(f"autocompress.search.{write}", lambda _study, path: path)
+        monkeypatch.setattr(f"autocompress.pictures.{write}", lambda _study, path: path)
     assert main([*SEARCH, *FEW, "2", "--storage", "sqlite:///my studies.db"]) == 0
     printed = capsys.readouterr()
     assert "Study my-model-3x: my model, at most" in printed.out
@@ -114,7 +114,7 @@ def test_a_search_that_was_cut_off_breeds_from_its_trials(place, monkeypatch):
     monkeypatch.setattr(Proposer, "planned", lambda *arguments: planned(*arguments)[:2])
     monkeypatch.setattr(Evaluator, "run", run_some)
     for write in ("front_plot.write_front_html", "front_png.write_front_png"):
-        monkeypatch.setattr(f"autocompress.search.{write}", lambda _study, path: path)
+        monkeypatch.setattr(f"autocompress.pictures.{write}", lambda _study, path: path)
     (place / "my space.yaml").write_text(RICH)
     few = ["--no-track", "--no-refit", "--trials"]
     search = [*SEARCH, "--budget", "4x", "--sampler", "nsga2", *few, str(TRIALS), "--study"]

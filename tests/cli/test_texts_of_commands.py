@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import autocompress
 from autocompress.cli.main import main
-from autocompress.export import verify
+from autocompress.deploy import verify
 from tests.api.verifying import score_here
 from tests.begin_token import make_begin_tokenizer
 from tests.conftest import VOCABULARY, make_tiny_model

@@ -24,8 +24,8 @@ from autocompress.evaluation.latency import (
 )
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
-from autocompress.surgery.cache_layout import given_cache
-from autocompress.surgery.kv_cache import LatentCache
+from autocompress.runtime.cache_layout import given_cache
+from autocompress.runtime.kv_cache import LatentCache
 from autocompress.surgery.workbench import Workbench
 from autocompress.units import format_cpu
 from tests.mixed_plans import builder

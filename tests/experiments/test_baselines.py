@@ -19,13 +19,13 @@ from search_curves import Point, hypervolumes, kept_points, lowest_rises
 
 from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
 from autocompress.errors import BudgetUnreachable
+from autocompress.judging.front import hypervolume
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.search.front import hypervolume
 from autocompress.surgery.inventory import Inventory
-from tests.search.menus import layer_spec
-from tests.search.study_fixtures import realistic_study
+from tests.calibration.menus import layer_spec
+from tests.studies.study_fixtures import realistic_study
 
 SPECS = tuple(layer_spec(place) for place in range(5))
 REST_BYTES = 1000

@@ -11,11 +11,11 @@ import textwrap
 import pytest
 
 import autocompress
-from autocompress.config.document import read_document
-from autocompress.config.plugged_keys import plugged_keys
-from autocompress.config.recipe_file import read_recipe
 from autocompress.errors import AutocompressError, ConfigurationError
 from autocompress.methods import Svd
+from autocompress.space.document import read_document
+from autocompress.space.plugged_keys import plugged_keys
+from autocompress.space.recipe_file import read_recipe
 from tests.api.tiny_folders import export_to
 from tests.conftest import make_tiny_model
 
@@ -79,9 +79,9 @@ import json
 from pathlib import Path
 import torch
 import autocompress
-from autocompress.config.recipe_file import load_recipe
-from autocompress.config.space_file import load_space
-from autocompress.export.checkpoint import export_checkpoint
+from autocompress.space.recipe_file import load_recipe
+from autocompress.space.space_file import load_space
+from autocompress.deploy.checkpoint import export_checkpoint
 from autocompress.methods.registry import BROKEN, PACKAGES
 from autocompress.records import Kind, LayerSpec, Role
 from autocompress.surgery.loading import load_model

@@ -10,7 +10,7 @@ import torch
 
 import autocompress
 from autocompress.cli.main import main
-from autocompress.export import verify
+from autocompress.deploy import verify
 from autocompress.methods.base import MatrixProblem, stored_tensors
 from autocompress.numerics.rounding import scale_type
 from tests.api.verifying import score_here

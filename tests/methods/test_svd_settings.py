@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from autocompress.config.method_keys import MethodsKeys
 from autocompress.errors import MethodError
 from autocompress.methods.base import stored_tensors
 from autocompress.methods.plan import Plan
 from autocompress.methods.registry import method_from_dict
 from autocompress.methods.svd import Svd
 from autocompress.numerics.svd import Whitening
+from autocompress.space.method_keys import MethodsKeys
 from tests.methods.matrices import linear_metric, problem_of, spec_of
 
 SPEC = spec_of(80, 64)

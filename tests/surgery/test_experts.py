@@ -20,7 +20,7 @@ from autocompress.surgery.inventory import stored_bytes, take_inventory
 from autocompress.surgery.placement import read_bias, read_weight
 from autocompress.surgery.workbench import Workbench
 from tests.architectures import ARCHITECTURES
-from tests.export.exporting import export_tiny
+from tests.deploy.exporting import export_tiny
 from tests.mixed_plans import builder, mixed_plan
 from tests.moe_models import EXPERTS, FAMILIES, make_moe
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from autocompress.errors import StorageError
-from autocompress.search.attribution import Attribution, Contribution, Damage
-from autocompress.search.bootstrap import Interval
+from autocompress.judging.attribution import Attribution, Contribution, Damage
+from autocompress.judging.bootstrap import Interval
 from autocompress.tracking.attribution_run import DETAILS, TABLE, log_attribution
 from autocompress.tracking.mlflow_store import MlflowStore
-from tests.search.study_fixtures import study_of, trial
+from tests.studies.study_fixtures import study_of, trial
 from tests.tracking.stored_runs import open_artifact, runs_of
 
 TOTAL = Damage(0.10, 0.08)

@@ -3,11 +3,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from autocompress.search.study import HEALED, Healing
+from autocompress.studies.study import HEALED, Healing
 from autocompress.tracking.healing_curve import PICTURE, send_healing
 from autocompress.tracking.mlflow_client import open_experiment
 from autocompress.tracking.mlflow_store import MlflowStore
-from tests.search.study_fixtures import study_of, trial
+from tests.studies.study_fixtures import study_of, trial
 from tests.tracking.stored_runs import runs_of
 
 CHECKS = (

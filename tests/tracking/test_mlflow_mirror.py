@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import pytest
 
+from autocompress.judging.front import front_of
+from autocompress.judging.hypervolume import hypervolume_series
 from autocompress.methods.plan import Plan
-from autocompress.search.front import front_of
-from autocompress.search.hypervolume import hypervolume_series
 from autocompress.tracking import mlflow_store
 from autocompress.tracking.environment import describe_environment, git_revision
 from autocompress.tracking.mlflow_client import load_mlflow
 from autocompress.tracking.mlflow_mirror import MlflowMirror, sync
-from tests.search.study_fixtures import realistic_study, with_windows
+from tests.studies.study_fixtures import realistic_study, with_windows
 from tests.tracking.stored_runs import open_artifact, runs_of
 
 PATIENCE = 120.0

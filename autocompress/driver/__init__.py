@@ -1,0 +1,1 @@
+"""The run of a search: what is proposed, allocated, priced and measured."""

@@ -1,0 +1,1 @@
+"""What may be chosen: spaces and recipes, from YAML to typed objects, each error of a file told."""

@@ -1,0 +1,46 @@
+"""Exports tiny models with a plan that has a bit of everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocompress.deploy.checkpoint import ExportReport, export_checkpoint
+from autocompress.methods.plan import Plan
+from autocompress.surgery.inventory import Inventory
+from autocompress.surgery.loading import LoadedModel, fingerprint
+from autocompress.surgery.workbench import Workbench
+from tests.mixed_plans import builder, mixed_plan
+
+
+@dataclass(frozen=True)
+class TinyExport:
+    """An exported tiny model and what it computed before it was written."""
+
+    loaded: LoadedModel
+    plan: Plan
+    inventory: Inventory
+    logits: Tensor
+    report: ExportReport
+
+
+def export_tiny(
+    model: Any,
+    tokenizer: Any,
+    inputs: dict[str, Any],
+    out: Path,
+    plan: Plan | None = None,
+    **options: Any,
+) -> TinyExport:
+    """Export a tiny model by a mixed plan, or by the given one."""
+    loaded = LoadedModel(model, tokenizer, "tiny", fingerprint(model))
+    workbench = Workbench(model)
+    plan = mixed_plan(workbench.inventory) if plan is None else plan
+    with torch.no_grad(), workbench.applied(plan, builder(workbench)):
+        logits = model(**inputs).logits
+    report = export_checkpoint(loaded, plan, builder(workbench), out, **options)
+    return TinyExport(loaded, plan, workbench.inventory, logits, report)
