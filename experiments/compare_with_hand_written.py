@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 import autocompress
 from autocompress.api.efforts import EFFORTS
-from autocompress.api.exporting import Exported
+from autocompress.deploy.exported import Exported
 from autocompress.api.session import Session, open_session
 from autocompress.api.study_choice import SearchSettings
 from autocompress.errors import BudgetUnreachable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from autocompress.api.recorded_texts import TEXTS, texts_to_record
 from autocompress.api.session import Session
 from autocompress.api.study_choice import Destination
 from autocompress.api.study_session import open_study_session
-from autocompress.deploy.card import trust_of
-from autocompress.deploy.checkpoint import MEASUREMENTS, ExportReport, write_checkpoint
+from autocompress.deploy.checkpoint import MEASUREMENTS, write_checkpoint
+from autocompress.deploy.exported import Exported
 from autocompress.deploy.folder import check_free, whole_folder
 from autocompress.deploy.verify import Verification, verify_checkpoint
 from autocompress.errors import StudyError
@@ -29,47 +29,6 @@ from autocompress.studies.healed_trials import read_numbers
 from autocompress.studies.study_store import read_study
 from autocompress.surgery.loading import has_own_code
 from autocompress.surgery.stored_types import dtype_name
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written, and what a fresh process saw of it.
-
-    Attributes:
-        report: the folder and its bytes.
-        plan: what it stores how.
-        verification: perplexity in a fresh process, on the text that the plan was measured on.
-        text: which text that is.
-        source: trial or recipe it came from.
-        dense_bytes: bytes of the dense model.
-        own_code: whether the model comes with code of its own, which must be let run.
-    """
-
-    report: ExportReport
-    plan: Plan
-    verification: Verification
-    text: str
-    source: str
-    dense_bytes: int
-    own_code: bool = False
-
-    @property
-    def call_to_load(self) -> str:
-        """The Python that loads the folder."""
-        return f"autocompress.load({json.dumps(str(self.report.folder))}{trust_of(self.own_code)})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain mapping for JSON."""
-        return self.report.to_dict() | {
-            "from": self.source,
-            "plan": self.plan.hash,
-            "recipe": self.plan.to_recipe(),
-            "text": self.text,
-            "perplexity": self.verification.perplexity,
-            "tokens": self.verification.tokens,
-            "dense_bytes": self.dense_bytes,
-            "ratio": self.dense_bytes / self.report.weight_bytes,
-        }
 
 
 def export_trial(

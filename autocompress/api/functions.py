@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autocompress.api.efforts import NORMAL
 from autocompress.api.endurance import Endurance
-from autocompress.api.exporting import Exported, export_trial
+from autocompress.api.exporting import export_trial
 from autocompress.api.finish import Finish
 from autocompress.api.going_on import given_settings, refuse_other_settings
 from autocompress.api.profiling import make_profile
@@ -15,6 +15,7 @@ from autocompress.api.searching import resume_search, run_search
 from autocompress.api.session import TextSettings, named_texts, one_of
 from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.calibration.profile import Profile
+from autocompress.deploy.exported import Exported
 from autocompress.driver.engines.choosing import EngineSettings
 from autocompress.progress import SILENT, Progress
 from autocompress.space.selection import Selection

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.api.exporting import Exported
+from autocompress.deploy.exported import Exported
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.studies.study import Healing, StudyRecord

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from autocompress.api.exporting import Exported
 from autocompress.api.left_dense import summary_of
+from autocompress.deploy.exported import Exported
 from autocompress.judging.by_role import RoleBytes, StoredMatrix, by_role
 from autocompress.judging.targets import Verdict
 from autocompress.methods.keep import Keep

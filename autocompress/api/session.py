@@ -26,7 +26,6 @@ from autocompress.calibration.screening import screened_menu
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.crew import Crew
-from autocompress.driver.rounds import PricingTexts
 from autocompress.errors import ConfigurationError, DataError, ModelError, TimeIsUp
 from autocompress.evaluation.corpus import BUNDLED, PARTS, Texts, check_disjoint, load_texts
 from autocompress.evaluation.encoding import (
@@ -37,7 +36,7 @@ from autocompress.evaluation.encoding import (
     token_ids,
     vocabulary_of,
 )
-from autocompress.evaluation.evaluator import ScoredText
+from autocompress.evaluation.evaluator import PricingTexts, ScoredText
 from autocompress.evaluation.plausibility import absurd_perplexity, differing_texts
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length

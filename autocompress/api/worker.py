@@ -13,9 +13,8 @@ from autocompress.api.session import Session
 from autocompress.api.study_choice import SearchSettings
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.driver.engines.base import Answer, Errand, Measure, Work
-from autocompress.driver.rounds import PricingTexts
 from autocompress.errors import ModelError, StorageError
-from autocompress.evaluation.evaluator import Evaluator, ScoredText
+from autocompress.evaluation.evaluator import Evaluator, PricingTexts, ScoredText
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.progress import Notes

@@ -10,7 +10,7 @@ import typer
 from autocompress.cli.output import ConsoleProgress, console, print_json, quieten_libraries
 
 if TYPE_CHECKING:
-    from autocompress.api.exporting import Exported
+    from autocompress.deploy.exported import Exported
 
 
 def export(

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.crew import Crew
 from autocompress.driver.knobs import Knobs
 from autocompress.driver.prices import Priced, divergence_of, price_options
 from autocompress.driver.proposer import PREDICTED, Proposer
-from autocompress.evaluation.evaluator import ScoredText
+from autocompress.evaluation.evaluator import PricingTexts, ScoredText
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 
 ROUNDS = 4
 LEAST_GAIN = 0.01  # of the divergence, for a plan to be taken
 STEPS = (1.0, 0.3)  # parts of the slopes that are tried, until the plan that they lead to is better
-
-
-@dataclass(frozen=True)
-class PricingTexts:
-    """What prices are found on, and what the plans that they lead to are judged by.
-
-    Attributes:
-        slopes: text that the divergence is differentiated on; not the report text.
-        check: another, so that what fits the first by chance is not taken.
-    """
-
-    slopes: ScoredText
-    check: ScoredText
 
 
 def price_menu(

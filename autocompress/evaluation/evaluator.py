@@ -57,6 +57,19 @@ class ScoredText:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class PricingTexts:
+    """What prices are found on, and what the plans that they lead to are judged by.
+
+    Attributes:
+        slopes: text that the divergence is differentiated on; not the report text.
+        check: another, so that what fits the first by chance is not taken.
+    """
+
+    slopes: ScoredText
+    check: ScoredText
+
+
 class _Times(NamedTuple):
     """Of one model: a decoded token, a prompt in milliseconds, bytes of the cache a token."""
 

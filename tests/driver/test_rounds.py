@@ -12,8 +12,8 @@ from autocompress.driver import rounds
 from autocompress.driver.knobs import Knobs
 from autocompress.driver.prices import Priced, Slope
 from autocompress.driver.proposer import PREDICTED, Proposer
-from autocompress.driver.rounds import PricingTexts, price_menu
-from autocompress.evaluation.evaluator import ScoredText
+from autocompress.driver.rounds import price_menu
+from autocompress.evaluation.evaluator import PricingTexts, ScoredText
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
