@@ -36,11 +36,10 @@ from menu_levels import LevelMenu, Levels
 from own_search import Pricings, add_arguments, texts_of
 from relaxed_choice import RelaxedChoice
 
-from autocompress.api.session import Session, open_session, read_space
 from autocompress.calibration.menu import Menu
 from autocompress.cli.output import ConsoleProgress, quieten_libraries
 from autocompress.driver.prices import divergence_of
-from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
 from autocompress.driver.rounds import price_menu
 from autocompress.errors import BudgetUnreachable
 from autocompress.evaluation.evaluator import ScoredText
@@ -49,6 +48,7 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.base import Method
 from autocompress.methods.plan import Plan
 from autocompress.progress import Progress
+from autocompress.session.session import Session, open_session, read_space
 from autocompress.store import Cache
 from autocompress.units import Budget
 

@@ -21,10 +21,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 import autocompress
-from autocompress.api.efforts import EFFORTS
 from autocompress.deploy.exported import Exported
-from autocompress.api.session import Session, open_session
-from autocompress.api.study_choice import SearchSettings
+from autocompress.driver.study_choice import SearchSettings
 from autocompress.errors import BudgetUnreachable
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.judging.front import hand_written_rival, pick
@@ -32,6 +30,8 @@ from autocompress.methods.base import stored_tensors
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
+from autocompress.session.efforts import EFFORTS
+from autocompress.session.session import Session, open_session
 from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.surgery.inventory import stored_tensors_of
 from autocompress.surgery.placement import prefix_of

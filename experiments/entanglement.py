@@ -26,7 +26,6 @@ from functools import partial
 
 from uniform_plans import MethodOf, add_arguments, rank_at, session_of
 
-from autocompress.api.session import Session
 from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.scoring import score
 from autocompress.evaluation.windows import Windows
@@ -40,6 +39,7 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import Kind, LayerSpec
+from autocompress.session.session import Session
 
 HEALING_CONTEXT = 256
 RANK_STEP = 8

@@ -39,11 +39,11 @@ from menu_levels import LevelMenu, Levels, Meter, limit_of, open_menu
 from own_search import OwnSearch, add_arguments, own_search
 from search_curves import add_keeping, kept
 
-from autocompress.api.session import Session
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import Windows
 from autocompress.judging.front import pick
+from autocompress.session.session import Session
 from autocompress.store import tensor_key
 from autocompress.units import format_bytes
 

@@ -35,7 +35,7 @@ from optuna.trial import Trial, TrialState
 from own_search import add_arguments, own_search
 from search_curves import Point, add_keeping, hypervolumes, kept_points, lowest_rises
 
-from autocompress.driver.hand_written import hand_written_plans
+from autocompress.driver.proposing.hand_written import hand_written_plans
 from autocompress.store import tensor_key
 
 POPULATION = 20  # of NSGA-II; Optuna's 50 would leave it 16 generations in 800 evaluations

@@ -24,15 +24,14 @@ from typing import Any
 from demo_corpus import build_corpus
 
 import autocompress
-from autocompress.api.heal_plan import heal_plan, healing_text
-from autocompress.api.session import Session, TextSettings, open_session
-from autocompress.api.target import read_target
 from autocompress.atomic_write import written_whole
-from autocompress.driver.hand_written import hand_written_plans
+from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.target import read_target
 from autocompress.errors import StudyError
 from autocompress.evaluation.corpus import bundled_text
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.healing.checkpoint import Checkpoint
+from autocompress.healing.heal_plan import heal_plan, healing_text
 from autocompress.healing.settings import HealSettings
 from autocompress.judging.front import hand_written_rival, pick
 from autocompress.methods.base import Method
@@ -43,6 +42,7 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
 from autocompress.progress import SILENT
 from autocompress.records import LayerSpec
+from autocompress.session.session import Session, TextSettings, open_session
 from autocompress.space.families.tensors import Modes
 from autocompress.store import content_key
 from autocompress.studies.study import StudyRecord

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.evaluation.latency import DecodeTimer, interleaved, prompt_of
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.records import Role
 from autocompress.runtime.kv_cache import LatentCache, cache_bytes_per_token
+from autocompress.session.session import Session, TextSettings, open_session
 
 PIECE = 32  # tokens read at a time through a cache
 

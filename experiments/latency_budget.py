@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
-from autocompress.driver.allocation import allocated_plan, bent_choices
-from autocompress.driver.allocator import least_ms
-from autocompress.driver.end_to_end import TimedPlan, relate
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import SLOWEST_TO_LEARN
+from autocompress.driver.proposing.allocation import allocated_plan, bent_choices
+from autocompress.driver.proposing.allocator import least_ms
+from autocompress.driver.proposing.end_to_end import TimedPlan, relate
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import SLOWEST_TO_LEARN
 from autocompress.errors import BudgetUnreachable
 from autocompress.evaluation.evaluator import LATENCY_TOKENS
 from autocompress.evaluation.latency import DecodeTimer, prompt_of
@@ -35,6 +34,7 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.trellis import Trellis
+from autocompress.session.session import Session, TextSettings, open_session, read_space
 from autocompress.studies.relation import Relation
 from autocompress.units import Budget
 

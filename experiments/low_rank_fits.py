@@ -22,7 +22,6 @@ from typing import get_args
 
 from uniform_plans import MethodOf, UniformPlans, add_arguments, group_of, rank_at, session_of
 
-from autocompress.api.session import Session
 from autocompress.calibration.statistics import collect_statistics
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.base import Method
@@ -34,6 +33,7 @@ from autocompress.numerics.metric import Metric
 from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.svd import MetricKind
 from autocompress.records import LayerSpec
+from autocompress.session.session import Session
 
 TARGETS = {"input": 0.9, "plain": 0.8}
 

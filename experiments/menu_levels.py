@@ -11,12 +11,12 @@ from functools import cached_property
 from own_search import texts_of
 from search_curves import Point
 
-from autocompress.api.session import Session, open_session, read_space
 from autocompress.calibration.menu import Menu
-from autocompress.driver.allocator import allocate, choices_of
+from autocompress.driver.proposing.allocator import allocate, choices_of
 from autocompress.errors import BudgetUnreachable
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.methods.plan import Plan
+from autocompress.session.session import Session, open_session, read_space
 from autocompress.store import content_key
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Budget, format_bytes

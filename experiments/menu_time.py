@@ -14,11 +14,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from autocompress.api.session import Session, TextSettings, open_session, read_space
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.fitting import build_menu
 from autocompress.methods.base import Method
 from autocompress.records import LayerSpec
+from autocompress.session.session import Session, TextSettings, open_session, read_space
 from autocompress.space.space import Space
 from autocompress.store import Cache
 

@@ -20,16 +20,16 @@ import time
 from own_search import add_arguments, texts_of
 from scipy.stats import pearsonr, spearmanr
 
-from autocompress.api.session import Session, open_session, read_space
 from autocompress.calibration.menu import Menu
 from autocompress.driver.prices import price_options
-from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
 from autocompress.driver.rounds import price_menu
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT
+from autocompress.session.session import Session, open_session, read_space
 from autocompress.units import Budget
 
 SIZES = 5  # around the budget that plans are made at, so that there are fitted options to compare

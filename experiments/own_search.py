@@ -14,7 +14,6 @@ from unittest.mock import patch
 from search_curves import Point
 
 import autocompress
-from autocompress.api.session import TextSettings
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.driver import rounds
 from autocompress.driver.prices import divergence_of
@@ -22,6 +21,7 @@ from autocompress.evaluation.evaluator import ScoredText
 from autocompress.judging.dominance import selection_loss
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Advance, Progress
+from autocompress.session.session import TextSettings
 from autocompress.studies.study import StudyRecord
 
 PASSES = 4  # forward passes that one forth, and forth and back block by block, counts for

@@ -27,17 +27,17 @@ from typing import Any
 
 import torch
 
-from autocompress.api.session import Session, TextSettings, read_space
-from autocompress.api.study_choice import SearchSettings
-from autocompress.api.worker import WorkerSettings
 from autocompress.driver.engines.base import Engine
 from autocompress.driver.engines.choosing import load_ray_tune
 from autocompress.driver.engines.local import LocalProcesses
 from autocompress.driver.prices import price_options
-from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
+from autocompress.driver.study_choice import SearchSettings
+from autocompress.driver.worker import WorkerSettings
 from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
+from autocompress.session.session import Session, TextSettings, read_space
 from autocompress.store import CACHE
 from autocompress.units import Budget
 

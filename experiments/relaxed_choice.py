@@ -28,9 +28,9 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.menu import Menu
 from autocompress.calibration.statistics import stream_sums
 from autocompress.calibration.weight_gradients import WeightGradient
-from autocompress.driver.allocation import allocated_plan
-from autocompress.driver.allocator import choices_of
 from autocompress.driver.prices import divergence_of
+from autocompress.driver.proposing.allocation import allocated_plan
+from autocompress.driver.proposing.allocator import choices_of
 from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.scoring import divergence_sum
 from autocompress.layers.base import CompressedMatrix

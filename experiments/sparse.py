@@ -25,7 +25,6 @@ from pathlib import Path
 
 import torch
 
-from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.evaluation.scoring import score
 from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.sparse import pack_positions
@@ -38,6 +37,7 @@ from autocompress.methods.trellis import Trellis
 from autocompress.numerics.pruning import Elimination, prune
 from autocompress.numerics.rounding import largest_group
 from autocompress.records import Kind, LayerSpec, Role
+from autocompress.session.session import Session, TextSettings, open_session
 from autocompress.surgery.workbench import Build
 
 HALVES = (Sparse("2:4"), Sparse("unstructured", 0.5))

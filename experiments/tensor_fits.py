@@ -29,7 +29,6 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
@@ -45,6 +44,7 @@ from autocompress.numerics.tensor_fit import Form, pad_to
 from autocompress.numerics.tensor_train import TrainForm
 from autocompress.numerics.tucker import TuckerForm
 from autocompress.records import Kind, LayerSpec
+from autocompress.session.session import Session, TextSettings, open_session
 from autocompress.space.families.tensors import Modes, Split
 
 TARGET = 0.7

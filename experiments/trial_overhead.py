@@ -21,15 +21,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from autocompress.api.endurance import Endurance
-from autocompress.api.searching import make_proposer, run_search
-from autocompress.api.session import Session, open_session, read_space
-from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.driver.driver import Effort, Search
+from autocompress.driver.endurance import Endurance
 from autocompress.driver.engines.base import AskTell
+from autocompress.driver.searching import make_proposer, run_search
+from autocompress.driver.study_choice import Destination, SearchSettings
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
+from autocompress.session.session import Session, open_session, read_space
 from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.studies.study_store import load_optuna_study, to_record
 from autocompress.tracking.mlflow_mirror import MlflowMirror

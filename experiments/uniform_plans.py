@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from autocompress.api.session import Session, TextSettings, open_session
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.methods.base import Method
@@ -16,6 +15,7 @@ from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Metric
 from autocompress.numerics.rounding import largest_group
 from autocompress.records import Kind, LayerSpec
+from autocompress.session.session import Session, TextSettings, open_session
 
 MethodOf = Callable[[LayerSpec], Method]
 

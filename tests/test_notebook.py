@@ -21,7 +21,7 @@ methods:
 # Said after the notebook's own parameters: the same search on less text, with fewer options.
 SHORT = """
 from functools import partial
-from autocompress.api.session import TextSettings
+from autocompress.session.session import TextSettings
 
 space, trials = str(runs / "space.yaml"), 12
 few = TextSettings(calibration_tokens=1024, selection_tokens=2048, report_tokens=4096)

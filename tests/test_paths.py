@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.api.session import TextSettings
-from autocompress.api.study_choice import Destination, SearchSettings
-from autocompress.api.worker import WorkerSettings
+from autocompress.driver.study_choice import Destination, SearchSettings
+from autocompress.driver.worker import WorkerSettings
 from autocompress.paths import located, shown
+from autocompress.session.session import TextSettings
 from autocompress.studies.storage import file_of, storage_url
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autocompress.api.attributing import Attributed, attribute_plan, attribute_trial
 from autocompress.api.exported_folder import folder_of, open_folder, refuse_options
-from autocompress.api.study_choice import Destination
+from autocompress.driver.study_choice import Destination
 from autocompress.errors import StorageError
 from autocompress.judging.attribution import USUAL_GROUPINGS
 from autocompress.progress import SILENT, Progress

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from autocompress.api.session import Session
-from autocompress.api.study_choice import Destination
-from autocompress.api.study_session import open_study_session
+from autocompress.driver.study_choice import Destination
+from autocompress.driver.study_session import open_study_session
 from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.scoring import Score, score
 from autocompress.judging.attribution import (
@@ -26,6 +25,7 @@ from autocompress.judging.picking import pick
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
+from autocompress.session.session import Session
 from autocompress.studies.healed_trials import read_numbers
 from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.studies.study_store import read_study

@@ -10,22 +10,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autocompress.api.efforts import NORMAL
 from autocompress.api.exporting import write_folder
-from autocompress.api.in_memory import (
-    Content,
-    MissingTokenizer,
-    kept_in,
-    own_content,
-    session_in_memory,
-)
-from autocompress.api.left_dense import unreached_of
-from autocompress.api.quality_target import QualityTarget, loss_against_dense
 from autocompress.api.report import Compressed, CompressionReport, LayerReport, Quality
-from autocompress.api.session import Session, TextSettings, named_texts, one_of, open_session
-from autocompress.api.target import RecipeSource, Target, read_target
 from autocompress.calibration.menu import judge
 from autocompress.deploy.folder import check_free
+from autocompress.driver.quality_target import QualityTarget, loss_against_dense
+from autocompress.driver.target import RecipeSource, Target, read_target
 from autocompress.errors import ConfigurationError, DataError
 from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.latency import describe_device
@@ -36,6 +26,16 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Measurement
+from autocompress.session.efforts import NORMAL
+from autocompress.session.in_memory import (
+    Content,
+    MissingTokenizer,
+    kept_in,
+    own_content,
+    session_in_memory,
+)
+from autocompress.session.left_dense import unreached_of
+from autocompress.session.session import Session, TextSettings, named_texts, one_of, open_session
 from autocompress.space.selection import Selection
 from autocompress.stage_memory import StageMemory
 from autocompress.surgery.dense_copies import dense_copies

@@ -11,7 +11,6 @@ import torch
 
 from autocompress.api.exported_folder import refuse_options
 from autocompress.api.recorded_texts import recorded_texts
-from autocompress.api.session import TextSettings, check_named
 from autocompress.api.speed import Timed, check_comparable, measure_speed, open_dense_of
 from autocompress.errors import ConfigurationError, DataError
 from autocompress.evaluation.corpus import BUNDLED, PARTS, bundled_text, cut_in_three, read_source
@@ -28,6 +27,7 @@ from autocompress.evaluation.scoring import Teacher, score
 from autocompress.evaluation.windows import Windows, context_length
 from autocompress.judging.bootstrap import difference_interval
 from autocompress.progress import SILENT, Progress
+from autocompress.session.session import TextSettings, check_named
 from autocompress.surgery.compute_type import FASTEST
 from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.inventory import stored_bytes

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autocompress.api.recorded_texts import recorded_texts
-from autocompress.api.session import Session, TextSettings, check_named, named_texts, open_session
 from autocompress.deploy.checkpoint import MEASUREMENTS, RECIPE
 from autocompress.deploy.weights import weight_files
 from autocompress.errors import ConfigurationError, ModelError, StorageError
@@ -19,6 +18,13 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
+from autocompress.session.session import (
+    Session,
+    TextSettings,
+    check_named,
+    named_texts,
+    open_session,
+)
 from autocompress.space.document import read_document
 from autocompress.space.recipe_file import read_recipe
 from autocompress.surgery.placement import prefix_of

@@ -11,19 +11,19 @@ from typing import Any
 from torch import Tensor
 
 from autocompress.api.recorded_texts import TEXTS, texts_to_record
-from autocompress.api.session import Session
-from autocompress.api.study_choice import Destination
-from autocompress.api.study_session import open_study_session
 from autocompress.deploy.checkpoint import MEASUREMENTS, write_checkpoint
 from autocompress.deploy.exported import Exported
 from autocompress.deploy.folder import check_free, whole_folder
 from autocompress.deploy.verify import Verification, verify_checkpoint
+from autocompress.driver.study_choice import Destination
+from autocompress.driver.study_session import open_study_session
 from autocompress.errors import StudyError
 from autocompress.judging.picking import pick
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
+from autocompress.session.session import Session
 from autocompress.space.penalty_entries import penalty_entries
 from autocompress.studies.healed_trials import read_numbers
 from autocompress.studies.study_store import read_study

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from autocompress.api.efforts import NORMAL
-from autocompress.api.endurance import Endurance
 from autocompress.api.exporting import export_trial
-from autocompress.api.finish import Finish
-from autocompress.api.going_on import given_settings, refuse_other_settings
 from autocompress.api.profiling import make_profile
-from autocompress.api.searching import resume_search, run_search
-from autocompress.api.session import TextSettings, named_texts, one_of
-from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.calibration.profile import Profile
 from autocompress.deploy.exported import Exported
+from autocompress.driver.endurance import Endurance
 from autocompress.driver.engines.choosing import EngineSettings
+from autocompress.driver.finish import Finish
+from autocompress.driver.going_on import given_settings, refuse_other_settings
+from autocompress.driver.searching import resume_search, run_search
+from autocompress.driver.study_choice import Destination, SearchSettings
 from autocompress.progress import SILENT, Progress
+from autocompress.session.efforts import NORMAL
+from autocompress.session.session import TextSettings, named_texts, one_of
 from autocompress.space.selection import Selection
 from autocompress.studies.study import StudyRecord
 from autocompress.studies.study_store import read_study

@@ -12,11 +12,11 @@ from autocompress.api.exported_folder import (
     refuse_options,
 )
 from autocompress.api.exporting import export_trial
-from autocompress.api.healing import heal_trial, refuse_idle
 from autocompress.api.healing_folder import heal_folder, place_for
-from autocompress.api.healing_report import HealingReport
-from autocompress.api.study_choice import Destination
 from autocompress.deploy.folder import check_free
+from autocompress.driver.healing import heal_trial, refuse_idle
+from autocompress.driver.healing_report import HealingReport
+from autocompress.driver.study_choice import Destination
 from autocompress.errors import ConfigurationError
 from autocompress.healing.settings import HealSettings, Trained
 from autocompress.methods.penalties import Penalty

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from autocompress.api.exported_folder import OpenedFolder
 from autocompress.api.exporting import write_folder
-from autocompress.api.heal_plan import heal_plan, healing_text
-from autocompress.api.healing_report import HealingReport
 from autocompress.deploy.folder import check_free
+from autocompress.driver.healing_report import HealingReport
 from autocompress.errors import ConfigurationError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.healing.checkpoint import Checkpoint
+from autocompress.healing.heal_plan import heal_plan, healing_text
 from autocompress.healing.settings import HealSettings
 from autocompress.store import content_key, tensor_key
 from autocompress.studies.healed_trials import key_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.driver.prediction import Prediction, predict
-from autocompress.driver.proposer import Proposer
+from autocompress.driver.proposing.prediction import Prediction, predict
+from autocompress.driver.proposing.proposer import Proposer
 from autocompress.space.recipe_file import save_recipe
 from autocompress.studies.stored_menu import read_menu
 from autocompress.studies.study import StudyRecord

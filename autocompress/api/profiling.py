@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autocompress.api.left_dense import check_unreached, unreached_of, within_reach
-from autocompress.api.session import TextSettings, open_session, read_space
 from autocompress.calibration.menu import Menu
 from autocompress.calibration.profile import Profile
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Skipped
+from autocompress.session.left_dense import check_unreached, unreached_of, within_reach
+from autocompress.session.session import TextSettings, open_session, read_space
 from autocompress.space.selection import EVERYTHING, Selection
 
 

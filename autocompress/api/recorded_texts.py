@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.session import Session, TextSettings
 from autocompress.deploy.checkpoint import MEASUREMENTS
 from autocompress.evaluation.corpus import BUNDLED
 from autocompress.evaluation.text_files import absolute_source
+from autocompress.session.session import Session, TextSettings
 from autocompress.surgery.loading import is_bundled
 
 TEXTS = "texts"  # the key in the measurements

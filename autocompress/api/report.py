@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from autocompress.api.left_dense import summary_of
 from autocompress.deploy.exported import Exported
 from autocompress.judging.by_role import RoleBytes, StoredMatrix, by_role
 from autocompress.judging.targets import Verdict
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement, Skipped
+from autocompress.session.left_dense import summary_of
 from autocompress.stage_memory import describe_peaks
 from autocompress.units import format_bytes
 

@@ -209,8 +209,8 @@ def _compress_many(
 def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
     """Find what is left to do, and what is wrong with all jobs alike, before any is started."""
     from autocompress.api.exporting import is_finished
-    from autocompress.api.target import read_target
     from autocompress.deploy.folder import check_free
+    from autocompress.driver.target import read_target
     from autocompress.space.selection import Selection
 
     arguments = jobs[0].arguments

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.api.dry_run import DryRun, dry_run
-from autocompress.api.endurance import Endurance
-from autocompress.api.finish import Finish
-from autocompress.api.study_choice import Destination, SearchSettings
 from autocompress.cli.output import ConsoleProgress, console, print_json
+from autocompress.driver.endurance import Endurance
 from autocompress.driver.engines.choosing import EngineSettings
+from autocompress.driver.estimate.dry_run import DryRun, dry_run
+from autocompress.driver.finish import Finish
+from autocompress.driver.study_choice import Destination, SearchSettings
 from autocompress.errors import BudgetUnreachable
 from autocompress.paths import shown
 from autocompress.units import about, format_bytes

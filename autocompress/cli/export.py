@@ -44,7 +44,7 @@ def export(
     """
     quieten_libraries()
     from autocompress.api.exporting import export_trial
-    from autocompress.api.study_choice import Destination
+    from autocompress.driver.study_choice import Destination
 
     destination = Destination(study, runs_dir, storage)
     exported = export_trial(

@@ -12,7 +12,7 @@ from autocompress.studies.healed_trials import picture_of
 from autocompress.units import format_bytes
 
 if TYPE_CHECKING:
-    from autocompress.api.healing_report import HealingReport
+    from autocompress.driver.healing_report import HealingReport
     from autocompress.records import Measurement
 
 

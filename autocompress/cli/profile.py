@@ -111,8 +111,8 @@ def _print_table(profile: Profile) -> None:
     from rich import box
     from rich.table import Table
 
-    from autocompress.api.left_dense import summary_of
     from autocompress.calibration.profile import RATIOS, best_at
+    from autocompress.session.left_dense import summary_of
 
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title=f"Sensitivity of {profile.model}, nats per token"

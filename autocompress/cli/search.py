@@ -37,7 +37,7 @@ from autocompress.cli.output import ConsoleProgress, console, print_json, quiete
 from autocompress.paths import shown
 
 if TYPE_CHECKING:
-    from autocompress.api.study_choice import Destination
+    from autocompress.driver.study_choice import Destination
 
 
 def search(
@@ -195,15 +195,15 @@ def search(
     if not dry_run:  # which writes nothing, and removes nothing
         limit_cache(ctx, runs_dir, cache_limit)
     if resume is not None:
-        from autocompress.api.study_choice import Destination
+        from autocompress.driver.study_choice import Destination
 
         _check_resumed(ctx, Destination(resume, runs_dir, storage))
     if dry_run:
-        from autocompress.api.endurance import Endurance
-        from autocompress.api.finish import Finish
-        from autocompress.api.session import named_texts
-        from autocompress.api.study_choice import Destination, SearchSettings
         from autocompress.cli.dry_run_view import show_dry_run
+        from autocompress.driver.endurance import Endurance
+        from autocompress.driver.finish import Finish
+        from autocompress.driver.study_choice import Destination, SearchSettings
+        from autocompress.session.session import named_texts
         from autocompress.space.selection import Selection
 
         texts = named_texts(
@@ -326,8 +326,8 @@ def _check_resumed(ctx: typer.Context, destination: Destination) -> None:
     Raises:
         ConfigurationError: one that the study does not have.
     """
-    from autocompress.api.going_on import refuse_other_settings
-    from autocompress.api.looking_up import resumed
+    from autocompress.driver.estimate.looking_up import resumed
+    from autocompress.driver.going_on import refuse_other_settings
 
     given = {
         name: value

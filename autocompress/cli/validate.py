@@ -194,7 +194,7 @@ def _check_space(
     Raises:
         RecipeFileError: they do not.
     """
-    from autocompress.driver.reach import check_reachable
+    from autocompress.driver.proposing.reach import check_reachable
     from autocompress.errors import BudgetUnreachable, ConfigurationError
     from autocompress.space.problems import RecipeFileError
     from autocompress.space.recipe_file import own_space

@@ -18,10 +18,10 @@ import optuna
 from optuna.trial import Trial
 
 from autocompress.driver.engines.base import Engine
-from autocompress.driver.knob_sampler import KnobSampler
-from autocompress.driver.proposer import Proposal, Proposer
+from autocompress.driver.proposing.knob_sampler import KnobSampler
+from autocompress.driver.proposing.proposer import Proposal, Proposer
+from autocompress.driver.proposing.shares import ALL, LEAST_TRIALS, Planned
 from autocompress.driver.reporting import OnReport
-from autocompress.driver.shares import ALL, LEAST_TRIALS, Planned
 from autocompress.driver.stopping import searched_for, searched_series, stopped_growing
 from autocompress.driver.trial_store import TrialStore
 from autocompress.driver.turns import Turns

@@ -7,9 +7,9 @@ import time
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.crew import Crew
-from autocompress.driver.knobs import Knobs
 from autocompress.driver.prices import Priced, divergence_of, price_options
-from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
 from autocompress.evaluation.evaluator import PricingTexts, ScoredText
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress

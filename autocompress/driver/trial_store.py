@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autocompress.driver.knob_sampler import ask_with
-from autocompress.driver.proposer import Proposal
+from autocompress.driver.proposing.knob_sampler import ask_with
+from autocompress.driver.proposing.proposer import Proposal
 from autocompress.errors import StorageError
 from autocompress.evaluation.jobs import Outcome
 from autocompress.judging.against_dense import loss_on

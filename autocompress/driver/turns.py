@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-from autocompress.driver.aiming import bracket, sightings_of
-from autocompress.driver.knob_sampler import KnobSampler
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import Proposal, Proposer
-from autocompress.driver.shares import ALL, Planned
+from autocompress.driver.proposing.aiming import bracket, sightings_of
+from autocompress.driver.proposing.knob_sampler import KnobSampler
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import Proposal, Proposer
+from autocompress.driver.proposing.shares import ALL, Planned
 from autocompress.judging.against_dense import meets
 from autocompress.judging.dominance import non_dominated
 from autocompress.judging.picking import best_or_none

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autocompress.api import session as module
-from autocompress.api.session import OwnContent, Session, TextSettings
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import collect_statistics
 from autocompress.errors import ModelError
 from autocompress.evaluation.encoding import special_tokens
+from autocompress.session import session as module
+from autocompress.session.session import OwnContent, Session, TextSettings
 from autocompress.store import Cache
 from autocompress.surgery.loading import LoadedModel
 from tests.conftest import VOCABULARY

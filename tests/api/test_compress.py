@@ -11,7 +11,6 @@ import yaml
 
 import autocompress
 from autocompress.api.exporting import is_finished
-from autocompress.api.session import TextSettings
 from autocompress.deploy import verify
 from autocompress.deploy.verify import Verification
 from autocompress.driver import rounds
@@ -26,6 +25,7 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
+from autocompress.session.session import TextSettings
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from tests.api.tiny_compression import token_ids, words
 from tests.api.verifying import score_here

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from autocompress.api import dry_run as dry_run_module
-from autocompress.api.dry_run import dry_run
-from autocompress.api.efforts import EFFORTS
-from autocompress.api.endurance import Endurance
-from autocompress.api.probes import PerElement, PerToken, Speed, probe
-from autocompress.api.session import TextSettings, open_session, read_space
-from autocompress.api.study_choice import Destination, SearchSettings
-from autocompress.api.trial_list import SEARCHED, expected_trials
 from autocompress.cli.dry_run_view import show_dry_run
 from autocompress.cli.main import main
+from autocompress.driver.endurance import Endurance
+from autocompress.driver.estimate import dry_run as dry_run_module
+from autocompress.driver.estimate.dry_run import dry_run
+from autocompress.driver.estimate.probes import PerElement, PerToken, Speed, probe
+from autocompress.driver.estimate.trial_list import SEARCHED, expected_trials
+from autocompress.driver.study_choice import Destination, SearchSettings
 from autocompress.errors import ConfigurationError, StudyError
+from autocompress.session.efforts import EFFORTS
+from autocompress.session.session import TextSettings, open_session, read_space
 from autocompress.units import Limits
 from tests.api.searches import BLOCKS, TRIALS, write_inputs
 

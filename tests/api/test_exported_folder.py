@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from autocompress.api.exported_folder import folder_of, open_folder
-from autocompress.api.session import TextSettings
 from autocompress.errors import DataError
 from autocompress.methods.keep import Keep
+from autocompress.session.session import TextSettings
 from autocompress.surgery.loading import load_model
 from tests.api.tiny_folders import deepseek, export_to
 

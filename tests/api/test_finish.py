@@ -7,10 +7,10 @@ import time
 import pytest
 
 import autocompress
-from autocompress.api.finish import REFIT_BEST, Finish
-from autocompress.api.session import TextSettings
+from autocompress.driver.finish import REFIT_BEST, Finish
 from autocompress.errors import AutocompressError, ConfigurationError, ModelError
 from autocompress.judging.front import front_of, gain_over_hand_written, pick
+from autocompress.session.session import TextSettings
 from autocompress.studies.healed_trials import picture_of
 from autocompress.studies.study import HEALED
 from autocompress.studies.study_store import read_study
@@ -89,13 +89,13 @@ def test_a_failure_to_fit_anew_does_not_cost_the_search(plain, searched, notes, 
     def fail(*_arguments, **_options):
         raise ModelError("layer q_proj is given NaN or infinity on the healing text")
 
-    monkeypatch.setattr("autocompress.api.heal_plan._refitted", fail)
+    monkeypatch.setattr("autocompress.healing.heal_plan._refitted", fail)
     assert not refitted(searched(study=plain.name, progress=notes))
     assert any("stays as it is" in note and "q_proj" in note for note in notes.said)
 
 
 def test_what_gains_nothing_makes_no_trial(plain, searched, notes, monkeypatch):
-    monkeypatch.setattr("autocompress.api.heal_plan._refitted", lambda *_arguments: None)
+    monkeypatch.setattr("autocompress.healing.heal_plan._refitted", lambda *_arguments: None)
     assert not refitted(searched(study=plain.name, progress=notes))
     assert any("stays as it is" in note and "no further" in note for note in notes.said)
 

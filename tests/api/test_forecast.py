@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from autocompress.api import probes
-from autocompress.api.forecast import PRICING_PASSES, Work, predict_stages
-from autocompress.api.probes import PerElement, PerToken, Speed, per_element, per_token
+from autocompress.driver.estimate import probes
+from autocompress.driver.estimate.forecast import PRICING_PASSES, Work, predict_stages
+from autocompress.driver.estimate.probes import PerElement, PerToken, Speed, per_element, per_token
 from autocompress.space.space_file import load_space
 from autocompress.units import about
 from tests.studies.study_fixtures import SPECS

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import autocompress
-from autocompress.api.healing import heal_trial
-from autocompress.api.study_choice import Destination
 from autocompress.deploy.weights import weight_files
+from autocompress.driver.healing import heal_trial
+from autocompress.driver.study_choice import Destination
 from autocompress.errors import (
     AutocompressError,
     ConfigurationError,
@@ -174,7 +174,7 @@ def test_one_member_that_cannot_be_healed_does_not_stop_the_others(
     def diverge(*_arguments):
         raise AutocompressError("healing diverges at step 2")
 
-    monkeypatch.setattr("autocompress.api.healing.heal_plan", diverge)
+    monkeypatch.setattr("autocompress.driver.healing.heal_plan", diverge)
     found = search(study=study.name, heal=2, heal_data=text)
     assert not [trial for trial in found.trials if trial.healing and trial.healing.steps == 2]
 

@@ -9,10 +9,9 @@ import safetensors.torch
 import torch
 
 import autocompress
-from autocompress.api import searching, session
-from autocompress.api.session import TextSettings
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.cli.main import main
+from autocompress.driver import searching
 from autocompress.errors import (
     BudgetUnreachable,
     ConfigurationError,
@@ -23,6 +22,8 @@ from autocompress.errors import (
 )
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.judging.picking import pick
+from autocompress.session import session
+from autocompress.session.session import TextSettings
 from autocompress.space.document import read_document
 from autocompress.space.recipe_file import read_recipe
 from tests.api.searches import TRIALS

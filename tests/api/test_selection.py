@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 import autocompress
-from autocompress.api.study_choice import SearchSettings
 from autocompress.cli.main import main
+from autocompress.driver.study_choice import SearchSettings
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.methods.keep import Keep
 from autocompress.space.selection import Selection

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autocompress.api.target import read_target
+from autocompress.driver.target import read_target
 from autocompress.errors import BudgetUnreachable, ConfigurationError
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan

@@ -11,10 +11,10 @@ import transformers
 import yaml
 
 import autocompress
-from autocompress.api.session import TextSettings
 from autocompress.cli.main import main
 from autocompress.deploy import verify
 from autocompress.judging.front import front_to_dict
+from autocompress.session.session import TextSettings
 from tests.api.tiny_compression import FEW, token_ids
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY, make_tiny_tokenizer

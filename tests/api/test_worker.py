@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autocompress.api.study_choice import SearchSettings
-from autocompress.api.worker import WorkerSettings
+from autocompress.driver.study_choice import SearchSettings
+from autocompress.driver.worker import WorkerSettings
 from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.jobs import Job
 from autocompress.evaluation.latency import Latency

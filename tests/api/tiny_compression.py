@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autocompress.api.session import TextSettings
+from autocompress.session.session import TextSettings
 from tests.conftest import VOCABULARY
 
 SPACE = """\

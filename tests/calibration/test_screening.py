@@ -10,8 +10,8 @@ from autocompress.calibration import screening as module
 from autocompress.calibration.fitting import build_menu, fit_taken
 from autocompress.calibration.menu import LayerMenu, Option, State
 from autocompress.calibration.screening import part_of, screened_menu
-from autocompress.driver.allocation import allocated_plan, bent_choices
-from autocompress.driver.knobs import Knobs
+from autocompress.driver.proposing.allocation import allocated_plan, bent_choices
+from autocompress.driver.proposing.knobs import Knobs
 from autocompress.methods.base import MatrixProblem
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize

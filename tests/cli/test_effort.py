@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 
-from autocompress.api import session as session_module
-from autocompress.api.session import Session
 from autocompress.calibration import screening
 from autocompress.cli.main import main
 from autocompress.driver.engines.local import LocalProcesses
 from autocompress.evaluation.corpus import bundled_text
 from autocompress.evaluation.scoring import Teacher
+from autocompress.session import session as session_module
+from autocompress.session.session import Session
 from autocompress.studies.study_store import read_study
 from tests.api.searches import write_half_demo
 

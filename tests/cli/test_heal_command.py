@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from autocompress.api import heal_function
 from autocompress.api.exported_folder import OpenedFolder
-from autocompress.api.healing_report import HealingReport
 from autocompress.cli.heal import heal
 from autocompress.cli.heal_view import print_healed
+from autocompress.driver.healing_report import HealingReport
 from autocompress.errors import ConfigurationError
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
@@ -23,7 +23,7 @@ from autocompress.records import Measurement
 from autocompress.studies.study import Healing
 
 if TYPE_CHECKING:
-    from autocompress.api.session import Session
+    from autocompress.session.session import Session
 
 LAYERS = "version: 1\nlayers:\n  a.mlp.up: {method: svd, rank: 8}\n"
 PENALTY = 'penalty: [{layers: "*.mlp.*", kind: renyi, alpha: 0.5, weight: 0.01}]\n'

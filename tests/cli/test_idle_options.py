@@ -10,11 +10,11 @@ import pytest
 
 import autocompress
 from autocompress.api.functions import search
-from autocompress.api.going_on import FREE
-from autocompress.api.session import TextSettings
-from autocompress.api.study_choice import SearchSettings
 from autocompress.cli.main import main
+from autocompress.driver.going_on import FREE
+from autocompress.driver.study_choice import SearchSettings
 from autocompress.errors import ConfigurationError
+from autocompress.session.session import TextSettings
 from autocompress.studies.storage import default_storage
 from autocompress.studies.study_store import create_study
 from autocompress.tracking.mlflow_client import how_to_browse

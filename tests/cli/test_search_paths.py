@@ -8,11 +8,11 @@ import shutil
 import optuna
 import pytest
 
-from autocompress.api import searching
 from autocompress.cli.main import main
+from autocompress.driver import searching
 from autocompress.driver.engines.here import Here
-from autocompress.driver.knob_sampler import KnobSampler
-from autocompress.driver.proposer import Proposer
+from autocompress.driver.proposing.knob_sampler import KnobSampler
+from autocompress.driver.proposing.proposer import Proposer
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.studies.study_store import read_study
 from tests.api.tiny_compression import SPACE

@@ -13,8 +13,8 @@ from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.driver.driver import Effort, Search
 from autocompress.driver.engines.base import Engine
 from autocompress.driver.engines.here import Here
-from autocompress.driver.hand_written import hand_written_plans
-from autocompress.driver.proposer import SWEEP, Proposer
+from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.proposer import SWEEP, Proposer
 from autocompress.errors import AutocompressError, StorageError
 from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.evaluation.stages import clearly_worse

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.driver.aiming import Sighting, aim, approach, bracket
+from autocompress.driver.proposing.aiming import Sighting, aim, approach, bracket
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.calibration.menu import LayerMenu, Menu, Option
-from autocompress.driver import allocator
-from autocompress.driver.allocator import (
+from autocompress.driver.proposing import allocator
+from autocompress.driver.proposing.allocator import (
     RELATIVE_GAP,
     SOLVER_TOLERANCE,
     allocate,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.driver.allocation import allocated_plan, bent_choices
-from autocompress.driver.allocator import (
+from autocompress.driver.proposing.allocation import allocated_plan, bent_choices
+from autocompress.driver.proposing.allocator import (
     RELATIVE_GAP,
     SOLVER_TOLERANCE,
     Choice,
@@ -20,7 +20,7 @@ from autocompress.driver.allocator import (
     least_ms,
     smallest_bytes,
 )
-from autocompress.driver.knobs import Knobs
+from autocompress.driver.proposing.knobs import Knobs
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.plan import Plan
 from tests.calibration.menus import METHODS, menu_of

@@ -8,10 +8,10 @@ import pytest
 
 from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.driver import driver, turns
-from autocompress.driver.allocator import allocate, choices_of, in_layer_order
 from autocompress.driver.engines.here import Here
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import PREDICTED, SWEEP
+from autocompress.driver.proposing.allocator import allocate, choices_of, in_layer_order
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import PREDICTED, SWEEP
 from autocompress.judging.front import front_of
 from autocompress.judging.picking import pick
 from autocompress.methods.plan import Plan

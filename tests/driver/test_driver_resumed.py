@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from autocompress.driver.proposer import Proposer
+from autocompress.driver.proposing.proposer import Proposer
 from autocompress.studies.study_store import load_optuna_study, read_study
 from autocompress.studies.trial_owner import OWNER
 from tests.driver.fake_search import (

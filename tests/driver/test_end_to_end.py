@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.driver.end_to_end import (
+from autocompress.driver.proposing.end_to_end import (
     LEAST_SLOPE,
     PRIOR_SPREAD,
     PRIOR_TRIALS,

@@ -6,9 +6,9 @@ import pytest
 
 from autocompress.calibration.menu import LayerMenu, Option
 from autocompress.calibration.priced_menu import Price, PricedMenu
-from autocompress.driver.knob_sampler import ask_with
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import PREDICTED
+from autocompress.driver.proposing.knob_sampler import ask_with
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import PREDICTED
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.prediction import predict
-from autocompress.driver.proposer import Proposer
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.prediction import predict
+from autocompress.driver.proposing.proposer import Proposer
 from autocompress.errors import BudgetUnreachable
 from autocompress.studies.study import HEALED, Healing
 from autocompress.units import Limits

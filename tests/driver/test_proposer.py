@@ -9,8 +9,8 @@ import pytest
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
 from autocompress.calibration.priced_menu import Price, PricedMenu
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import (
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import (
     MOST_SETTLINGS,
     NOT_WORTH_FITTING,
     PREDICTED,

@@ -9,9 +9,9 @@ import pytest
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.driver import rounds
-from autocompress.driver.knobs import Knobs
 from autocompress.driver.prices import Priced, Slope
-from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
 from autocompress.driver.rounds import price_menu
 from autocompress.evaluation.evaluator import PricingTexts, ScoredText
 from autocompress.evaluation.scoring import Teacher

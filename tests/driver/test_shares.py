@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from autocompress.api.trial_list import expected_trials
-from autocompress.driver.hand_written import hand_written_plans
-from autocompress.driver.proposer import sweep
-from autocompress.driver.shares import LEAST_TRIALS, Planned, share_out
+from autocompress.driver.estimate.trial_list import expected_trials
+from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.proposer import sweep
+from autocompress.driver.proposing.shares import LEAST_TRIALS, Planned, share_out
 from autocompress.space.space_file import load_space
 from autocompress.studies.study import PLANNED
 from autocompress.surgery.inventory import Inventory

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.driver import swaps
-from autocompress.driver.allocator import Choice
-from autocompress.driver.swaps import REACH, neighbours
+from autocompress.driver.proposing import swaps
+from autocompress.driver.proposing.allocator import Choice
+from autocompress.driver.proposing.swaps import REACH, neighbours
 from autocompress.methods.plan import Plan
 from autocompress.methods.tensor_train import TensorTrain
 from tests.calibration.menus import METHODS

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import Proposal
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import Proposal
 from autocompress.driver.trial_store import TrialStore
 from autocompress.evaluation.jobs import Outcome
 from autocompress.methods.plan import Plan

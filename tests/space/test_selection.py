@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from autocompress.driver.hand_written import hand_written_plans
-from autocompress.driver.reach import check_reachable, smallest_model_bytes
+from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.reach import check_reachable, smallest_model_bytes
 from autocompress.errors import BudgetUnreachable, ConfigurationError
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize

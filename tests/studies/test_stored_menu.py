@@ -5,8 +5,8 @@ import json
 import pytest
 
 from autocompress.calibration.priced_menu import Price, PricedMenu
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
 from autocompress.errors import StorageError, StudyError
 from autocompress.studies.stored_menu import MENU as FILE
 from autocompress.studies.stored_menu import keep_menu, read_menu

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from autocompress.api.probes import PerElement, Speed
 from autocompress.calibration.builder import MOST_BUILT_BYTES
 from autocompress.calibration.fitting import LEAST_PARAMETERS_TO_SHARE, WORK_BYTES
 from autocompress.calibration.latency_table import BYTES_AT_ONCE, MOST_STREAMED
 from autocompress.calibration.layer_timing import ENOUGH_SECONDS
+from autocompress.driver.estimate.probes import PerElement, Speed
 from autocompress.evaluation.divergence import TOP_K
 from autocompress.evaluation.evaluator import LATENCY_ROUNDS, LATENCY_TOKENS
 from autocompress.evaluation.latency import PROMPT_TOKENS, ROUND_TOKENS, ROUNDS, WARM_UP_TOKENS

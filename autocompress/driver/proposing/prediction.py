@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import Proposer
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import Proposer
 from autocompress.errors import BudgetUnreachable
 from autocompress.judging.against_dense import rise
 from autocompress.judging.dominance import selection_loss

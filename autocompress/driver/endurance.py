@@ -6,10 +6,10 @@ import math
 import time
 from dataclasses import dataclass
 
-from autocompress.api.efforts import EffortLevel
 from autocompress.driver.driver import Effort
-from autocompress.driver.shares import Planned
+from autocompress.driver.proposing.shares import Planned
 from autocompress.errors import ConfigurationError
+from autocompress.session.efforts import EffortLevel
 from autocompress.units import parse_duration
 
 

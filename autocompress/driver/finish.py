@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from autocompress.api.healing import HealedTrial, HealingWork, HealTrial
-from autocompress.api.session import TextSettings
-from autocompress.api.worker import Desk
 from autocompress.crew import Crew
+from autocompress.driver.healing import HealedTrial, HealingWork, HealTrial
+from autocompress.driver.worker import Desk
 from autocompress.errors import AutocompressError, ConfigurationError, DataError, StorageError
 from autocompress.healing.settings import HealSettings
 from autocompress.judging.against_dense import targets_of
@@ -23,6 +22,7 @@ from autocompress.judging.targets import excess_of
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import Advance, Progress
+from autocompress.session.session import TextSettings
 from autocompress.studies.observer import Observer
 from autocompress.studies.storage import StoredStudy
 from autocompress.studies.study import StudyRecord, TrialRecord

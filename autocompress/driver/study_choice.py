@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.efforts import NORMAL, effort_of
-from autocompress.api.left_dense import KEEP, check_unreached
-from autocompress.api.session import Session, TextSettings, open_session, read_space
-from autocompress.driver.knob_sampler import SAMPLERS
+from autocompress.driver.proposing.knob_sampler import SAMPLERS
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.paths import located
 from autocompress.progress import SILENT, Progress
+from autocompress.session.efforts import NORMAL, effort_of
+from autocompress.session.left_dense import KEEP, check_unreached
+from autocompress.session.session import Session, TextSettings, open_session, read_space
 from autocompress.space.selection import EVERYTHING, Selection
 from autocompress.space.space import Space
 from autocompress.studies.storage import default_storage, storage_url

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from autocompress.calibration.menu import Menu
 from autocompress.calibration.priced_menu import PricedMenu
-from autocompress.driver.allocator import (
+from autocompress.driver.proposing.allocator import (
     Choice,
     Latencies,
     allocate,
     choices_of,
     in_layer_order,
 )
-from autocompress.driver.knobs import Knobs, Scorer
+from autocompress.driver.proposing.knobs import Knobs, Scorer
 from autocompress.methods.plan import Plan
 
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from autocompress.api.efforts import EffortLevel
-from autocompress.api.forecast import Fits
-from autocompress.api.session import Session
-from autocompress.api.study_choice import Destination, SearchSettings, choose_study
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.screening import sampled_fits
+from autocompress.driver.estimate.forecast import Fits
+from autocompress.driver.study_choice import Destination, SearchSettings, choose_study
 from autocompress.methods.keep import Keep
 from autocompress.progress import Progress
 from autocompress.records import LayerSpec
+from autocompress.session.efforts import EffortLevel
+from autocompress.session.session import Session
 from autocompress.space.space import Space
 from autocompress.store import CACHE, Cache
 from autocompress.studies.run_folder import find_study

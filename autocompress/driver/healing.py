@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autocompress.api.heal_plan import heal_plan, healing_text
-from autocompress.api.healing_report import HealingReport
-from autocompress.api.study_choice import Destination
-from autocompress.api.study_session import open_study_session
-from autocompress.api.worker import Desk, dense_latency_of
+from autocompress.driver.healing_report import HealingReport
 from autocompress.driver.reporting import measure_trial
+from autocompress.driver.study_choice import Destination
+from autocompress.driver.study_session import open_study_session
+from autocompress.driver.worker import Desk, dense_latency_of
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.healing.checkpoint import Checkpoint
+from autocompress.healing.heal_plan import heal_plan, healing_text
 from autocompress.healing.settings import HealSettings
 from autocompress.judging.picking import pick
 from autocompress.pictures.healing_png import write_healing_png

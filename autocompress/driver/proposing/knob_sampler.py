@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler, BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autocompress.driver.knobs import Knobs
+from autocompress.driver.proposing.knobs import Knobs
 
 SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
 MINIMIZE = optuna.study.StudyDirection.MINIMIZE

@@ -14,14 +14,14 @@ from typing import Self
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.menu import Menu
 from autocompress.calibration.priced_menu import PricedMenu
-from autocompress.driver.aiming import aim, bracket, sightings_of
-from autocompress.driver.allocation import allocated_plan, bent_choices, scorer_of
-from autocompress.driver.allocator import Choice, smallest_bytes
-from autocompress.driver.end_to_end import TimedPlan, relate
-from autocompress.driver.hand_written import hand_written_plans
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.shares import ALL, Planned, share_out
-from autocompress.driver.swaps import neighbours
+from autocompress.driver.proposing.aiming import aim, bracket, sightings_of
+from autocompress.driver.proposing.allocation import allocated_plan, bent_choices, scorer_of
+from autocompress.driver.proposing.allocator import Choice, smallest_bytes
+from autocompress.driver.proposing.end_to_end import TimedPlan, relate
+from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.shares import ALL, Planned, share_out
+from autocompress.driver.proposing.swaps import neighbours
 from autocompress.errors import BudgetUnreachable
 from autocompress.judging.against_dense import within_costs
 from autocompress.judging.dominance import ranking_loss

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from autocompress.api.session import Session
 from autocompress.errors import ConfigurationError
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.records import LayerSpec, Skipped
+from autocompress.session.session import Session
 from autocompress.space.space import Space
 from autocompress.units import format_bytes
 

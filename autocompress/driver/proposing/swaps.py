@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autocompress.driver.allocator import Choice
+from autocompress.driver.proposing.allocator import Choice
 from autocompress.methods.plan import Plan
 
 REACH = 2  # levels up or down

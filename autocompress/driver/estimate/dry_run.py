@@ -13,13 +13,10 @@ from typing import Any
 
 import torch
 
-from autocompress.api.efforts import effort_of
-from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
-from autocompress.api.finish import REFIT_BEST, Finish
-from autocompress.api.forecast import Fits, Stage, Work, finalists_of, predict_stages
-from autocompress.api.heal_plan import healing_text, refit_tokens
-from autocompress.api.left_dense import unreached_of, within_reach
-from autocompress.api.looking_up import (
+from autocompress.driver.endurance import DEFAULT_ENDURANCE, Endurance
+from autocompress.driver.engines.choosing import EngineSettings, check_engine
+from autocompress.driver.estimate.forecast import Fits, Stage, Work, finalists_of, predict_stages
+from autocompress.driver.estimate.looking_up import (
     Cached,
     look_up_cache,
     look_up_study,
@@ -27,19 +24,27 @@ from autocompress.api.looking_up import (
     options_to_time,
     resumed,
 )
-from autocompress.api.probes import probe
-from autocompress.api.searching import THIS_PROCESS
-from autocompress.api.session import Session
-from autocompress.api.study_choice import Destination, SearchSettings, check_settings, identity_of
-from autocompress.api.trial_list import ExpectedTrial, expected_trials
-from autocompress.driver.engines.choosing import EngineSettings, check_engine
-from autocompress.driver.reach import smallest_model_bytes, what_stays
+from autocompress.driver.estimate.probes import probe
+from autocompress.driver.estimate.trial_list import ExpectedTrial, expected_trials
+from autocompress.driver.finish import REFIT_BEST, Finish
+from autocompress.driver.proposing.reach import smallest_model_bytes, what_stays
+from autocompress.driver.searching import THIS_PROCESS
+from autocompress.driver.study_choice import (
+    Destination,
+    SearchSettings,
+    check_settings,
+    identity_of,
+)
 from autocompress.errors import DataError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.free_memory import peak_memory_bytes
+from autocompress.healing.heal_plan import healing_text, refit_tokens
 from autocompress.methods.keep import Keep
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Skipped
+from autocompress.session.efforts import effort_of
+from autocompress.session.left_dense import unreached_of, within_reach
+from autocompress.session.session import Session
 from autocompress.space.space import Space
 
 

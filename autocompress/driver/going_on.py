@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from autocompress.api.session import TextSettings
-from autocompress.api.study_choice import SearchSettings
+from autocompress.driver.study_choice import SearchSettings
 from autocompress.errors import ConfigurationError
 from autocompress.paths import located, shown
+from autocompress.session.session import TextSettings
 from autocompress.space.selection import Selection
 from autocompress.studies.study import StudyRecord
 

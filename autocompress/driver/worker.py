@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from autocompress.api.session import Session
-from autocompress.api.study_choice import SearchSettings
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.driver.engines.base import Answer, Errand, Measure, Work
+from autocompress.driver.study_choice import SearchSettings
 from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.evaluator import Evaluator, PricingTexts, ScoredText
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.progress import Notes
+from autocompress.session.session import Session
 from autocompress.store import CACHE
 from autocompress.studies.study import StudyRecord
 

@@ -9,41 +9,41 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from autocompress.api.efforts import NORMAL, effort_of
-from autocompress.api.endurance import DEFAULT_ENDURANCE, Endurance
-from autocompress.api.finish import REFIT_BEST, Finish, finish_search
-from autocompress.api.forecast import REFIT_PASSES, SCORING_SLOWDOWN
-from autocompress.api.heal_plan import healing_text
-from autocompress.api.left_dense import unreached_of, within_reach
-from autocompress.api.quality_target import (
+from autocompress.calibration.latency_table import LatencyTable
+from autocompress.calibration.screening import describe_fits
+from autocompress.driver.driver import Effort, Search
+from autocompress.driver.endurance import DEFAULT_ENDURANCE, Endurance
+from autocompress.driver.engines.choosing import EngineSettings, check_engine, make_engine
+from autocompress.driver.estimate.forecast import REFIT_PASSES, SCORING_SLOWDOWN
+from autocompress.driver.finish import REFIT_BEST, Finish, finish_search
+from autocompress.driver.proposing.aiming import Sighting, aim, approach
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.reach import check_reachable
+from autocompress.driver.quality_target import (
     COARSE_STEPS,
     COARSE_TOLERANCE,
     check_cosine,
     loss_against_dense,
 )
-from autocompress.api.session import Session, TextSettings, tied_names
-from autocompress.api.study_choice import (
+from autocompress.driver.reporting import OnReport
+from autocompress.driver.rounds import price_menu
+from autocompress.driver.study_choice import (
     Destination,
     SearchSettings,
     check_settings,
     choose_study,
     identity_of,
 )
-from autocompress.api.worker import Desk, WorkerSettings, dense_latency_of
-from autocompress.calibration.latency_table import LatencyTable
-from autocompress.calibration.screening import describe_fits
-from autocompress.driver.aiming import Sighting, aim, approach
-from autocompress.driver.driver import Effort, Search
-from autocompress.driver.engines.choosing import EngineSettings, check_engine, make_engine
-from autocompress.driver.proposer import PREDICTED, Proposer
-from autocompress.driver.reach import check_reachable
-from autocompress.driver.reporting import OnReport
-from autocompress.driver.rounds import price_menu
+from autocompress.driver.worker import Desk, WorkerSettings, dense_latency_of
 from autocompress.evaluation.evaluator import Evaluator
+from autocompress.healing.heal_plan import healing_text
 from autocompress.judging.dominance import HYPERVOLUME_REFERENCE_RISE
 from autocompress.judging.hypervolume import REFERENCE_SETTING
 from autocompress.paths import shown
 from autocompress.progress import SILENT, Progress
+from autocompress.session.efforts import NORMAL, effort_of
+from autocompress.session.left_dense import unreached_of, within_reach
+from autocompress.session.session import Session, TextSettings, tied_names
 from autocompress.space.space import Space
 from autocompress.stage_memory import StageMemory, describe_peaks
 from autocompress.studies.observer import Observer

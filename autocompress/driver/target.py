@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from autocompress.api.efforts import NORMAL, effort_of
-from autocompress.api.left_dense import KEEP, check_unreached, warn_of_unreached, within_reach
-from autocompress.api.quality_target import Chosen, Confirm, QualityTarget
-from autocompress.api.session import Session, read_space, tied_names
 from autocompress.calibration.screening import describe_fits
-from autocompress.driver.proposer import PREDICTED, Proposer
-from autocompress.driver.reach import check_reachable
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.reach import check_reachable
+from autocompress.driver.quality_target import Chosen, Confirm, QualityTarget
 from autocompress.driver.rounds import price_menu
 from autocompress.errors import ConfigurationError
 from autocompress.methods.base import Method
@@ -22,6 +19,9 @@ from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.progress import Progress
+from autocompress.session.efforts import NORMAL, effort_of
+from autocompress.session.left_dense import KEEP, check_unreached, warn_of_unreached, within_reach
+from autocompress.session.session import Session, read_space, tied_names
 from autocompress.space.document import Document, read_document
 from autocompress.space.penalty_entries import penalties_that_count
 from autocompress.space.recipe_file import Recipe, check_recipe, own_space, read_recipe

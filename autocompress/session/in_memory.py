@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autocompress.api.session import OwnContent, Session, TextSettings, check_named
 from autocompress.errors import ConfigurationError, DataError, ModelError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.evaluation.encoding import LEAST_TOKENS
 from autocompress.progress import SILENT, Progress
+from autocompress.session.session import OwnContent, Session, TextSettings, check_named
 from autocompress.store import CACHE, Cache
 from autocompress.surgery.loading import LoadedModel, fingerprint, is_exported
 

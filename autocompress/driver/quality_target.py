@@ -6,13 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autocompress.api.efforts import NORMAL, effort_of
-from autocompress.api.left_dense import KEEP, within_reach
-from autocompress.api.session import Session, tied_names
-from autocompress.driver.aiming import Sighting, aim, approach, bracket
-from autocompress.driver.knobs import Knobs
-from autocompress.driver.proposer import PREDICTED, Proposer
-from autocompress.driver.reach import check_reachable
+from autocompress.driver.proposing.aiming import Sighting, aim, approach, bracket
+from autocompress.driver.proposing.knobs import Knobs
+from autocompress.driver.proposing.proposer import PREDICTED, Proposer
+from autocompress.driver.proposing.reach import check_reachable
 from autocompress.driver.rounds import price_menu
 from autocompress.errors import BudgetUnreachable, ModelError
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
@@ -28,6 +25,9 @@ from autocompress.judging.targets import (
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
 from autocompress.progress import Progress
+from autocompress.session.efforts import NORMAL, effort_of
+from autocompress.session.left_dense import KEEP, within_reach
+from autocompress.session.session import Session, tied_names
 from autocompress.space.space import Space
 from autocompress.units import Budget, Limits, format_bytes
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autocompress.api.session import Session
 from autocompress.errors import AutocompressError
 from autocompress.evaluation.corpus import PARTS, check_disjoint, read_source
 from autocompress.evaluation.encoding import check_known, token_ids
@@ -25,6 +24,7 @@ from autocompress.healing.student import Student
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.session.session import Session
 from autocompress.store import content_key, tensor_key
 from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.placement import prefix_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autocompress.driver.driver import REFERENCE_SPAN
-from autocompress.driver.hand_written import hand_written_plans
-from autocompress.driver.proposer import sweep
-from autocompress.driver.shares import ALL, Planned, share_out
+from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.proposer import sweep
+from autocompress.driver.proposing.shares import ALL, Planned, share_out
 from autocompress.methods.plan import Plan
 from autocompress.space.space import Space
 from autocompress.surgery.inventory import Inventory

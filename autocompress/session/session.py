@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autocompress.api.efforts import EFFORTS, NORMAL, effort_of
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.fitting import build_menu, fit_taken
 from autocompress.calibration.kept_metrics import KeptMetrics
@@ -46,6 +45,7 @@ from autocompress.methods.base import Method
 from autocompress.numerics.metric import Metric
 from autocompress.paths import located, shown
 from autocompress.progress import SILENT, Progress
+from autocompress.session.efforts import EFFORTS, NORMAL, effort_of
 from autocompress.space.selection import EVERYTHING, Selection
 from autocompress.space.space import Space
 from autocompress.space.space_file import load_space

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autocompress.api.session import Session
-from autocompress.api.study_choice import SearchSettings
+from autocompress.driver.study_choice import SearchSettings
 from autocompress.errors import StudyError
 from autocompress.progress import SILENT, Progress
+from autocompress.session.session import Session
 from autocompress.studies.study import StudyRecord
 
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autocompress.api.session import Session
 from autocompress.calibration.menu import judge
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.evaluation.latency import DecodeTimer, prompt_of
@@ -26,6 +25,7 @@ from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.records import Kind, LayerSpec
+from autocompress.session.session import Session
 from autocompress.space.space import Space
 
 FIRST_TOKENS = 32
