@@ -79,6 +79,11 @@ class LayerSpec:
         return dict(self.factors).get(path, 1.0)
 
     @property
+    def alike(self) -> LayerSpec:
+        """The same without what tells matrices of different blocks apart; blocks repeat shapes."""
+        return replace(self, name="", depth=None, tied=())
+
+    @property
     def shape(self) -> tuple[int, int]:
         """``(out_features, in_features)``."""
         return self.out_features, self.in_features

@@ -298,8 +298,13 @@ def stored_entries(method: Method, spec: LayerSpec) -> tuple[Entry, ...]:
             wanted="a rank",
             hint="A recipe, or the fit of one layer, finds it from the weights.",
         )
+    return _entries_of(method, spec.alike)
+
+
+@lru_cache(maxsize=100_000)
+def _entries_of(method: Method, shape: LayerSpec) -> tuple[Entry, ...]:
     with torch.device("meta"):
-        layer = method.skeleton(spec)
+        layer = method.skeleton(shape)
     return tuple(Entry.of(name, tensor) for name, tensor in layer.state_dict().items())
 
 

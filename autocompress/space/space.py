@@ -231,8 +231,10 @@ class Space:
         rule = self.rule_for(spec)
         if rule is not None and rule.pin is not None:
             return (_fitting_pin(rule.pin, spec),)
-        # Blocks repeat the same shapes: without what tells them apart, each cost is computed once.
-        shape = replace(spec, name="", depth=None, tied=())
+        shape = spec.alike
+        offers = self._offers.get((shape, id(rule)))
+        if offers is not None:
+            return offers
         fitting = [
             method
             for family in self.families
@@ -246,7 +248,14 @@ class Space:
             options.add(Keep())
         if not options or (not fitting and self._offered(rule)):
             raise self._nothing_left(spec, rule, bool(fitting))
-        return tuple(sorted(options, key=lambda method: (-method.cost(shape), str(method))))
+        offers = tuple(sorted(options, key=lambda method: (-method.cost(shape), str(method))))
+        self._offers[shape, id(rule)] = offers
+        return offers
+
+    @cached_property
+    def _offers(self) -> dict[tuple[LayerSpec, int], tuple[Method, ...]]:
+        """What is offered to matrices that are alike under a rule, as far as it was asked for."""
+        return {}
 
     def shared_options(self, specs: Sequence[LayerSpec]) -> tuple[Method, ...]:
         """Every method that all the given matrices may take, in the order of the first's options.

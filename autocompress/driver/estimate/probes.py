@@ -34,6 +34,7 @@ REPEATS = 2  # of each pass; the quicker counts, for other programs only ever ad
 LONG = 0.5  # seconds of a pass, from which on it is not repeated: what disturbs it is little
 SIDES = (64, 128, 256, 512)  # of the square matrices that options are fitted to; the first warms up
 SECONDS_OF_SIDES = 1.5  # spent on them, after which no larger one is begun
+FITTED_OF_A_KIND = 5  # options of a method, spread over its sizes
 TIMED_TOKENS = 6
 
 
@@ -125,7 +126,7 @@ def per_token(run: Callable[[int], None], most: int) -> PerToken:
 def per_element(
     space: Space, specs: Iterable[LayerSpec], device: torch.device
 ) -> dict[str, PerElement]:
-    """Fit every option of square matrices of rising size, and read a law for each method off them.
+    """Fit options of square matrices of rising size, and read a law for each method off them.
 
     The matrices are random, in random metrics: the steps of a fit do not depend on what it fits.
     """
@@ -158,7 +159,7 @@ def _law(points: Sequence[tuple[int, float]]) -> PerElement:
 
 
 def _fit_times(space: Space, spec: LayerSpec, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each option of a matrix by method; what options share is spread over them."""
+    """Seconds of some options of a matrix by method; what all of them share is spread over them."""
     by_kind: dict[type[Method], list[Method]] = defaultdict(list)
     for method in space.options(spec):
         if method != Keep():
@@ -167,7 +168,8 @@ def _fit_times(space: Space, spec: LayerSpec, device: torch.device) -> dict[str,
     times = {}
     for kind, methods in by_kind.items():
         shared = _seconds(partial(kind.prepare, problem, methods))
-        each = [_seconds(partial(_fit, problem, method)) for method in methods]
+        spread = methods[:: -(-len(methods) // FITTED_OF_A_KIND)]  # they are in order of bytes
+        each = [_seconds(partial(_fit, problem, method)) for method in spread]
         times[kind.name] = [seconds + shared / len(methods) for seconds in each]
     return times
 
