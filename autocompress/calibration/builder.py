@@ -19,8 +19,6 @@ from autocompress.records import LayerSpec
 from autocompress.store import Cache, content_key, tensor_key
 from autocompress.surgery.workbench import Workbench
 
-# Raise it when a fit changes, so that layers of an earlier version are not taken for new ones.
-FIT_VERSION = 4
 MOST_BUILT_BYTES = 256 * 2**20  # of built layers that are held
 
 
@@ -76,15 +74,16 @@ class LayerBuilder:
             for term in problem.metric.terms:
                 tensors += [term.rows, term.columns]
             self._content[name] = content_key(
-                [tensor_key(tensor) for tensor in tensors], problem.spec.dtype, FIT_VERSION
+                [tensor_key(tensor) for tensor in tensors], problem.spec.dtype
             )
         return self._content[name]
 
     def key(self, name: str, method: Method) -> str:
         """Address of a built layer in the cache."""
-        version = version_of(method.name)
-        installed = [version] if version else []  # a fit of another package changes with it
-        return content_key(self.content_of(name), method.to_dict(), *installed)
+        package = version_of(method.name)
+        installed = [package] if package else []  # a fit of another package changes with it
+        versions = [method.version, *installed]
+        return content_key(self.content_of(name), method.to_dict(), *versions)
 
     def prepare(self, name: str, methods: Sequence[Method]) -> None:
         """Compute together what several methods are about to be fitted for.

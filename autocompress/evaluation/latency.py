@@ -173,26 +173,6 @@ def prompt_of(model: Any, length: int = PROMPT_TOKENS, begin: tuple[int, ...] = 
     return torch.cat([spread.new_tensor(begin), spread])[:length]
 
 
-def decode_latency(
-    model: Any,
-    *,
-    tokens: int = ROUND_TOKENS,
-    rounds: int = ROUNDS,
-    prompt_ids: Tensor | None = None,
-) -> Latency:
-    """Measure one model alone; use ``interleaved`` to compare two.
-
-    Args:
-        model: causal language model in eval mode.
-        tokens: timed tokens of one round.
-        rounds: timed rounds.
-        prompt_ids: ``[n]``; made up when left out.
-    """
-    return DecodeTimer(
-        model, prompt_of(model) if prompt_ids is None else prompt_ids, tokens
-    ).measure(rounds)
-
-
 def interleaved(
     rounds_of: Mapping[str, Callable[[], list[float]]], rounds: int = ROUNDS
 ) -> dict[str, Latency]:

@@ -103,6 +103,7 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1  # of its fit; a raised one is not answered from the cache with older
     factorised: ClassVar[bool] = False  # whether it cuts ranks, alone or beside codes
 
     @abstractmethod

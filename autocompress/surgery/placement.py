@@ -50,12 +50,6 @@ def weight_path(model: nn.Module, spec: LayerSpec) -> str:
     return slot.stack_path if slot else f"{spec.name}.weight"
 
 
-def bias_path(model: nn.Module, spec: LayerSpec) -> str:
-    """Name of the tensor that holds the bias of a matrix in the dense ``state_dict()``."""
-    slot = slot_of(model, spec.name)
-    return f"{slot.experts}.{bias_name(slot.stack)}" if slot else f"{spec.name}.bias"
-
-
 def dense_names(model: nn.Module, spec: LayerSpec) -> tuple[str, ...]:
     """Names of the tensors that hold a matrix and its bias in the dense ``state_dict()``.
 

@@ -187,15 +187,6 @@ def _reason(error: Exception) -> str:
     return lines[0][:200]
 
 
-def sync(
-    study: StudyRecord, uri: str | None = None, *, timeout: float = SECONDS_TO_SYNC
-) -> list[str]:
-    """Send whatever MLflow lacks of a study, its front included, and return the warnings."""
-    mirror = MlflowMirror(uri)
-    mirror.finished(study)
-    return mirror.close(timeout)
-
-
 def check_tracking(track: bool, uri: str | None) -> None:
     """Refuse a store that nothing is sent to.
 

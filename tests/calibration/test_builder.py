@@ -53,6 +53,19 @@ def test_another_metric_is_another_layer(make_builder):
     assert other.fits.total() == 1
 
 
+def test_a_new_version_of_a_method_is_fitted_again_and_the_others_are_not(
+    make_builder, monkeypatch
+):
+    first, name = make_builder(), make_builder().workbench.inventory.layers[1].name
+    first.build(name, Quantize(3, 16))
+    first.build(name, Svd(3))
+    monkeypatch.setattr(Svd, "version", Svd.version + 1)
+    later = make_builder()
+    later.build(name, Quantize(3, 16))
+    later.build(name, Svd(3))
+    assert later.fits == {(name, Svd(3)): 1}
+
+
 def test_a_corrupt_layer_is_built_again_with_a_warning(make_builder, tmp_path, caplog):
     builder = make_builder()
     name = builder.workbench.inventory.layers[1].name

@@ -17,11 +17,18 @@ from autocompress.methods.plan import Plan
 from autocompress.tracking import mlflow_store
 from autocompress.tracking.environment import describe_environment, git_revision
 from autocompress.tracking.mlflow_client import load_mlflow
-from autocompress.tracking.mlflow_mirror import MlflowMirror, sync
+from autocompress.tracking.mlflow_mirror import MlflowMirror
 from tests.studies.study_fixtures import realistic_study, with_windows
 from tests.tracking.stored_runs import open_artifact, runs_of
 
 PATIENCE = 120.0
+
+
+def sync(study, uri):
+    """Send whatever MLflow lacks of a study, its front included, and return the warnings."""
+    mirror = MlflowMirror(uri)
+    mirror.finished(study)
+    return mirror.close(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +128,7 @@ def test_recipe_artifact_is_the_plan(client, mirrored, tmp_path):
 
 def test_sending_again_adds_nothing(client, mirrored):
     before, children = runs_of(client, mirrored)
-    assert sync(mirrored, client.tracking_uri, timeout=PATIENCE) == []
+    assert sync(mirrored, client.tracking_uri) == []
     after, again = runs_of(client, mirrored)
     assert [run.info.run_id for run in after + again] == [
         run.info.run_id for run in before + children
@@ -145,7 +152,7 @@ def test_resume_sends_what_was_missed_and_replaces_half_written_runs(client, tmp
         children[1].info.run_id, status="RUNNING"
     )  # as if the process had died while writing it
 
-    assert sync(study, client.tracking_uri, timeout=PATIENCE) == []
+    assert sync(study, client.tracking_uri) == []
     (resumed,), children = runs_of(client, study)
     assert resumed.info.run_id == parent.info.run_id
     assert resumed.info.status == "FINISHED"
@@ -162,7 +169,7 @@ def test_the_curve_is_made_whole_where_it_has_gaps_or_was_overtaken(client, tmp_
     assert mirror.close(PATIENCE) == []
     study = replace(study, trials=(one, two, three))
     for _ in range(2):
-        assert sync(study, client.tracking_uri, timeout=PATIENCE) == []
+        assert sync(study, client.tracking_uri) == []
     (parent,), _ = runs_of(client, study)
     history = client.get_metric_history(parent.info.run_id, "hypervolume")
     shown: dict[int, float] = {}
@@ -176,7 +183,7 @@ def test_the_curve_is_made_whole_where_it_has_gaps_or_was_overtaken(client, tmp_
 
 def test_the_same_name_in_a_new_folder_is_another_study(client, mirrored, tmp_path):
     again = replace(mirrored, folder=tmp_path / "llama-10x", trials=mirrored.trials[:1])
-    assert sync(again, client.tracking_uri, timeout=PATIENCE) == []
+    assert sync(again, client.tracking_uri) == []
     parents, children = runs_of(client, mirrored)
     assert len(parents) == 2
     assert len(children) == len(mirrored.trials) + 1
