@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 TOP_K = 512  # probabilities kept of a row when not all are; the rest of the mass is one bucket
+# Of the mass that is not kept: below, it is what rounding leaves of 1 less the sum of the others.
+LEAST_REST = {torch.float32: 1e-6, torch.float64: 1e-7}
 CODE_SCALE = 2.0**15  # fp16 codes of probabilities: normal numbers down to 2e-9
 
 
@@ -64,11 +66,29 @@ class ExactRows:
         return self.negative_entropy[span] - cross * self.scale[span]
 
 
-class TopRows:
-    """The ``TOP_K`` largest probabilities of each row, and the rest of its mass as one bucket.
+def divergence_of_the_top(dense: Tensor, other: Tensor) -> Tensor:
+    """KL ``[m]`` over some outcomes of each row, and all the rest as one.
 
     Merging outcomes never raises a divergence (data processing inequality; Cover and Thomas 2006,
     section 2.9), so this is a lower bound of the exact figure.
+
+    Args:
+        dense: ``[m, k]``, logarithmic probabilities of these outcomes.
+        other: the same of another distribution, in the same type.
+    """
+    kept = (dense.exp() * (dense - other)).sum(-1)
+    least = LEAST_REST[dense.dtype]
+    rest, other_rest = (1 - logs.exp().sum(-1) for logs in (dense, other))
+    bucket: Tensor = torch.special.xlogy(
+        rest.clamp_min(0), rest.clamp_min(least) / other_rest.clamp_min(least)
+    )
+    return kept + bucket
+
+
+class TopRows:
+    """The ``TOP_K`` largest probabilities of each row, and the rest of its mass as one bucket.
+
+    See ``divergence_of_the_top``.
     """
 
     NAMES = ("logs", "indices")
@@ -93,15 +113,8 @@ class TopRows:
     def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
         """KL from rows ``start ...`` to ``log_probabilities [m, vocabulary]``: ``[m]``."""
         span = slice(start, start + len(log_probabilities))
-        dense = self.logs[span].double()
-        other = log_probabilities.gather(-1, self.indices[span].long()).double()
-        kept = (dense.exp() * (dense - other)).sum(-1)
-        rest, other_rest = (1 - logs.exp().sum(-1) for logs in (dense, other))
-        bucket: Tensor = torch.special.xlogy(
-            rest.clamp_min(0), rest.clamp_min(1e-7) / other_rest.clamp_min(1e-7)
-        )
-        divergence: Tensor = kept + bucket
-        return divergence.float()
+        other = log_probabilities.gather(-1, self.indices[span].long())
+        return divergence_of_the_top(self.logs[span].double(), other.double()).float()
 
 
 def restored(tensors: Mapping[str, Tensor]) -> Rows:

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autocompress.evaluation.divergence import TOP_K
+from autocompress.evaluation.divergence import TOP_K, divergence_of_the_top
 from autocompress.healing.hardware import full_precision
 
 MOST_BYTES = 2**30  # of predictions that are kept
-LEAST_REST = 1e-6  # probability of all that is not kept, in a model to compare with
 
 
 class Predictions:
@@ -36,14 +35,10 @@ class Predictions:
     def divergence(self, logits: Tensor) -> Tensor:
         """Mean ``KL(these || softmax(logits))`` for ``logits [n, vocabulary]``, in nats.
 
-        The rest counts as one outcome, which makes it a lower bound (``evaluation.divergence``).
+        See ``divergence_of_the_top``.
         """
         logs = torch.log_softmax(logits.float(), -1).gather(-1, self.indices.long())
-        kept = (self.logs.exp() * (self.logs - logs)).sum(-1)
-        rest, own_rest = (1 - each.exp().sum(-1) for each in (self.logs, logs))
-        rest = rest.clamp_min(0)
-        bucket = rest * (rest.clamp_min(LEAST_REST) / own_rest.clamp_min(LEAST_REST)).log()
-        return (kept + bucket).mean()
+        return divergence_of_the_top(self.logs, logs).mean()
 
     @property
     def memory_bytes(self) -> int:
