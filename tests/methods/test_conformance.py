@@ -75,16 +75,33 @@ def fitted(name: str, example: Method | str, shape: tuple[int, int]) -> Method:
     return example
 
 
+KINDS = [
+    (kind, dtype, bias)
+    for kind in SHAPES
+    for dtype in DTYPES
+    for bias in (False, True)
+    if not (kind is Kind.EMBEDDING and bias)
+]
+MOST_SHARING = 3  # examples of a method that share the kinds of matrices
+
+
 def cases() -> list[Case]:
+    """Each method for each kind of matrix; several examples of a method take them in turn."""
     return [
-        Case(fitted(name, example, shape), spec_of(*shape, kind=kind, dtype=dtype, bias=bias))
+        Case(
+            fitted(name, example, SHAPES[kind]),
+            spec_of(*SHAPES[kind], kind=kind, dtype=dtype, bias=bias),
+        )
         for name in METHODS
-        for example in EXAMPLES.get(name, [])
-        for kind, shape in SHAPES.items()
-        for dtype in DTYPES
-        for bias in (False, True)
-        if not (kind is Kind.EMBEDDING and bias)
+        for number, example in enumerate(EXAMPLES.get(name, []))
+        for turn, (kind, dtype, bias) in enumerate(KINDS, number)
+        if turn % min(len(EXAMPLES[name]), MOST_SHARING) == 0
     ]
+
+
+def test_every_method_meets_every_kind_of_matrix() -> None:
+    met = {(c.method.name, c.spec.kind, c.spec.dtype, c.spec.bias) for c in cases()}
+    assert met == {(name, *kind) for name in METHODS for kind in KINDS}
 
 
 def metric_for(spec: LayerSpec) -> Metric:
