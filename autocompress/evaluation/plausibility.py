@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from autocompress.records import Kind, LayerSpec
 
 # Share of ln(vocabulary), the loss of a model that knows nothing, from which a loss is absurd.
 # Trained models of 512 to 50,000 tokens have .2 to .5 on text of their kind.
@@ -31,6 +34,27 @@ def absurd_perplexity(nll: float, vocabulary: int, text: str) -> str | None:
         f"The dense model hardly predicts {text}: perplexity {perplexity}, chance alone is "
         f"{vocabulary}. Text unlike what it was trained on, another tokenizer or a damaged "
         "checkpoint does that; figures of compressed models then say little."
+    )
+
+
+def too_few_tokens(tokens: int, specs: Iterable[LayerSpec], text: str) -> str | None:
+    """Say that a text has fewer tokens than some matrix has inputs, if so.
+
+    The Gram matrix of so few inputs is singular: in the other directions every change looks free.
+
+    Args:
+        tokens: that statistics are collected on.
+        specs: the matrices.
+        text: what the text is called.
+    """
+    multiplied = [spec for spec in specs if spec.kind is not Kind.EMBEDDING]
+    widest = max(multiplied, key=lambda spec: spec.in_features, default=None)
+    if widest is None or tokens >= widest.in_features:
+        return None
+    return (
+        f"Statistics come from {tokens:,} tokens of {text}, fewer than the {widest.in_features:,} "
+        f"inputs of {widest.name}: on other text plans may lose more than is predicted. Name a "
+        "longer text, or raise --effort, which reads more of it."
     )
 
 

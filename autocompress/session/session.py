@@ -36,7 +36,7 @@ from autocompress.evaluation.encoding import (
     vocabulary_of,
 )
 from autocompress.evaluation.evaluator import PricingTexts, ScoredText
-from autocompress.evaluation.plausibility import absurd_perplexity, differing_texts
+from autocompress.evaluation.plausibility import absurd_perplexity, differing_texts, too_few_tokens
 from autocompress.evaluation.scoring import Teacher
 from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
 from autocompress.free_memory import give_back_memory
@@ -349,6 +349,11 @@ class Session:
         """
         specs = {spec.name: spec for spec in self.workbench.inventory.layers}
         metrics = KeptMetrics(self.cache, self.statistics_key, tuple(specs))
+        tokens, text = (
+            len(self.calibration_ids),
+            f"the calibration text ({self._called('calibration')})",
+        )
+        self._warn(too_few_tokens(tokens, specs.values(), text))
         missing = metrics.missing()
         if not missing:
             return metrics

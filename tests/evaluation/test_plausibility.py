@@ -4,7 +4,12 @@ import math
 
 import torch
 
-from autocompress.evaluation.plausibility import absurd_perplexity, differing_texts
+from autocompress.evaluation.plausibility import (
+    absurd_perplexity,
+    differing_texts,
+    too_few_tokens,
+)
+from autocompress.records import Kind, LayerSpec, Role
 
 
 def drawn(seed: int, shift: int = 0) -> torch.Tensor:
@@ -30,3 +35,17 @@ def test_texts_of_one_kind_and_of_two() -> None:
     assert said is not None
     assert said.startswith("a.txt and b.txt hold different tokens")
     assert differing_texts(drawn(0)[:100], drawn(1, shift=400)[:100], names) is None
+
+
+def test_fewer_tokens_than_a_matrix_has_inputs_are_said():
+    specs = [
+        LayerSpec("up", Role.UP, Kind.LINEAR, 200, 50),
+        LayerSpec("down", Role.DOWN, Kind.LINEAR, 50, 200),
+        LayerSpec("embed", Role.EMBEDDING, Kind.EMBEDDING, 1000, 5000),
+    ]
+    assert too_few_tokens(200, specs, "a text") is None
+    said = too_few_tokens(199, specs, "a text")
+    assert said is not None
+    for word in ("199 tokens of a text", "200 inputs of down", "longer text"):
+        assert word in said
+    assert too_few_tokens(1, specs[2:], "a text") is None
