@@ -44,7 +44,7 @@ def test_text_says_what_the_file_is(capsys, write):
 def test_every_error_in_a_table(capsys, write, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["validate", write("version: 1\nnam: x\nmethods: {quantise: {}}\n")]) == 2
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())  # a long path wraps the title
     for text in (
         "line",
         "key",
