@@ -20,11 +20,13 @@ from autocompress.surgery.permanent import compressed_copy
 from autocompress.surgery.placement import prefix_of
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY
-from tests.healing.plans import CHOICES, building, logits_of, plan_of, some_ids, take_steps
+from tests.healing.plans import building, logits_of, some_ids, take_steps
+from tests.methods.examples import EXAMPLES, plan_of
 from tests.mixed_plans import mixed_plan
 from tests.moe_models import FAMILIES as MOE_FAMILIES
 from tests.moe_models import make_moe
 
+TRAINED = [name for name in EXAMPLES if name != Keep.name]
 # Of the largest logit, where products are summed in another order.
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 IDS = some_ids()
@@ -36,12 +38,12 @@ def assert_same(one, other):
 
 
 def test_every_method_has_an_example():
-    assert set(CHOICES) | {"keep"} == set(METHODS)
+    assert set(EXAMPLES) == set(METHODS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])  # without biases; Conv1D with biases
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_student_computes_what_is_stored(name, family, dtype, tiny_model):
     model = tiny_model(family, dtype)
     workbench = Workbench(model)
@@ -61,7 +63,7 @@ def test_a_student_computes_what_is_stored(name, family, dtype, tiny_model):
     assert stored == sum(plan[spec.name].cost(spec) for spec in specs)
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_gradients_reach_all_that_is_trained(name, tiny_model):
     model = tiny_model("qwen2")  # biases in attention only, norms, a tied head
     workbench = Workbench(model)

@@ -12,50 +12,15 @@ from torch import Tensor
 
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
 from autocompress.methods.base import MatrixProblem, Method, stored_tensors
-from autocompress.methods.cp import Cp
 from autocompress.methods.keep import Keep
-from autocompress.methods.quantize import Quantize
-from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.registry import METHODS, method_from_dict
-from autocompress.methods.sparse import Sparse
-from autocompress.methods.svd import Svd
-from autocompress.methods.tensor_train import TensorTrain
-from autocompress.methods.trellis import Trellis
-from autocompress.methods.tucker import Tucker
 from autocompress.numerics.metric import Metric
 from autocompress.records import Kind, LayerSpec
+from tests.methods.examples import EXAMPLES
 from tests.methods.matrices import embedding_metric, linear_metric, problem_of, spec_of
 
 SHAPES = {Kind.LINEAR: (40, 48), Kind.CONV1D: (50, 24), Kind.EMBEDDING: (97, 48)}
 DTYPES = {"float32": 1e-5, "bfloat16": 2e-2}
-EXAMPLES: dict[str, list[Method | str]] = {
-    "keep": [Keep()],
-    "quantize": [
-        Quantize(8, 24),
-        Quantize(4, 8),
-        Quantize(3, 0),
-        Quantize(3, 12),
-        Quantize(2, 24, symmetric=True),
-        Quantize(2, 0),
-    ],
-    "trellis": [Trellis(4), Trellis(3, 24), Trellis(2), Trellis(1, 8)],
-    "quantize_plus_low_rank": [
-        QuantizePlusLowRank(2, 8, 4),
-        QuantizePlusLowRank(3, 0, 8, 4, symmetric=True),
-    ],
-    "sparse": [
-        Sparse("2:4"),
-        Sparse("2:4", bits=4),
-        Sparse("unstructured", 0.4, 8),
-        Sparse("unstructured", 0.15),
-    ],
-    "svd": [Svd(8), Svd(5, "input", 8), Svd(12, "plain", 4)],
-    # The modes depend on the shape: (order, rank, bits).
-    "tensor_train": ["2 4 0", "3 5 8", "3 4 4"],
-    "tucker": ["2 4 0", "2 3 8", "3 3 4"],
-    "cp": ["2 24 0", "3 40 8", "2 30 4"],
-}
-UNIFORM = {"tensor_train": TensorTrain.uniform, "tucker": Tucker.uniform, "cp": Cp.uniform}
 
 
 @dataclass(frozen=True)
@@ -68,13 +33,6 @@ class Case:
         return f"{self.method}-{self.spec.kind}-{self.spec.dtype}-{bias}".replace(" ", "_")
 
 
-def fitted(name: str, example: Method | str, shape: tuple[int, int]) -> Method:
-    if isinstance(example, str):
-        order, rank, bits = map(int, example.split())
-        return UNIFORM[name](shape, order=order, rank=rank, bits=bits)
-    return example
-
-
 KINDS = [
     (kind, dtype, bias)
     for kind in SHAPES
@@ -82,6 +40,7 @@ KINDS = [
     for bias in (False, True)
     if not (kind is Kind.EMBEDDING and bias)
 ]
+TENSORS = ("tensor_train", "tucker", "cp")
 MOST_SHARING = 3  # examples of a method that share the kinds of matrices
 
 
@@ -89,11 +48,11 @@ def cases() -> list[Case]:
     """Each method for each kind of matrix; several examples of a method take them in turn."""
     return [
         Case(
-            fitted(name, example, SHAPES[kind]),
+            choose(SHAPES[kind]),
             spec_of(*SHAPES[kind], kind=kind, dtype=dtype, bias=bias),
         )
         for name in METHODS
-        for number, example in enumerate(EXAMPLES.get(name, []))
+        for number, choose in enumerate(EXAMPLES.get(name, []))
         for turn, (kind, dtype, bias) in enumerate(KINDS, number)
         if turn % min(len(EXAMPLES[name]), MOST_SHARING) == 0
     ]
@@ -289,7 +248,7 @@ def test_constant_matrices_are_stored(case: Case, constant: float) -> None:
     problem = problem_of(case.spec, metric=metric_for(case.spec))
     problem.weight.fill_(constant)
     dense = case.method.build(problem).to_dense()
-    coarse = getattr(case.method, "bits", 0) == 4 and case.method.name in UNIFORM
+    coarse = getattr(case.method, "bits", 0) == 4 and case.method.name in TENSORS
     # 4-bit noise in vectors that are not needed adds up over the cores; of a trellis the levels
     # within reach change from element to element; what is kept of a row makes up for the rest.
     free = case.method.name in ("trellis", "sparse")
