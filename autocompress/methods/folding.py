@@ -3,11 +3,152 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 from autocompress.errors import MethodError
-from autocompress.methods.base import Method
-from autocompress.numerics.shapes import fits, nearest_modes
+from autocompress.layers.base import CompressedMatrix
+from autocompress.methods.base import (
+    FACTOR_BITS,
+    Method,
+    smallest_share,
+    torch_dtype,
+    whole_number,
+    whole_numbers,
+)
+from autocompress.numerics.shapes import balanced_modes, fits, nearest_modes
 from autocompress.records import LayerSpec
+
+
+class Folded(Method):
+    """A method that folds both sides of a matrix into modes and keeps cores of small ranks.
+
+    A subclass is a frozen dataclass with the settings below and its ranks.
+
+    Attributes:
+        out_modes: modes of the rows.
+        in_modes: modes of the columns.
+        bits: 8 or 4 to round the cores, 0 to keep them in the type of the matrix.
+    """
+
+    out_modes: tuple[int, ...]
+    in_modes: tuple[int, ...]
+    bits: int
+    factorised: ClassVar[bool] = True
+    label: ClassVar[str]  # its short name
+    layer: ClassVar[Callable[..., CompressedMatrix]]
+    rank_setting: ClassVar[str] = "ranks"  # the setting that holds its ranks
+
+    @classmethod
+    @abstractmethod
+    def rank_count(cls, out_order: int, in_order: int) -> int:
+        """How many ranks there are for so many modes."""
+
+    @classmethod
+    @abstractmethod
+    def rank_limits(cls, out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> tuple[int, ...]:
+        """The largest useful value of each rank."""
+
+    @classmethod
+    def largest_ranks(
+        cls,
+        out_modes: tuple[int, ...],
+        in_modes: tuple[int, ...],
+        spec: LayerSpec,  # noqa: ARG003 - the modes say it all, but of CP
+    ) -> tuple[int, ...]:
+        """What shares of a rank are shares of, for a matrix."""
+        return cls.rank_limits(out_modes, in_modes)
+
+    @abstractmethod
+    def feasible(self) -> Self:
+        """The same with ranks that its modes and its other ranks allow."""
+
+    @classmethod
+    def of_ranks(
+        cls,
+        ranks: tuple[int, ...],
+        out_modes: tuple[int, ...],
+        in_modes: tuple[int, ...],
+        bits: int = 0,
+    ) -> Self:
+        """The method with these ranks, modes and bits."""
+        settings: dict[str, Any] = {"out_modes": out_modes, "in_modes": in_modes, "bits": bits}
+        settings[cls.rank_setting] = ranks if cls.rank_setting == "ranks" else ranks[0]
+        return cls(**settings)
+
+    @classmethod
+    def of_one_rank(
+        cls, rank: int, out_modes: tuple[int, ...], in_modes: tuple[int, ...], bits: int = 0
+    ) -> Self:
+        """The method with one rank wherever it has one, lower where the modes allow less."""
+        count = cls.rank_count(len(out_modes), len(in_modes))
+        return cls.of_ranks((rank,) * count, out_modes, in_modes, bits).feasible()
+
+    @classmethod
+    def uniform(cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0) -> Self:
+        """The same with ``order`` balanced modes a side."""
+        out_modes, in_modes = (balanced_modes(side, order) for side in shape)
+        return cls.of_one_rank(rank, out_modes, in_modes, bits)
+
+    @property
+    def all_ranks(self) -> tuple[int, ...]:
+        """Its ranks."""
+        held = getattr(self, self.rank_setting)
+        return held if isinstance(held, tuple) else (held,)
+
+    def check_settings(self) -> None:
+        """Check what can be checked without a matrix, but the number of ranks.
+
+        Raises:
+            MethodError: a setting is no whole number, or is out of range.
+        """
+        for setting in ("out_modes", "in_modes"):
+            whole_numbers(self.name, setting, getattr(self, setting))
+        if self.rank_setting == "ranks":
+            alone = self.rank_count(1, 1) == 0  # a single core of a train has none
+            whole_numbers(self.name, "ranks", getattr(self, "ranks"), empty=alone)  # noqa: B009
+        else:
+            whole_number(self.name, self.rank_setting, getattr(self, self.rank_setting), least=1)
+        whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
+
+    def fitting(self, spec: LayerSpec) -> Self:
+        """The same with the nearest modes that fit a matrix, and ranks that they allow."""
+        nearest: dict[str, Any] = {
+            "out_modes": nearest_modes(spec.out_features, self.out_modes),
+            "in_modes": nearest_modes(spec.in_features, self.in_modes),
+        }
+        return replace(self, **nearest).feasible()
+
+    def check(self, spec: LayerSpec) -> None:
+        """Modes must cover the matrix without waste, ranks must not exceed what the modes allow.
+
+        Raises:
+            MethodError: they do not; the message names modes or ranks that would.
+        """
+        check_modes(self, spec, self.out_modes, self.in_modes)
+        limits = self.rank_limits(self.out_modes, self.in_modes)
+        check_ranks(self, spec, self.all_ranks, limits, self.feasible().all_ranks)
+
+    def rank_share(self, spec: LayerSpec) -> float:  # noqa: ARG002 - the modes say it all
+        """Smallest share of the largest value of any rank."""
+        return smallest_share(self.all_ranks, self.rank_limits(self.out_modes, self.in_modes))
+
+    def skeleton(self, spec: LayerSpec) -> CompressedMatrix:
+        """A layer of cores without content."""
+        return type(self).layer(
+            *spec.shape,
+            out_modes=self.out_modes,
+            in_modes=self.in_modes,
+            bits=self.bits,
+            bias=spec.bias,
+            dtype=torch_dtype(spec),
+            **{self.rank_setting: getattr(self, self.rank_setting)},
+        )
+
+    def __str__(self) -> str:
+        return folded_label(self.label, self.out_modes, self.all_ranks, self.bits)
 
 
 def check_modes(
@@ -28,13 +169,6 @@ def check_modes(
                 got=f"{list(modes)} with product {math.prod(modes)}",
                 wanted=f"for example {list(near)} with product {math.prod(near)}",
             )
-
-
-def fitting_modes(
-    spec: LayerSpec, out_modes: tuple[int, ...], in_modes: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The nearest modes that cover both sides of a matrix: the given ones, where they do."""
-    return nearest_modes(spec.out_features, out_modes), nearest_modes(spec.in_features, in_modes)
 
 
 def check_ranks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -11,21 +12,12 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import MethodError
+from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.tensor_train import TensorTrainMatrix
-from autocompress.methods.base import (
-    FACTOR_BITS,
-    MatrixProblem,
-    Method,
-    one_of,
-    smallest_share,
-    torch_dtype,
-    whole_number,
-    whole_numbers,
-)
+from autocompress.methods.base import MatrixProblem, one_of, torch_dtype, whole_number
 from autocompress.methods.core_fitting import Part, store_fitted, store_given
-from autocompress.methods.folding import check_modes, check_ranks, fitting_modes, folded_label
+from autocompress.methods.folding import Folded
 from autocompress.numerics.shapes import (
-    balanced_modes,
     feasible_train_ranks,
     matrix_train_limits,
     padded_modes,
@@ -38,7 +30,7 @@ Init = Literal["svd", "random"]
 
 
 @dataclass(frozen=True)
-class TensorTrain(Method):
+class TensorTrain(Folded):
     """One core per pair of an out mode and an in mode.
 
     Of unequally many modes the shorter side is padded with modes of 1 at its end.
@@ -59,12 +51,11 @@ class TensorTrain(Method):
     init: Init = "svd"
     seed: int = 0
     name: ClassVar[str] = "tensor_train"
-    factorised: ClassVar[bool] = True
+    label: ClassVar[str] = "tt"
+    layer: ClassVar[Callable[..., CompressedMatrix]] = TensorTrainMatrix
 
     def __post_init__(self) -> None:
-        for setting in ("out_modes", "in_modes", "ranks"):
-            whole_numbers(self.name, setting, getattr(self, setting), empty=setting == "ranks")
-        whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)
+        self.check_settings()
         one_of(self.name, "init", self.init, get_args(Init))
         whole_number(self.name, "seed", self.seed, least=0)
         if self.seed and self.init != "random":
@@ -83,51 +74,20 @@ class TensorTrain(Method):
             object.__setattr__(self, side, padded_modes(getattr(self, side), order))
 
     @classmethod
-    def uniform(
-        cls, shape: tuple[int, int], *, order: int, rank: int, bits: int = 0
-    ) -> TensorTrain:
-        """The train of ``order`` balanced modes with one rank at every joint.
+    def rank_count(cls, out_order: int, in_order: int) -> int:
+        """One between each two cores."""
+        return max(out_order, in_order) - 1
 
-        The rank is lower where the modes allow less.
-        """
-        out_modes, in_modes = balanced_modes(shape[0], order), balanced_modes(shape[1], order)
-        return cls((rank,) * (order - 1), out_modes, in_modes, bits).feasible()
+    @classmethod
+    def rank_limits(cls, out_modes: tuple[int, ...], in_modes: tuple[int, ...]) -> tuple[int, ...]:
+        """See ``matrix_train_limits``; the shorter side is padded."""
+        order = max(len(out_modes), len(in_modes))
+        return matrix_train_limits(padded_modes(out_modes, order), padded_modes(in_modes, order))
 
     def feasible(self) -> TensorTrain:
         """The same with ranks that its modes and its other ranks allow."""
         modes = paired_modes(self.out_modes, self.in_modes)
         return replace(self, ranks=feasible_train_ranks(self.ranks, modes))
-
-    def fitting(self, spec: LayerSpec) -> TensorTrain:
-        """The same with the nearest modes that fit a matrix, and ranks that they allow."""
-        out_modes, in_modes = fitting_modes(spec, self.out_modes, self.in_modes)
-        return replace(self, out_modes=out_modes, in_modes=in_modes).feasible()
-
-    def check(self, spec: LayerSpec) -> None:
-        """Modes must cover the matrix without waste, ranks must not exceed what the modes allow.
-
-        Raises:
-            MethodError: they do not; the message names modes or ranks that would.
-        """
-        check_modes(self, spec, self.out_modes, self.in_modes)
-        limits = matrix_train_limits(self.out_modes, self.in_modes)
-        check_ranks(self, spec, self.ranks, limits, self.feasible().ranks)
-
-    def rank_share(self, spec: LayerSpec) -> float:  # noqa: ARG002 - the modes say it all
-        """Smallest share of the largest rank of any joint."""
-        return smallest_share(self.ranks, matrix_train_limits(self.out_modes, self.in_modes))
-
-    def skeleton(self, spec: LayerSpec) -> TensorTrainMatrix:
-        """A layer of cores without content."""
-        return TensorTrainMatrix(
-            *spec.shape,
-            ranks=self.ranks,
-            out_modes=self.out_modes,
-            in_modes=self.in_modes,
-            bits=self.bits,
-            bias=spec.bias,
-            dtype=torch_dtype(spec),
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """See ``Method.to_dict``; what random cores need is named for them alone."""
@@ -162,5 +122,5 @@ class TensorTrain(Method):
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
     def __str__(self) -> str:
-        label = folded_label("tt", self.out_modes, self.ranks, self.bits)
+        label = super().__str__()
         return label if self.init == "svd" else f"{label} random {self.seed}"

@@ -10,9 +10,8 @@ from pydantic import create_model
 
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
+from autocompress.methods.folding import Folded
 from autocompress.methods.registry import METHODS, missing_method
-from autocompress.methods.tensor_train import TensorTrain
-from autocompress.methods.tucker import Tucker
 from autocompress.space.document import Document, Path_
 from autocompress.space.problems import nearest_name, shown
 from autocompress.space.schema import Strict, check
@@ -74,9 +73,9 @@ def _one_for_all(method: type[Method], settings: dict[str, Any]) -> dict[str, An
     orders = [len(modes) for modes in sides if isinstance(modes, tuple) and modes]
     if not whole or len(orders) < len(sides):
         return None
-    if method is TensorTrain:
-        return settings | {"ranks": (rank,) * (max(orders) - 1)}
-    return settings | {"ranks": (rank,) * sum(orders)} if method is Tucker else None
+    if not issubclass(method, Folded) or method.rank_setting != "ranks":
+        return None
+    return settings | {"ranks": (rank,) * method.rank_count(*orders)}
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

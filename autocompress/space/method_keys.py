@@ -6,9 +6,12 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
+from autocompress.methods.cp import Cp
 from autocompress.methods.quantize_plus_low_rank import CORRECTOR_BITS
 from autocompress.methods.registry import METHODS, PACKAGES
 from autocompress.methods.sparse import Pattern
+from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.tucker import Tucker
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.randomised import (
     OVERSAMPLING,
@@ -24,13 +27,7 @@ from autocompress.space.families.base import Family, Ranks
 from autocompress.space.families.codes import WHOLE_ROW, QuantizeFamily, TrellisFamily
 from autocompress.space.families.low_rank import QuantizePlusLowRankFamily, SvdFamily
 from autocompress.space.families.sparse import SparseFamily
-from autocompress.space.families.tensors import (
-    CpFamily,
-    Modes,
-    Split,
-    TensorTrainFamily,
-    TuckerFamily,
-)
+from autocompress.space.families.tensors import Modes, Split, TensorFamily
 from autocompress.space.plugged_keys import plugged_keys
 from autocompress.space.schema import Strict, one_of
 
@@ -237,7 +234,7 @@ class TensorTrainKeys(_TensorKeys):
 
     def family(self) -> Family:
         """Frozen form."""
-        return TensorTrainFamily(**self.arguments())
+        return TensorFamily(TensorTrain, **self.arguments())
 
 
 class TuckerKeys(_TensorKeys):
@@ -245,7 +242,7 @@ class TuckerKeys(_TensorKeys):
 
     def family(self) -> Family:
         """Frozen form."""
-        return TuckerFamily(**self.arguments())
+        return TensorFamily(Tucker, **self.arguments())
 
 
 class CpKeys(_TensorKeys):
@@ -253,7 +250,7 @@ class CpKeys(_TensorKeys):
 
     def family(self) -> Family:
         """Frozen form."""
-        return CpFamily(**self.arguments())
+        return TensorFamily(Cp, **self.arguments())
 
 
 _installed: dict[str, Any] = {name: (plugged_keys(METHODS[name]) | None, None) for name in PACKAGES}

@@ -15,12 +15,12 @@ from autocompress.methods.base import MatrixProblem, stored_tensors
 from autocompress.numerics.rounding import scale_type
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY
+from tests.methods.examples import EXAMPLES
 from tests.methods.matrices import linear_metric, problem_of, spec_of
-from tests.methods.test_conformance import EXAMPLES, fitted
 
 SHAPE = (40, 48)
 SPEC = spec_of(*SHAPE)
-METHODS = [fitted(name, each, SHAPE) for name, some in EXAMPLES.items() for each in some]
+METHODS = [choose(SHAPE) for some in EXAMPLES.values() for choose in some]
 
 
 def relative_error(method, factor):

@@ -15,7 +15,7 @@ from autocompress.records import Kind, LayerSpec, Role
 from autocompress.space.families.base import Ranks, aligned_rank
 from autocompress.space.families.codes import QuantizeFamily
 from autocompress.space.families.low_rank import SvdFamily
-from autocompress.space.families.tensors import Modes, TensorTrainFamily, TuckerFamily
+from autocompress.space.families.tensors import Modes, TensorFamily
 from autocompress.space.space import Group, Match, Rule, Space
 from tests.llama_specs import llama_specs
 
@@ -24,8 +24,8 @@ BY_NAME = {spec.name: spec for spec in SPECS}
 QUERY, DOWN = BY_NAME["model.layers.0.self_attn.q_proj"], BY_NAME["model.layers.0.mlp.down_proj"]
 QUANTIZE = QuantizeFamily(bits=(8, 4, 3, 2), group_sizes=(64, 128, 0))
 SVD = SvdFamily(Ranks(fractions=(0.1, 0.5, 1.0)), bits=(0, 8))
-TRAIN = TensorTrainFamily(Ranks(fractions=(0.1, 0.5)), orders=(2, 3))
-TUCKER = TuckerFamily(Ranks(fractions=(0.5,)), orders=(2,))
+TRAIN = TensorFamily(TensorTrain, Ranks(fractions=(0.1, 0.5)), orders=(2, 3))
+TUCKER = TensorFamily(Tucker, Ranks(fractions=(0.5,)), orders=(2,))
 ALL = (QUANTIZE, SVD, TRAIN, TUCKER)
 
 
@@ -211,7 +211,7 @@ def test_shared_options_are_the_intersection():
 
 
 def test_modes_that_miss_a_matrix_are_corrected_with_a_notice():
-    family = TensorTrainFamily(Ranks(whole=(8,)), modes=(Modes((16, 16), (26, 27)),))
+    family = TensorFamily(TensorTrain, Ranks(whole=(8,)), modes=(Modes((16, 16), (26, 27)),))
     space = Space("modes", (family,))
     trains = [method for method in space.options(DOWN) if isinstance(method, TensorTrain)]
     assert [train.out_modes for train in trains] == [(16, 16)]
@@ -222,7 +222,7 @@ def test_modes_that_miss_a_matrix_are_corrected_with_a_notice():
 
 
 def test_ranks_of_a_train_never_exceed_its_bonds():
-    family = TensorTrainFamily(Ranks(whole=(10_000,)), orders=(2, 3))
+    family = TensorFamily(TensorTrain, Ranks(whole=(10_000,)), orders=(2, 3))
     for train in itertools.islice(family.candidates(QUERY), 10):
         assert isinstance(train, TensorTrain)
         train.check(QUERY)

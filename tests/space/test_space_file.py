@@ -8,12 +8,14 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.registry import METHODS
 from autocompress.methods.svd import Svd
+from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
+from autocompress.methods.tucker import Tucker
 from autocompress.records import Role
 from autocompress.space.families.base import Ranks
 from autocompress.space.families.codes import QuantizeFamily
 from autocompress.space.families.low_rank import SvdFamily
-from autocompress.space.families.tensors import Modes, TensorTrainFamily, TuckerFamily
+from autocompress.space.families.tensors import Modes, TensorFamily
 from autocompress.space.problems import SpaceFileError
 from autocompress.space.space import Group, Match, Rule
 from autocompress.space.space_file import load_space, space_names
@@ -122,8 +124,8 @@ groups:
     assert space.families == (
         QuantizeFamily((8, 3), (64, 0), (True, False)),
         SvdFamily(Ranks((4,), (0.5, 0.1)), ("plain", "input"), (0, 4)),
-        TensorTrainFamily(Ranks((8,)), (2,), (Modes((16, 16), (8, 32)),)),
-        TuckerFamily(Ranks((), (0.5,)), (3,), (), (8,)),
+        TensorFamily(TensorTrain, Ranks((8,)), (2,), (Modes((16, 16), (8, 32)),)),
+        TensorFamily(Tucker, Ranks((), (0.5,)), (3,), (), (8,)),
     )
     assert not space.keep
     match = Match(("*.0.*",), (Role.KEY, Role.VALUE), ("attention",), (0, 1))

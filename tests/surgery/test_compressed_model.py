@@ -19,8 +19,8 @@ from autocompress.surgery.permanent import compress_
 from autocompress.surgery.workbench import Workbench
 from tests.api.tiny_folders import export_to
 from tests.conftest import make_tiny_model
+from tests.methods.examples import EXAMPLES
 from tests.methods.matrices import problem_of, spec_of
-from tests.methods.test_conformance import EXAMPLES, fitted
 from tests.mixed_plans import builder, mixed_plan
 
 IDS = torch.arange(3, 15).reshape(2, 6)
@@ -96,7 +96,7 @@ def test_a_cast_there_and_back_computes_as_before_where_vectors_lose_nothing(fol
 def test_a_cast_layer_of_any_form_is_the_one_made_for_that_type(name):
     for kind in (Kind.LINEAR, Kind.EMBEDDING):
         spec = spec_of(40, 48, kind=kind, bias=kind is Kind.LINEAR)
-        method = fitted(name, EXAMPLES[name][0], spec.shape)
+        method = EXAMPLES[name][0](spec.shape)
         layer = method.build(problem_of(spec))
         stored = {key: value.clone() for key, value in layer.state_dict().items()}
         narrow = spec_of(40, 48, kind=kind, bias=kind is Kind.LINEAR, dtype="bfloat16")

@@ -4,12 +4,11 @@ import pytest
 
 from autocompress.methods.cp import Cp
 from autocompress.methods.tensor_train import TensorTrain
+from autocompress.methods.tucker import Tucker
 from autocompress.space.families.base import Ranks
 from autocompress.space.families.tensors import (
-    CpFamily,
     Modes,
-    TensorTrainFamily,
-    TuckerFamily,
+    TensorFamily,
 )
 from autocompress.space.space import Space
 from tests.methods.matrices import spec_of
@@ -19,7 +18,9 @@ PRIME = spec_of(4099, 256)
 
 
 def test_balanced_and_skewed_splits_are_options_of_their_own() -> None:
-    family = TensorTrainFamily(Ranks(whole=(16,)), orders=(2,), splits=("balanced", "skewed"))
+    family = TensorFamily(
+        TensorTrain, Ranks(whole=(16,)), orders=(2,), splits=("balanced", "skewed")
+    )
     balanced, skewed = family.candidates(SPEC)
     assert isinstance(balanced, TensorTrain)
     assert isinstance(skewed, TensorTrain)
@@ -27,10 +28,11 @@ def test_balanced_and_skewed_splits_are_options_of_their_own() -> None:
     assert (skewed.out_modes, skewed.in_modes) == ((352, 2), (2, 128))
 
 
-@pytest.mark.parametrize("family", [TensorTrainFamily, TuckerFamily, CpFamily])
+@pytest.mark.parametrize("method", [TensorTrain, Tucker, Cp])
 @pytest.mark.parametrize("spec", [SPEC, PRIME, spec_of(3, 5)], ids=str)
-def test_every_candidate_fits_its_matrix(family, spec) -> None:
-    offered = family(
+def test_every_candidate_fits_its_matrix(method, spec) -> None:
+    offered = TensorFamily(
+        method,
         Ranks(whole=(10_000,), fractions=(0.1, 1.0)),
         orders=(2, 3, 4),
         splits=("balanced", "skewed"),
@@ -38,12 +40,12 @@ def test_every_candidate_fits_its_matrix(family, spec) -> None:
     )
     candidates = list(offered.candidates(spec))
     assert len(candidates) == 36
-    for method in candidates:
-        method.check(spec)
+    for candidate in candidates:
+        candidate.check(spec)
 
 
 def test_cp_fractions_are_of_the_rank_that_takes_as_many_numbers_as_the_matrix() -> None:
-    half, whole = CpFamily(Ranks(fractions=(0.5, 1.0)), orders=(2,)).candidates(SPEC)
+    half, whole = TensorFamily(Cp, Ranks(fractions=(0.5, 1.0)), orders=(2,)).candidates(SPEC)
     assert isinstance(half, Cp)
     assert isinstance(whole, Cp)
     modes = (22, 32, 16, 16)
@@ -54,9 +56,9 @@ def test_cp_fractions_are_of_the_rank_that_takes_as_many_numbers_as_the_matrix()
 def test_sides_may_have_different_numbers_of_modes() -> None:
     modes = (Modes((704,), (16, 16)),)
     for family in (
-        TensorTrainFamily(Ranks((8,)), modes=modes),
-        TuckerFamily(Ranks(fractions=(0.25,)), modes=modes),
-        CpFamily(Ranks((64,)), modes=modes),
+        TensorFamily(TensorTrain, Ranks((8,)), modes=modes),
+        TensorFamily(Tucker, Ranks(fractions=(0.25,)), modes=modes),
+        TensorFamily(Cp, Ranks((64,)), modes=modes),
     ):
         options = Space("unequal", (family,), keep=False).options(SPEC)
         assert len(options) == 1
