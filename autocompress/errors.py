@@ -89,3 +89,9 @@ class BudgetUnreachable(AutocompressError):
 
 class StorageError(AutocompressError):
     """A disk, cache, checkpoint or database that cannot be read or written."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, without its full stop; else its kind."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")

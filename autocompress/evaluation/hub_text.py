@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
-from autocompress.errors import DataError
+from autocompress.errors import DataError, first_line
+from autocompress.quiet import quietened
 
 PREFIX = "hub/"
 DEFAULT_SPLIT = "train"
@@ -34,14 +33,14 @@ def read_hub_text(source: str) -> str:
     """
     name, config, split = _parse(source)
     try:
-        with _quiet():
+        with quietened("huggingface_hub", "datasets"):  # the error that follows says it all
             return _join(_records(name, config, split), source)
     except DataError:
         raise
     except Exception as error:
         kind = "cannot be reached" if isinstance(error, ConnectionError) else "cannot be loaded"
         raise DataError(
-            f"data set {name} of the hub {kind} ({_first_line(error)})",
+            f"data set {name} of the hub {kind} ({first_line(error)})",
             got=source,
             wanted=_FORM,
             hint="Check the name and the network; "
@@ -89,21 +88,3 @@ def _text_column(record: dict[str, Any], source: str) -> str:
             f"{source} has no column of text", got=f"columns {', '.join(record)}", wanted="strings"
         )
     return next((name for name in _TEXT_COLUMNS if name in strings), strings[0])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the retry notices of the hub's client: the error that follows says it all."""
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

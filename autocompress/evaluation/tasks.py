@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import logging
 import math
 import os
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from autocompress.errors import ConfigurationError, DataError, ModelError
 from autocompress.evaluation.windows import DEFAULT_CONTEXT, context_length
+from autocompress.quiet import quietened
 
 BATCH_SIZE = 8
 BOOTSTRAPS = 1000  # draws for the standard error of metrics that are no means
@@ -184,18 +184,12 @@ def _is_number(value: Any) -> bool:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep libraries' news off both streams: stdout is for results."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with quietened(*_LOGGERS), contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -20,7 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from autocompress.errors import StorageError
+from autocompress.errors import StorageError, first_line
 
 LOCK_SECONDS = 60.0  # that a locked SQLite file is waited for
 CONNECT_SECONDS = 10  # that a database server has to answer
@@ -93,7 +93,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     except Exception as error:  # drivers raise their own types; all mean the same to the user
         if _is_locked(error):
             raise _locked(url) from error
-        what = f"the storage {_shown(url)} cannot be opened: {_first_line(error)}"
+        what = f"the storage {_shown(url)} cannot be opened: {first_line(error)}"
         raise StorageError(what, hint=_HINT) from error
 
 
@@ -114,7 +114,7 @@ def storage_errors(url: str) -> Iterator[None]:
         if _is_locked(cause):
             raise _locked(url) from error
         raise StorageError(
-            f"the storage {_shown(url)} cannot be used: {_first_line(cause)}",
+            f"the storage {_shown(url)} cannot be used: {first_line(cause)}",
             hint="Its disk may be full or gone, or its server. What had finished is kept; once it "
             "answers again, --resume goes on with it.",
         ) from error
@@ -247,7 +247,7 @@ def _was_deleted(path: Path) -> StorageError:
 
 
 def _is_locked(error: BaseException) -> bool:
-    return " is locked" in _first_line(error)
+    return " is locked" in first_line(error)
 
 
 def _locked(url: str) -> StorageError:
@@ -264,7 +264,3 @@ def _shown(url: str) -> str:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
         return url
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

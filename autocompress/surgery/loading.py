@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from autocompress.errors import ConfigurationError, ModelError
+from autocompress.errors import ConfigurationError, ModelError, first_line
+from autocompress.quiet import quietened
 from autocompress.surgery import quantizer  # registers the loader of exported folders
 from autocompress.surgery.compute_type import FASTEST, fastest_type
 from autocompress.surgery.inventory import NO_TYPES, stored_tensors_of
@@ -189,7 +189,7 @@ def _device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigurationError(
-            "--device is not usable here", got=repr(name), hint=_first_line(error)
+            "--device is not usable here", got=repr(name), hint=first_line(error)
         ) from error
     return device
 
@@ -274,12 +274,12 @@ def _explained(name: str, hint: str = "") -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ModelError(
-            f"the weights of {name} cannot be read: {_first_line(error)}",
+            f"the weights of {name} cannot be read: {first_line(error)}",
             hint="The file is damaged.",
         ) from error
     except ImportError as error:
         raise ModelError(
-            f"{name} cannot be loaded: {_first_line(error)}", hint="Install what is missing."
+            f"{name} cannot be loaded: {first_line(error)}", hint="Install what is missing."
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if "trust_remote_code" in str(error):
@@ -289,25 +289,17 @@ def _explained(name: str, hint: str = "") -> Iterator[None]:
                 "The folder is incomplete, damaged, or of a kind that transformers does not know."
             )
         hint = hint or "Check the name and the connection to the hub, or give a local folder."
-        raise ModelError(f"{name} cannot be loaded: {_first_line(error)}", hint=hint) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    ).rstrip(".")
+        raise ModelError(f"{name} cannot be loaded: {first_line(error)}", hint=hint) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the progress bars of transformers and the retries of the hub out of our own output."""
-    hub = logging.getLogger("huggingface_hub")
-    shown, level = transformers_logging.is_progress_bar_enabled(), hub.level
+    shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    hub.setLevel(logging.ERROR)
     try:
-        yield
+        with quietened("huggingface_hub"):
+            yield
     finally:
-        hub.setLevel(level)
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from autocompress.errors import StorageError
-from autocompress.tracking.mlflow_client import load_mlflow, open_experiment, without_password
+from autocompress.tracking.mlflow_client import (
+    allowed_name,
+    load_mlflow,
+    open_experiment,
+    without_password,
+)
 
 TABLE_FILE = "tasks.json"
 
@@ -68,7 +73,7 @@ def _write(
         client.log_param(run, name, value)
     for name, value in metrics.items():
         if math.isfinite(value):
-            client.log_metric(run, _key(name), value)
+            client.log_metric(run, allowed_name(name), value)
     if table:
         rows = [[_json_value(value) for value in row] for row in zip(*table.values(), strict=True)]
         client.log_dict(run, {"columns": list(table), "data": rows}, TABLE_FILE)
@@ -81,11 +86,6 @@ def _write(
 
 def _json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _key(name: str) -> str:
-    """A name that MLflow accepts: letters, digits, ``_-./`` and spaces."""
-    return "".join(sign if sign.isalnum() or sign in "_-./ " else "_" for sign in name)
 
 
 def _user() -> str:

@@ -78,3 +78,8 @@ def _beside_database(uri: str) -> str | None:
         return None
     database = Path(unquote(uri.removeprefix("sqlite:///").split("?")[0])).absolute()
     return (database.parent / "mlruns" / EXPERIMENT).as_uri()
+
+
+def allowed_name(name: str) -> str:
+    """A name of a parameter or metric that MLflow accepts: letters, digits, ``_-./``, spaces."""
+    return "".join(sign if sign.isalnum() or sign in "_-./ " else "_" for sign in name)[:250]

@@ -23,7 +23,7 @@ from autocompress.pictures.front_png import write_front_png
 from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.tracking.environment import describe_environment, git_revision
 from autocompress.tracking.healing_curve import send_healing
-from autocompress.tracking.mlflow_client import load_mlflow, open_experiment
+from autocompress.tracking.mlflow_client import allowed_name, load_mlflow, open_experiment
 from autocompress.tracking.run_data import (
     TAG,
     RunData,
@@ -235,8 +235,10 @@ class MlflowStore:
     def _log(self, run_id: str, data: RunData, *, step: int, at: int) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        params = [Param(_key(key), value) for key, value in data.params.items()]
-        metrics = [Metric(_key(key), value, at, step) for key, value in data.metrics.items()]
+        params = [Param(allowed_name(key), value) for key, value in data.params.items()]
+        metrics = [
+            Metric(allowed_name(key), value, at, step) for key, value in data.metrics.items()
+        ]
         tags = [RunTag(key, value) for key, value in data.tags.items()]
         self.client.log_batch(run_id, metrics, params[:MOST_PARAMETERS], tags, synchronous=True)
         for start in range(MOST_PARAMETERS, len(params), MOST_PARAMETERS):
@@ -286,11 +288,6 @@ def _source_tags() -> dict[str, str]:
         return tags | {"mlflow.user": getpass.getuser()}
     except (OSError, KeyError):
         return tags
-
-
-def _key(name: str) -> str:
-    """A name that MLflow accepts: letters, digits, ``_-./`` and spaces."""
-    return "".join(sign if sign.isalnum() or sign in "_-./ " else "_" for sign in name)[:250]
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -34,6 +34,7 @@ from autocompress.driver.engines.ray_actors import RayActors
 from autocompress.driver.engines.scratch import scratch_folder
 from autocompress.errors import AutocompressError, ConfigurationError
 from autocompress.evaluation.jobs import Job
+from autocompress.quiet import quietened
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class RayTune:
         """Connect, where that has not been done, and say it in words where Ray gives up."""
         try:
             if not self._open:
-                self._connection.enter_context(_quiet())
+                self._connection.enter_context(quietened("ray", level=logging.CRITICAL))
                 self._scratch = self._connection.enter_context(scratch_folder("autocompress-ray-"))
                 self._connection.enter_context(self._connected(self._scratch))
                 self._open = True
@@ -330,15 +331,3 @@ def _in_words(resources: Mapping[str, float]) -> str:
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__).rstrip(".")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray's own account of things off the terminal."""
-    log = logging.getLogger("ray")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
