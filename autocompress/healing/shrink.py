@@ -22,17 +22,15 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.shared_work import metric_of
 from autocompress.methods.svd import Svd
-from autocompress.methods.tensor_train import TensorTrain
-from autocompress.methods.tucker import Tucker
 from autocompress.numerics.cp import CpForm
 from autocompress.numerics.entanglement import cp_weights
 from autocompress.numerics.metric import Curvature, Metric
+from autocompress.numerics.shapes import RANK_MULTIPLE
 from autocompress.numerics.svd import grams_of
 from autocompress.numerics.tensor_fit import refine
 from autocompress.numerics.tensor_train import even_norms
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
-from autocompress.space.families.base import RANK_MULTIPLE
 from autocompress.surgery.placement import prefix_of
 from autocompress.surgery.stored_numbers import StoredNumbers
 
@@ -146,7 +144,7 @@ def _cut(
     after = _with_ranks(before, [_rank_within(tail, tolerance / len(tails)) for tail in tails])
     if after == before:
         return Cut(spec.name, before, before, reason="no rank has fallen"), {}
-    ranks = zip(tails, _ranks(before), _ranks(after), strict=True)
+    ranks = zip(tails, before.all_ranks, after.all_ranks, strict=True)
     stated = sum(float(tail[min(new, len(tail) - 1)]) for tail, old, new in ranks if new < old)
     cut_part, tensors = _rebuilt(after, part, problem)
     damage = metric.damage(cut_part.to_dense() - problem.weight32)
@@ -195,20 +193,9 @@ def _rank_within(lost: Tensor, tolerance: float) -> int:
     return rank if rank < RANK_MULTIPLE else -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
 
 
-def _ranks(method: Method) -> tuple[int, ...]:
-    if isinstance(method, TensorTrain | Tucker):
-        return method.ranks
-    assert isinstance(method, Svd | Cp | QuantizePlusLowRank)
-    return (method.rank,)
-
-
 def _with_ranks(method: Method, needed: Sequence[int]) -> Method:
     """The method with the ranks that are needed, where those are lower."""
-    ranks = tuple(map(min, needed, _ranks(method)))
-    if isinstance(method, TensorTrain | Tucker):
-        return replace(method, ranks=ranks).feasible()
-    assert isinstance(method, Svd | Cp | QuantizePlusLowRank)
-    return replace(method, rank=ranks[0])
+    return method.with_ranks(tuple(map(min, needed, method.all_ranks)))
 
 
 def _fit_metric(method: Method, problem: MatrixProblem) -> Metric:

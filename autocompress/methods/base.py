@@ -234,6 +234,15 @@ class Method(ABC):
         """Bits of its codes, or ``None`` where it stores floating-point numbers."""
         return getattr(self, "bits", 0) or None
 
+    @property
+    def all_ranks(self) -> tuple[int, ...]:
+        """The ranks that it cuts to, one per bond; none where it cuts none."""
+        return ()
+
+    def with_ranks(self, ranks: Sequence[int]) -> Self:  # noqa: ARG002 - only some have any
+        """The same with other ranks, as far as its modes and the others allow them."""
+        return self
+
     def rank_share(self, spec: LayerSpec) -> float | None:  # noqa: ARG002 - only some cut ranks
         """Smallest share of a possible rank that it keeps, or ``None`` where it cuts no rank."""
         return None

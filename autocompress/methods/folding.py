@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -97,6 +97,13 @@ class Folded(Method):
         """Its ranks."""
         held = getattr(self, self.rank_setting)
         return held if isinstance(held, tuple) else (held,)
+
+    def with_ranks(self, ranks: Sequence[int]) -> Self:
+        """See ``Method``."""
+        held: dict[str, Any] = {self.rank_setting: tuple(ranks)}
+        if self.rank_setting != "ranks":
+            held = {self.rank_setting: ranks[0]}
+        return replace(self, **held).feasible()
 
     def check_settings(self) -> None:
         """Check what can be checked without a matrix, but the number of ranks.

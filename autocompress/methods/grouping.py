@@ -7,6 +7,14 @@ from autocompress.methods.base import Method
 from autocompress.numerics.rounding import group_length
 from autocompress.records import LayerSpec
 
+WHOLE_ROW = 0  # the group size that means one group per row
+USUAL_GROUP = 64  # what a person would take
+
+
+def usual_group(columns: int) -> int:
+    """The usual group size for rows of so many columns: the whole row, where it divides none."""
+    return USUAL_GROUP if columns % USUAL_GROUP == 0 else WHOLE_ROW
+
 
 def check_group(method: Method, spec: LayerSpec, group_size: int) -> None:
     """Check that groups divide the rows of a matrix.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, get_args
@@ -87,6 +88,15 @@ class QuantizePlusLowRank(Method):
     def fitting(self, spec: LayerSpec) -> QuantizePlusLowRank:
         """The same with a rank of the corrector that a matrix can have."""
         return replace(self, rank=min(self.rank, *spec.shape))
+
+    @property
+    def all_ranks(self) -> tuple[int, ...]:
+        """The corrector's."""
+        return (self.rank,)
+
+    def with_ranks(self, ranks: Sequence[int]) -> QuantizePlusLowRank:
+        """See ``Method``."""
+        return replace(self, rank=ranks[0])
 
     def skeleton(self, spec: LayerSpec) -> CorrectedMatrix:
         """A corrected layer without content."""

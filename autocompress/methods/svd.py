@@ -170,6 +170,15 @@ class Svd(Method):
         """The same with a rank that a matrix can have."""
         return replace(self, rank=min(self.rank, *spec.shape))
 
+    @property
+    def all_ranks(self) -> tuple[int, ...]:
+        """Its one rank."""
+        return (self.rank,)
+
+    def with_ranks(self, ranks: Sequence[int]) -> Svd:
+        """See ``Method``."""
+        return replace(self, rank=ranks[0])
+
     def rank_share(self, spec: LayerSpec) -> float:
         """Share of the largest rank."""
         return self.rank / min(spec.shape)

@@ -6,6 +6,7 @@ import math
 from functools import lru_cache
 from itertools import product
 
+RANK_MULTIPLE = 8  # matrix kernels fall off their fast paths at other ranks
 SPREAD = 2.0  # a factorisation is balanced when no mode exceeds this multiple of the even share
 MOST_TRIED = 48  # values tried per mode when wanted modes are corrected
 PADDING_WEIGHT = 4.0  # how much one e-fold of padding weighs against one e-fold of change of a mode
@@ -155,3 +156,12 @@ def feasible_tucker_ranks(ranks: tuple[int, ...], modes: tuple[int, ...]) -> tup
     for k, rank in enumerate(found):
         found[k] = min(rank, math.prod(found[:k] + found[k + 1 :]))
     return tuple(found)
+
+
+def aligned_rank(rank: float) -> int:
+    """Round a rank down to a multiple of 8; below 8 to a whole number of at least 1.
+
+    The tiny margin keeps ``0.29 * 100``, which is a hair under 29 in binary, at 29.
+    """
+    whole = math.floor(rank + 1e-9)
+    return whole // RANK_MULTIPLE * RANK_MULTIPLE if whole >= RANK_MULTIPLE else max(whole, 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from autocompress.errors import ConfigurationError
 from autocompress.methods.base import Method
+from autocompress.methods.grouping import usual_group
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.records import LayerSpec, Skipped
@@ -15,7 +16,6 @@ from autocompress.space.space import Space
 from autocompress.units import format_bytes
 
 KEEP, EIGHT_BITS = "keep", "8bit"
-GROUP, WHOLE_ROW = 64, 0  # that share a scale, where 64 divides the row
 MUCH = 0.05  # of the model's bytes: so much left dense is worth a line
 NAMED = 2  # matrices that a line names
 
@@ -80,7 +80,7 @@ def _held(spec: LayerSpec, space: Space, wish: str) -> Method:
     rule = space.rule_for(spec)
     if wish == KEEP or (rule is not None and rule.methods == (Keep.name,)):
         return Keep()
-    method = Quantize(8, GROUP if spec.in_features % GROUP == 0 else WHOLE_ROW)
+    method = Quantize(8, usual_group(spec.in_features))
     return method if method.cost(spec) < Keep().cost(spec) else Keep()
 
 

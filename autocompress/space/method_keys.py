@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from autocompress.methods.cp import Cp
+from autocompress.methods.grouping import WHOLE_ROW
 from autocompress.methods.quantize_plus_low_rank import CORRECTOR_BITS
 from autocompress.methods.registry import METHODS, PACKAGES
 from autocompress.methods.sparse import Pattern
@@ -24,7 +25,7 @@ from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.svd import MetricKind, Solver
 from autocompress.numerics.trellis import TRELLIS_BITS
 from autocompress.space.families.base import Family, Ranks
-from autocompress.space.families.codes import WHOLE_ROW, QuantizeFamily, TrellisFamily
+from autocompress.space.families.codes import QuantizeFamily, TrellisFamily
 from autocompress.space.families.low_rank import QuantizePlusLowRankFamily, SvdFamily
 from autocompress.space.families.sparse import SparseFamily
 from autocompress.space.families.tensors import Modes, Split, TensorFamily

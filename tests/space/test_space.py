@@ -11,8 +11,9 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
+from autocompress.numerics.shapes import aligned_rank
 from autocompress.records import Kind, LayerSpec, Role
-from autocompress.space.families.base import Ranks, aligned_rank
+from autocompress.space.families.base import Ranks
 from autocompress.space.families.codes import QuantizeFamily
 from autocompress.space.families.low_rank import SvdFamily
 from autocompress.space.families.tensors import Modes, TensorFamily

@@ -7,21 +7,19 @@ from functools import partial
 
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
+from autocompress.methods.grouping import USUAL_GROUP, WHOLE_ROW, usual_group
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
-from autocompress.numerics.shapes import balanced_modes
+from autocompress.numerics.shapes import aligned_rank, balanced_modes
 from autocompress.records import LayerSpec
 
 UNIFORM_BITS = (8, 4, 3, 2)
 UNIFORM_TRELLIS_BITS = (4, 3, 2)
-USUAL_GROUP = 64
-WHOLE_ROW = 0
 UNIFORM_SHARE = 0.5  # of the parameters, for the factorised plans of a search without a budget
-RANK_STEP = 8
 
 
 def hand_written_plans(
@@ -96,12 +94,12 @@ def _trellis(_spec: LayerSpec, bits: int) -> Trellis:
 
 
 def _quantize(spec: LayerSpec, bits: int) -> Quantize:
-    return Quantize(bits, USUAL_GROUP if spec.in_features % USUAL_GROUP == 0 else WHOLE_ROW)
+    return Quantize(bits, usual_group(spec.in_features))
 
 
 def _svd(spec: LayerSpec, share: float) -> Svd:
     rank = share * spec.parameters / (spec.out_features + spec.in_features)
-    return Svd(rank=max(1, int(rank) // RANK_STEP * RANK_STEP or int(rank)))
+    return Svd(rank=aligned_rank(rank))
 
 
 def _tensor_train(spec: LayerSpec, share: float) -> Method:

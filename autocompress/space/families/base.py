@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from autocompress.methods.base import Method
+from autocompress.numerics.shapes import aligned_rank
 from autocompress.records import LayerSpec
-
-RANK_MULTIPLE = 8  # matrix kernels fall off their fast paths at other ranks
 
 
 class Family(ABC):
@@ -59,12 +57,3 @@ def listed(ranks: Sequence[int]) -> str:
     """Ranks as the subject of a sentence: ``ranks 64, 96 are``."""
     noun, verb = ("rank", "is") if len(ranks) == 1 else ("ranks", "are")
     return f"{noun} {', '.join(map(str, ranks))} {verb}"
-
-
-def aligned_rank(rank: float) -> int:
-    """Round a rank down to a multiple of 8; below 8 to a whole number of at least 1.
-
-    The tiny margin keeps ``0.29 * 100``, which is a hair under 29 in binary, at 29.
-    """
-    whole = math.floor(rank + 1e-9)
-    return whole // RANK_MULTIPLE * RANK_MULTIPLE if whole >= RANK_MULTIPLE else max(whole, 1)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from autocompress.methods.base import Method
+from autocompress.methods.grouping import WHOLE_ROW
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.trellis import Trellis
 from autocompress.numerics.shrinkage import GramKind
 from autocompress.records import LayerSpec
 from autocompress.space.families.base import Family
-
-WHOLE_ROW = 0  # the group size that means one group per row
 
 
 @dataclass(frozen=True)

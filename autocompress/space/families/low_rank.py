@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from autocompress.methods.base import Method
+from autocompress.methods.grouping import WHOLE_ROW
 from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.svd import Svd
 from autocompress.numerics.randomised import Sketching
@@ -15,7 +16,6 @@ from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.svd import MetricKind
 from autocompress.records import LayerSpec
 from autocompress.space.families.base import Family, Ranks
-from autocompress.space.families.codes import WHOLE_ROW
 
 
 @dataclass(frozen=True)
