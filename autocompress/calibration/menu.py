@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
+from torch import Tensor
+
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.numerics.metric import MOST_WEIGHTED, Curvature, apply_gram
@@ -188,24 +190,37 @@ def judge(problem: MatrixProblem, layer: CompressedMatrix) -> Fit:
     do not interact are taken some at a time, so that a large matrix is not copied as a whole.
     """
     stored = layer.to_dense().to(problem.weight.device)
-    damage = dense = cross = own = 0.0
+    damage = cross = own = 0.0
     for rows in _blocks_of_rows(problem):
         weight = problem.weight[rows].detach().float()
         change = stored[rows].float() - weight
         products = [apply_gram(t.columns.to(change), change.T).T for t in problem.metric.terms]
         for term, product in zip(problem.metric.terms, products, strict=True):
             damage += Curvature(term.rows[rows], term.columns).damage(change, product)
-        first = problem.metric.terms[0]
-        if problem.spec.kind is Kind.EMBEDDING:  # its outputs are its rows, as often as they occur
-            gram = first.rows[rows].to(change)
-            seen, changed = apply_gram(gram, weight), apply_gram(gram, change)
-        else:
-            seen, changed = apply_gram(first.columns.to(change), weight.T).T, products[0]
-        dense += float((seen * weight).sum())
-        cross += float((seen * change).sum())
-        own += float((changed * change).sum())
+        lookup = problem.spec.kind is Kind.EMBEDDING
+        weighted = _by_inputs(problem, rows, change) if lookup else products[0]
+        cross += float((weighted * weight).sum())
+        own += float((weighted * change).sum())
+    dense = problem.once("output energy", lambda: _output_energy(problem))
     norm = math.sqrt(max(dense * (dense + 2 * cross + own), 0.0))
     return Fit(max(damage, 0.0), (dense + cross) / norm if norm > 0 else 1.0)
+
+
+def _by_inputs(problem: MatrixProblem, rows: slice, matrix: Tensor) -> Tensor:
+    """Some rows ``[n, in]`` times the Gram matrix of the inputs, which of a lookup are the rows."""
+    term = problem.metric.terms[0]
+    if problem.spec.kind is Kind.EMBEDDING:
+        return apply_gram(term.rows[rows].to(matrix), matrix)
+    return apply_gram(term.columns.to(matrix), matrix.T).T
+
+
+def _output_energy(problem: MatrixProblem) -> float:
+    """Mean square of the dense matrix's outputs, summed over them."""
+    energy = 0.0
+    for rows in _blocks_of_rows(problem):
+        weight = problem.weight[rows].detach().float()
+        energy += float((_by_inputs(problem, rows, weight) * weight).sum())
+    return energy
 
 
 def _blocks_of_rows(problem: MatrixProblem) -> list[slice]:

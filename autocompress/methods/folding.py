@@ -75,8 +75,7 @@ class Folded(Method):
     ) -> Self:
         """The method with these ranks, modes and bits."""
         settings: dict[str, Any] = {"out_modes": out_modes, "in_modes": in_modes, "bits": bits}
-        settings[cls.rank_setting] = ranks if cls.rank_setting == "ranks" else ranks[0]
-        return cls(**settings)
+        return cls(**settings, **cls._as_setting(ranks))
 
     @classmethod
     def of_one_rank(
@@ -100,10 +99,11 @@ class Folded(Method):
 
     def with_ranks(self, ranks: Sequence[int]) -> Self:
         """See ``Method``."""
-        held: dict[str, Any] = {self.rank_setting: tuple(ranks)}
-        if self.rank_setting != "ranks":
-            held = {self.rank_setting: ranks[0]}
-        return replace(self, **held).feasible()
+        return replace(self, **self._as_setting(ranks)).feasible()
+
+    @classmethod
+    def _as_setting(cls, ranks: Sequence[int]) -> dict[str, Any]:
+        return {cls.rank_setting: tuple(ranks) if cls.rank_setting == "ranks" else ranks[0]}
 
     def check_settings(self) -> None:
         """Check what can be checked without a matrix, but the number of ranks.
@@ -115,7 +115,7 @@ class Folded(Method):
             whole_numbers(self.name, setting, getattr(self, setting))
         if self.rank_setting == "ranks":
             alone = self.rank_count(1, 1) == 0  # a single core of a train has none
-            whole_numbers(self.name, "ranks", getattr(self, "ranks"), empty=alone)  # noqa: B009
+            whole_numbers(self.name, "ranks", getattr(self, self.rank_setting), empty=alone)
         else:
             whole_number(self.name, self.rank_setting, getattr(self, self.rank_setting), least=1)
         whole_number(self.name, "bits", self.bits, allowed=FACTOR_BITS)

@@ -349,14 +349,14 @@ class Session:
         """
         specs = {spec.name: spec for spec in self.workbench.inventory.layers}
         metrics = KeptMetrics(self.cache, self.statistics_key, tuple(specs))
+        missing = metrics.missing()
+        if not missing:
+            return metrics
         tokens, text = (
             len(self.calibration_ids),
             f"the calibration text ({self._called('calibration')})",
         )
         self._warn(too_few_tokens(tokens, specs.values(), text))
-        missing = metrics.missing()
-        if not missing:
-            return metrics
 
         special = special_tokens(self.loaded.tokenizer)
 
