@@ -29,7 +29,7 @@ from autocompress.store import content_key, tensor_key
 from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.placement import prefix_of
 
-REFIT_VERSION = 1  # raise it when what refitting does changes
+REFIT_VERSION = 2  # raise it when what refitting does changes
 WINDOWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4_096  # in a pass of the refitting, at most
 
 
@@ -102,17 +102,18 @@ def _healed(
     teacher: DenseTeacher | None,
 ) -> Healed:
     selection = session.windows(session.selection_ids)
+    seen: Score | None = None
     if numbers is None and settings.refit:
         tokens = settings.tokens_at_once or TOKENS_AT_ONCE
         at_once = min(WINDOWS_AT_ONCE, tokens // session.context)
-        numbers = _refitted(session, plan, ids, max(1, at_once))
+        numbers, seen = _refitted(session, plan, ids, max(1, at_once))
         if numbers is None and not settings.steps and settings.shrink is None:
             raise AutocompressError(
                 "fitting its matrices anew lowers the divergence no further",
                 hint="Train them: autocompress heal with --steps 300.",
             )
     if not settings.steps:
-        return _untrained(session, plan, numbers)
+        return _untrained(session, plan, numbers, seen)
     return Healer(
         session.workbench.model,
         Student(session.workbench, plan, session.build, numbers),
@@ -126,21 +127,29 @@ def _healed(
     ).run()
 
 
-def _untrained(session: Session, plan: Plan, numbers: Mapping[str, Tensor] | None) -> Healed:
-    """Stored numbers of a plan as they are given, or as they are fitted."""
+def _untrained(
+    session: Session, plan: Plan, numbers: Mapping[str, Tensor] | None, seen: Score | None
+) -> Healed:
+    """Stored numbers of a plan as they are given, or as they are fitted; scored if not ``seen``."""
     stored = dict(numbers or {})
     for name, method in plan.items():
         prefix = prefix_of(session.workbench.inventory[name])
         if method != Keep() and not any(key.startswith(prefix) for key in stored):
             built = session.build(name, method).state_dict()
             stored |= {prefix + part: tensor for part, tensor in built.items()}
-    (seen,) = _scores(session, plan, stored)
+    if seen is None:
+        (seen,) = _scores(session, plan, stored)
     check = Check(0, math.nan, seen.kl, seen.nll)
     return Healed(stored, (check,), check, 0)
 
 
-def _refitted(session: Session, plan: Plan, ids: Tensor, at_once: int) -> dict[str, Tensor] | None:
-    """Stored numbers of matrices fitted anew, or kept from before; ``None`` if they lose more."""
+def _refitted(
+    session: Session, plan: Plan, ids: Tensor, at_once: int
+) -> tuple[dict[str, Tensor] | None, Score]:
+    """Stored numbers of matrices fitted anew, or kept from before; ``None`` if they lose more.
+
+    Also how what is kept scores.
+    """
     ids = ids[: refit_tokens(session)]
     key = content_key(session.statistics_key, plan.hash, tensor_key(ids), REFIT_VERSION)
     numbers = session.cache.tensors("refits", key)
@@ -155,13 +164,14 @@ def _refitted(session: Session, plan: Plan, ids: Tensor, at_once: int) -> dict[s
             folder=session.cache.root,
         )
         session.cache.keep_tensors("refits", key, numbers)
-    fitted, anew = (each.kl for each in _scores(session, plan, None, numbers))
+    fitted, anew = _scores(session, plan, None, numbers)
+    nearer = anew.kl < fitted.kl
     session.progress.note(
         "Fitted anew to what the compressed model gives each matrix: "
-        f"KL {fitted:.4f} to {anew:.4f} on the selection text"
-        + ("." if anew < fitted else ", so the first fits are kept.")
+        f"KL {fitted.kl:.4f} to {anew.kl:.4f} on the selection text"
+        + ("." if nearer else ", so the first fits are kept.")
     )
-    return numbers if anew < fitted else None
+    return (numbers, anew) if nearer else (None, fitted)
 
 
 def _scores(session: Session, plan: Plan, *stored: Mapping[str, Tensor] | None) -> Iterator[Score]:

@@ -21,6 +21,7 @@ from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Curvature, Metric, apply_gram
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Kind, LayerSpec, Role
+from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.experts import slot_of
 from autocompress.surgery.permanent import compressed_copy
 from autocompress.surgery.placement import prefix_of, set_module
@@ -73,8 +74,10 @@ def refit(
     numbers: dict[str, Tensor] = {}
     nearer = 0
     paths = block_paths(dense)
+    firsts = [group[0].name for group in groups]
     with (
-        closing(MatrixInputs(dense, paths, batches, folder)) as wanted,
+        dense_copies(student),
+        closing(MatrixInputs(dense, paths, batches, folder, unchanging=firsts)) as wanted,
         closing(MatrixInputs(student, paths, batches, folder)) as given,
         progress.task("Refitting (matrices)", count) as advance,
     ):
@@ -95,6 +98,7 @@ def refit(
                 assert isinstance(known, CompressedMatrix)
                 if moments.error(problem, layer) < moments.error(problem, known):
                     layer = layer.to(problem.weight.device).train(student.training)
+                    layer.cache_dense_(known.cached_dtype)
                     set_module(student, spec.name, layer)
                     numbers |= {prefix_of(spec) + n: t for n, t in layer.state_dict().items()}
                     nearer += 1

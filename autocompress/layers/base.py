@@ -74,6 +74,11 @@ class CompressedMatrix(StandIn):
         return self
 
     @property
+    def cached_dtype(self) -> torch.dtype | None:
+        """Type of the inputs that are multiplied by a dense copy, see ``cache_dense_``."""
+        return self._dense_dtype
+
+    @property
     def qweight(self) -> Tensor:
         """A stored tensor. PEFT asks layers without a dense weight by this name where they are."""
         return next(chain(self.parameters(), self.buffers()))

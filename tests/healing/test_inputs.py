@@ -96,3 +96,17 @@ def test_blocks_run_as_often_in_a_deeper_model(tiny_model):
         for name in matrices(model):
             inputs.of(name, 0)
     assert len(runs) == 7 + 1 + 1  # its own, on to the next, and the head's whole pass
+
+
+def test_announced_matrices_take_one_run_of_their_block(tiny_model):
+    model, runs = tiny_model("llama_untied"), []
+    names = [name for name in matrices(model) if "gate" not in name]
+    expected = {name: [whole(model, name, ids) for ids in BATCHES] for name in names}
+    with closing(
+        MatrixInputs(model, block_paths(model), BATCHES, unchanging=names[3:])
+    ) as inputs:
+        model.model.layers[-1].input_layernorm.register_forward_hook(lambda *_: runs.append(1))
+        for name in names[3:]:
+            for batch in range(len(BATCHES)):
+                assert_close(inputs.of(name, batch), expected[name][batch])
+    assert len(runs) == len(BATCHES) * (1 + 1)  # its own, and the head's whole pass
