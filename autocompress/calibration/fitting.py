@@ -126,7 +126,8 @@ def over_layers(
             raise TimeIsUp.during("fitting options")
 
     done: dict[str, T] = {}
-    small = [work for work in works if work.spec.parameters < LEAST_PARAMETERS_TO_SHARE]
+    longest_first = _longest_first(works)
+    small = [w for w in longest_first if w.spec.parameters < LEAST_PARAMETERS_TO_SHARE]
     # The steps of a small matrix are short: sharing one among threads costs more than it saves.
     threads = torch.get_num_threads()
     dense_bytes = builder.workbench.inventory.dense_bytes
@@ -152,11 +153,15 @@ def over_layers(
 
 def _shares(works: Sequence[LayerWork[Any]], threads: int) -> list[_Share]:
     """Shares of work, the largest matrices first: small ones as many as a worker has threads."""
-    longest_first = sorted(works, key=lambda work: -work.spec.parameters)
+    longest_first = _longest_first(works)
     large = [work for work in longest_first if work.spec.parameters >= LEAST_PARAMETERS_TO_SHARE]
     small = longest_first[len(large) :]
     together = _batched(small, max(1, threads))
     return [_Share((work,)) for work in large] + [_Share(some) for some in together]
+
+
+def _longest_first(works: Sequence[LayerWork[T]]) -> list[LayerWork[T]]:
+    return sorted(works, key=lambda work: -work.spec.parameters)
 
 
 def _batched(works: Sequence[T], size: int) -> list[tuple[T, ...]]:

@@ -13,11 +13,9 @@ from autocompress.driver.proposing.reach import check_reachable
 from autocompress.driver.quality_target import Chosen, Confirm, QualityTarget
 from autocompress.driver.rounds import price_menu
 from autocompress.errors import ConfigurationError
-from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
-from autocompress.methods.tensor_train import TensorTrain
 from autocompress.progress import Progress
 from autocompress.session.efforts import NORMAL, effort_of
 from autocompress.session.left_dense import KEEP, check_unreached, warn_of_unreached, within_reach
@@ -103,7 +101,7 @@ class RecipeTarget:
             session.progress.note(
                 "The recipe is in QCompress's words: autocompress validate prints it in ours."
             )
-        drawn = [method for method in plan.values() if _is_drawn(method)]
+        drawn = [method for method in plan.values() if method.is_drawn]
         if drawn:
             session.progress.note(
                 f"{len(drawn)} tensor trains start from random cores: the model is of use only "
@@ -150,10 +148,6 @@ def _settled(session: Session, plan: Plan) -> Plan:
             methods[name] = method.settled(session.builder.problem(name))
             session.progress.note(f"layer {name}: {method} is {methods[name]}")
     return Plan.of(methods)
-
-
-def _is_drawn(method: Method) -> bool:
-    return isinstance(method, TensorTrain) and method.init == "random"
 
 
 @dataclass(frozen=True)

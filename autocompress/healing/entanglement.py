@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autocompress.healing.bonds import Bonds, bonds_of
 from autocompress.healing.student import Student
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix
+from autocompress.layers.bonds import Bonds
 from autocompress.methods.penalties import Penalty, chosen_penalties
 from autocompress.numerics.entanglement import lowering_entropy
 from autocompress.numerics.metric import Curvature, Metric
@@ -76,7 +76,7 @@ def _bonds(student: Student, name: str, metric: Metric | None) -> Bonds:
     module = student.model.get_submodule(name)
     matrix = module.matrix if isinstance(module, CompressedEmbedding) else module
     assert isinstance(matrix, CompressedMatrix)
-    bonds = bonds_of(matrix, None if metric is None else _small(metric))
+    bonds = matrix.bonds(None if metric is None else _small(metric))
     assert bonds is not None  # the plan says that it is factorised
     return bonds
 

@@ -116,7 +116,7 @@ class MatrixInputs:
             for name in self._announced[self._at]
         ]
         try:
-            for batch in range(len(self.batches)):  # noqa: B007 - the hooks read it
+            for batch in range(len(self.batches)):
                 self._kept[batch] = self._run(blocks, batch)
         finally:
             for handle in handles:

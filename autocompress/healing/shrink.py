@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
-from operator import mul
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from autocompress.errors import ConfigurationError, RecipeError
-from autocompress.healing.bonds import Bonds, FoldedBonds, bonds_of, folded_cores
 from autocompress.layers.base import CompressedMatrix
-from autocompress.layers.corrected import CorrectedMatrix
-from autocompress.layers.cp import CpMatrix
 from autocompress.methods.base import MatrixProblem, Method
-from autocompress.methods.core_fitting import unwhitened, whitened, whitened_target
-from autocompress.methods.cp import Cp
 from autocompress.methods.plan import Plan
-from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
-from autocompress.methods.shared_work import metric_of
-from autocompress.methods.svd import Svd
-from autocompress.numerics.cp import CpForm
-from autocompress.numerics.entanglement import cp_weights
-from autocompress.numerics.metric import Curvature, Metric
+from autocompress.numerics.metric import Metric
 from autocompress.numerics.shapes import RANK_MULTIPLE
-from autocompress.numerics.svd import grams_of
-from autocompress.numerics.tensor_fit import refine
-from autocompress.numerics.tensor_train import even_norms
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import prefix_of
 from autocompress.surgery.stored_numbers import StoredNumbers
 
 DEFAULT_TOLERANCE = 0.003  # share of a matrix's squared norm
-CORRECTOR = "corrector."  # before the names of a corrector's tensors
 
 
 @dataclass(frozen=True)
@@ -123,7 +107,7 @@ def shrink(
             methods[name] = cut.after
             if tensors:
                 prefix = prefix_of(spec)
-                found = {key: t for key, t in found.items() if not key.startswith(prefix)}
+                found = _without(found, prefix)
                 found |= {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
             advance(1)
     return Shrunk(Plan.of(methods), found, tuple(cuts))
@@ -138,53 +122,28 @@ def _cut(
 ) -> tuple[Cut, dict[str, Tensor]]:
     """What becomes of a layer, and its new tensors if there are any."""
     metric = metric or Metric.identity(*spec.shape)
-    part = matrix.corrector if isinstance(matrix, CorrectedMatrix) else matrix
-    problem = MatrixProblem(spec, part.to_dense(), metric, matrix.bias)
-    tails = _tails(part, _fit_metric(before, problem))
+    problem = MatrixProblem(spec, matrix.factors.to_dense(), metric, matrix.bias)
+    bonds = matrix.bonds(before.fit_metric(problem))
+    tails = [] if bonds is None else bonds.lost()
     after = _with_ranks(before, [_rank_within(tail, tolerance / len(tails)) for tail in tails])
     if after == before:
         return Cut(spec.name, before, before, reason="no rank has fallen"), {}
     ranks = zip(tails, before.all_ranks, after.all_ranks, strict=True)
     stated = sum(float(tail[min(new, len(tail) - 1)]) for tail, old, new in ranks if new < old)
-    cut_part, tensors = _rebuilt(after, part, problem)
+    cut_part = after.factors_anew(matrix.factors, problem)
     damage = metric.damage(cut_part.to_dense() - problem.weight32)
     measured = damage / max(metric.damage(problem.weight32), torch.finfo(torch.float32).tiny)
     if measured > tolerance:
         reason = f"{after} would lose {measured:.2%} once it is fitted and rounded"
         return Cut(spec.name, before, before, reason=reason), {}
-    if isinstance(matrix, CorrectedMatrix):
-        kept = {k: t for k, t in matrix.state_dict().items() if not k.startswith(CORRECTOR)}
-        tensors = kept | {CORRECTOR + key: tensor for key, tensor in tensors.items()}
-    return Cut(spec.name, before, after, stated, measured, damage), tensors
+    prefix = matrix.factors_prefix
+    tensors = {prefix + key: tensor for key, tensor in cut_part.state_dict().items()}
+    kept = {} if matrix.factors is matrix else _without(matrix.state_dict(), prefix)
+    return Cut(spec.name, before, after, stated, measured, damage), kept | tensors
 
 
-def _tails(matrix: CompressedMatrix, metric: Metric) -> list[Tensor]:
-    """Share ``[k + 1]`` of the squared norm that is lost at each bond, by the rank kept there."""
-    bonds = bonds_of(matrix, metric)
-    if bonds is None:
-        return []
-    if isinstance(matrix, CpMatrix):
-        return [_sorted_components(bonds)[1]]
-    return [_lost(values.double().square().flip(0).cumsum(0)) for values in bonds.values()]
-
-
-def _lost(rising: Tensor) -> Tensor:
-    """Squared norms of the last 1, 2, ... of all parts, as shares by the number of those kept."""
-    lost = torch.cat([rising.flip(0), rising.new_zeros(1)])
-    return lost / lost[0].clamp_min(torch.finfo(lost.dtype).tiny)
-
-
-def _sorted_components(bonds: Bonds) -> tuple[Tensor, Tensor]:
-    """Components of a CP decomposition by falling norm, and what is lost without the last ones.
-
-    They are not orthogonal, so the norm of a sum of them follows from all their products.
-    """
-    assert isinstance(bonds, FoldedBonds)
-    _, cores = bonds.cores()
-    order = cp_weights(cores).argsort(descending=True)
-    products = reduce(mul, [core[:, order].double().T @ core[:, order].double() for core in cores])
-    sums = products.flip(0, 1).cumsum(0).cumsum(1).diagonal()
-    return order, _lost(sums.clamp_min(0))
+def _without(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
 
 
 def _rank_within(lost: Tensor, tolerance: float) -> int:
@@ -196,40 +155,3 @@ def _rank_within(lost: Tensor, tolerance: float) -> int:
 def _with_ranks(method: Method, needed: Sequence[int]) -> Method:
     """The method with the ranks that are needed, where those are lower."""
     return method.with_ranks(tuple(map(min, needed, method.all_ranks)))
-
-
-def _fit_metric(method: Method, problem: MatrixProblem) -> Metric:
-    """The metric that a method fits in."""
-    if not isinstance(method, Svd):
-        return problem.metric
-    metric = metric_of(problem, method.gram)
-    return Metric((Curvature(*grams_of(metric, method.metric, problem.weight)),))
-
-
-def _rebuilt(
-    method: Method, part: CompressedMatrix, problem: MatrixProblem
-) -> tuple[CompressedMatrix, dict[str, Tensor]]:
-    """The factorised part at lower ranks, and its stored tensors.
-
-    Its own matrix is fitted anew, which is a truncation that the other cores make up for.
-    """
-    if isinstance(method, QuantizePlusLowRank):
-        method = Svd(method.rank, bits=method.factor_bits, gram=method.gram)
-        spec = replace(problem.spec, bias=False)
-        problem = MatrixProblem(spec, problem.weight, problem.metric)
-    if isinstance(method, Cp):
-        assert isinstance(part, CpMatrix)
-        _start_from_components(method, part, problem)
-    layer = method.build(problem)
-    return layer, layer.state_dict()
-
-
-def _start_from_components(method: Cp, part: CpMatrix, problem: MatrixProblem) -> None:
-    """Let a fit start from the largest components: from random ones it would end elsewhere."""
-    order, _ = _sorted_components(FoldedBonds.of(part, problem.metric))
-    form = CpForm((method.rank,), method.out_modes, method.in_modes)
-    _, cores = folded_cores(part)
-    kept = [core[:, order[: method.rank]] for core in cores]
-    target = whitened_target(problem, form.out_modes, form.in_modes)
-    fitted = unwhitened(form, refine(form, whitened(form, kept, target), target), target)
-    problem.once(("cores", form), lambda: even_norms(fitted))

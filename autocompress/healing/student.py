@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.dense import DenseMatrix
 from autocompress.layers.latent import Latent
-from autocompress.layers.packed import PackedTable
-from autocompress.layers.trellis import TrellisMatrix
+from autocompress.layers.packed import PackedCodes
 from autocompress.methods.plan import Plan
 from autocompress.surgery.permanent import compressed_copy
 from autocompress.surgery.workbench import Build, Workbench
@@ -51,7 +50,7 @@ class Student:
         self.model = compressed_copy(workbench, plan, build, numbers)
         self.model.requires_grad_(False)
         self._shared = _shared_by_modules(self.model)
-        self._tables: dict[str, PackedTable] = {}
+        self._tables: dict[str, PackedCodes] = {}
         self._floats: dict[str, tuple[nn.Module, str]] = {}
         matrices = [
             (path, module)
@@ -74,12 +73,11 @@ class Student:
     def _take_matrix(self, path: str, matrix: CompressedMatrix) -> None:
         """Give one matrix tensors of its own, in place of those that it shares with others."""
         for name, module in list(matrix.named_modules(prefix=path)):
-            if isinstance(module, PackedTable):
-                owner = matrix if isinstance(matrix, TrellisMatrix) else module
-                module.latent = owner.new_latent()
+            if isinstance(module, PackedCodes):
+                module.latent = module.new_latent()
                 self._tables[name] = module
         for name, module in list(matrix.named_modules(prefix=path)):
-            if not isinstance(module, (PackedTable, Latent)):
+            if not isinstance(module, (PackedCodes, Latent)):
                 self._take_floats(name, module)
 
     def _take_floats(self, path: str, module: nn.Module, *, vectors_only: bool = False) -> None:

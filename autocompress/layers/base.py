@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from autocompress.layers.bonds import Bonds
 from autocompress.layers.packed import PackedTable
 from autocompress.layers.stand_in import KeepingTypes, StandIn, initialised
+from autocompress.numerics.metric import Metric
 
 
 class CompressedMatrix(StandIn):
@@ -28,6 +30,7 @@ class CompressedMatrix(StandIn):
     """
 
     keeps_types: ClassVar[bool] = True
+    factors_prefix: ClassVar[str] = ""  # before the names of what ``factors`` stores
 
     def __init__(
         self, out_features: int, in_features: int, *, bias: bool, dtype: torch.dtype
@@ -53,6 +56,20 @@ class CompressedMatrix(StandIn):
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
         raise NotImplementedError
+
+    @property
+    def factors(self) -> CompressedMatrix:
+        """What has the ranks: itself, or a part of it."""
+        return self
+
+    def bonds(self, metric: Metric | None = None) -> Bonds | None:
+        """Its bonds, or ``None`` where it, or what has its ranks, is not factorised.
+
+        Args:
+            metric: what a change of the matrix costs. Values are those of the matrix in coordinates
+                in which that is the identity.
+        """
+        return None if self.factors is self else self.factors.bonds(metric)
 
     def randomise_(self) -> Self:
         """Fill the stored tensors with numbers at random that they may hold, to time the layer."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -13,10 +15,14 @@ from autocompress.layers.quantized import QuantizedMatrix
 class CorrectedMatrix(CompressedMatrix):
     """``W [out, in] = codes + left.T @ right``, the sum taken of outputs, never of matrices.
 
+    What can be cut of it is the corrector's.
+
     Attributes:
         codes: the rounded matrix.
         corrector: the two factors.
     """
+
+    factors_prefix: ClassVar[str] = "corrector."
 
     def __init__(
         self,
@@ -43,3 +49,8 @@ class CorrectedMatrix(CompressedMatrix):
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
         return self.codes.to_dense() + self.corrector.to_dense()
+
+    @property
+    def factors(self) -> LowRankMatrix:
+        """The corrector."""
+        return self.corrector

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.folded import FoldedMatrix
 from autocompress.layers.packed import Cores
-from autocompress.numerics.cp import cp_to_matrix, khatri_rao
+from autocompress.numerics.cp import CpForm, khatri_rao
 
 
-class CpMatrix(CompressedMatrix):
+class CpMatrix(FoldedMatrix):
     """``W[o, i] = sum_r A_1[o_1, r] .. A_d[o_d, r] B_1[i_1, r] .. B_e[i_e, r]``, both sides folded.
-
-    Rows and columns beyond ``out`` and ``in`` are padding.
 
     Attributes:
         out_factors: factors ``[o_k, r]``.
@@ -36,18 +33,31 @@ class CpMatrix(CompressedMatrix):
         bias: bool,
         dtype: torch.dtype,
     ) -> None:
-        super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.out_modes, self.in_modes = tuple(out_modes), tuple(in_modes)
+        super().__init__(
+            out_features,
+            in_features,
+            out_modes=out_modes,
+            in_modes=in_modes,
+            bias=bias,
+            dtype=dtype,
+        )
+        self.rank = rank
         self.out_factors = Cores(((n, rank) for n in out_modes), bits=bits, dtype=dtype)
         self.in_factors = Cores(((n, rank) for n in in_modes), bits=bits, dtype=dtype)
 
+    @property
+    def form(self) -> CpForm:
+        """See ``FoldedMatrix``."""
+        return CpForm((self.rank,), self.out_modes, self.in_modes)
+
+    def form_cores(self) -> list[Tensor]:
+        """See ``FoldedMatrix``."""
+        return [*self.out_factors.read(torch.float32), *self.in_factors.read(torch.float32)]
+
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T``, ``[..., out]`` in the dtype of ``x [..., in]``, through the rank."""
-        flat = pad(
-            x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features)
-        )
-        y = _expand(_project(flat, self.in_factors.read(x.dtype)), self.out_factors.read(x.dtype))
-        return y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
+        ranks = _project(self.padded(x), self.in_factors.read(x.dtype))
+        return self.unpadded(_expand(ranks, self.out_factors.read(x.dtype)), x)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return ``W[ids]`` for ``ids [...]``: ``[..., in]`` from rows of the factors."""
@@ -56,14 +66,7 @@ class CpMatrix(CompressedMatrix):
         weights = factors[0][digits[0]]
         for factor, digit in zip(factors[1:], digits[1:], strict=True):
             weights = weights * factor[digit]
-        table = _expand(weights, self.in_factors.read(torch.float32))
-        return table[:, : self.in_features].to(self.dtype).reshape(*ids.shape, self.in_features)
-
-    def to_dense(self) -> Tensor:
-        """Return W ``[out, in]`` in fp32."""
-        factors = [*self.out_factors.read(torch.float32), *self.in_factors.read(torch.float32)]
-        matrix = cp_to_matrix(factors, len(self.out_modes))
-        return matrix[: self.out_features, : self.in_features].contiguous()
+        return self.looked_up(_expand(weights, self.in_factors.read(torch.float32)), ids)
 
 
 def _project(x: Tensor, factors: Sequence[Tensor]) -> Tensor:

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from autocompress.layers.base import CompressedMatrix
+from autocompress.layers.bonds import LowRankBond
 from autocompress.layers.packed import Factor
+from autocompress.numerics.metric import Metric
+from autocompress.numerics.svd import Whitening
 
 
 class LowRankMatrix(CompressedMatrix):
@@ -50,3 +53,11 @@ class LowRankMatrix(CompressedMatrix):
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
         return self.left.read(torch.float32).T @ self.right.read(torch.float32)
+
+    def bonds(self, metric: Metric | None = None) -> LowRankBond:
+        """See ``CompressedMatrix``."""
+        if metric is None:
+            return LowRankBond(self.left, self.right, None)
+        whitening = Whitening.of(metric.rows, metric.columns)
+        plain = Whitening(whitening.rows.float(), whitening.columns.float())
+        return LowRankBond(self.left, self.right, plain)

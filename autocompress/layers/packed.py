@@ -40,28 +40,20 @@ BLOCK_ELEMENTS = 2**19
 KERNEL_BITS = (8, 4)  # whose layout for a kernel is no larger than the codes
 
 
-class PackedTable(nn.Module):
-    """A matrix ``[rows, columns]`` of 2, 3, 4 or 8 bits an element, read back on the fly.
+class PackedCodes(nn.Module):
+    """Codes of a matrix ``[rows, columns]`` and their scales; a subclass says what they stand for.
 
     Attributes:
         codes: buffer, uint8 ``[rows, bytes]``.
         scales: parameter, fp16 ``[rows, groups]``, or bf16 where the matrix is beyond the range of
             fp16: they have the type that was stored. It stays when the model is cast to another
             type, since the codes belong to these very scales.
-        zeros: buffer, uint8 ``[groups, bytes]``; ``None`` when symmetric.
-        use_kernels: whether products of few inputs may run on the kernels that PyTorch ships. They
-            read a layout of their own, made at the first such product and kept in memory beside the
-            codes, never stored (``kernel_bytes``). With 2 and 3 bits it has 4 an element, and is
-            not made unless this is set.
         latent: numbers behind the codes that are used in their place while they are trained.
     """
 
     codes: Tensor
-    zeros: Tensor | None
 
-    def __init__(
-        self, rows: int, columns: int, *, bits: int, group_size: int = 0, symmetric: bool = False
-    ) -> None:
+    def __init__(self, rows: int, columns: int, *, bits: int, group_size: int = 0) -> None:
         super().__init__()
         self.shape, self.bits = (rows, columns), bits
         groups = columns // group_length(columns, group_size)
@@ -71,23 +63,71 @@ class PackedTable(nn.Module):
         self.scales = nn.Parameter(
             torch.zeros(rows, groups, dtype=torch.float16), requires_grad=False
         )
-        zeros = (
-            None if symmetric else torch.zeros(zeros_shape(rows, groups, bits), dtype=torch.uint8)
-        )
-        self.register_buffer("zeros", zeros)
-        self.use_kernels = bits in KERNEL_BITS
         self.latent: Latent | None = None
-        self._forget_kernels()
 
-    def new_latent(self) -> GridLatent:
+    def new_latent(self) -> Latent:
         """Numbers to train these codes by, which read back as they do."""
-        codes = unpack(self.codes, self.bits, self.shape[1])
-        return GridLatent(codes, self._grid(slice(None), self._zeros()))
+        raise NotImplementedError(f"{type(self).__name__} does not say how its codes are trained")
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix ``[rows, columns]`` in ``dtype``."""
         if self.latent is not None:
             return self.latent.values().to(dtype)
+        return self._read(dtype)
+
+    def read_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """The rows ``ids [n]``, as ``[n, columns]`` in ``dtype``; as few others as can be."""
+        if self.latent is not None:
+            return self.read(dtype)[ids]
+        return self._read_rows(ids, dtype)
+
+    def unpacked(self, ids: Tensor | slice = slice(None)) -> Tensor:
+        """The codes of some rows as they are counted: uint8 ``[n, columns]``."""
+        return unpack(self.codes[ids], self.bits, self.shape[1])
+
+    def _read(self, dtype: torch.dtype) -> Tensor:
+        """The matrix of the codes that are stored."""
+        raise NotImplementedError
+
+    def _read_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of it."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        return super()._apply(KeepingTypes(fn), recurse)  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """Shape and bits."""
+        return f"{self.shape[0]} x {self.shape[1]}, {self.bits} bits, {self.scales.shape[1]} groups"
+
+
+class PackedTable(PackedCodes):
+    """A matrix ``[rows, columns]`` of 2, 3, 4 or 8 bits an element on a uniform grid.
+
+    Attributes:
+        zeros: buffer, uint8 ``[groups, bytes]``; ``None`` when symmetric.
+        use_kernels: whether products of few inputs may run on the kernels that PyTorch ships. They
+            read a layout of their own, made at the first such product and kept in memory beside the
+            codes, never stored (``kernel_bytes``). With 2 and 3 bits it has 4 an element, and is
+            not made unless this is set.
+    """
+
+    zeros: Tensor | None
+
+    def __init__(
+        self, rows: int, columns: int, *, bits: int, group_size: int = 0, symmetric: bool = False
+    ) -> None:
+        super().__init__(rows, columns, bits=bits, group_size=group_size)
+        stored = zeros_shape(rows, self.scales.shape[1], bits)
+        self.register_buffer("zeros", None if symmetric else torch.zeros(stored, dtype=torch.uint8))
+        self.use_kernels = bits in KERNEL_BITS
+        self._forget_kernels()
+
+    def new_latent(self) -> GridLatent:
+        """See ``PackedCodes``."""
+        return GridLatent(self.unpacked(), self._grid(slice(None), self._zeros()))
+
+    def _read(self, dtype: torch.dtype) -> Tensor:
         whole = torch.empty(self.shape, dtype=dtype, device=self.codes.device)
         first = 0
         for block in self._blocks(dtype):
@@ -95,10 +135,7 @@ class PackedTable(nn.Module):
             first += len(block)
         return whole
 
-    def read_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """The rows ``ids [n]``, as ``[n, columns]`` in ``dtype``; no other row is unpacked."""
-        if self.latent is not None:
-            return self.read(dtype)[ids]
+    def _read_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return self._dequantize(ids, self._zeros(), dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -160,13 +197,11 @@ class PackedTable(nn.Module):
         self._as_stored = KernelCache()
 
     def _lay_out_rows(self) -> Kernel | None:
-        codes = unpack(self.codes, self.bits, self.shape[1])
-        return kernel_of(
-            codes, self.scales, self._grid(slice(None), self._zeros()).centre, self.bits
-        )
+        centre = self._grid(slice(None), self._zeros()).centre
+        return kernel_of(self.unpacked(), self.scales, centre, self.bits)
 
     def _lay_out_columns(self) -> Kernel | None:
-        codes = unpack(self.codes, self.bits, self.shape[1]).T.contiguous()
+        codes = self.unpacked().T.contiguous()
         ones = torch.ones(self.shape[1], 1, device=codes.device)
         return kernel_of(codes, ones, symmetric_centre(self.bits), self.bits)
 
@@ -176,8 +211,7 @@ class PackedTable(nn.Module):
             yield self._dequantize(slice(first, first + rows), zeros, dtype)
 
     def _dequantize(self, ids: Tensor | slice, zeros: Tensor | None, dtype: torch.dtype) -> Tensor:
-        codes = unpack(self.codes[ids], self.bits, self.shape[1])
-        return self._grid(ids, zeros).dequantize(codes, dtype)
+        return self._grid(ids, zeros).dequantize(self.unpacked(ids), dtype)
 
     def _grid(self, ids: Tensor | slice, zeros: Tensor | None) -> Grid:
         return Grid(self.scales[ids], None if zeros is None else zeros[ids], self.bits)
@@ -186,13 +220,9 @@ class PackedTable(nn.Module):
         return None if self.zeros is None else unpack_zeros(self.zeros, self.bits, self.shape[0])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        super()._apply(KeepingTypes(fn), recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._forget_kernels()  # else what moved away stays
         return self
-
-    def extra_repr(self) -> str:
-        """Shape and bits."""
-        return f"{self.shape[0]} x {self.shape[1]}, {self.bits} bits, {self.scales.shape[1]} groups"
 
 
 class Factor(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
@@ -10,20 +9,18 @@ from string import ascii_letters
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.contraction import contract
+from autocompress.layers.folded import FoldedMatrix
 from autocompress.layers.packed import Cores
-from autocompress.numerics.tensor_train import train_to_matrix
+from autocompress.numerics.tensor_train import TrainForm
 
 
-class TensorTrainMatrix(CompressedMatrix):
+class TensorTrainMatrix(FoldedMatrix):
     """``W[(o_1 .. o_d), (i_1 .. i_d)] = G_1[o_1, i_1] ... G_d[o_d, i_d]``, a matrix product.
 
     A core ``[r_{k-1}, o_k, i_k, r_k]`` is stored in the order ``[o_k, r_k, r_{k-1}, i_k]``, as a
-    matrix that takes ``r_{k-1} * i_k`` inputs to ``o_k * r_k`` outputs. Rows and columns beyond
-    ``out`` and ``in`` are padding.
+    matrix that takes ``r_{k-1} * i_k`` inputs to ``o_k * r_k`` outputs.
 
     Attributes:
         cores: ``d`` factors.
@@ -41,8 +38,14 @@ class TensorTrainMatrix(CompressedMatrix):
         bias: bool,
         dtype: torch.dtype,
     ) -> None:
-        super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.out_modes, self.in_modes = tuple(out_modes), tuple(in_modes)
+        super().__init__(
+            out_features,
+            in_features,
+            out_modes=out_modes,
+            in_modes=in_modes,
+            bias=bias,
+            dtype=dtype,
+        )
         self.ranks = (1, *ranks, 1)
         self.cores = Cores(self.core_shapes(), bits=bits, dtype=dtype)
 
@@ -55,20 +58,25 @@ class TensorTrainMatrix(CompressedMatrix):
             )
         ]
 
+    @property
+    def form(self) -> TrainForm:
+        """See ``FoldedMatrix``."""
+        return TrainForm(self.ranks[1:-1], self.out_modes, self.in_modes)
+
+    def form_cores(self) -> list[Tensor]:
+        """See ``FoldedMatrix``."""
+        return [core.permute(2, 0, 3, 1) for core in self.cores.read(torch.float32)]
+
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T``, ``[..., out]`` in the dtype of ``x [..., in]``, from the cores.
 
         In the order that costs least for so many inputs: ``layers.contraction``.
         """
-        flat = pad(
-            x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features)
-        )
-        folded = flat.reshape(-1, *self.in_modes)
+        folded = self.padded(x).reshape(-1, *self.in_modes)
         first, *rest = self.cores.read(x.dtype)
         # Ranks of 1 at the ends are left out, as they are of no concern to the order.
         cores = [first[:, :, 0], *rest[:-1], rest[-1][:, 0]] if rest else [first[:, 0, 0]]
-        y = contract(self._equation, folded, *cores).flatten(1)
-        return y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
+        return self.unpadded(contract(self._equation, folded, *cores).flatten(1), x)
 
     @cached_property
     def _equation(self) -> str:
@@ -89,11 +97,4 @@ class TensorTrainMatrix(CompressedMatrix):
             _, after, before, columns = core.shape
             pieces = core.permute(0, 2, 3, 1)[digit].reshape(len(flat), before, columns * after)
             result = (result @ pieces).reshape(len(flat), -1, after)
-        return result[:, : self.in_features, 0].to(self.dtype).reshape(*ids.shape, self.in_features)
-
-    def to_dense(self) -> Tensor:
-        """Return W ``[out, in]`` in fp32."""
-        matrix = train_to_matrix(
-            [core.permute(2, 0, 3, 1) for core in self.cores.read(torch.float32)]
-        )
-        return matrix[: self.out_features, : self.in_features].contiguous()
+        return self.looked_up(result[..., 0], ids)

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.latent import TrellisLatent
-from autocompress.layers.packed import PackedTable
-from autocompress.numerics.packing import unpack
+from autocompress.layers.packed import PackedCodes
 from autocompress.numerics.trellis import (
     CHAIN_ROWS,
     chain_memory,
@@ -16,6 +15,25 @@ from autocompress.numerics.trellis import (
     scaled_levels,
     states_of,
 )
+
+
+class TrellisTable(PackedCodes):
+    """Codes whose values depend on the codes above them in the same column, without zero points."""
+
+    def new_latent(self) -> TrellisLatent:
+        """See ``PackedCodes``."""
+        return TrellisLatent(self.unpacked(), self.scales, self.bits)
+
+    def _read(self, dtype: torch.dtype) -> Tensor:
+        return dequantize(self.unpacked(), self.scales, self.bits).to(dtype)
+
+    def _read_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        aged = []
+        for age in range(chain_memory(self.bits) + 1):
+            codes = self.unpacked((ids - age).clamp_min(0))
+            codes[ids % CHAIN_ROWS < age] = 0
+            aged.append(codes)
+        return scaled_levels(states_of(aged, self.bits), self.scales[ids]).to(dtype)
 
 
 class TrellisMatrix(CompressedMatrix):
@@ -39,10 +57,7 @@ class TrellisMatrix(CompressedMatrix):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.bits = bits
-        self.table = PackedTable(
-            out_features, in_features, bits=bits, group_size=group_size, symmetric=True
-        )
+        self.table = TrellisTable(out_features, in_features, bits=bits, group_size=group_size)
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T`` for ``x [..., in]``: ``[..., out]`` in the dtype of ``x``."""
@@ -50,27 +65,8 @@ class TrellisMatrix(CompressedMatrix):
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return ``W[ids]`` for ``ids [...]``: ``[..., in]``, from these rows and the few above."""
-        flat = ids.flatten()
-        if self.table.latent is not None:
-            rows = self.table.read_rows(flat, self.dtype)
-            return rows.reshape(*ids.shape, self.in_features)
-        aged = []
-        for age in range(chain_memory(self.bits) + 1):
-            codes = self._unpack(self.table.codes[(flat - age).clamp_min(0)])
-            codes[flat % CHAIN_ROWS < age] = 0
-            aged.append(codes)
-        rows = scaled_levels(states_of(aged, self.bits), self.table.scales[flat])
-        return rows.to(self.dtype).reshape(*ids.shape, self.in_features)
+        return self.table.read_rows(ids.flatten(), self.dtype).reshape(*ids.shape, self.in_features)
 
     def to_dense(self) -> Tensor:
         """Return W ``[out, in]`` in fp32."""
-        if self.table.latent is not None:
-            return self.table.read(torch.float32)
-        return dequantize(self._unpack(self.table.codes), self.table.scales, self.bits)
-
-    def new_latent(self) -> TrellisLatent:
-        """Numbers to train the codes by, which read back as they do."""
-        return TrellisLatent(self._unpack(self.table.codes), self.table.scales, self.bits)
-
-    def _unpack(self, codes: Tensor) -> Tensor:
-        return unpack(codes, self.bits, self.in_features)
+        return self.table.read(torch.float32)

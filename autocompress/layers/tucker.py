@@ -10,15 +10,14 @@ from string import ascii_letters
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.contraction import contract
+from autocompress.layers.folded import FoldedMatrix
 from autocompress.layers.packed import Core, Cores
-from autocompress.numerics.tucker import tucker_to_matrix
+from autocompress.numerics.tucker import TuckerForm
 
 
-class TuckerMatrix(CompressedMatrix):
+class TuckerMatrix(FoldedMatrix):
     """``W`` folded into out modes and in modes, ``W = core x_1 U_1 ... x_n U_n``.
 
     Attributes:
@@ -39,8 +38,14 @@ class TuckerMatrix(CompressedMatrix):
         bias: bool,
         dtype: torch.dtype,
     ) -> None:
-        super().__init__(out_features, in_features, bias=bias, dtype=dtype)
-        self.out_modes, self.in_modes = tuple(out_modes), tuple(in_modes)
+        super().__init__(
+            out_features,
+            in_features,
+            out_modes=out_modes,
+            in_modes=in_modes,
+            bias=bias,
+            dtype=dtype,
+        )
         self.out_ranks, self.in_ranks = (
             tuple(ranks[: len(out_modes)]),
             tuple(ranks[len(out_modes) :]),
@@ -53,20 +58,32 @@ class TuckerMatrix(CompressedMatrix):
         self.out_factors = Cores(out_shapes, bits=bits, dtype=dtype)
         self.in_factors = Cores(in_shapes, bits=bits, dtype=dtype)
 
+    @property
+    def form(self) -> TuckerForm:
+        """See ``FoldedMatrix``."""
+        return TuckerForm(self.out_ranks + self.in_ranks, self.out_modes, self.in_modes)
+
+    def form_cores(self) -> list[Tensor]:
+        """See ``FoldedMatrix``."""
+        out_factors, in_factors, core = self._read(torch.float32)
+        core = core.reshape(*self.out_ranks, *self.in_ranks)
+        return [core, *out_factors, *(factor.T for factor in in_factors)]
+
     def multiply(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T``, ``[..., out]`` in the dtype of ``x [..., in]``, from the factors.
 
         In the order that costs least for so many inputs: ``layers.contraction``.
         """
         out_factors, in_factors, core = self._read(x.dtype)
-        flat = pad(
-            x.reshape(-1, self.in_features), (0, math.prod(self.in_modes) - self.in_features)
-        )
         core = core.reshape(*self.out_ranks, *self.in_ranks)
         y = contract(
-            self._equation, flat.reshape(-1, *self.in_modes), *out_factors, core, *in_factors
+            self._equation,
+            self.padded(x).reshape(-1, *self.in_modes),
+            *out_factors,
+            core,
+            *in_factors,
         )
-        return y.flatten(1)[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
+        return self.unpadded(y.flatten(1), x)
 
     @cached_property
     def _equation(self) -> str:
@@ -89,16 +106,7 @@ class TuckerMatrix(CompressedMatrix):
         ):
             weights = (weights[:, :, None] * factor[digit][:, None, :]).flatten(1)
         table = _multiply_modes(weights @ core, [factor.T for factor in in_factors])
-        return table[:, : self.in_features].to(self.dtype).reshape(*ids.shape, self.in_features)
-
-    def to_dense(self) -> Tensor:
-        """Return W ``[out, in]`` in fp32."""
-        out_factors, in_factors, core = self._read(torch.float32)
-        factors = [*out_factors, *(factor.T for factor in in_factors)]
-        matrix = tucker_to_matrix(
-            core.reshape(*self.out_ranks, *self.in_ranks), factors, len(out_factors)
-        )
-        return matrix[: self.out_features, : self.in_features].contiguous()
+        return self.looked_up(table, ids)
 
     def _read(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], Tensor]:
         return self.out_factors.read(dtype), self.in_factors.read(dtype), self.core.read(dtype)

@@ -165,6 +165,23 @@ class Method(ABC):
         Optional: a fit finds there what it needs, or computes it.
         """
 
+    def fit_metric(self, problem: MatrixProblem) -> Metric:
+        """The metric that it fits a matrix in."""
+        return problem.metric
+
+    def factors_anew(
+        self,
+        known: CompressedMatrix,  # noqa: ARG002 - only some need a start
+        problem: MatrixProblem,
+    ) -> CompressedMatrix:
+        """What has the ranks of a layer like ``skeleton``'s, fitted anew to its own matrix.
+
+        Args:
+            known: the same at higher ranks, which make up the problem's matrix.
+            problem: whose matrix is that of ``known``.
+        """
+        return self.build(problem)
+
     def cost(self, spec: LayerSpec) -> int:
         """Exact bytes of what is stored: codes, scales, zero points, factors, padding, the bias."""
         return sum(size for _, size in stored_tensors(self, spec))
@@ -228,6 +245,11 @@ class Method(ABC):
             )
         except TypeError as error:
             raise MethodError(f"method {cls.name}: {error}") from error
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it draws numbers at random, to be trained, in place of fitting the matrix."""
+        return False
 
     @property
     def code_bits(self) -> int | None:

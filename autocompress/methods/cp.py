@@ -11,9 +11,17 @@ from torch import Tensor
 from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.cp import CpMatrix
 from autocompress.methods.base import MatrixProblem
-from autocompress.methods.core_fitting import Part, store_fitted
+from autocompress.methods.core_fitting import (
+    Part,
+    store_fitted,
+    unwhitened,
+    whitened,
+    whitened_target,
+)
 from autocompress.methods.folding import Folded
-from autocompress.numerics.cp import CpForm, cp_rank_limit
+from autocompress.numerics.cp import CpForm, cp_rank_limit, falling_components
+from autocompress.numerics.tensor_fit import refine
+from autocompress.numerics.tensor_train import even_norms
 from autocompress.records import LayerSpec
 
 
@@ -67,13 +75,27 @@ class Cp(Folded):
         """Share of the rank at which it stores as many numbers as the matrix has."""
         return min(1.0, self.rank * sum(self.out_modes + self.in_modes) / spec.parameters)
 
+    def factors_anew(self, known: CompressedMatrix, problem: MatrixProblem) -> CompressedMatrix:
+        """See ``Method``. The fit starts from the largest components: random ones end elsewhere."""
+        assert isinstance(known, CpMatrix)
+        order = falling_components(known.bonds(problem.metric).cores())
+        kept = [core[:, order[: self.rank]] for core in known.form_cores()]
+        form = self._form
+        target = whitened_target(problem, form.out_modes, form.in_modes)
+        fitted = unwhitened(form, refine(form, whitened(form, kept, target), target), target)
+        problem.once(("cores", form), lambda: even_norms(fitted))
+        return self.build(problem)
+
+    @property
+    def _form(self) -> CpForm:
+        return CpForm((self.rank,), self.out_modes, self.in_modes)
+
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Decompose the whitened matrix, improve the factors, and round them if asked to."""
-        form = CpForm((self.rank,), self.out_modes, self.in_modes)
         sides = (("out_factors", self.out_modes), ("in_factors", self.in_modes))
         parts = [
             Part(f"{side}.{k}", (0, 1), (mode, self.rank))
             for side, modes in sides
             for k, mode in enumerate(modes)
         ]
-        return store_fitted(problem, form, parts, self.bits)
+        return store_fitted(problem, self._form, parts, self.bits)

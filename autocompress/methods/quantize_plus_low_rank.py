@@ -10,6 +10,7 @@ from typing import ClassVar, get_args
 from torch import Tensor
 
 from autocompress.errors import MethodError
+from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.corrected import CorrectedMatrix
 from autocompress.layers.low_rank import LowRankMatrix
 from autocompress.layers.quantized import QuantizedMatrix
@@ -21,6 +22,7 @@ from autocompress.methods.shared_work import (
     round_grid,
     whitening_of,
 )
+from autocompress.methods.svd import Svd
 from autocompress.numerics.corrector import fit_codes_and_factors, fit_factors
 from autocompress.numerics.factor_rounding import factor_groups
 from autocompress.numerics.packing import PACKED_BITS
@@ -157,6 +159,16 @@ class QuantizePlusLowRank(Method):
             for part, rounded in parts.items()
             for name, tensor in pack_grid(*rounded).items()
         }
+
+    def factors_anew(
+        self,
+        known: CompressedMatrix,  # noqa: ARG002 - an SVD needs no start
+        problem: MatrixProblem,
+    ) -> CompressedMatrix:
+        """See ``Method``: a corrector."""
+        spec = replace(problem.spec, bias=False)
+        plain = MatrixProblem(spec, problem.weight, problem.metric)
+        return Svd(self.rank, bits=self.factor_bits, gram=self.gram).build(plain)
 
     @property
     def form(self) -> str:

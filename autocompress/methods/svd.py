@@ -20,6 +20,7 @@ from autocompress.methods.base import (
 )
 from autocompress.methods.shared_work import feedback_of, gram_label, metric_of
 from autocompress.numerics.factor_rounding import Rounded, factor_groups, round_left, round_right
+from autocompress.numerics.metric import Curvature, Metric
 from autocompress.numerics.randomised import (
     OVERSAMPLING,
     POWER_ITERATIONS,
@@ -242,6 +243,10 @@ class Svd(Method):
                 problem.weight32, whitening, most_rank=self.rank, sketching=self.sketching
             ),
         )
+
+    def fit_metric(self, problem: MatrixProblem) -> Metric:
+        """See ``Method``; its own Gram matrices."""
+        return Metric((Curvature(*self._grams(problem)),))
 
     @property
     def _key(self) -> tuple[Hashable, ...]:

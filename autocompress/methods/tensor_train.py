@@ -107,7 +107,7 @@ class TensorTrain(Folded):
             Part(f"cores.{k}", (1, 3, 0, 2), (out, ranks[k + 1], ranks[k], into))
             for k, (out, into) in enumerate(zip(self.out_modes, self.in_modes, strict=True))
         ]
-        if self.init == "random":
+        if self.is_drawn:
             size = float(problem.weight32.norm()) / math.sqrt(problem.weight.numel())
             cores = random_train(form, size, self._generator(problem.spec))
             device = problem.weight.device
@@ -115,6 +115,11 @@ class TensorTrain(Folded):
                 [core.to(device) for core in cores], parts, self.bits, torch_dtype(problem.spec)
             )
         return store_fitted(problem, form, parts, self.bits)
+
+    @property
+    def is_drawn(self) -> bool:
+        """See ``Method``."""
+        return self.init == "random"
 
     def _generator(self, spec: LayerSpec) -> torch.Generator:
         """What draws the cores of one matrix, the same on every machine."""

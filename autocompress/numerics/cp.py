@@ -10,6 +10,7 @@ from operator import mul
 import torch
 from torch import Tensor
 
+from autocompress.numerics.entanglement import lost_shares
 from autocompress.numerics.kronecker import multiply_mode
 from autocompress.numerics.tensor_fit import Environment, Form, pad_to
 
@@ -92,6 +93,18 @@ def _even_columns(factors: Sequence[Tensor]) -> list[Tensor]:
     return [factor * scale for factor, scale in zip(factors, scales, strict=True)]
 
 
+def cp_weights(factors: Sequence[Tensor]) -> Tensor:
+    """Norms ``[r]`` of the components of factors ``[n_k, r]``.
+
+    The rank of a sum of outer products is no rank of any unfolding: what may be left out are
+    components. So the weights of the components stand for singular values here, though components
+    are not orthogonal, and their squares sum to the squared norm of the matrix only if they are.
+    """
+    squares = reduce(mul, [factor.square().sum(0) for factor in factors])
+    tiny = torch.finfo(squares.dtype).tiny
+    return squares.clamp_min(tiny).sqrt()
+
+
 class CpForm(Form):
     """Factors ``[n_k, r]``, out modes first; one rank."""
 
@@ -116,3 +129,20 @@ class CpForm(Form):
         return [
             multiply_mode(factor, m, 0) for m, factor in zip((*rows, *columns), cores, strict=True)
         ]
+
+    def bonds(self, cores: Sequence[Tensor]) -> list[Tensor]:
+        """See ``cp_weights``."""
+        return [cp_weights(cores)]
+
+    def lost(self, cores: Sequence[Tensor]) -> list[Tensor]:
+        """Components are not orthogonal: the norm of a sum of them follows from their products."""
+        order = falling_components(cores)
+        parts = [core[:, order].double() for core in cores]
+        products = reduce(mul, [part.T @ part for part in parts])
+        sums = products.flip(0, 1).cumsum(0).cumsum(1).diagonal()
+        return [lost_shares(sums.clamp_min(0))]
+
+
+def falling_components(cores: Sequence[Tensor]) -> Tensor:
+    """Indices of the components of factors ``[n_k, r]`` by falling norm: ``[r]``."""
+    return cp_weights(cores).argsort(descending=True)

@@ -15,15 +15,9 @@ All functions work in the floating-point type and on the device of what they are
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import reduce
-from operator import mul
 
 import torch
 from torch import Tensor
-
-from autocompress.numerics.kronecker import multiply_mode
-from autocompress.numerics.tucker import unfold
 
 LEAST_SHARE = 1e-8  # below it a value is gone: slopes of low orders would drown all others
 NEAR_SHANNON = 1e-3  # of an order to 1, where its formula is all cancellation
@@ -79,64 +73,27 @@ def lowering_entropy(values: Tensor, alpha: float) -> Tensor:
 
 def factors_bond(left: Tensor, right: Tensor) -> Tensor:
     """Singular values ``[r]`` of ``left.T @ right``, falling, for ``[r, out]`` and ``[r, in]``."""
-    return _singular_values(left @ _basis(left.T), right @ _basis(right.T))
+    return product_values(left @ column_basis(left.T), right @ column_basis(right.T))
 
 
-def train_bonds(cores: Sequence[Tensor]) -> list[Tensor]:
-    """Singular values at each of the ``d - 1`` bonds of a train of cores ``[r_{k-1}, ..., r_k]``.
-
-    As many at a bond as its rank, or fewer where the modes on a side allow no more.
-    """
-    forwards = _swept([core.flatten(1, -2) for core in cores])
-    backwards = _swept([core.flatten(1, -2).transpose(0, 2) for core in reversed(cores)])
-    return [
-        _singular_values(left.T, right.T)
-        for left, right in zip(forwards, reversed(backwards), strict=True)
-    ]
-
-
-def tucker_bonds(core: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
-    """Singular values of each mode's unfolding, for a core ``[r_1, ..]`` and ``[n_k, r_k]``."""
-    whole = core
-    for mode, factor in enumerate(factors):
-        whole = multiply_mode(whole, _basis(factor).T @ factor, mode)
-    bonds = []
-    for mode in range(whole.ndim):
-        unfolding = unfold(whole, mode)
-        bonds.append(torch.linalg.svdvals(unfolding @ _basis(unfolding.T)))
-    return bonds
-
-
-def cp_weights(factors: Sequence[Tensor]) -> Tensor:
-    """Norms ``[r]`` of the components of factors ``[n_k, r]``.
-
-    The rank of a sum of outer products is no rank of any unfolding: what may be left out are
-    components. So the weights of the components stand for singular values here, though components
-    are not orthogonal, and their squares sum to the squared norm of the matrix only if they are.
-    """
-    squares = reduce(mul, [factor.square().sum(0) for factor in factors])
-    tiny = torch.finfo(squares.dtype).tiny
-    return squares.clamp_min(tiny).sqrt()
-
-
-def _swept(cores: Sequence[Tensor]) -> list[Tensor]:
-    """What each bond is left with of the cores ``[r, n, r']`` before it: ``[basis, r']``."""
-    carried = cores[0].new_ones(1, 1)
-    found = []
-    for core in cores[:-1]:
-        matrix = torch.tensordot(carried, core, dims=1).flatten(0, 1)
-        carried = _basis(matrix).T @ matrix
-        found.append(carried)
-    return found
-
-
-def _basis(matrix: Tensor) -> Tensor:
+def column_basis(matrix: Tensor) -> Tensor:
     """Orthonormal columns that span those of ``matrix [m, n]``: ``[m, min(m, n)]``, constant."""
     basis: Tensor = torch.linalg.qr(matrix.detach())[0]
     return basis
 
 
-def _singular_values(left: Tensor, right: Tensor) -> Tensor:
+def product_values(left: Tensor, right: Tensor) -> Tensor:
     """Singular values of ``left.T @ right`` for ``[r, a]`` and ``[r, b]``, ``min(a, b, r)``."""
     values: Tensor = torch.linalg.svdvals(left.T @ right)
     return values
+
+
+def lost_beyond(values: Tensor) -> Tensor:
+    """Share ``[k + 1]`` of the squared norm of falling singular values ``[k]`` lost by the rank."""
+    return lost_shares(values.double().square().flip(0).cumsum(0))
+
+
+def lost_shares(rising: Tensor) -> Tensor:
+    """Squared norms of the last 1, 2, ... of all parts, as shares by the number of those kept."""
+    lost = torch.cat([rising.flip(0), rising.new_zeros(1)])
+    return lost / lost[0].clamp_min(torch.finfo(lost.dtype).tiny)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -138,20 +138,37 @@ def round_with_feedback(weight: Tensor, feedback: Feedback, grid: ColumnGrid) ->
     order, factor = feedback.order, feedback.factor
     grid, rest = grid[order], weight.T[order]
     codes = torch.empty_like(rest, dtype=torch.uint8)
+
+    def rounded(i: int, aim: Tensor) -> Tensor:
+        code = torch.addcmul(grid.centre[i], aim, grid.per_step[i]).round_().clamp_min_(0)
+        torch.minimum(code, grid.last, out=code)
+        codes[i] = code
+        return code.sub_(grid.centre[i]).mul_(grid.scale[i])
+
+    feed_back(rest, factor, rounded)
+    unsorted = torch.empty_like(codes)
+    unsorted[order] = codes
+    return unsorted.T.contiguous()
+
+
+def feed_back(rest: Tensor, factor: Tensor, rounded: Callable[[int, Tensor], Tensor]) -> None:
+    """Round columns one after the other; those to come make up for the error of each.
+
+    Columns of a block make up for each other at once, those after it for all of the block together.
+
+    Args:
+        rest: the columns in the order of ``factor``, ``[in, rows]`` in fp32; it is changed.
+        factor: see ``Feedback``.
+        rounded: given the number of a column and its aim ``[rows]``, what it is rounded to,
+            ``[rows]``.
+    """
     count = rest.shape[0]
     for start in range(0, count, BLOCK_COLUMNS):
         end = min(start + BLOCK_COLUMNS, count)
         errors = torch.empty_like(rest[start:end])
         for i in range(start, end):
-            code = torch.addcmul(grid.centre[i], rest[i], grid.per_step[i]).round_().clamp_min_(0)
-            torch.minimum(code, grid.last, out=code)
-            codes[i] = code
-            value = code.sub_(grid.centre[i]).mul_(grid.scale[i])
-            error = torch.sub(rest[i], value, out=errors[i - start])
+            error = torch.sub(rest[i], rounded(i, rest[i]), out=errors[i - start])
             if i + 1 < end:
                 rest[i + 1 : end].addr_(factor[i, i + 1 : end], error, alpha=-1)
         if end < count:
             rest[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-    unsorted = torch.empty_like(codes)
-    unsorted[order] = codes
-    return unsorted.T.contiguous()

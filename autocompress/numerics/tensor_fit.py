@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from autocompress.numerics.entanglement import lost_beyond
 from autocompress.numerics.kronecker import KroneckerWhitening, apply_product
 from autocompress.numerics.metric import Metric, apply_gram
 from autocompress.numerics.svd import shrunk
@@ -66,6 +67,14 @@ class Form(ABC):
         ``rows``, one per out mode, from the left; ``columns``, one per in mode, from the right;
         diagonal ones may be given as diagonals.
         """
+
+    @abstractmethod
+    def bonds(self, cores: Sequence[Tensor]) -> list[Tensor]:
+        """Singular values at each bond of the cores, one bond for each rank."""
+
+    def lost(self, cores: Sequence[Tensor]) -> list[Tensor]:
+        """Share of the squared norm lost at each bond, ``[k + 1]`` by the rank that is kept."""
+        return [lost_beyond(values) for values in self.bonds(cores)]
 
 
 class Target:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from autocompress.numerics.entanglement import column_basis, product_values
 from autocompress.numerics.kronecker import multiply_mode
 from autocompress.numerics.tensor_fit import Environment, Form, pad_to
 
@@ -105,6 +106,30 @@ def train_to_matrix(cores: Sequence[Tensor]) -> Tensor:
     return matrix[:, :, 0]
 
 
+def train_bonds(cores: Sequence[Tensor]) -> list[Tensor]:
+    """Singular values at each of the ``d - 1`` bonds of a train of cores ``[r_{k-1}, ..., r_k]``.
+
+    As many at a bond as its rank, or fewer where the modes on a side allow no more.
+    """
+    forwards = _swept([core.flatten(1, -2) for core in cores])
+    backwards = _swept([core.flatten(1, -2).transpose(0, 2) for core in reversed(cores)])
+    return [
+        product_values(left.T, right.T)
+        for left, right in zip(forwards, reversed(backwards), strict=True)
+    ]
+
+
+def _swept(cores: Sequence[Tensor]) -> list[Tensor]:
+    """What each bond is left with of the cores ``[r, n, r']`` before it: ``[basis, r']``."""
+    carried = cores[0].new_ones(1, 1)
+    found = []
+    for core in cores[:-1]:
+        matrix = torch.tensordot(carried, core, dims=1).flatten(0, 1)
+        carried = column_basis(matrix).T @ matrix
+        found.append(carried)
+    return found
+
+
 class TrainForm(Form):
     """Cores ``[r_{k-1}, o_k, i_k, r_k]``; ``d - 1`` ranks and ``d`` modes on either side."""
 
@@ -140,3 +165,7 @@ class TrainForm(Form):
             multiply_mode(multiply_mode(core, row, 1), column, 2)
             for core, row, column in zip(cores, rows, columns, strict=True)
         ]
+
+    def bonds(self, cores: Sequence[Tensor]) -> list[Tensor]:
+        """See ``train_bonds``."""
+        return train_bonds(cores)

@@ -13,14 +13,14 @@ state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from autocompress.numerics.feedback import Feedback
+from autocompress.numerics.feedback import Feedback, feed_back
 from autocompress.numerics.metric import trace
 from autocompress.numerics.rounding import in_groups, scale_type
 
@@ -165,25 +165,21 @@ def _search_chains(targets: Tensor, weights: Tensor, bits: int) -> tuple[Tensor,
     return (states // groups).to(torch.uint8), table[states]
 
 
-def _compiled_search(bits: int, each: Callable[..., Iterable[None]]) -> SearchPaths:
-    """The same by a compiled loop over each chain.
-
-    Args:
-        bits: bits of a code.
-        each: applies a function to the chains of a column, as ``map`` does.
-    """
+def _compiled_search(bits: int, pool: ThreadPoolExecutor | None) -> SearchPaths:
+    """The same by a compiled loop over chains, by a share of them to each thread of a pool."""
     from autocompress.numerics.trellis_loops import path_search  # numba imports slowly
 
-    search, table = path_search(bits, STATE_BITS), levels().numpy()
-
-    def code(chain: tuple[Tensor, ...]) -> None:
-        aims, costs, codes, values = (part.numpy() for part in chain)
-        search(aims, costs, table, codes, values)
+    search, table = path_search(bits, STATE_BITS, CHAIN_ROWS), levels().numpy()
 
     def search_column(targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        codes, values = torch.zeros(len(targets), dtype=torch.uint8), torch.zeros_like(targets)
-        parts = (torch.split(each_, CHAIN_ROWS) for each_ in (targets, weights, codes, values))
-        list(each(code, list(zip(*parts, strict=True))))
+        codes, values = torch.empty(len(targets), dtype=torch.uint8), torch.empty_like(targets)
+        arrays = targets.numpy(), weights.numpy(), codes.numpy(), values.numpy()
+        if pool is None:
+            search(*arrays, table)
+        else:
+            starts = range(0, len(targets), CHAIN_ROWS)
+            shares = [tuple(a[k : k + CHAIN_ROWS] for a in arrays) for k in starts]
+            list(pool.map(lambda share: search(*share, table), shares))
         return codes, values
 
     return search_column
@@ -204,16 +200,19 @@ class Encoder:
     ) -> None:
         self.search = search
         self.columns = weight.T.contiguous()
-        self.scale = scale.float().T.repeat_interleave(weight.shape[1] // scale.shape[1], 0)
+        self.group_size = weight.shape[1] // scale.shape[1]
+        self.scale = scale.float().T.contiguous()  # [groups, out], as what follows
         self.inverse = torch.where(self.scale > 0, 1 / self.scale, 0.0)
-        self.row_weights = row_weights + ROW_DAMPING * row_weights.mean()
+        damped = row_weights + ROW_DAMPING * row_weights.mean()
+        weights = damped * self.scale.square()
+        tiny = torch.finfo(torch.float32).tiny
+        self.weights = weights / weights.mean(1, keepdim=True).clamp_min(tiny)
         self.codes = torch.zeros_like(self.columns, dtype=torch.uint8)
-        self.values = torch.zeros_like(self.columns)
 
     def round_each(self) -> None:
         """Code every column as if they did not interact."""
         for column, targets in enumerate(self.columns):
-            self._code(column, targets)
+            self._coded(column, targets)
 
     def round_with_feedback(self, feedback: Feedback) -> None:
         """Code one column after the other; those not yet coded make up for the error of each.
@@ -221,20 +220,14 @@ class Encoder:
         As ``numerics.feedback.round_with_feedback``, with a column's codes chosen jointly.
         """
         order, factor = (part.to(self.columns.device) for part in (feedback.order, feedback.factor))
-        rest = self.columns[order]
-        for place, column in enumerate(order.tolist()):
-            self._code(column, rest[place])
-            if place + 1 < len(rest):
-                error = rest[place] - self.values[column]
-                rest[place + 1 :].addr_(factor[place, place + 1 :], error, alpha=-1)
+        places = order.tolist()
+        feed_back(self.columns[order], factor, lambda i, aims: self._coded(places[i], aims))
 
-    def _code(self, column: int, targets: Tensor) -> None:
-        """Choose the codes of a column for its targets ``[out]``."""
-        scale = self.scale[column]
-        weights = self.row_weights * scale.square()
-        weights = weights / weights.mean().clamp_min(torch.finfo(torch.float32).tiny)
-        self.codes[column], values = self.search(targets * self.inverse[column], weights)
-        self.values[column] = values * scale
+    def _coded(self, column: int, targets: Tensor) -> Tensor:
+        """Choose the codes of a column for its targets ``[out]``: what they stand for."""
+        group = column // self.group_size
+        self.codes[column], values = self.search(targets * self.inverse[group], self.weights[group])
+        return values * self.scale[group]
 
 
 def encode(
@@ -264,7 +257,7 @@ def encode(
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         alone = torch.get_num_threads() == 1 or len(weight) <= CHAIN_ROWS
         search = (
-            _compiled_search(bits, map if alone else pool.map)
+            _compiled_search(bits, None if alone else pool)
             if weight.device.type == "cpu"
             else partial(search_paths, bits=bits)
         )

@@ -16,8 +16,8 @@ Search = Callable[
     [
         NDArray[np.float32],
         NDArray[np.float32],
-        NDArray[np.float32],
         NDArray[np.uint8],
+        NDArray[np.float32],
         NDArray[np.float32],
     ],
     None,
@@ -25,18 +25,19 @@ Search = Callable[
 
 
 @cache
-def path_search(bits: int, state_bits: int) -> Search:
+def path_search(bits: int, state_bits: int, chain: int) -> Search:
     """Compile the search for codes of ``bits`` bits in a register of ``state_bits`` bits.
 
-    With both numbers known the compiler uses vector instructions throughout, which is three times
+    With these numbers known the compiler uses vector instructions throughout, which is three times
     as fast. The result finds the codes of least weighted squared error (Viterbi 1967) from state 0
-    on; ``state >> bits | code << (state_bits - bits)`` follows ``state``. Its arguments:
+    on, where it starts afresh every ``chain`` elements; ``state >> bits | code << (state_bits -
+    bits)`` follows ``state``. Its arguments:
 
         targets: fp32 ``[n]``.
         weights: fp32 ``[n]``, of each squared error.
-        levels: fp32 ``[2**state_bits]``, the value that each state stands for.
         codes: uint8 ``[n]``, written.
         values: fp32 ``[n]``, written: the levels of the states on the path.
+        levels: fp32 ``[2**state_bits]``, the value that each state stands for.
     """
     branches, states = 1 << bits, 1 << state_bits
     groups = states >> bits  # of states with the same followers
@@ -45,36 +46,39 @@ def path_search(bits: int, state_bits: int) -> Search:
     def search(
         targets: NDArray[np.float32],
         weights: NDArray[np.float32],
-        levels: NDArray[np.float32],
         codes: NDArray[np.uint8],
         values: NDArray[np.float32],
+        levels: NDArray[np.float32],
     ) -> None:
-        cost = np.full(states, UNREACHABLE)
-        cost[0] = 0.0
+        cost = np.empty(states, np.float32)
         least = np.empty(groups, np.float32)
         origin = np.empty(groups, np.int32)
-        origins = np.empty((len(targets), groups), np.uint8)
-        for step in range(len(targets)):
-            for group in range(groups):
-                best, chosen = cost[group * branches], np.int32(0)
-                for branch in range(1, branches):
-                    other = cost[group * branches + branch]
-                    chosen = np.int32(branch) if other < best else chosen
-                    best = other if other < best else best
-                least[group], origin[group] = best, chosen
-            for group in range(groups):
-                origins[step, group] = origin[group]
-            target, weight = targets[step], weights[step]
-            for code in range(branches):
+        origins = np.empty((min(chain, len(targets)), groups), np.uint8)
+        for first in range(0, len(targets), chain):
+            steps = min(chain, len(targets) - first)
+            cost[:] = UNREACHABLE
+            cost[0] = 0.0
+            for step in range(steps):
                 for group in range(groups):
-                    error = target - levels[code * groups + group]
-                    cost[code * groups + group] = least[group] + weight * error * error
-        state = int(np.argmin(cost))
-        for step in range(len(targets) - 1, -1, -1):
-            codes[step] = state // groups
-            values[step] = levels[state]
-            group = state % groups
-            state = group * branches + origins[step, group]
+                    best, chosen = cost[group * branches], np.int32(0)
+                    for branch in range(1, branches):
+                        other = cost[group * branches + branch]
+                        chosen = np.int32(branch) if other < best else chosen
+                        best = other if other < best else best
+                    least[group], origin[group] = best, chosen
+                for group in range(groups):
+                    origins[step, group] = origin[group]
+                target, weight = targets[first + step], weights[first + step]
+                for code in range(branches):
+                    for group in range(groups):
+                        error = target - levels[code * groups + group]
+                        cost[code * groups + group] = least[group] + weight * error * error
+            state = int(np.argmin(cost))
+            for step in range(steps - 1, -1, -1):
+                codes[first + step] = state // groups
+                values[first + step] = levels[state]
+                group = state % groups
+                state = group * branches + origins[step, group]
 
     return search
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from autocompress.numerics.entanglement import column_basis
 from autocompress.numerics.kronecker import multiply_mode
 from autocompress.numerics.tensor_fit import Environment, Form, pad_to
 from autocompress.numerics.tensor_train import even_norms
@@ -56,6 +57,18 @@ def tucker_to_matrix(core: Tensor, factors: Sequence[Tensor], out_order: int) ->
     return tensor.reshape(math.prod(tensor.shape[:out_order]), -1)
 
 
+def tucker_bonds(core: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
+    """Singular values of each mode's unfolding, for a core ``[r_1, ..]`` and ``[n_k, r_k]``."""
+    whole = core
+    for mode, factor in enumerate(factors):
+        whole = multiply_mode(whole, column_basis(factor).T @ factor, mode)
+    bonds = []
+    for mode in range(whole.ndim):
+        unfolding = unfold(whole, mode)
+        bonds.append(torch.linalg.svdvals(unfolding @ column_basis(unfolding.T)))
+    return bonds
+
+
 class TuckerForm(Form):
     """The core ``[r_1, ..., r_{d+e}]`` first, then factors ``[n_k, r_k]``, out modes first."""
 
@@ -91,3 +104,7 @@ class TuckerForm(Form):
             core,
             *(multiply_mode(factor, m, 0) for m, factor in zip(matrices, factors, strict=True)),
         ]
+
+    def bonds(self, cores: Sequence[Tensor]) -> list[Tensor]:
+        """See ``tucker_bonds``."""
+        return tucker_bonds(cores[0], cores[1:])

@@ -102,9 +102,7 @@ def test_announced_matrices_take_one_run_of_their_block(tiny_model):
     model, runs = tiny_model("llama_untied"), []
     names = [name for name in matrices(model) if "gate" not in name]
     expected = {name: [whole(model, name, ids) for ids in BATCHES] for name in names}
-    with closing(
-        MatrixInputs(model, block_paths(model), BATCHES, unchanging=names[3:])
-    ) as inputs:
+    with closing(MatrixInputs(model, block_paths(model), BATCHES, unchanging=names[3:])) as inputs:
         model.model.layers[-1].input_layernorm.register_forward_hook(lambda *_: runs.append(1))
         for name in names[3:]:
             for batch in range(len(BATCHES)):

@@ -8,17 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autocompress.numerics.cp import cp_to_matrix
-from autocompress.numerics.entanglement import (
-    cp_weights,
-    entropy,
-    factors_bond,
-    lowering_entropy,
-    train_bonds,
-    tucker_bonds,
-)
-from autocompress.numerics.tensor_train import train_to_matrix
-from autocompress.numerics.tucker import fold, tucker_to_matrix, unfold
+from autocompress.numerics.cp import cp_to_matrix, cp_weights
+from autocompress.numerics.entanglement import entropy, factors_bond, lowering_entropy
+from autocompress.numerics.tensor_train import train_bonds, train_to_matrix
+from autocompress.numerics.tucker import fold, tucker_bonds, tucker_to_matrix, unfold
 
 ORDERS = (0.25, 0.5, 1.0, 2.0, 5.0, math.inf)
 

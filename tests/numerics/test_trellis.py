@@ -67,7 +67,8 @@ def test_a_path_is_the_best_of_all(bits: int) -> None:
     targets = np.random.default_rng(bits).standard_normal(count).astype(np.float32)
     weights = np.linspace(0.5, 2, count, dtype=np.float32)
     codes, values = np.zeros(count, np.uint8), np.zeros(count, np.float32)
-    path_search(bits, STATE_BITS)(targets, weights, levels().numpy(), codes, values)
+    search = path_search(bits, STATE_BITS, CHAIN_ROWS)
+    search(targets, weights, codes, values, levels().numpy())
     every = torch.cartesian_prod(*[torch.arange(2**bits)] * count).T.to(torch.uint8)
     read = dequantize(every, torch.ones(count, 1, dtype=torch.float16), bits)
     costs = torch.from_numpy(weights)[:, None] * (torch.from_numpy(targets)[:, None] - read) ** 2
@@ -85,7 +86,7 @@ def test_a_gpu_finds_the_codes_that_the_compiled_loop_finds(bits, monkeypatch):
     scale = find_scales(weight, 2, gram.diagonal())
     looped = encode(weight, scale, bits, rows=rows, feedback=Feedback.of(gram))
     steps = partial(search_paths, bits=bits)
-    monkeypatch.setattr(module, "_compiled_search", lambda _bits, _each: steps)
+    monkeypatch.setattr(module, "_compiled_search", lambda _bits, _pool: steps)
     assert torch.equal(encode(weight, scale, bits, rows=rows, feedback=Feedback.of(gram)), looped)
 
 
