@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -166,7 +167,7 @@ def _search_chains(targets: Tensor, weights: Tensor, bits: int) -> tuple[Tensor,
 
 
 def _compiled_search(bits: int, pool: ThreadPoolExecutor | None) -> SearchPaths:
-    """The same by a compiled loop over chains, by a share of them to each thread of a pool."""
+    """The same by a compiled loop over chains, one to a thread where there is a pool."""
     from autocompress.numerics.trellis_loops import path_search  # numba imports slowly
 
     search, table = path_search(bits, STATE_BITS, CHAIN_ROWS), levels().numpy()
@@ -178,8 +179,8 @@ def _compiled_search(bits: int, pool: ThreadPoolExecutor | None) -> SearchPaths:
             search(*arrays, table)
         else:
             starts = range(0, len(targets), CHAIN_ROWS)
-            shares = [tuple(a[k : k + CHAIN_ROWS] for a in arrays) for k in starts]
-            list(pool.map(lambda share: search(*share, table), shares))
+            shares = ([array[k : k + CHAIN_ROWS] for k in starts] for array in arrays)
+            list(pool.map(search, *shares, repeat(table)))
         return codes, values
 
     return search_column

@@ -44,7 +44,7 @@ class EffortLevel:
 NORMAL = "normal"
 EFFORTS = {
     "quick": EffortLevel(8_192, 8_192, 10_240, 2_048, 1, 1, 6, 1, 4, 0),
-    NORMAL: EffortLevel(16_384, 16_384, 16_384, 4_096, 2, 3, 14, 3, 5, 16_384),
+    NORMAL: EffortLevel(16_384, 16_384, 16_384, 4_096, 2, 3, 14, 3, 5, 32_768),
     "thorough": EffortLevel(16_384, 16_384, 24_576, 4_096, 3, 4, 32, 13, 7, 65_536),
 }
 

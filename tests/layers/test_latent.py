@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from autocompress.layers.latent import EDGE, GridLatent, Latent, TrellisLatent
-from autocompress.layers.packed import PackedTable
+from autocompress.layers.packed import PackedCodes, PackedTable
 from autocompress.layers.trellis import TrellisMatrix
 from autocompress.numerics.packing import pack
 from autocompress.numerics.rounding import find_grid, pack_grid
@@ -91,7 +91,7 @@ def test_values_stay_those_of_the_codes_in_training(bits: int, group: int, symme
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_trellis_values_are_those_of_the_codes(bits: int, group: int) -> None:
     matrix = trellis_matrix(bits, group)
-    latent = matrix.new_latent()
+    latent = matrix.table.new_latent()
     assert torch.equal(latent.codes(), matrix.table.codes)
     assert torch.equal(latent.values(), matrix.to_dense())
     ids = torch.tensor([5, 11, 0])
@@ -103,7 +103,9 @@ def test_trellis_values_are_those_of_the_codes(bits: int, group: int) -> None:
 @pytest.mark.parametrize("form", ["grid", "trellis"])
 def test_gradients_are_as_if_nothing_were_rounded(form: str) -> None:
     """Of ``(units * scale) . G`` by units, of ``(rounded * scale) . G`` by log scale."""
-    latent = (grid_table(3, 8, False) if form == "grid" else trellis_matrix(2, 8)).new_latent()
+    latent = (
+        grid_table(3, 8, False) if form == "grid" else trellis_matrix(2, 8).table
+    ).new_latent()
     with torch.no_grad():
         latent.units += 0.3 * normal(ROWS, COLUMNS, seed=3)
         latent.growth += 0.1 * normal(*latent.growth.shape, seed=4)
@@ -149,7 +151,7 @@ def test_units_stay_in_reach_of_the_last_codes(symmetric: bool) -> None:
 
 def test_trellis_codes_are_chosen_anew_every_few_steps() -> None:
     matrix = trellis_matrix(2)
-    latent = TrellisLatent(matrix._unpack(matrix.table.codes), matrix.table.scales, 2, every=3)
+    latent = TrellisLatent(matrix.table.unpacked(), matrix.table.scales, 2, every=3)
     aim = latent.units.detach() + normal(ROWS, COLUMNS, seed=3)
     with torch.no_grad():
         latent.units.copy_(aim)
@@ -170,7 +172,7 @@ def test_trellis_codes_are_the_nearest_ones() -> None:
     rows, bits = 7, 1
     matrix = trellis_matrix(bits, rows=rows)
     matrix.table.scales.fill_(0.5)
-    latent = matrix.new_latent()
+    latent = matrix.table.new_latent()
     with torch.no_grad():
         latent.units.copy_(normal(rows, COLUMNS, seed=3))
     latent.after_step_(0)
@@ -182,10 +184,15 @@ def test_trellis_codes_are_the_nearest_ones() -> None:
 
 
 def test_codes_that_are_not_trained_stay() -> None:
-    latent = trellis_matrix(2).new_latent()
+    latent = trellis_matrix(2).table.new_latent()
     latent.units.requires_grad_(False)
     codes = latent.codes()
     with torch.no_grad():
         latent.growth += 0.3 * normal(*latent.growth.shape)
     latent.after_step_(0)
     assert torch.equal(latent.codes(), codes)
+
+
+def test_codes_that_say_nothing_of_their_training_are_not_trained_as_a_grid():
+    with pytest.raises(NotImplementedError, match="how its codes are trained"):
+        PackedCodes(2, 8, bits=4).new_latent()
