@@ -35,6 +35,7 @@ from autocompress.healing.heal_plan import heal_plan, healing_text
 from autocompress.healing.settings import HealSettings
 from autocompress.judging.front import hand_written_rival, pick
 from autocompress.methods.base import Method
+from autocompress.methods.folding import Modes
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
@@ -43,7 +44,6 @@ from autocompress.methods.trellis import Trellis
 from autocompress.progress import SILENT
 from autocompress.records import LayerSpec
 from autocompress.session.session import Session, TextSettings, open_session
-from autocompress.space.families.tensors import Modes
 from autocompress.store import content_key
 from autocompress.studies.study import StudyRecord
 

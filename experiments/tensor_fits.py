@@ -34,6 +34,7 @@ from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.core_fitting import best_start, unwhitened, whitened_target
 from autocompress.methods.cp import Cp
+from autocompress.methods.folding import Modes, Split
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
@@ -45,7 +46,6 @@ from autocompress.numerics.tensor_train import TrainForm
 from autocompress.numerics.tucker import TuckerForm
 from autocompress.records import Kind, LayerSpec
 from autocompress.session.session import Session, TextSettings, open_session
-from autocompress.space.families.tensors import Modes, Split
 
 TARGET = 0.7
 STEPS = 400  # fractions of the largest ranks that are tried to meet the bytes

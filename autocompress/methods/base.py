@@ -15,6 +15,7 @@ from torch import Tensor
 from autocompress.errors import MethodError
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.file_size import Entry
+from autocompress.methods.listing import Listable
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 
@@ -96,7 +97,7 @@ class MatrixProblem:
 
 
 @dataclass(frozen=True)
-class Method(ABC):
+class Method(Listable, ABC):
     """Settings of one way to store a matrix. They *are* the method: equal settings, equal methods.
 
     A subclass is a frozen dataclass with a unique ``name``, registered in ``methods/registry.py``.
@@ -130,6 +131,10 @@ class Method(ABC):
         """
         return self
 
+    def offered_to(self, spec: LayerSpec) -> Self:
+        """See ``Listable``."""
+        return self.fitting(spec)
+
     @property
     def is_open(self) -> bool:
         """Whether a setting is left to the matrix, see ``settled``; its bytes are unknown then."""
@@ -158,7 +163,7 @@ class Method(ABC):
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Compute the stored tensors but the bias, named as in the skeleton's ``state_dict()``."""
 
-    @classmethod  # noqa: B027 - optional
+    @classmethod
     def prepare(cls, problem: MatrixProblem, methods: Sequence[Self]) -> None:
         """Compute together what these methods are about to be fitted for, into ``problem.memo``.
 

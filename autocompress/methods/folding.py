@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from autocompress.errors import MethodError
 from autocompress.layers.base import CompressedMatrix
@@ -18,8 +19,47 @@ from autocompress.methods.base import (
     whole_number,
     whole_numbers,
 )
-from autocompress.numerics.shapes import balanced_modes, fits, nearest_modes
+from autocompress.methods.listing import (
+    FACTORS,
+    Choice,
+    Key,
+    Listed,
+    Ranks,
+    Whole,
+    rank_keys,
+    too_high,
+)
+from autocompress.numerics.shapes import balanced_modes, fits, nearest_modes, skewed_modes
 from autocompress.records import LayerSpec
+
+MOST_MODES = 8  # a side that is split automatically
+
+Split = Literal["balanced", "skewed"]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """How rows and columns are split: ``math.prod(rows)`` is the row count, or a little more."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def fitted(self, spec: LayerSpec) -> Modes:
+        """Return the nearest modes that fit a matrix: themselves, when they do."""
+        return Modes(
+            nearest_modes(spec.out_features, self.rows),
+            nearest_modes(spec.in_features, self.columns),
+        )
+
+    @classmethod
+    def of(cls, spec: LayerSpec, order: int, split: Split) -> Modes:
+        """Split a matrix automatically: evenly, or with one large mode a side at opposite ends."""
+        fold = skewed_modes if split == "skewed" else balanced_modes
+        rows, columns = fold(spec.out_features, order), fold(spec.in_features, order)
+        return cls(rows[::-1] if split == "skewed" else rows, columns)
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.rows))} by {'x'.join(map(str, self.columns))}"
 
 
 class Folded(Method):
@@ -60,6 +100,62 @@ class Folded(Method):
     ) -> tuple[int, ...]:
         """What shares of a rank are shares of, for a matrix."""
         return cls.rank_limits(out_modes, in_modes)
+
+    @classmethod
+    def space_keys(cls) -> Mapping[str, Key]:
+        """See ``Listable``; ``orders`` are split automatically, as ``splits`` say."""
+        return {
+            **rank_keys(cls.rank_setting),
+            "bits": FACTORS,
+            "orders": Key("out_modes", Whole(2, MOST_MODES), ()),
+            "splits": Key("out_modes", Choice(get_args(Split)), ("balanced",)),
+            "modes": Key("out_modes", Modes, ()),
+        }
+
+    @classmethod
+    def check_listed(cls, listed: Listed, given: Collection[str]) -> None:  # noqa: ARG003
+        """See ``Listable``."""
+        Ranks.check(listed)
+        if not listed["orders"] and not listed["modes"]:
+            raise ValueError("`orders` (split automatically), `modes`, or both")
+
+    @classmethod
+    def candidates(cls, listed: Listed, spec: LayerSpec) -> Iterator[Self]:
+        """See ``Listable``; shares of ranks are of ``largest_ranks``."""
+        for modes in cls._foldings(listed, spec):
+            largest = cls.largest_ranks(modes.rows, modes.columns, spec)
+            ranks_listed = Ranks.of(listed).within(largest)
+            for ranks, bits in itertools.product(ranks_listed, listed["bits"]):
+                yield cls.of_ranks(ranks, modes.rows, modes.columns, bits).feasible()
+
+    @classmethod
+    def notices(cls, listed: Listed, spec: LayerSpec) -> Iterator[str]:
+        """Yield every explicit split and every whole rank that had to be corrected."""
+        for modes in listed["modes"]:
+            fitted = modes.fitted(spec)
+            if fitted != modes:
+                yield f"{cls.name} modes {modes} do not fit, used {fitted}"
+        for modes in dict.fromkeys(cls._foldings(listed, spec)):
+            lowered = {rank: cls._lowered(rank, modes, spec) for rank in listed["ranks"]}
+            changed = [rank for rank, used in lowered.items() if set(used) != {rank}]
+            if changed:
+                used = "; ".join(",".join(map(str, lowered[rank])) for rank in changed)
+                yield f"{cls.name} {too_high(changed)} too high for modes {modes}, used {used}"
+
+    @classmethod
+    def _foldings(cls, listed: Listed, spec: LayerSpec) -> Iterator[Modes]:
+        """Yield the ways to split one matrix."""
+        for order, split in itertools.product(listed["orders"], listed["splits"]):
+            yield Modes.of(spec, order, split)
+        for modes in listed["modes"]:
+            yield modes.fitted(spec)
+
+    @classmethod
+    def _lowered(cls, rank: int, modes: Modes, spec: LayerSpec) -> tuple[int, ...]:
+        """What a whole rank becomes under some modes, one per bond or mode."""
+        largest = cls.largest_ranks(modes.rows, modes.columns, spec)
+        (ranks,) = Ranks((rank,)).within(largest)
+        return cls.of_ranks(ranks, modes.rows, modes.columns).feasible().all_ranks
 
     @abstractmethod
     def feasible(self) -> Self:

@@ -16,6 +16,11 @@ def usual_group(columns: int) -> int:
     return USUAL_GROUP if columns % USUAL_GROUP == 0 else WHOLE_ROW
 
 
+def named_group(columns: int, group_size: int) -> int:
+    """The group size by its one name: a group as long as the row *is* the whole row."""
+    return WHOLE_ROW if group_size == columns else group_size
+
+
 def check_group(method: Method, spec: LayerSpec, group_size: int) -> None:
     """Check that groups divide the rows of a matrix.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self, get_args
 
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from autocompress.errors import MethodError
 from autocompress.layers.quantized import QuantizedMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
-from autocompress.methods.grouping import check_group, group_label
+from autocompress.methods.grouping import check_group, group_label, named_group
+from autocompress.methods.listing import GRAMS, GROUP_SIZE, SYMMETRIC, Choice, Key
 from autocompress.methods.shared_work import gram_label, grid_of, left_by_feedback, round_on
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.rounding import Grid, pack_grid
@@ -46,6 +47,20 @@ class Quantize(Method):
                 "method quantize, symmetric", got=repr(self.symmetric), wanted="true or false"
             )
         one_of(self.name, "gram", self.gram, get_args(GramKind))
+
+    @classmethod
+    def space_keys(cls) -> Mapping[str, Key]:
+        """See ``Listable``."""
+        return {
+            "bits": Key("bits", Choice(PACKED_BITS)),
+            "group_sizes": Key("group_size", GROUP_SIZE),
+            "symmetric": SYMMETRIC,
+            "grams": GRAMS,
+        }
+
+    def offered_to(self, spec: LayerSpec) -> Quantize:
+        """See ``Listable``."""
+        return replace(self, group_size=named_group(spec.in_features, self.group_size))
 
     def check(self, spec: LayerSpec) -> None:
         """The group size must divide the row.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, get_args
@@ -15,6 +16,17 @@ from autocompress.layers.corrected import CorrectedMatrix
 from autocompress.layers.low_rank import LowRankMatrix
 from autocompress.layers.quantized import QuantizedMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
+from autocompress.methods.grouping import named_group
+from autocompress.methods.listing import (
+    GRAMS,
+    GROUP_SIZE,
+    SYMMETRIC,
+    Choice,
+    Key,
+    Listed,
+    Ranks,
+    rank_keys,
+)
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.shared_work import (
     columns_of,
@@ -65,6 +77,41 @@ class QuantizePlusLowRank(Method):
                 f"method {self.name}, symmetric", got=repr(self.symmetric), wanted="true or false"
             )
         one_of(self.name, "gram", self.gram, get_args(GramKind))
+
+    @classmethod
+    def space_keys(cls) -> Mapping[str, Key]:
+        """See ``Listable``."""
+        return {
+            "bits": Key("bits", Choice(PACKED_BITS)),
+            "group_sizes": Key("group_size", GROUP_SIZE),
+            **rank_keys(),
+            "factor_bits": Key("factor_bits", Choice(CORRECTOR_BITS), (8,)),
+            "symmetric": SYMMETRIC,
+            "grams": GRAMS,
+        }
+
+    @classmethod
+    def check_listed(cls, listed: Listed, given: Collection[str]) -> None:  # noqa: ARG003
+        """See ``Listable``."""
+        Ranks.check(listed)
+
+    @classmethod
+    def candidates(cls, listed: Listed, spec: LayerSpec) -> Iterator[QuantizePlusLowRank]:
+        """See ``Listable``; shares of ranks are of ``min(out, in)``."""
+        ranks = tuple(Ranks.of(listed).within((min(spec.shape),)))
+        for bits, size, (rank,), factor_bits, symmetric, gram in itertools.product(
+            listed["bits"],
+            listed["group_sizes"],
+            ranks,
+            *(listed[key] for key in ("factor_bits", "symmetric", "grams")),
+        ):
+            group = named_group(spec.in_features, size)
+            yield cls(bits, group, rank, factor_bits, symmetric, gram)
+
+    @classmethod
+    def notices(cls, listed: Listed, spec: LayerSpec) -> Iterator[str]:
+        """Yield which whole ranks of the corrector are above the smaller side."""
+        yield from Ranks.of(listed).notices(cls.name, min(spec.shape))
 
     @property
     def codes(self) -> Quantize:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -18,6 +20,7 @@ from autocompress.methods.base import (
     torch_dtype,
     whole_number,
 )
+from autocompress.methods.listing import FACTORS, SHARE, Key, Listed, Reader
 from autocompress.methods.shared_work import columns_of, feedback_of, terms_of
 from autocompress.numerics.factor_rounding import FACTOR_GROUPS
 from autocompress.numerics.feedback import round_with_feedback
@@ -62,6 +65,30 @@ class Sparse(Method):
         right = isinstance(self.density, float) and 0 < self.density < 1
         if not right or (self.pattern == "2:4" and self.density != KEPT_OF_GROUP / GROUP):
             raise MethodError("method sparse, density", got=repr(self.density), wanted=wanted)
+
+    @classmethod
+    def space_keys(cls) -> Mapping[str, Key]:
+        """See ``Listable``."""
+        return {
+            "patterns": Key("pattern", Reader(_pattern)),
+            "densities": Key("density", SHARE, ()),
+            "bits": FACTORS,
+        }
+
+    @classmethod
+    def check_listed(cls, listed: Listed, given: Collection[str]) -> None:  # noqa: ARG003
+        """See ``Listable``."""
+        if ("unstructured" in listed["patterns"]) != bool(listed["densities"]):
+            raise ValueError("`densities` with the unstructured pattern, and only with it")
+
+    @classmethod
+    def combinations(cls, listed: Listed) -> Iterator[Sparse]:
+        """See ``Listable``."""
+        for pattern, bits in itertools.product(listed["patterns"], listed["bits"]):
+            if pattern == "2:4":
+                yield cls(pattern, bits=bits)
+            else:
+                yield from (cls(pattern, density, bits) for density in listed["densities"])
 
     def parameters(self, spec: LayerSpec) -> int:
         """Those that are left."""
@@ -151,6 +178,12 @@ class Sparse(Method):
     def __str__(self) -> str:
         share = "2:4" if self.pattern == "2:4" else f"{self.density:g}"
         return f"sparse {share}" + (f" {self.bits} bit" if self.bits else "")
+
+
+def _pattern(value: object) -> object:
+    if value not in get_args(Pattern):  # without quotes 2:4 is 2 minutes and 4 seconds in YAML
+        raise ValueError('"2:4" (with its quotes) or unstructured')
+    return value
 
 
 def _pruned(problem: MatrixProblem, kept: int | None) -> tuple[Tensor, Tensor]:

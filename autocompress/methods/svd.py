@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import itertools
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self, get_args
 
@@ -17,6 +18,16 @@ from autocompress.methods.base import (
     one_of,
     torch_dtype,
     whole_number,
+)
+from autocompress.methods.listing import (
+    FACTORS,
+    GRAMS,
+    Choice,
+    Key,
+    Listed,
+    Ranks,
+    Whole,
+    rank_keys,
 )
 from autocompress.methods.shared_work import feedback_of, gram_label, metric_of
 from autocompress.numerics.factor_rounding import Rounded, factor_groups, round_left, round_right
@@ -103,6 +114,44 @@ class Svd(Method):
                         got=value,
                         wanted="none without solver: randomised",
                     )
+
+    @classmethod
+    def space_keys(cls) -> Mapping[str, Key]:
+        """See ``Listable``; all options are fitted by the same random projections."""
+        return {
+            **rank_keys(),
+            "bits": FACTORS,
+            "metrics": Key("metric", Choice(get_args(MetricKind)), ("two_sided",)),
+            "grams": GRAMS,
+            "solver": Key("solver", Choice(get_args(Solver)), ("exact",), single=True),
+            "sketch": Key("sketch", Choice(SKETCHES), ("gaussian",), single=True),
+            "oversampling": Key("oversampling", Whole(0), (OVERSAMPLING,), single=True),
+            "power_steps": Key("power_steps", Whole(0), (POWER_ITERATIONS,), single=True),
+        }
+
+    @classmethod
+    def check_listed(cls, listed: Listed, given: Collection[str]) -> None:
+        """See ``Listable``."""
+        Ranks.check(listed)
+        idle = sorted({*_SETTINGS.values()} & {*given})
+        if idle and listed["solver"] == ("exact",):
+            raise ValueError(f"`solver: randomised` beside `{idle[0]}`")
+
+    @classmethod
+    def candidates(cls, listed: Listed, spec: LayerSpec) -> Iterator[Svd]:
+        """See ``Listable``; shares of ranks are of ``min(out, in)``."""
+        (solver,), *settings = (listed[key] for key in ("solver", *_SETTINGS.values()))
+        sketching = None if solver == "exact" else Sketching(*(value for (value,) in settings))
+        for (rank,), metric, bits, gram in itertools.product(
+            Ranks.of(listed).within((min(spec.shape),)),
+            *(listed[key] for key in ("metrics", "bits", "grams")),
+        ):
+            yield cls(rank, metric, bits, gram).sketched(sketching)
+
+    @classmethod
+    def notices(cls, listed: Listed, spec: LayerSpec) -> Iterator[str]:
+        """Yield which whole ranks are above the smaller side."""
+        yield from Ranks.of(listed).notices(cls.name, min(spec.shape))
 
     def sketched(self, sketching: Sketching | None) -> Svd:
         """The same, fitted by random projections unless that is ``None``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -17,6 +17,7 @@ from autocompress.layers.tensor_train import TensorTrainMatrix
 from autocompress.methods.base import MatrixProblem, one_of, torch_dtype, whole_number
 from autocompress.methods.core_fitting import Part, store_fitted, store_given
 from autocompress.methods.folding import Folded
+from autocompress.methods.listing import Listed
 from autocompress.numerics.shapes import (
     feasible_train_ranks,
     matrix_train_limits,
@@ -83,6 +84,13 @@ class TensorTrain(Folded):
         """See ``matrix_train_limits``; the shorter side is padded."""
         order = max(len(out_modes), len(in_modes))
         return matrix_train_limits(padded_modes(out_modes, order), padded_modes(in_modes, order))
+
+    @classmethod
+    def check_listed(cls, listed: Listed, given: Collection[str]) -> None:
+        """See ``Listable``."""
+        super().check_listed(listed, given)
+        if any(len(modes.rows) != len(modes.columns) for modes in listed["modes"]):
+            raise ValueError("`modes` with as many rows as columns")
 
     def feasible(self) -> TensorTrain:
         """The same with ranks that its modes and its other ranks allow."""

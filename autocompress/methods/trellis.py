@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
 from torch import Tensor
 
 from autocompress.layers.trellis import TrellisMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
-from autocompress.methods.grouping import check_group, group_label
+from autocompress.methods.grouping import WHOLE_ROW, check_group, group_label, named_group
+from autocompress.methods.listing import GRAMS, GROUP_SIZE, Choice, Key
 from autocompress.methods.shared_work import (
     columns_of,
     feedback_of,
@@ -45,6 +47,19 @@ class Trellis(Method):
         whole_number(self.name, "bits", self.bits, allowed=TRELLIS_BITS)
         whole_number(self.name, "group_size", self.group_size, least=0)
         one_of(self.name, "gram", self.gram, get_args(GramKind))
+
+    @classmethod
+    def space_keys(cls) -> Mapping[str, Key]:
+        """See ``Listable``."""
+        return {
+            "bits": Key("bits", Choice(TRELLIS_BITS)),
+            "group_sizes": Key("group_size", GROUP_SIZE, (WHOLE_ROW,)),
+            "grams": GRAMS,
+        }
+
+    def offered_to(self, spec: LayerSpec) -> Trellis:
+        """See ``Listable``."""
+        return replace(self, group_size=named_group(spec.in_features, self.group_size))
 
     def check(self, spec: LayerSpec) -> None:
         """The group size must divide the row.

@@ -11,6 +11,7 @@ from pydantic import create_model
 from autocompress.errors import MethodError
 from autocompress.methods.base import Method
 from autocompress.methods.folding import Folded
+from autocompress.methods.listing import default_of
 from autocompress.methods.registry import METHODS, missing_method
 from autocompress.space.document import Document, Path_
 from autocompress.space.problems import nearest_name, shown
@@ -76,13 +77,6 @@ def _one_for_all(method: type[Method], settings: dict[str, Any]) -> dict[str, An
     if not issubclass(method, Folded) or method.rank_setting != "ranks":
         return None
     return settings | {"ranks": (rank,) * method.rank_count(*orders)}
-
-
-def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The default of a setting, or ``...``, which is pydantic's word for none."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return ... if field.default is dataclasses.MISSING else field.default
 
 
 @cache

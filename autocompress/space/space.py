@@ -12,7 +12,7 @@ from autocompress.errors import ConfigurationError, MethodError
 from autocompress.methods.base import Method, repair_notice
 from autocompress.methods.keep import Keep
 from autocompress.records import LayerSpec, Role
-from autocompress.space.families.base import Family
+from autocompress.space.family import Family
 from autocompress.space.selection import EVERYTHING, Selection
 
 

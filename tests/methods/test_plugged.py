@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
 import autocompress
-from autocompress.errors import AutocompressError, ConfigurationError
-from autocompress.methods import Svd
+from autocompress.errors import AutocompressError, ConfigurationError, MethodError
+from autocompress.methods.listing import Listable
 from autocompress.space.document import read_document
-from autocompress.space.plugged_keys import plugged_keys
+from autocompress.space.method_keys import keys_of
 from autocompress.space.recipe_file import read_recipe
 from tests.api.tiny_folders import export_to
 from tests.conftest import make_tiny_model
+from tests.methods.matrices import spec_of
 
 MODULE = '''
 from dataclasses import dataclass
@@ -197,8 +200,24 @@ def test_without_the_package_an_export_and_its_recipe_name_it(place):
         read_recipe(read_document(place / "signs" / "recipe.yaml"))
 
 
+@dataclass(frozen=True)
+class Plain(Listable):
+    """A method that says nothing of its keys."""
+
+    block: int
+    bits: int = 0
+    name: ClassVar[str] = "plain"
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise MethodError("method plain, block", got=self.block, wanted="at least 1")
+
+
 def test_keys_of_a_space_are_the_settings_of_the_method():
-    keys = plugged_keys(Svd).model_validate({"rank": [4, 8], "metric": ["plain"]})
-    assert [str(method) for method in keys.family().methods()] == ["svd r4 plain", "svd r8 plain"]
+    keys = keys_of(Plain).model_validate({"block": [4, 8], "bits": ["none", 2]})
+    offered = keys.family().candidates(spec_of(8, 8))
+    assert list(offered) == [Plain(4), Plain(4, 2), Plain(8), Plain(8, 2)]
     with pytest.raises(ValueError, match="settings that go together"):
-        plugged_keys(Svd).model_validate({"rank": [0]})
+        keys_of(Plain).model_validate({"block": [0]})
+    some = keys_of(Plain).model_validate({"block": [0, 3]}).family()
+    assert list(some.candidates(spec_of(8, 8))) == [Plain(3)]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import ConfigurationError, MethodError
+from autocompress.methods.folding import Modes
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
@@ -13,20 +14,17 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
 from autocompress.numerics.shapes import aligned_rank
 from autocompress.records import Kind, LayerSpec, Role
-from autocompress.space.families.base import Ranks
-from autocompress.space.families.codes import QuantizeFamily
-from autocompress.space.families.low_rank import SvdFamily
-from autocompress.space.families.tensors import Modes, TensorFamily
+from autocompress.space.family import Family
 from autocompress.space.space import Group, Match, Rule, Space
 from tests.llama_specs import llama_specs
 
 SPECS = llama_specs()
 BY_NAME = {spec.name: spec for spec in SPECS}
 QUERY, DOWN = BY_NAME["model.layers.0.self_attn.q_proj"], BY_NAME["model.layers.0.mlp.down_proj"]
-QUANTIZE = QuantizeFamily(bits=(8, 4, 3, 2), group_sizes=(64, 128, 0))
-SVD = SvdFamily(Ranks(fractions=(0.1, 0.5, 1.0)), bits=(0, 8))
-TRAIN = TensorFamily(TensorTrain, Ranks(fractions=(0.1, 0.5)), orders=(2, 3))
-TUCKER = TensorFamily(Tucker, Ranks(fractions=(0.5,)), orders=(2,))
+QUANTIZE = Family.of(Quantize, bits=(8, 4, 3, 2), group_sizes=(64, 128, 0))
+SVD = Family.of(Svd, rank_fractions=(0.1, 0.5, 1.0), bits=(0, 8))
+TRAIN = Family.of(TensorTrain, rank_fractions=(0.1, 0.5), orders=(2, 3))
+TUCKER = Family.of(Tucker, rank_fractions=(0.5,), orders=(2,))
 ALL = (QUANTIZE, SVD, TRAIN, TUCKER)
 
 
@@ -71,12 +69,12 @@ def test_group_sizes_that_do_not_divide_are_left_out():
 
 
 def test_a_group_as_long_as_the_row_is_the_row():
-    options = Space("q", (QuantizeFamily((4,), (256, 0)),)).options(QUERY)
+    options = Space("q", (Family.of(Quantize, bits=(4,), group_sizes=(256, 0)),)).options(QUERY)
     assert options == (Keep(), Quantize(4, 0))
 
 
 def test_whole_ranks_are_taken_as_written_and_fractions_are_of_the_smaller_side():
-    options = Space("s", (SvdFamily(Ranks(whole=(13,), fractions=(0.29,))),)).options(
+    options = Space("s", (Family.of(Svd, ranks=(13,), rank_fractions=(0.29,)),)).options(
         linear(100, 200)
     )
     assert options == (Keep(), Svd(24), Svd(13))
@@ -150,12 +148,15 @@ def test_no_setting_that_fits_is_an_error_even_where_keeping_is_allowed():
     with pytest.raises(
         ConfigurationError, match=r"down_proj.*no setting of quantize fits its shape"
     ):
-        Space("q", (QuantizeFamily((4,), (128,)),)).options(DOWN)
+        Space("q", (Family.of(Quantize, bits=(4,), group_sizes=(128,)),)).options(DOWN)
 
 
 def test_nothing_allowed_is_an_error():
     space = Space(
-        "q", (QuantizeFamily((2,), (64,)),), keep=False, rules=(Rule(Match(), min_bits=4),)
+        "q",
+        (Family.of(Quantize, bits=(2,), group_sizes=(64,)),),
+        keep=False,
+        rules=(Rule(Match(), min_bits=4),),
     )
     with pytest.raises(ConfigurationError, match="none is allowed by its rule"):
         space.options(DOWN)
@@ -212,7 +213,7 @@ def test_shared_options_are_the_intersection():
 
 
 def test_modes_that_miss_a_matrix_are_corrected_with_a_notice():
-    family = TensorFamily(TensorTrain, Ranks(whole=(8,)), modes=(Modes((16, 16), (26, 27)),))
+    family = Family.of(TensorTrain, ranks=(8,), modes=(Modes((16, 16), (26, 27)),))
     space = Space("modes", (family,))
     trains = [method for method in space.options(DOWN) if isinstance(method, TensorTrain)]
     assert [train.out_modes for train in trains] == [(16, 16)]
@@ -223,7 +224,7 @@ def test_modes_that_miss_a_matrix_are_corrected_with_a_notice():
 
 
 def test_ranks_of_a_train_never_exceed_its_bonds():
-    family = TensorFamily(TensorTrain, Ranks(whole=(10_000,)), orders=(2, 3))
+    family = Family.of(TensorTrain, ranks=(10_000,), orders=(2, 3))
     for train in itertools.islice(family.candidates(QUERY), 10):
         assert isinstance(train, TensorTrain)
         train.check(QUERY)

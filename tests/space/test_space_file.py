@@ -4,6 +4,7 @@ import pytest
 
 from autocompress.cli.options import SPACE_HELP
 from autocompress.errors import ConfigurationError
+from autocompress.methods.folding import Modes
 from autocompress.methods.keep import Keep
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.registry import METHODS
@@ -12,10 +13,7 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
 from autocompress.methods.tucker import Tucker
 from autocompress.records import Role
-from autocompress.space.families.base import Ranks
-from autocompress.space.families.codes import QuantizeFamily
-from autocompress.space.families.low_rank import SvdFamily
-from autocompress.space.families.tensors import Modes, TensorFamily
+from autocompress.space.family import Family
 from autocompress.space.problems import SpaceFileError
 from autocompress.space.space import Group, Match, Rule
 from autocompress.space.space_file import load_space, space_names
@@ -122,10 +120,12 @@ groups:
 """
     )
     assert space.families == (
-        QuantizeFamily((8, 3), (64, 0), (True, False)),
-        SvdFamily(Ranks((4,), (0.5, 0.1)), ("plain", "input"), (0, 4)),
-        TensorFamily(TensorTrain, Ranks((8,)), (2,), (Modes((16, 16), (8, 32)),)),
-        TensorFamily(Tucker, Ranks((), (0.5,)), (3,), (), (8,)),
+        Family.of(Quantize, bits=(8, 3), group_sizes=(64, 0), symmetric=(True, False)),
+        Family.of(
+            Svd, ranks=(4,), rank_fractions=(0.5, 0.1), metrics=("plain", "input"), bits=(0, 4)
+        ),
+        Family.of(TensorTrain, ranks=(8,), orders=(2,), modes=(Modes((16, 16), (8, 32)),)),
+        Family.of(Tucker, rank_fractions=(0.5,), orders=(3,), bits=(8,)),
     )
     assert not space.keep
     match = Match(("*.0.*",), (Role.KEY, Role.VALUE), ("attention",), (0, 1))

@@ -6,10 +6,10 @@ import pytest
 
 from autocompress.errors import ConfigurationError
 from autocompress.methods.cp import Cp
+from autocompress.methods.folding import Modes
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
-from autocompress.space.families.base import Ranks
-from autocompress.space.families.tensors import Modes, TensorFamily
+from autocompress.space.family import Family
 from autocompress.space.space_file import load_space
 
 
@@ -26,11 +26,11 @@ def load(tmp_path):
 def test_splits_and_cp_are_read(load):
     space = load("cp: {orders: [2], splits: [skewed], rank_fractions: [0.25], bits: [8]}")
     assert space.families == (
-        TensorFamily(Cp, Ranks(fractions=(0.25,)), (2,), bits=(8,), splits=("skewed",)),
+        Family.of(Cp, rank_fractions=(0.25,), orders=(2,), bits=(8,), splits=("skewed",)),
     )
     space = load("tensor_train: {orders: [2, 3], splits: [balanced, skewed], ranks: [8]}")
     assert space.families == (
-        TensorFamily(TensorTrain, Ranks((8,)), (2, 3), splits=("balanced", "skewed")),
+        Family.of(TensorTrain, ranks=(8,), orders=(2, 3), splits=("balanced", "skewed")),
     )
 
 
@@ -43,8 +43,6 @@ def test_only_tensor_trains_need_as_many_rows_as_columns(load):
     modes = "modes: [{rows: [704], columns: [16, 16]}]"
     for method, family in (("tucker", Tucker), ("cp", Cp)):
         space = load(f"{method}: {{{modes}, ranks: [8]}}")
-        assert space.families == (
-            TensorFamily(family, Ranks((8,)), modes=(Modes((704,), (16, 16)),)),
-        )
+        assert space.families == (Family.of(family, ranks=(8,), modes=(Modes((704,), (16, 16)),)),)
     with pytest.raises(ConfigurationError, match="as many rows as columns"):
         load(f"tensor_train: {{{modes}, ranks: [8]}}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autocompress.methods.sparse import Sparse
-from autocompress.space.families.sparse import SparseFamily
+from autocompress.space.family import Family
 from autocompress.space.problems import SpaceFileError
 from autocompress.space.space import Space
 from autocompress.space.space_file import load_space
@@ -23,7 +23,9 @@ def space_of(folder: Path, entry: str) -> Space:
 def test_density_varies_only_where_there_is_no_pattern(tmp_path: Path) -> None:
     entry = '{patterns: ["2:4", unstructured], densities: [0.5, 0.3], bits: [none, 4]}'
     (family,) = space_of(tmp_path, entry).families
-    assert family == SparseFamily(("2:4", "unstructured"), (0.5, 0.3), (0, 4))
+    assert family == Family.of(
+        Sparse, patterns=("2:4", "unstructured"), densities=(0.5, 0.3), bits=(0, 4)
+    )
     assert set(family.candidates(spec_of(40, 48))) == {
         Sparse("2:4"),
         Sparse("2:4", bits=4),

@@ -3,13 +3,10 @@ from __future__ import annotations
 import pytest
 
 from autocompress.methods.cp import Cp
+from autocompress.methods.folding import Modes
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
-from autocompress.space.families.base import Ranks
-from autocompress.space.families.tensors import (
-    Modes,
-    TensorFamily,
-)
+from autocompress.space.family import Family
 from autocompress.space.space import Space
 from tests.methods.matrices import spec_of
 
@@ -18,9 +15,7 @@ PRIME = spec_of(4099, 256)
 
 
 def test_balanced_and_skewed_splits_are_options_of_their_own() -> None:
-    family = TensorFamily(
-        TensorTrain, Ranks(whole=(16,)), orders=(2,), splits=("balanced", "skewed")
-    )
+    family = Family.of(TensorTrain, ranks=(16,), orders=(2,), splits=("balanced", "skewed"))
     balanced, skewed = family.candidates(SPEC)
     assert isinstance(balanced, TensorTrain)
     assert isinstance(skewed, TensorTrain)
@@ -31,9 +26,10 @@ def test_balanced_and_skewed_splits_are_options_of_their_own() -> None:
 @pytest.mark.parametrize("method", [TensorTrain, Tucker, Cp])
 @pytest.mark.parametrize("spec", [SPEC, PRIME, spec_of(3, 5)], ids=str)
 def test_every_candidate_fits_its_matrix(method, spec) -> None:
-    offered = TensorFamily(
+    offered = Family.of(
         method,
-        Ranks(whole=(10_000,), fractions=(0.1, 1.0)),
+        ranks=(10_000,),
+        rank_fractions=(0.1, 1.0),
         orders=(2, 3, 4),
         splits=("balanced", "skewed"),
         bits=(0, 8),
@@ -45,7 +41,7 @@ def test_every_candidate_fits_its_matrix(method, spec) -> None:
 
 
 def test_cp_fractions_are_of_the_rank_that_takes_as_many_numbers_as_the_matrix() -> None:
-    half, whole = TensorFamily(Cp, Ranks(fractions=(0.5, 1.0)), orders=(2,)).candidates(SPEC)
+    half, whole = Family.of(Cp, rank_fractions=(0.5, 1.0), orders=(2,)).candidates(SPEC)
     assert isinstance(half, Cp)
     assert isinstance(whole, Cp)
     modes = (22, 32, 16, 16)
@@ -56,9 +52,9 @@ def test_cp_fractions_are_of_the_rank_that_takes_as_many_numbers_as_the_matrix()
 def test_sides_may_have_different_numbers_of_modes() -> None:
     modes = (Modes((704,), (16, 16)),)
     for family in (
-        TensorFamily(TensorTrain, Ranks((8,)), modes=modes),
-        TensorFamily(Tucker, Ranks(fractions=(0.25,)), modes=modes),
-        TensorFamily(Cp, Ranks((64,)), modes=modes),
+        Family.of(TensorTrain, ranks=(8,), modes=modes),
+        Family.of(Tucker, rank_fractions=(0.25,), modes=modes),
+        Family.of(Cp, ranks=(64,), modes=modes),
     ):
         options = Space("unequal", (family,), keep=False).options(SPEC)
         assert len(options) == 1
