@@ -232,7 +232,7 @@ def _forms(methods: Iterable[Method]) -> Iterable[list[Method]]:
     """Methods that share most of what they factorise: of one kind, in one kind of Gram matrices."""
     forms: dict[tuple[type[Method], object], list[Method]] = {}
     for method in methods:
-        forms.setdefault((type(method), getattr(method, "gram", None)), []).append(method)
+        forms.setdefault((type(method), method.gram_kind), []).append(method)
     return forms.values()
 
 

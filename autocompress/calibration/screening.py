@@ -291,7 +291,7 @@ def _counterparts(
             if index == 0 and method.suits(part):
                 found[method] = method
             else:
-                kinds[type(method), method.code_bits][index].append(method)
+                kinds[type(method), method.bits_per_element][index].append(method)
     for wanted, others in kinds.values():
         if len(wanted) == len(others):
             found |= dict(zip(wanted, others, strict=True))
@@ -409,8 +409,7 @@ def _without_hopeless(layer: LayerMenu, margins: Mapping[Method, float], timed: 
     """Leave out what is predicted too far above the hull of what it competes with."""
     rivals: dict[object, list[Option]] = defaultdict(list)
     for option in layer.options:
-        gram = getattr(option.method, "gram", "full")
-        rivals[gram, option.method.name if timed else ""].append(option)
+        rivals[option.method.gram_kind, option.method.name if timed else ""].append(option)
     excess: dict[Option, float] = {}
     for several in rivals.values():
         excess |= _excess(several)

@@ -54,9 +54,9 @@ class Rival:
 
 def method_label(method: Method) -> str:
     """The method with its bits where they tell: ``3 bit trellis``, ``svd int8``, ``tucker``."""
-    if method.form != method.name or method.code_bits is None:
+    if method.form != method.name or method.bits_per_element is None:
         return method.form.replace("_", " ")
-    return f"{method.name.replace('_', ' ')} int{method.code_bits}"
+    return f"{method.name.replace('_', ' ')} int{method.bits_per_element:g}"
 
 
 def offers_of(menu: Menu) -> dict[str, tuple[Offer, ...]]:

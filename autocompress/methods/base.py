@@ -17,6 +17,7 @@ from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.file_size import Entry
 from autocompress.methods.listing import Listable
 from autocompress.numerics.metric import Metric
+from autocompress.numerics.shrinkage import GramKind
 from autocompress.records import LayerSpec
 
 T = TypeVar("T")
@@ -257,9 +258,15 @@ class Method(Listable, ABC):
         return False
 
     @property
-    def code_bits(self) -> int | None:
+    def bits_per_element(self) -> float | None:
         """Bits of its codes, or ``None`` where it stores floating-point numbers."""
         return getattr(self, "bits", 0) or None
+
+    @property
+    def gram_kind(self) -> GramKind:
+        """How far it trusts the calibrated Gram matrices."""
+        kind: GramKind = getattr(self, "gram", "full")
+        return kind
 
     @property
     def all_ranks(self) -> tuple[int, ...]:

@@ -56,6 +56,24 @@ class Key:
     single: bool = False
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """One setting for every matrix.
+
+    Attributes:
+        label: as in ``uniform 3 bit, whole rows``.
+        of: the method for a matrix.
+    """
+
+    label: str
+    of: Callable[[LayerSpec], Any]
+
+    @classmethod
+    def alike(cls, label: str, method: Any) -> Baseline:
+        """The same method for all."""
+        return cls(label, lambda _spec: method)
+
+
 class Listable:
     """What a method class says of the settings that a search space may list for it.
 
@@ -126,6 +144,15 @@ class Listable:
     def offered_to(self, spec: LayerSpec) -> Self:  # noqa: ARG002 - only some correct anything
         """The same as it is offered to a matrix: the nearest that it allows."""
         return self
+
+    @classmethod
+    def baselines(cls, share: float) -> Iterator[Baseline]:  # noqa: ARG003 - few have any
+        """Yield what a person would write for every matrix alike; a search must beat it.
+
+        Args:
+            share: of the parameters, which ranks are set by.
+        """
+        yield from ()
 
     @classmethod
     def notices(cls, listed: Listed, spec: LayerSpec) -> Iterator[str]:  # noqa: ARG003 - likewise

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Self, get_args
 
 from torch import Tensor
@@ -11,8 +12,15 @@ from torch import Tensor
 from autocompress.errors import MethodError
 from autocompress.layers.quantized import QuantizedMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
-from autocompress.methods.grouping import check_group, group_label, named_group
-from autocompress.methods.listing import GRAMS, GROUP_SIZE, SYMMETRIC, Choice, Key
+from autocompress.methods.grouping import (
+    USUAL_GROUP,
+    WHOLE_ROW,
+    check_group,
+    group_label,
+    named_group,
+    usual_group,
+)
+from autocompress.methods.listing import GRAMS, GROUP_SIZE, SYMMETRIC, Baseline, Choice, Key
 from autocompress.methods.shared_work import gram_label, grid_of, left_by_feedback, round_on
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.rounding import Grid, pack_grid
@@ -57,6 +65,17 @@ class Quantize(Method):
             "symmetric": SYMMETRIC,
             "grams": GRAMS,
         }
+
+    @classmethod
+    def baselines(cls, share: float) -> Iterator[Baseline]:  # noqa: ARG003 - it cuts no ranks
+        """Every bit width with the usual and with the cheapest grouping."""
+
+        def usual(spec: LayerSpec, bits: int) -> Quantize:
+            return cls(bits, usual_group(spec.in_features))
+
+        for bits in reversed(PACKED_BITS):
+            yield Baseline(f"{bits} bit, groups of {USUAL_GROUP}", partial(usual, bits=bits))
+            yield Baseline.alike(f"{bits} bit, whole rows", cls(bits, WHOLE_ROW))
 
     def offered_to(self, spec: LayerSpec) -> Quantize:
         """See ``Listable``."""

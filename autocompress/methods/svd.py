@@ -22,6 +22,7 @@ from autocompress.methods.base import (
 from autocompress.methods.listing import (
     FACTORS,
     GRAMS,
+    Baseline,
     Choice,
     Key,
     Listed,
@@ -40,6 +41,7 @@ from autocompress.numerics.randomised import (
     SketchKind,
 )
 from autocompress.numerics.rounding import Grid, pack_grid
+from autocompress.numerics.shapes import aligned_rank
 from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.svd import (
     MetricKind,
@@ -147,6 +149,16 @@ class Svd(Method):
             *(listed[key] for key in ("metrics", "bits", "grams")),
         ):
             yield cls(rank, metric, bits, gram).sketched(sketching)
+
+    @classmethod
+    def baselines(cls, share: float) -> Iterator[Baseline]:
+        """As many parameters as the share allows."""
+
+        def cut(spec: LayerSpec) -> Svd:
+            rank = share * spec.parameters / (spec.out_features + spec.in_features)
+            return cls(aligned_rank(rank))
+
+        yield Baseline(f"SVD, {share:.0%} of the parameters", cut)
 
     @classmethod
     def notices(cls, listed: Listed, spec: LayerSpec) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -17,8 +17,9 @@ from autocompress.layers.tensor_train import TensorTrainMatrix
 from autocompress.methods.base import MatrixProblem, one_of, torch_dtype, whole_number
 from autocompress.methods.core_fitting import Part, store_fitted, store_given
 from autocompress.methods.folding import Folded
-from autocompress.methods.listing import Listed
+from autocompress.methods.listing import Baseline, Listed
 from autocompress.numerics.shapes import (
+    balanced_modes,
     feasible_train_ranks,
     matrix_train_limits,
     padded_modes,
@@ -91,6 +92,18 @@ class TensorTrain(Folded):
         super().check_listed(listed, given)
         if any(len(modes.rows) != len(modes.columns) for modes in listed["modes"]):
             raise ValueError("`modes` with as many rows as columns")
+
+    @classmethod
+    def baselines(cls, share: float) -> Iterator[Baseline]:
+        """Two balanced modes a side, and as many parameters as the share allows."""
+
+        def cut(spec: LayerSpec) -> TensorTrain:
+            outs, ins = (balanced_modes(side, 2) for side in spec.shape)
+            first, last = outs[0] * ins[0], outs[1] * ins[1]
+            rank = min(int(share * spec.parameters / (first + last)), first, last)
+            return cls((max(rank, 1),), outs, ins)
+
+        yield Baseline(f"tensor train, {share:.0%} of the parameters", cut)
 
     def feasible(self) -> TensorTrain:
         """The same with ranks that its modes and its other ranks allow."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from autocompress.layers.trellis import TrellisMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
 from autocompress.methods.grouping import WHOLE_ROW, check_group, group_label, named_group
-from autocompress.methods.listing import GRAMS, GROUP_SIZE, Choice, Key
+from autocompress.methods.listing import GRAMS, GROUP_SIZE, Baseline, Choice, Key
 from autocompress.methods.shared_work import (
     columns_of,
     feedback_of,
@@ -23,6 +23,8 @@ from autocompress.numerics.rounding import group_length, in_groups
 from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.trellis import TRELLIS_BITS, encode, find_scales, levels
 from autocompress.records import LayerSpec
+
+BASELINE_BITS = (4, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Trellis(Method):
             "group_sizes": Key("group_size", GROUP_SIZE, (WHOLE_ROW,)),
             "grams": GRAMS,
         }
+
+    @classmethod
+    def baselines(cls, share: float) -> Iterator[Baseline]:  # noqa: ARG003 - it cuts no ranks
+        """Whole rows at the bit widths that uniform codes have too."""
+        for bits in BASELINE_BITS:
+            yield Baseline.alike(f"{bits} bit trellis", cls(bits, WHOLE_ROW))
 
     def offered_to(self, spec: LayerSpec) -> Trellis:
         """See ``Listable``."""

@@ -82,7 +82,7 @@ def keys_of(method: type[Method]) -> type[MethodKeys]:
 
 
 def _field(key: Key) -> tuple[Any, Any]:
-    value = annotated(key.values, key.setting)
+    value: Any = annotated(key.values, key.setting)
     if key.single:
         (default,) = key.default or ()
         return value, default
@@ -97,11 +97,10 @@ def _setting(name: str, value: object) -> object:
 
 CodeBits = annotated(Choice(PACKED_BITS))
 Fraction = annotated(FRACTION)
-_Methods: Any = create_model(
-    "_Methods",
-    __base__=Strict,
-    **{name: (keys_of(method) | None, None) for name, method in METHODS.items() if method != Keep},
-)
+_fields: dict[str, Any] = {
+    name: (keys_of(method) | None, None) for name, method in METHODS.items() if method != Keep
+}
+_Methods: Any = create_model("_Methods", __base__=Strict, **_fields)
 
 
 class MethodsKeys(_Methods):  # type: ignore[misc]  # its fields are the methods there are

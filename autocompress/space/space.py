@@ -83,7 +83,7 @@ class Rule:
 
     def allows(self, method: Method, spec: LayerSpec) -> bool:
         """Whether a method of the menu passes the restrictions."""
-        bits, fraction = method.code_bits, method.rank_share(spec)
+        bits, fraction = method.bits_per_element, method.rank_share(spec)
         return (
             (self.methods is None or method.name in self.methods)
             and (self.min_bits is None or bits is None or bits >= self.min_bits)

@@ -77,7 +77,7 @@ def test_presets_keep_their_word():
             assert {method.name for method in options} == {"tensor_train"}
         elif spec.role.block == "attention":
             assert {method.name for method in options} == {"tensor_train", "quantize"}
-            assert all(method.code_bits in (None, 8) for method in options)
+            assert all(method.bits_per_element in (None, 8) for method in options)
             assert all((method.rank_share(spec) or 1) >= 0.5 for method in options)
     gentle = load_space("attention_conservative")
     attention = {

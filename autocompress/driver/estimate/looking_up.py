@@ -153,7 +153,7 @@ def look_up_cache(
 def _taken(spec: LayerSpec, space: Space, level: EffortLevel) -> Fits:
     """About what plans take of the options of a matrix: codes, where there are any on offer."""
     methods = [method for method in space.options(spec) if method != Keep()]
-    codes = [m for m in methods if m.code_bits and not m.factorised] or methods
+    codes = [m for m in methods if m.bits_per_element and not m.factorised] or methods
     count = min(len(codes), round(TAKEN * (level.sizes + 1)))
     names = sorted(Counter(method.name for method in codes))
     return Counter((spec.shape, names[turn % len(names)]) for turn in range(count))

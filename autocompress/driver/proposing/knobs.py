@@ -112,8 +112,8 @@ class Scorer:
 
     def _form(self, option: Option) -> float:
         weight = self.knobs.factorised if option.method.factorised else 1.0
-        bits = 16 if option.method.factorised else option.method.code_bits or 16
+        bits = 16 if option.method.factorised else option.method.bits_per_element or 16
         weight *= self.knobs.two_bit if bits <= 2 else 1.0
         weight *= BELOW_THE_FLOOR if bits < self.knobs.least_bits else 1.0
-        cautious = getattr(option.method, "gram", "full") != "full"
+        cautious = option.method.gram_kind != "full"
         return weight / self.knobs.distrust if cautious else weight
