@@ -257,6 +257,10 @@ class Method(Listable, ABC):
         """Whether it draws numbers at random, to be trained, in place of fitting the matrix."""
         return False
 
+    def seeded(self, seed: int | None) -> Self:  # noqa: ARG002 - few draw anything
+        """The same with what it draws drawn by a seed; itself without one."""
+        return self
+
     @property
     def bits_per_element(self) -> float | None:
         """Bits of its codes, or ``None`` where it stores floating-point numbers."""

@@ -142,6 +142,10 @@ class TensorTrain(Folded):
         """See ``Method``."""
         return self.init == "random"
 
+    def seeded(self, seed: int | None) -> TensorTrain:
+        """See ``Method``."""
+        return replace(self, seed=seed) if self.is_drawn and seed is not None else self
+
     def _generator(self, spec: LayerSpec) -> torch.Generator:
         """What draws the cores of one matrix, the same on every machine."""
         digest = hashlib.sha256(f"{self.seed} {spec.name}".encode()).digest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,6 @@ from autocompress.errors import ConfigurationError, MethodError, RecipeError, St
 from autocompress.methods.base import Method, repair_notice
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import RECIPE_VERSION, Plan
-from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import LayerSpec
 from autocompress.space.document import Document, Path_, read_document
 from autocompress.space.method_entry import read_method
@@ -179,7 +178,7 @@ def read_recipe(
         raise _broken(document, document.problems)
     seed = keys.seed if seed is None else seed
     seeded = {name: entry for name, entry in entries.items() if "seed" in entry}
-    layers = {n: m if n in seeded else _with_seed(m, seed) for n, m in known.items()}
+    layers = {n: m if n in seeded else m.seeded(seed) for n, m in known.items()}
     return _recipe_of(keys, layers, penalties, seed, budget, document, places)
 
 
@@ -200,7 +199,7 @@ def _read_with_targets(
     if keys is not None:
         penalties = read_penalties([*found.penalties, *keys.penalty], document)
         seed = keys.seed if seed is None else seed
-    layers = {name: _with_seed(method, seed) for name, method in found.layers.items()}
+    layers = {name: method.seeded(seed) for name, method in found.layers.items()}
     if document.problems or keys is None:
         understood = _yaml(Plan.of(layers), {}, penalties) if layers else ""
         hint = "The other targets in the words of a recipe:\n" + understood if understood else ""
@@ -233,13 +232,6 @@ def _recipe_of(
 
 def _broken(document: Document, problems: Sequence[Problem]) -> RecipeFileError:
     return RecipeFileError(f"recipe {document.path}", problems)
-
-
-def _with_seed(method: Method, seed: int | None) -> Method:
-    """The method, its random cores drawn by the recipe's seed."""
-    if seed is None or not isinstance(method, TensorTrain) or method.init != "random":
-        return method
-    return replace(method, seed=seed)
 
 
 def own_space(recipe: Recipe) -> str | None:
