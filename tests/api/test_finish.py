@@ -95,7 +95,8 @@ def test_a_failure_to_fit_anew_does_not_cost_the_search(plain, searched, notes, 
 
 
 def test_what_gains_nothing_makes_no_trial(plain, searched, notes, monkeypatch):
-    monkeypatch.setattr("autocompress.healing.heal_plan._refitted", lambda *_arguments: None)
+    nothing = None, None
+    monkeypatch.setattr("autocompress.healing.heal_plan._refitted", lambda *_arguments: nothing)
     assert not refitted(searched(study=plain.name, progress=notes))
     assert any("stays as it is" in note and "no further" in note for note in notes.said)
 
