@@ -24,7 +24,13 @@ from functools import partial
 from autocompress.session.session import TextSettings
 
 space, trials = str(runs / "space.yaml"), 12
-few = TextSettings(calibration_tokens=1024, selection_tokens=2048, report_tokens=4096)
+few = TextSettings(
+    calibration_tokens=1024,
+    selection_tokens=2048,
+    report_tokens=4096,
+    pricing_tokens=512,
+    refit_tokens=2048,
+)
 autocompress.search = partial(autocompress.search, texts=few)
 """
 

@@ -16,7 +16,12 @@ from autocompress.studies.study import HEALED
 from autocompress.studies.study_store import read_study
 
 TEXTS = TextSettings(
-    "bundled", calibration_tokens=512, selection_tokens=1024, report_tokens=1024, pricing_tokens=0
+    "bundled",
+    calibration_tokens=512,
+    selection_tokens=1024,
+    report_tokens=1024,
+    pricing_tokens=0,
+    refit_tokens=8192,
 )
 
 
