@@ -21,7 +21,7 @@ from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Curvature, Metric, apply_gram
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Kind, LayerSpec, Role
-from autocompress.surgery.dense_copies import dense_copies
+from autocompress.surgery.dense_copies import dense_copies, drop_copies
 from autocompress.surgery.experts import slot_of
 from autocompress.surgery.permanent import compressed_copy
 from autocompress.surgery.placement import prefix_of, set_module
@@ -76,9 +76,9 @@ def refit(
     paths = block_paths(dense)
     firsts = [group[0].name for group in groups]
     with (
-        dense_copies(student),
         closing(MatrixInputs(dense, paths, batches, folder, unchanging=firsts)) as wanted,
         closing(MatrixInputs(student, paths, batches, folder)) as given,
+        dense_copies(student),  # from here on: else its check would unpack all blocks
         progress.task("Refitting (matrices)", count) as advance,
     ):
         if wanted.why_whole or given.why_whole:
@@ -86,8 +86,13 @@ def refit(
                 "Refitting runs the model from its beginning for each matrix, not block by block: "
                 f"{wanted.why_whole or given.why_whole}"
             )
+        passed: str | None = None  # the block before, which is run no more
         for group in groups:
             moments = _moments(wanted, given, group[0].name)
+            block = next((path for path in paths if group[0].name.startswith(f"{path}.")), None)
+            if passed not in (None, block) and given.why_whole is None:
+                drop_copies(student.get_submodule(passed))
+            passed = block
             for spec in group:
                 problem = workbench.problem(spec.name, moments.metric(metrics[spec.name]))
                 target = moments.target(problem.weight32, strength)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -39,13 +38,13 @@ class FoldedMatrix(CompressedMatrix):
         self.out_modes, self.in_modes = tuple(out_modes), tuple(in_modes)
 
     @property
-    @abstractmethod
     def form(self) -> Form:
         """How the cores make the matrix."""
+        raise NotImplementedError
 
-    @abstractmethod
     def form_cores(self) -> list[Tensor]:
         """The cores in the order and shape of the form, in fp32."""
+        raise NotImplementedError
 
     def bonds(self, metric: Metric | None = None) -> FoldedBonds:
         """See ``CompressedMatrix``; the metric is met nearly, see ``root_whitening``."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
 from autocompress.layers.base import CompressedMatrix
 
 MOST_COPIED_BYTES = 4 * 2**30  # of the dense copies together; beyond it layers unpack at each call
@@ -22,7 +24,7 @@ def dense_copies(model: Any) -> Iterator[None]:
         model: a transformers model with a plan applied. What it computes is what it would compute
             without copies, up to rounding; latency is not.
     """
-    layers = [part for part in model.modules() if isinstance(part, CompressedMatrix)]
+    layers = _layers(model)
     elements = sum(layer.out_features * layer.in_features for layer in layers)
     if elements * model.dtype.itemsize > MOST_COPIED_BYTES:
         yield
@@ -32,5 +34,14 @@ def dense_copies(model: Any) -> Iterator[None]:
             layer.cache_dense_(model.dtype)
         yield
     finally:
-        for layer in layers:
-            layer.cache_dense_(None)
+        drop_copies(model)
+
+
+def drop_copies(module: nn.Module) -> None:
+    """Let the compressed layers of a module, those of now, unpack at each product again."""
+    for layer in _layers(module):
+        layer.cache_dense_(None)
+
+
+def _layers(module: nn.Module) -> list[CompressedMatrix]:
+    return [part for part in module.modules() if isinstance(part, CompressedMatrix)]

@@ -11,6 +11,7 @@ from autocompress.evaluation.scoring import Teacher, score
 from autocompress.healing import refit as refit_module
 from autocompress.healing.refit import Moments, refit
 from autocompress.healing.student import Student
+from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
@@ -83,6 +84,27 @@ def test_matrices_come_in_the_order_of_the_model_with_those_that_share_an_input(
     block = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     assert names[3].endswith("v_proj")
     assert ends == [block[0][:2], *block[1:], *block]
+
+
+def test_unpacked_copies_of_a_block_that_is_passed_are_dropped(workbench, healing_ids, monkeypatch):
+    plan = Plan.of({spec.name: Quantize(2, 16) for spec in workbench.inventory.layers})
+    copied = {}
+    moments = refit_module._moments
+
+    def seen(wanted, given, name):
+        held = [
+            path
+            for path, part in given.model.named_modules()
+            if isinstance(part, CompressedMatrix) and part.cached_bytes
+        ]
+        copied[name] = {path.split(".")[2] for path in held if ".layers." in path}
+        return moments(wanted, given, name)
+
+    monkeypatch.setattr(refit_module, "_moments", seen)
+    batches = healing_ids.view(4, -1, CONTEXT)
+    refit(workbench, plan, building(workbench), plain_metrics(workbench), batches)
+    assert copied["model.layers.0.mlp.down_proj"] == {"0"}
+    assert copied["model.layers.1.mlp.down_proj"] == {"1"}
 
 
 def test_a_refitted_model_is_nearer_to_the_dense_one(workbench, healing_ids, selection):

@@ -25,7 +25,8 @@ SCORING_SLOWDOWN = 1.5  # of a compressed plan, whose layers are unpacked first
 DECODING_SLOWDOWN = 4.0  # of codes on a CPU, which unpacks them for each token
 # Of training on a token, in passes of the scoring: the dense model, and the other there and back.
 TRAINING_PASSES = 6
-# Of fitting matrices anew: both models, through each block up to each of its matrices, and on.
+# Of fitting matrices anew: the dense model through each block, the compressed one up to each of its
+# matrices and on, and the fits.
 REFIT_PASSES = 12
 TRAINED_BYTES = 24  # of each number: its latent, gradient, two moments, and what it was before
 # Of pricing on a token: forth through the model, forth and back through each block, and what the
