@@ -18,8 +18,16 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it, imported on first use (PEP 562).
 _PUBLIC = {
+    "AttributeRequest": "autocompress.requests.verbs",
+    "CompressRequest": "autocompress.requests.verbs",
+    "EvaluateRequest": "autocompress.requests.verbs",
+    "ExportRequest": "autocompress.requests.verbs",
+    "HealRequest": "autocompress.requests.verbs",
     "LatentCache": "autocompress.runtime.kv_cache",
     "Plan": "autocompress.methods.plan",
+    "ProfileRequest": "autocompress.requests.verbs",
+    "SearchRequest": "autocompress.requests.verbs",
+    "Study": "autocompress.api.study",
     "attribute": "autocompress.api.attribute_function",
     "compress": "autocompress.api.compressing",
     "compress_layer": "autocompress.api.one_layer",
@@ -32,6 +40,13 @@ _PUBLIC = {
     "predict_plan": "autocompress.api.predicting",
     "profile": "autocompress.api.functions",
     "search": "autocompress.api.functions",
+    **dict.fromkeys(
+        (
+            *("Cp", "Keep", "Quantize", "QuantizePlusLowRank", "Sparse", "Svd"),
+            *("TensorTrain", "Trellis", "Tucker"),
+        ),
+        "autocompress.methods",
+    ),
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

@@ -10,18 +10,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+BUNDLED, BUNDLED_MODEL = "bundled", "autocompress-demo"  # which are no paths: ./bundled is one
 
-def located(
-    named: str | None, is_there: Callable[[Path], bool] = Path.exists, *, but: tuple[str, ...] = ()
-) -> str | None:
+
+def located(named: str | None, is_there: Callable[[Path], bool] = Path.exists) -> str | None:
     """The absolute path of a file or folder that is there; any other name stays as it is.
 
     Args:
         named: a path; or a name on the hub, of a shipped space, or ``None``.
         is_there: whether a path is the kind of thing that is named.
-        but: names that never are paths.
     """
-    if named is None or named in but:
+    if named is None or named in (BUNDLED, BUNDLED_MODEL):
         return named
     path = Path(named).expanduser()
     return str(path.absolute()) if is_there(path) else named

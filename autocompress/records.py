@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -24,12 +25,12 @@ class Role(StrEnum):
     OTHER = "other"
 
     @property
-    def block(self) -> str:
+    def part(self) -> str:
         """The part of the transformer: ``attention``, ``mlp``, ``embedding`` or ``other``."""
-        return _BLOCKS.get(self, "other")
+        return _PARTS.get(self, "other")
 
 
-_BLOCKS = {
+_PARTS = {
     **dict.fromkeys((Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.OUTPUT), "attention"),
     **dict.fromkeys((Role.GATE, Role.UP, Role.DOWN), "mlp"),
     **dict.fromkeys((Role.EMBEDDING, Role.HEAD), "embedding"),
@@ -98,28 +99,106 @@ class LayerSpec:
 
 
 @dataclass(frozen=True)
+class Gauge:
+    """The words and the scale in which people read how good a kind of model is.
+
+    Attributes:
+        figure: name of the figure; also its key in JSON and in MLflow.
+        loss: name of the loss that the figure comes from; its key is ``loss_key``.
+        loss_key: see ``loss``.
+        divergence: name of the divergence from the dense model; its key is in lower case.
+        unit: of loss and divergence.
+        exponential: whether the figure is the exponential of the loss, and the lower the better;
+            else it is 1 less the loss, and the higher the better.
+        form: how tables format the figure.
+    """
+
+    figure: str
+    loss: str
+    loss_key: str
+    divergence: str
+    unit: str
+    exponential: bool
+    form: str = ".4g"
+
+    def figure_of(self, loss: float) -> float:
+        """The figure of a loss; infinite where an exponential overflows."""
+        if not self.exponential:
+            return 1 - loss
+        return exponential(loss)
+
+    def shown(self, figure: float) -> str:
+        """A figure with its name: ``perplexity 17.4``."""
+        return f"{self.figure} {figure:{self.form}}"
+
+    def excess(self, figure: float, worst: float) -> float:
+        """By what share a figure is worse than the worst that is wanted; negative where better."""
+        if self.exponential:
+            return figure / max(worst, LEAST_FIGURE) - 1
+        return (1 - figure) / max(1 - worst, LEAST_FIGURE) - 1
+
+    @property
+    def bound(self) -> str:
+        """How a limit of the figure begins."""
+        return "at most" if self.exponential else "at least"
+
+    def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A mapping, and those in it, with this gauge's keys.
+
+        ``figure``, ``divergence`` and ``loss`` are renamed, the first two behind other words too
+        (``selection_divergence``).
+        """
+        keys = {"figure": self.figure, "divergence": self.divergence.lower()}
+        named = {}
+        for key, value in values.items():
+            before, line, last = key.rpartition("_")
+            name = self.loss_key if key == "loss" else before + line + keys.get(last, last)
+            named[name] = self._named(value)
+        return named
+
+    def _named(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return self.named(value)
+        return [self._named(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def exponential(loss: float) -> float:
+    """The exponential of a loss; infinite where it overflows."""
+    return math.exp(loss) if not loss > MOST_EXPONENT else math.inf
+
+
+MOST_EXPONENT = 700.0  # its exponential is a number yet
+LEAST_FIGURE = 1e-9  # of a limit, to divide by
+PERPLEXITY = Gauge("perplexity", "log-perplexity", "nll", "KL", "nats per token", exponential=True)
+
+
+@dataclass(frozen=True)
 class WindowScores:
     """The same scores window by window, to compare plans in pairs on common tokens.
 
     Attributes:
-        tokens: predicted tokens of each window.
-        nll: mean negative log-likelihood of each, nats per token.
-        kl: mean KL divergence from the dense model of each, nats per token.
+        tokens: scored tokens of each window.
+        loss: mean loss of each.
+        divergence: mean divergence from the dense model of each.
     """
 
     tokens: tuple[int, ...]
-    nll: tuple[float, ...]
-    kl: tuple[float, ...]
+    loss: tuple[float, ...]
+    divergence: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What one model, dense or compressed, was seen to cost and to lose on one text.
 
+    What the three figures of quality are is for its ``Gauge`` to say: for causal language models
+    perplexity, log-perplexity and KL divergence.
+
     Attributes:
-        perplexity: exponential of the mean negative log-likelihood in nats per token.
-        kl: mean KL divergence from the dense model in nats per token.
-        tokens: number of predicted tokens that both are means over.
+        figure: what people read of the quality.
+        loss: mean loss that it comes from; lower is better.
+        divergence: mean divergence from the dense model.
+        tokens: number of scored tokens that these are means over.
         bytes: stored tensors of the whole model.
         latency_ms: median time of one decoded token at batch 1; ``None`` when not measured.
         latency_spread_ms: half the interquartile range of that time.
@@ -134,8 +213,9 @@ class Measurement:
             token; ``None`` when not measured.
     """
 
-    perplexity: float
-    kl: float
+    figure: float
+    loss: float
+    divergence: float
     tokens: int
     bytes: int
     latency_ms: float | None

@@ -4,8 +4,9 @@
     python experiments/allocations.py --budget 4x 8x --without evolution
     python experiments/allocations.py --model DIR --calibration-data FILE --selection-data FILE
 
-The additive allocation minimises the sum of predicted damages. The project's allocation by prices
-(``search/rounds.py``) starts from it, and so do its two rivals, which get the same fitted options:
+The additive allocation minimises the sum of predicted loss increases. The project's allocation by
+prices (``search/rounds.py``) starts from it, and so do its two rivals, which get the same fitted
+options:
 
 - an evolution of level switches (EvoPress, see ``evolution.py``), with ten times the tokens that
   the prices took, and once more from a uniform plan; its fitness is the divergence on the
@@ -33,7 +34,7 @@ import torch
 from evolution import FreshTokens
 from level_evolution import Evolution
 from menu_levels import LevelMenu, Levels
-from own_search import Pricings, add_arguments, texts_of
+from own_search import Pricings, add_arguments, request_of
 from relaxed_choice import RelaxedChoice
 
 from autocompress.calibration.menu import Menu
@@ -48,7 +49,8 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.base import Method
 from autocompress.methods.plan import Plan
 from autocompress.progress import Progress
-from autocompress.session.session import Session, open_session, read_space
+from autocompress.session.session import Session, open_session
+from autocompress.space.space_file import load_space
 from autocompress.store import Cache
 from autocompress.units import Budget
 
@@ -131,7 +133,7 @@ class Comparison:
         self.start = self.proposer.settled(PREDICTED, *self.proposer.targets[:SIZES])
 
     def additive(self) -> Allocation:
-        """The allocation of least predicted damage."""
+        """The allocation of least predicted loss increase."""
         target = self.proposer.targets[0]
         return self._timed(lambda: (self.proposer.allocated(PREDICTED, target), 0))
 
@@ -262,11 +264,9 @@ def main() -> None:
     quieten_libraries()
     progress = ConsoleProgress()
     parts = ("calibration", "selection")
-    session = open_session(
-        args.model, texts_of(args), args.runs_dir, progress=progress, parts=parts
-    )
+    session = open_session(request_of(args, progress=progress), parts=parts)
     session.cache = UnkeptPrices(session.cache.root)
-    menu = session.menu(read_space(args.space), fit_all=args.fit_all)
+    menu = session.menu(load_space(args.space), fit_all=args.fit_all)
     selection = session.scored_text("selection")
     print(
         f"{'budget':<7} {'allocation':<27} {'KL':>10} {'of additive':>12} {'tokens':>10}  seconds"

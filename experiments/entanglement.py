@@ -11,9 +11,9 @@ windows and steps: without the penalty, and with it. Then ranks are cut to the l
 most a tolerance of each matrix, for several tolerances.
 
   bytes      of the linear layers, as a share of those before the cut
-  rise       of the log-perplexity on the report text; in the first line before the cut
-  at equal   rise with the penalty over the one without it at the same bytes, the latter between the
-             two nearest tolerances; below 1 the penalty is worth its price
+  increase       of the log-perplexity on the report text; in the first line before the cut
+  at equal   increase with the penalty over the one without it at the same bytes, the latter between
+             the two nearest tolerances; below 1 the penalty is worth its price
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from autocompress.evaluation.evaluator import ScoredText
 from autocompress.evaluation.scoring import score
 from autocompress.evaluation.windows import Windows
 from autocompress.healing.healer import Healer
-from autocompress.healing.settings import HealSettings
 from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
 from autocompress.methods.keep import Keep
@@ -39,7 +38,9 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.records import Kind, LayerSpec
+from autocompress.requests.healing import HealSettings
 from autocompress.session.session import Session
+from autocompress.surgery.compressed import Compressed
 
 HEALING_CONTEXT = 256
 RANK_STEP = 8
@@ -47,11 +48,11 @@ RANK_STEP = 8
 
 @dataclass(frozen=True)
 class Point:
-    """A cut: bytes as a share of those before, and the rise of the log-perplexity."""
+    """A cut: bytes as a share of those before, and the increase of the log-perplexity."""
 
     tolerance: float
     bytes: float
-    rise: float
+    increase: float
 
 
 def two_factors(share: float, spec: LayerSpec) -> Svd:
@@ -86,7 +87,7 @@ def healed_and_cut(
     layers = session.workbench.inventory.layers
     specs = tuple(spec for spec in layers if spec.kind is not Kind.EMBEDDING)
     plan = Plan.of({spec.name: method_of(spec) for spec in specs})
-    student = Student(session.workbench, plan, session.build)
+    student = Student(session.workbench, plan, session.builder.build)
     windows = Windows(session.selection_ids, HEALING_CONTEXT)
     healer = Healer(
         session.workbench.model,
@@ -96,39 +97,41 @@ def healed_and_cut(
         settings,
         metrics=session.metrics,
     )
-    numbers, dense = healer.run().numbers, text.teacher.score.nll
+    numbers, dense = healer.run().weights, text.teacher.score.loss
     points = []
     for tolerance in (0.0, *tolerances):
-        kept = plan, numbers
+        kept = Compressed(plan, numbers)
         if tolerance:
             cut = shrink(plan, numbers, specs, session.metrics, tolerance)
-            kept = cut.plan, cut.numbers
-        with session.workbench.applied(kept[0], session.build, kept[1]) as model:
-            rise = score(model, text.windows, text.teacher).nll - dense
-        points.append(Point(tolerance, kept[0].layer_bytes(specs) / plan.layer_bytes(specs), rise))
+            kept = Compressed(cut.plan, cut.weights)
+        with session.workbench.applied(kept, session.builder.build) as model:
+            increase = score(model, text.windows, text.teacher).loss - dense
+        points.append(
+            Point(tolerance, kept.plan.layer_bytes(specs) / plan.layer_bytes(specs), increase)
+        )
     return points
 
 
-def rise_at(points: Sequence[Point], share: float) -> float:
-    """Rise at a share of the bytes, linear between two cuts; the last one's beyond them."""
+def increase_at(points: Sequence[Point], share: float) -> float:
+    """Increase at a share of the bytes, linear between two cuts; the last one's beyond them."""
     rising = sorted(points, key=lambda point: point.bytes)
     place = bisect_left([point.bytes for point in rising], share)
     if place == 0 or place == len(rising):
-        return rising[min(place, len(rising) - 1)].rise
+        return rising[min(place, len(rising) - 1)].increase
     low, high = rising[place - 1], rising[place]
     part = (share - low.bytes) / (high.bytes - low.bytes)
-    return low.rise + part * (high.rise - low.rise)
+    return low.increase + part * (high.increase - low.increase)
 
 
 def print_table(name: str, without: Sequence[Point], asked: Sequence[Point]) -> None:
     print(f"\n{name:<14}{'without penalty':^20}{'with penalty':^20}{'at equal':>10}")
-    print(f"{'tolerance':<14}{'bytes':>9}{'rise':>11}{'bytes':>9}{'rise':>11}{'bytes':>10}")
+    print(f"{'tolerance':<14}{'bytes':>9}{'increase':>11}{'bytes':>9}{'increase':>11}{'bytes':>10}")
     for plain, point in zip(without, asked, strict=True):
-        ratio = point.rise / rise_at(without, point.bytes)
+        ratio = point.increase / increase_at(without, point.bytes)
         label = f"{plain.tolerance:.3f}" if plain.tolerance else "no cut"
         print(
-            f"{label:<14}{plain.bytes:>9.3f}{plain.rise:>11.4f}"
-            f"{point.bytes:>9.3f}{point.rise:>11.4f}{ratio:>10.3f}",
+            f"{label:<14}{plain.bytes:>9.3f}{plain.increase:>11.4f}"
+            f"{point.bytes:>9.3f}{point.increase:>11.4f}{ratio:>10.3f}",
             flush=True,
         )
 

@@ -16,7 +16,7 @@ be, not steps of equal bytes. So a switch raises one to three matrices (few more
 one level, then lowers random matrices by one level until the bytes are within the budget; as in the
 paper's code, an offspring with more than 10 changes, or that gave up much more bytes than it took,
 is drawn again. The first parent is uniform, every matrix at the same share of its bytes, or, as a
-help that the project's allocator gives, the additive allocation on predicted damages.
+help that the project's allocator gives, the additive allocation on predicted loss increases.
 
 Both searches are held against each other by the KL divergence on the report text, which neither has
 seen; those measurements are not counted. Counted for the project are the tokens that all trials
@@ -66,7 +66,7 @@ class FreshTokens:
     ) -> None:
         self.session, self.menu, self.rng = session, menu, rng
         self.windows = pool[: len(pool) // session.context * session.context].split(session.context)
-        self.evaluator = Evaluator(session.workbench, session.build)
+        self.evaluator = Evaluator(session.workbench, session.builder.build)
         self.tokens = 0
 
     def __call__(self, candidates: Sequence[Levels], tokens: int) -> list[float]:
@@ -76,7 +76,7 @@ class FreshTokens:
         windows = Windows(torch.cat(self.rng.sample(self.windows, count)), context)
         text = ScoredText("selection", windows, Teacher.of(self.session.loaded.model, windows))
         self.tokens += len(candidates) * windows.tokens
-        return [self.evaluator.score(self.menu.plan(each), text).kl for each in candidates]
+        return [self.evaluator.score(self.menu.plan(each), text).divergence for each in candidates]
 
 
 def evolve(
@@ -90,7 +90,7 @@ def evolve(
     """Evolve until so many tokens are scored; what the parent is worth on held-out text on the way.
 
     Returns:
-        Mappings with ``tokens``, ``generation``, ``bytes``, ``rise`` and ``kl``.
+        Mappings with ``tokens``, ``generation``, ``bytes``, ``increase`` and ``kl``.
     """
     rows: list[dict[str, Any]] = []
     checked: Levels | None = None
@@ -125,7 +125,7 @@ def print_comparison(own: OwnSearch, curves: dict[str, list[dict[str, Any]]], mo
     if best.report is None:
         print("the project's search has no plan within the budget")
         return
-    wanted = best.report.kl
+    wanted = best.report.divergence
     print(
         f"the project's search: KL {wanted:.4f}, {format_bytes(best.bytes)}, {tokens} tokens, "
         f"{own.priced_tokens} of them besides its {len(own.study.trials)} trials"

@@ -4,16 +4,16 @@
     python experiments/flat_search.py --budget 10x --variants tpe+uniform nsga2+uniform
     python experiments/flat_search.py --model DIR --data FILE --out curves
 
-A flat search is a plain Optuna study with two objectives, the rise of log-perplexity and log2 of
-the bytes: the very plane in which hypervolumes are measured. Each matrix is one parameter, the
+A flat search is a plain Optuna study with two objectives, the increase of log-perplexity and log2
+of the bytes: the very plane in which hypervolumes are measured. Each matrix is one parameter, the
 number of one of its undominated options. All searches see the same options, score the same tokens
 and count evaluations alike; bytes are known in closed form, so plans over a budget are neither
 evaluated nor counted.
 
 A variant is a sampler (random, tpe, tpe-multivariate, nsga2), then ``-ordinal`` where an option's
-number is an integer rather than a category, then ``+uniform`` where the hand-written plans that the
+number is an integer rather than a category, then ``+uniform`` where the uniform baselines that the
 project's search begins with are its first evaluations too (on this menu: for each matrix the best
-option that takes no more than the hand-written one), or ``+allocated`` where it is given what the
+option that takes no more than the baseline one), or ``+allocated`` where it is given what the
 project's allocator says at the start: its plans over the whole range of budgets.
 
 The project's search also measures single options inside a compressed model before its trials; how
@@ -33,13 +33,13 @@ from menu_levels import LevelMenu, Levels, Meter, limit_of, open_menu
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 from own_search import add_arguments, own_search
-from search_curves import Point, add_keeping, hypervolumes, kept_points, lowest_rises
+from search_curves import Point, add_keeping, hypervolumes, kept_points, lowest_increases
 
-from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.baselines import baseline_plans
 from autocompress.store import tensor_key
 
 POPULATION = 20  # of NSGA-II; Optuna's 50 would leave it 16 generations in 800 evaluations
-WORST_RISE = 10.0  # what a sampler is told of a plan that destroys the model
+WORST_INCREASE = 10.0  # what a sampler is told of a plan that destroys the model
 ALLOCATED_SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.1, 0.08, 0.06, 0.05)  # of the dense bytes
 MOST_PROPOSALS = 100  # for each evaluation; a sampler that never finds a plan that fits is stopped
 OWN = "the project's search"
@@ -93,7 +93,7 @@ class Variant:
         """The plans that are its first evaluations, each once."""
         plans: list[Levels] = []
         if self.start == "uniform":
-            plans = [menu.matching(p) for _, p in hand_written_plans(menu.inventory.layers)]
+            plans = [menu.matching(p) for _, p in baseline_plans(menu.inventory.layers)]
         if self.start == "allocated":
             dense = menu.inventory.dense_bytes
             plans = [menu.allocated(int(share * dense)) for share in ALLOCATED_SHARES]
@@ -131,8 +131,8 @@ def flat_search(
                 study.tell(trial, state=TrialState.PRUNED)
                 continue
         points.append(measure(levels))
-        told = points[-1].rise if math.isfinite(points[-1].rise) else WORST_RISE
-        study.tell(trial, [min(told, WORST_RISE), math.log2(size)])
+        told = points[-1].increase if math.isfinite(points[-1].increase) else WORST_INCREASE
+        study.tell(trial, [min(told, WORST_INCREASE), math.log2(size)])
     return points
 
 
@@ -255,15 +255,16 @@ def main() -> None:
 def print_results(
     points: Mapping[str, Sequence[Point]], dense_bytes: int, limit: int | None, trials: int
 ) -> None:
-    """Print hypervolumes, or with a limit the lowest rises within it."""
+    """Print hypervolumes, or with a limit the lowest increases within it."""
     if limit is None:
         print(
-            "\nHypervolume: log2 of the ratio times rise, from the dense size and a rise of 1 nat"
+            "\nHypervolume: log2 of the ratio times increase, from the dense size and an increase "
+            "of 1 nat"
         )
         curves = {name: hypervolumes(found, dense_bytes) for name, found in points.items()}
     else:
-        print(f"\nLowest rise of log-perplexity, nats per token, within {limit} bytes")
-        curves = {name: lowest_rises(found, limit) for name, found in points.items()}
+        print(f"\nLowest increase of log-perplexity, nats per token, within {limit} bytes")
+        curves = {name: lowest_increases(found, limit) for name, found in points.items()}
     for name, curve in curves.items():
         if not curve:
             print(f"{name}: never found a plan within the limit")

@@ -4,7 +4,7 @@
     python experiments/healing.py --cases 10x 20x --steps 100
     python experiments/healing.py --table        # of what was measured before
 
-Plans of the search are those of `python experiments/compare_with_hand_written.py`, in the same
+Plans of the search are those of `python experiments/compare_with_baseline.py`, in the same
 --runs-dir; a search that is not there is run first. Each plan is healed on the calibration text and
 on what the bundled model was trained on (or on --data: with `calibration` on that text alone, which
 is too short for so many steps), watched on the selection text and reported on the report text. A
@@ -25,15 +25,14 @@ from demo_corpus import build_corpus
 
 import autocompress
 from autocompress.atomic_write import written_whole
-from autocompress.driver.proposing.hand_written import hand_written_plans
-from autocompress.driver.target import read_target
+from autocompress.driver.goal import read_goal
+from autocompress.driver.proposing.baselines import baseline_plans
 from autocompress.errors import StudyError
 from autocompress.evaluation.corpus import bundled_text
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.heal_plan import heal_plan, healing_text
-from autocompress.healing.settings import HealSettings
-from autocompress.judging.front import hand_written_rival, pick
+from autocompress.judging.front import baseline_rival, pick
 from autocompress.methods.base import Method
 from autocompress.methods.folding import Modes
 from autocompress.methods.keep import Keep
@@ -41,11 +40,14 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
-from autocompress.progress import SILENT
 from autocompress.records import LayerSpec
-from autocompress.session.session import Session, TextSettings, open_session
+from autocompress.requests.groups import SessionRequest
+from autocompress.requests.healing import HealSettings
+from autocompress.requests.verbs import CompressRequest
+from autocompress.session.session import Session, open_session
 from autocompress.store import content_key
 from autocompress.studies.study import StudyRecord
+from autocompress.surgery.compressed import Compressed
 
 CALIBRATION = "calibration"
 MOST_CHARACTERS = 5_000_000  # to heal on
@@ -64,7 +66,7 @@ def searched(budget: str, session: Session, runs_dir: Path) -> Plan:
 def uniform(budget: str, session: Session, runs_dir: Path) -> Plan:
     """Best uniform plan in the same bytes."""
     study = study_of(budget, session, runs_dir)
-    rival = hand_written_rival(study, pick(study, "best"))
+    rival = baseline_rival(study, pick(study, "best"))
     if rival is None:
         raise SystemExit(f"no uniform plan fits {budget}")
     return rival.plan
@@ -80,9 +82,9 @@ def study_of(budget: str, session: Session, runs_dir: Path) -> StudyRecord:
         )
 
 
-def hand_written(beginning: str, session: Session, _runs_dir: Path) -> Plan:
+def baseline(beginning: str, session: Session, _runs_dir: Path) -> Plan:
     """A uniform plan at half the parameters, by the beginning of its name."""
-    plans = hand_written_plans(session.workbench.inventory.layers)
+    plans = baseline_plans(session.workbench.inventory.layers)
     return next(plan for name, plan in plans if name.startswith(beginning))
 
 
@@ -96,7 +98,7 @@ def tensor_trains(gentle: bool, session: Session, _runs_dir: Path) -> Plan:
     inventory = session.workbench.inventory
     blocks: dict[str, list[LayerSpec]] = {}
     for spec in inventory.layers:
-        blocks.setdefault(spec.role.block, []).append(spec)
+        blocks.setdefault(spec.role.part, []).append(spec)
     methods: dict[str, Method] = {spec.name: Quantize(8, 0) for spec in blocks["embedding"]}
     fixed = inventory.dense_bytes / PRESET_RATIO - sum(
         methods[spec.name].cost(spec) for spec in blocks["embedding"]
@@ -113,7 +115,7 @@ def tensor_trains(gentle: bool, session: Session, _runs_dir: Path) -> Plan:
 def allocated_trains(session: Session, runs_dir: Path) -> Plan:
     """Tensor trains in the bytes of those that are alike, each matrix's ranks as allocated."""
     size = session.workbench.inventory.plan_bytes(tensor_trains(False, session, runs_dir))
-    return read_target(None, f"{size}B", str(TRAINS)).plan_for(session)
+    return read_goal(CompressRequest(budget=f"{size}B", space=str(TRAINS))).choose(session).plan
 
 
 def train(spec: LayerSpec, share: float) -> TensorTrain:
@@ -136,8 +138,8 @@ CASES: dict[str, tuple[str, Plans, dict[str, Any]]] = {
     "16x-uniform": ("best uniform plan at 16x", partial(uniform, "16x"), {}),
     "2bit": ("uniform 2 bit trellis", two_bits, {}),
     "20x": ("search at 20x", partial(searched, "20x"), {}),
-    "svd": ("uniform SVD, half the parameters", partial(hand_written, "uniform SVD"), {}),
-    "tt": ("uniform tensor train, half", partial(hand_written, "uniform tensor"), {}),
+    "svd": ("uniform SVD, half the parameters", partial(baseline, "uniform SVD"), {}),
+    "tt": ("uniform tensor train, half", partial(baseline, "uniform tensor"), {}),
     "tt-uniform": ("tensor trains alike, 2.5x", partial(tensor_trains, False), {}),
     "tt-gentle": (
         "tensor trains, gentle on attention, 2.5x",
@@ -161,21 +163,21 @@ def heal_case(
     text, ids = healing_text(session, data, settings)
     identity = {"case": name, "plan": plan.hash, "settings": asdict(settings), "text": text}
     kept = Checkpoint(file.with_suffix(".part"), identity)
-    evaluator = Evaluator(session.workbench, session.build)
+    evaluator = Evaluator(session.workbench, session.builder.build)
     report = session.scored_text("report")
-    dense = report.teacher.score.nll
+    dense = report.teacher.score.loss
     before = evaluator.score(plan, report)
-    _, numbers, healed = heal_plan(session, plan, None, ids, settings, kept)
-    after = evaluator.score(plan, report, numbers)
+    came, healed = heal_plan(session, Compressed(plan), ids, settings, kept)
+    after = evaluator.score(came, report)
     facts = {
         "bytes": session.workbench.inventory.plan_bytes(plan),
         "ratio": session.workbench.inventory.dense_bytes
         / session.workbench.inventory.plan_bytes(plan),
-        "before": before.nll - dense,
-        "after": after.nll - dense,
-        "kl_before": before.kl,
-        "kl_after": after.kl,
-        "perplexity_after": after.perplexity,
+        "before": before.loss - dense,
+        "after": after.loss - dense,
+        "kl_before": before.divergence,
+        "kl_after": after.divergence,
+        "perplexity_after": after.figure,
         "steps": healed.checks[-1].step,
         "tokens": healed.tokens,
         "plan": plan.summary(),
@@ -218,13 +220,13 @@ def main() -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--table", action="store_true", help="heal nothing, print what is there")
     arguments = parser.parse_args()
-    session = open_session(None, TextSettings(), arguments.runs_dir, progress=SILENT)
+    session = open_session(SessionRequest(runs_dir=arguments.runs_dir))
     folder = arguments.runs_dir / "healing-benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path] = {}
     for name in arguments.cases:
         settings = HealSettings(
-            arguments.steps, arguments.tokens, rate=arguments.rate, **CASES[name][2]
+            steps=arguments.steps, tokens=arguments.tokens, rate=arguments.rate, **CASES[name][2]
         )
         key = content_key(name, asdict(settings), arguments.data, session.loaded.fingerprint)[:8]
         files[name] = folder / f"{name}-{key}.json"
@@ -240,7 +242,7 @@ def main() -> None:
     for name, file in files.items():
         if file.exists():
             print_row(name, json.loads(file.read_text()))
-    print("before, healed: rise of log-perplexity; share: of the rise that is left.")
+    print("before, healed: increase of log-perplexity; share: of the increase that is left.")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
 
 For each share of the full rank: bytes a token of the cache, and perplexity on the report text by
 three readings. "at once" reads a window in one go, without a cache; the other two read it in pieces
-through the usual cache and through the latent one, which should agree to rounding. The rise over
-the dense model is the price of the low rank; the cache adds none. The last column is the time of a
-decoded token against the usual cache, on this machine, in rounds taken in turn.
+through the usual cache and through the latent one, which should agree to rounding. The increase
+over the dense model is the price of the low rank; the cache adds none. The last column is the time
+of a decoded token against the usual cache, on this machine, in rounds taken in turn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import math
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,8 +27,9 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.records import Role
+from autocompress.requests.groups import SessionRequest
 from autocompress.runtime.kv_cache import LatentCache, cache_bytes_per_token
-from autocompress.session.session import Session, TextSettings, open_session
+from autocompress.session.session import Session, open_session
 
 PIECE = 32  # tokens read at a time through a cache
 
@@ -84,16 +84,22 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="of the report text")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        settings = TextSettings(data=options.data)
-        session = open_session(options.model, settings, Path(folder), compute_dtype=options.dtype)
+        session = open_session(
+            SessionRequest(
+                model=options.model,
+                data=options.data,
+                runs_dir=folder,
+                compute_dtype=options.dtype,
+            )
+        )
         model = session.loaded.model
         windows = Windows(session.report_ids[: options.tokens], session.context)
         whole, dense = cache_bytes_per_token(model), perplexity(model, windows, None)
         assert whole is not None
         print(f"dense: {whole} bytes a token, perplexity {dense:.4f}\n")
-        print("share  bytes/token  of dense   at once     usual    latent      rise   time")
+        print("share  bytes/token  of dense   at once     usual    latent      increase   time")
         for share in options.share:
-            with session.workbench.applied(plan_at(session, share), session.build):
+            with session.workbench.applied(plan_at(session, share), session.builder.build):
                 bytes_ = cache_bytes_per_token(model) or whole
                 makers = (
                     None,
@@ -102,9 +108,9 @@ def main() -> None:
                 )
                 read = [perplexity(model, windows, make) for make in makers]
                 shown = "".join(f"{each:10.4f}" for each in read)
-                rise = math.log(read[2] / dense)
+                increase = math.log(read[2] / dense)
                 print(
-                    f"{share:5.2f}{bytes_:13}{bytes_ / whole:10.3f}{shown}{rise:10.4f}"
+                    f"{share:5.2f}{bytes_:13}{bytes_ / whole:10.3f}{shown}{increase:10.4f}"
                     f"{slowdown(model):7.2f}"
                 )
 

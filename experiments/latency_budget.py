@@ -5,10 +5,10 @@
 
 Every plan is decoded in turn with the dense model, on this machine and with this many threads
 (OMP_NUM_THREADS); all figures are ratios to it. First come plans of one form for all matrices, and
-allocations on predicted damage at shares of the table's dense latency. They give the relation of
-the table to what is measured end to end, which turns the budget into a limit for the table. The
-allocation within that is measured too. When it misses the budget it joins the others, and the next
-one keeps farther below. "outside" is the share of a dense token that no plan can save.
+allocations on predicted loss increase at shares of the table's dense latency. They give the
+relation of the table to what is measured end to end, which turns the budget into a limit for the
+table. The allocation within that is measured too. When it misses the budget it joins the others,
+and the next one keeps farther below. "outside" is the share of a dense token that no plan can save.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.trellis import Trellis
-from autocompress.session.session import Session, TextSettings, open_session, read_space
+from autocompress.requests.groups import SessionRequest
+from autocompress.session.session import Session, open_session
+from autocompress.space.space_file import load_space
 from autocompress.studies.relation import Relation
 from autocompress.units import Budget
 
@@ -62,8 +64,8 @@ class Bench:
         model = session.loaded.model
         self.timer = DecodeTimer(model, prompt_of(model), LATENCY_TOKENS)
         self.choices = bent_choices(menu, Knobs(measured=0.0), latencies=self.table)
-        self.damages: Mapping[tuple[str, Method], float] = {
-            (layer.spec.name, option.method): option.damage
+        self.loss_increases: Mapping[tuple[str, Method], float] = {
+            (layer.spec.name, option.method): option.loss_increase
             for layer in menu.layers
             for option in layer.options
         }
@@ -72,10 +74,10 @@ class Bench:
     def uniform(self, method: Method) -> Plan:
         """One method wherever the menu has it."""
         names = [layer.spec.name for layer in self.menu.layers]
-        return Plan.of({name: method for name in names if (name, method) in self.damages})
+        return Plan.of({name: method for name in names if (name, method) in self.loss_increases})
 
     def within(self, limit_ms: float) -> Plan:
-        """The allocation of least predicted damage within a latency by the table."""
+        """The allocation of least predicted loss increase within a latency by the table."""
         return allocated_plan(self.menu, self.choices, None, limit_ms)
 
     def measure(self, plan: Plan, label: str) -> TimedPlan:
@@ -84,7 +86,7 @@ class Bench:
         dense, ratios = [], []
         for number in range(self.rounds + 1):
             dense_ms = median(self.timer.times())
-            with workbench.applied(plan, self.session.build):
+            with workbench.applied(plan, self.session.builder.build):
                 plan_ms = median(self.timer.times())
             if number:  # in the first, layouts of kernels are made
                 dense.append(dense_ms)
@@ -92,11 +94,11 @@ class Bench:
         dense_ms = median(dense)
         trial = TimedPlan(self.table.total(plan), median(ratios) * dense_ms, dense_ms)
         self.trials.append(trial)
-        damage = sum(self.damages[name, method] for name, method in plan.items())
+        loss_increase = sum(self.loss_increases[name, method] for name, method in plan.items())
         ratio = workbench.inventory.dense_bytes / workbench.inventory.plan_bytes(plan)
         print(
             f"{label:<24}{trial.table_ms / self.table.dense_ms:>8.3f}"
-            f"{trial.measured_ms / trial.dense_ms:>12.3f}{damage:>10.4f}{ratio:>8.2f}x"
+            f"{trial.measured_ms / trial.dense_ms:>12.3f}{loss_increase:>10.4f}{ratio:>8.2f}x"
             f"  {plan.summary()}",
             flush=True,
         )
@@ -162,14 +164,20 @@ def main() -> None:
         parser.error("--latency wants a share of the dense model's, such as 0.7x")
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.runs_dir or Path(scratch)
-        texts = TextSettings(data=options.data)
-        session = open_session(options.model, texts, folder, compute_dtype=options.dtype)
+        session = open_session(
+            SessionRequest(
+                model=options.model,
+                data=options.data,
+                runs_dir=folder,
+                compute_dtype=options.dtype,
+            )
+        )
         print("Fitting the options of every matrix ...", flush=True)
         bench = Bench(
-            session, session.menu(read_space(options.space), fit_all=True), options.rounds
+            session, session.menu(load_space(options.space), fit_all=True), options.rounds
         )
         print(f"{bench.table.place}; ratios to the dense model\n")
-        print(f"{'plan':<24}{'table':>8}{'end to end':>12}{'damage':>10}{'bytes':>9}  forms")
+        print(f"{'plan':<24}{'table':>8}{'end to end':>12}{'loss_increase':>10}{'bytes':>9}  forms")
         measure_spread(bench)
         relation = bench.relation()
         outside = max(relation.outside_ms, 0.0) / relation.dense_ms

@@ -4,14 +4,14 @@
     python experiments/low_rank_fits.py --share 0.25 --tokens 512 2048
     python experiments/low_rank_fits.py --model DIR --data FILE
 
-All linear layers of the model become two factors; the rest stays dense. The rise is that of the
+All linear layers of the model become two factors; the rest stays dense. The increase is that of the
 log-perplexity on the report text.
 
   metric    factors of a share of the parameters, cut in three metrics, of the same bytes
   factors   as many bytes spent on factors of the model's type, of int8 and of int4: higher ranks
   grams     statistics of few tokens: Gram matrices as they are, shrunk towards their diagonals,
-            and the diagonals alone. damage is predicted on statistics of other text, the selection
-            text, so that it does not favour what was fitted to
+            and the diagonals alone. loss increase is predicted on statistics of other text, the
+            selection text, so that it does not favour what was fitted to
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ def within(share: float, bits: int) -> MethodOf:
 
 
 def print_metrics(plans: UniformPlans, share: float) -> None:
-    rises = {kind: plans.cost(at_share(share, kind)).rise for kind in get_args(MetricKind)}
+    increases = {kind: plans.cost(at_share(share, kind)).increase for kind in get_args(MetricKind)}
     print(f"metric, {share:.0%} of the parameters")
-    for kind, rise in rises.items():
-        ratio = rises["two_sided"] / rise
+    for kind, increase in increases.items():
+        ratio = increases["two_sided"] / increase
         wanted = f"  below {TARGETS[kind]} is wanted" if kind in TARGETS else ""
-        print(f"  {kind:<20}{rise:>9.4f}   two-sided to it {ratio:.2f}{wanted}", flush=True)
+        print(f"  {kind:<20}{increase:>9.4f}   two-sided to it {ratio:.2f}{wanted}", flush=True)
 
 
 def print_factors(plans: UniformPlans, share: float) -> None:
     print(f"\nfactors, {share:.1%} of the bytes")
-    kept = plans.cost(within(share, 0)).rise
+    kept = plans.cost(within(share, 0)).increase
     for bits in (0, 8, 4):
         cost = plans.cost(within(share, bits))
         label = f"int{bits}" if bits else "as the model"
         print(
-            f"  {label:<20}{cost.rise:>9.4f}   to the first {cost.rise / kept:.3f}"
+            f"  {label:<20}{cost.increase:>9.4f}   to the first {cost.increase / kept:.3f}"
             f"   {cost.bits:.2f} bits a weight",
             flush=True,
         )
@@ -92,14 +92,14 @@ def print_grams(session: Session, share: float, tokens: list[int]) -> None:
             lambda spec: QuantizePlusLowRank(2, group_of(spec, 64), min(8, *spec.shape), gram=gram)
         ),
     }
-    print("\ngrams: damage on other text, and rise")
+    print("\ngrams: loss increase on other text, and increase")
     print(f"  {'tokens':>8}  {'':<18}" + "".join(f"{kind:^22}" for kind in get_args(GramKind)))
     judges = statistics(session, "selection", session.settings.selection_tokens)
     for count in tokens:
         plans = UniformPlans(session, statistics(session, "calibration", count), judges)
         for label, form in forms.items():
             costs = [plans.cost(form(gram)) for gram in get_args(GramKind)]
-            cells = "".join(f"{cost.damage:>11.4f}{cost.rise:>9.4f}  " for cost in costs)
+            cells = "".join(f"{cost.loss_increase:>11.4f}{cost.increase:>9.4f}  " for cost in costs)
             print(f"  {count:>8}  {label:<18}{cells}", flush=True)
 
 

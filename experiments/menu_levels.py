@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 
-from own_search import texts_of
+from own_search import request_of
 from search_curves import Point
 
 from autocompress.calibration.menu import Menu
@@ -16,17 +16,18 @@ from autocompress.driver.proposing.allocator import allocate, choices_of
 from autocompress.errors import BudgetUnreachable
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.methods.plan import Plan
-from autocompress.session.session import Session, open_session, read_space
+from autocompress.session.session import Session, open_session
+from autocompress.space.space_file import load_space
 from autocompress.store import content_key
 from autocompress.surgery.inventory import Inventory
 from autocompress.units import Budget, format_bytes
 
 Levels = tuple[int, ...]
-"""For each matrix the number of an option: 0 is the smallest, higher ones damage less."""
+"""For each matrix the number of an option: 0 is the smallest, higher ones loss increase less."""
 
 
 class LevelMenu:
-    """The undominated options of every matrix as levels, by rising bytes and falling damage.
+    """The undominated options of every matrix as levels, by rising bytes and falling loss increase.
 
     Args:
         menu: the options of all matrices.
@@ -40,8 +41,10 @@ class LevelMenu:
 
     @cached_property
     def key(self) -> str:
-        """Hash of all options, with their damages as far as these are the same everywhere."""
-        options = [[(o.method.to_dict(), f"{o.damage:.2g}") for o in os] for os in self.options]
+        """Hash of all options and of their loss increases, rounded to what is alike everywhere."""
+        options = [
+            [(o.method.to_dict(), f"{o.loss_increase:.2g}") for o in os] for os in self.options
+        ]
         return content_key(self.names, options)
 
     @property
@@ -90,12 +93,12 @@ class LevelMenu:
         return at(shares[fitting - 1])
 
     def allocated(self, limit: int) -> Levels:
-        """The additive allocation: least sum of predicted damages within the limit.
+        """The additive allocation: least sum of predicted loss increases within the limit.
 
         Raises:
             BudgetUnreachable: even the lowest levels take more.
         """
-        choices = choices_of(self.menu, lambda _layer, option: option.damage)
+        choices = choices_of(self.menu, lambda _layer, option: option.loss_increase)
         plan = allocate(choices, limit - self.inventory.rest_bytes)
         return tuple(
             next(i for i, option in enumerate(options) if option.method == plan[name])
@@ -108,22 +111,22 @@ class Meter:
 
     def __init__(self, session: Session, menu: LevelMenu, text: ScoredText) -> None:
         self.menu, self.text = menu, text
-        self.evaluator = Evaluator(session.workbench, session.build)
+        self.evaluator = Evaluator(session.workbench, session.builder.build)
 
     def __call__(self, levels: Levels) -> Point:
         """Measure."""
         measured = self.evaluator.measure(self.menu.plan(levels), self.text, latency=False)
-        dense = self.text.teacher.score.perplexity
-        return Point(measured.bytes, math.log(measured.perplexity / dense), measured.kl)
+        dense = self.text.teacher.score.figure
+        return Point(measured.bytes, math.log(measured.figure / dense), measured.divergence)
 
 
 def open_menu(
     args: argparse.Namespace, selection_tokens: int | None = None
 ) -> tuple[Session, LevelMenu]:
     """The model that the arguments name, with the options of the space."""
-    session = open_session(args.model, texts_of(args, selection_tokens), args.runs_dir)
+    session = open_session(request_of(args, selection_tokens=selection_tokens or args.tokens))
     print("Fitting the options of every matrix, or reading them from the cache ...", flush=True)
-    menu = session.menu(read_space(args.space), fit_all=True)
+    menu = session.menu(load_space(args.space), fit_all=True)
     return session, LevelMenu(menu, session.workbench.inventory)
 
 

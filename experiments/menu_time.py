@@ -18,8 +18,10 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.fitting import build_menu
 from autocompress.methods.base import Method
 from autocompress.records import LayerSpec
-from autocompress.session.session import Session, TextSettings, open_session, read_space
+from autocompress.requests.groups import SessionRequest
+from autocompress.session.session import Session, open_session
 from autocompress.space.space import Space
+from autocompress.space.space_file import load_space
 from autocompress.store import Cache
 
 STRIDES = (8, 4, 2, 1)  # every eighth option, ..., all of them
@@ -68,9 +70,11 @@ def main() -> None:
     parser.add_argument("--space", default="default", help="search space, by name or as a file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(arguments.model, TextSettings(arguments.data), Path(folder))
+        session = open_session(
+            SessionRequest(model=arguments.model, data=arguments.data, runs_dir=folder)
+        )
         session.metrics  # noqa: B018  # collected before the clock starts
-        space = read_space(arguments.space)
+        space = load_space(arguments.space)
         by_number(session, space)
         by_method(session, space)
 

@@ -17,7 +17,7 @@ import argparse
 import random
 import time
 
-from own_search import add_arguments, texts_of
+from own_search import add_arguments, request_of
 from scipy.stats import pearsonr, spearmanr
 
 from autocompress.calibration.menu import Menu
@@ -28,8 +28,8 @@ from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.progress import SILENT
-from autocompress.session.session import Session, open_session, read_space
+from autocompress.session.session import Session, open_session
+from autocompress.space.space_file import load_space
 from autocompress.units import Budget
 
 SIZES = 5  # around the budget that plans are made at, so that there are fitted options to compare
@@ -44,9 +44,9 @@ def main() -> None:
         "--fit-all", action="store_true", help="fit every option, not only what plans take"
     )
     args = parser.parse_args()
-    session = open_session(args.model, texts_of(args), args.runs_dir, progress=SILENT)
-    menu = session.menu(read_space(args.space), fit_all=args.fit_all)
-    evaluator = Evaluator(session.workbench, session.build, None, session.begin)
+    session = open_session(request_of(args))
+    menu = session.menu(load_space(args.space), fit_all=args.fit_all)
+    evaluator = Evaluator(session.workbench, session.builder.build, None, session.begin)
     texts = session.pricing_texts
     text = texts.slopes
     selection = session.scored_text("selection")
@@ -56,12 +56,13 @@ def main() -> None:
         proposer = Proposer(menu, inventory, limits, fit=session.fit_taken)
         plan = proposer.settled(PREDICTED, *proposer.targets[:SIZES])
         menu = proposer.menu
-        print(f"{budget}: the additive allocation diverges by {evaluator.score(plan, text).kl:.4f}")
+        apart = evaluator.score(plan, text).divergence
+        print(f"{budget}: the additive allocation diverges by {apart:.4f}")
         compare(session, menu, evaluator, plan, text, args.swaps, args.seed)
         started = time.perf_counter()
         best = price_menu(proposer, session.builder, texts)
         seconds = time.perf_counter() - started
-        before, after = (evaluator.score(each, selection).kl for each in (plan, best))
+        before, after = (evaluator.score(each, selection).divergence for each in (plan, best))
         print(
             f"  on the selection text: {before:.4f}, allocated by prices {after:.4f} "
             f"({after / before:.2f}), in {seconds:.1f} s more"
@@ -81,7 +82,7 @@ def compare(
     started = time.perf_counter()
     priced = price_options(plan, menu, session.builder, text)
     pricing = time.perf_counter() - started
-    predicted = {(m.spec.name, o.method): o.damage for m in menu.layers for o in m.options}
+    predicted = {(m.spec.name, o.method): o.loss_increase for m in menu.layers for o in m.options}
     pairs = [
         (layer.spec.name, option.method)
         for layer in menu.layers
@@ -92,7 +93,7 @@ def compare(
     pairs = random.Random(seed).sample(pairs, min(count, total))
     started = time.perf_counter()
     swaps = [
-        evaluator.score(Plan.of({**plan, name: method}), text).kl - priced.divergence
+        evaluator.score(Plan.of({**plan, name: method}), text).divergence - priced.divergence
         for name, method in pairs
     ]
     swapping = time.perf_counter() - started

@@ -21,7 +21,7 @@ from autocompress.evaluation.evaluator import ScoredText
 from autocompress.judging.dominance import selection_loss
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Advance, Progress
-from autocompress.session.session import TextSettings
+from autocompress.requests.groups import SessionRequest
 from autocompress.studies.study import StudyRecord
 
 PASSES = 4  # forward passes that one forth, and forth and back block by block, counts for
@@ -51,15 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:
     )
 
 
-def texts_of(args: argparse.Namespace, selection_tokens: int | None = None) -> TextSettings:
-    """The texts that the arguments name; with another number of tokens to select on if given."""
-    return TextSettings(
-        args.data,
-        args.calibration_data,
-        args.selection_data,
-        args.report_data,
-        selection_tokens=selection_tokens or args.tokens,
-    )
+def texts_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The texts that the arguments name, as settings of a request."""
+    names = ("data", "calibration_data", "selection_data", "report_data")
+    return {name: getattr(args, name) for name in names} | {"selection_tokens": args.tokens}
+
+
+def request_of(args: argparse.Namespace, **other: Any) -> SessionRequest:
+    """The model and the texts that the arguments name."""
+    named = {"model": args.model, "runs_dir": args.runs_dir} | texts_of(args)
+    return SessionRequest(**named | other)
 
 
 class Pricings:
@@ -121,9 +122,9 @@ class OwnSearch:
 
         On the selection text, also where there is a measurement on the report text.
         """
-        dense = math.log(self.study.dense_selection.perplexity)
+        dense = math.log(self.study.dense_selection.figure)
         return [
-            Point(trial.bytes, selection_loss(trial) - dense, trial.selection.kl)
+            Point(trial.bytes, selection_loss(trial) - dense, trial.selection.divergence)
             if trial.state == "complete" and trial.selection
             else Point(trial.bytes, math.inf, math.inf)
             for trial in self.study.trials
@@ -138,7 +139,7 @@ def own_search(
     model = Path(args.model).name if args.model else "demo"
     seed = args.seed if seed is None else seed
     parts = args.study, model, args.tokens, budget or "front", trials, f"s{seed}"
-    texts, pricings = texts_of(args), Pricings()
+    pricings = Pricings()
     with pricings.counting_checks():
         study = autocompress.search(
             args.model,
@@ -146,7 +147,7 @@ def own_search(
             space=args.space,
             trials=trials,
             seed=seed,
-            texts=texts,
+            **texts_of(args),
             study="-".join(map(str, parts)),
             runs_dir=args.runs_dir,
             refit=False,  # plans are compared as they are fitted

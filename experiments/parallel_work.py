@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ from autocompress.driver.engines.choosing import load_ray_tune
 from autocompress.driver.engines.local import LocalProcesses
 from autocompress.driver.prices import price_options
 from autocompress.driver.proposing.proposer import PREDICTED, Proposer
-from autocompress.driver.study_choice import SearchSettings
 from autocompress.driver.worker import WorkerSettings
 from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.session.session import Session, TextSettings, read_space
+from autocompress.requests.verbs import SearchRequest
+from autocompress.session.session import Session, open_session
+from autocompress.space.space_file import load_space
 from autocompress.store import CACHE
 from autocompress.units import Budget
 
@@ -98,17 +99,17 @@ def uniform_plans(session: Session) -> list[Plan]:
     plans = [Plan.of({name: Quantize(*each) for name in names}) for each in PLANS]
     for plan in plans:
         for name, method in plan.items():
-            session.build(name, method)
+            session.builder.build(name, method)
     return plans
 
 
 def measured(
-    settings: SearchSettings, runs_dir: Path, make: Make, workers: int, args: argparse.Namespace
+    request: SearchRequest, make: Make, workers: int, args: argparse.Namespace
 ) -> dict[str, float]:
     """Seconds of each kind of work with one engine, from a cache with statistics alone."""
-    session = settings.open(runs_dir)
+    session = open_session(request)
     fingerprint = session.loaded.fingerprint
-    worker = WorkerSettings(settings, runs_dir, fingerprint=fingerprint, threads=1)
+    worker = WorkerSettings(request, fingerprint=fingerprint, threads=1)
     found: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -120,7 +121,7 @@ def measured(
     with closing(make(worker)) as engine, tempfile.TemporaryDirectory() as there:
         engine.do([Awake(Path(there), workers)] * workers)
         session.crew = engine
-        menu = timed("fitting samples", lambda: session.menu(read_space(args.space), samples=1))
+        menu = timed("fitting samples", lambda: session.menu(load_space(args.space), samples=1))
         inventory = session.workbench.inventory
         limits = Budget.parse(args.budget).limits(inventory.dense_bytes, 1.0)
         proposer = Proposer(menu, inventory, limits, fit=session.fit_taken)
@@ -163,11 +164,11 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
     with tempfile.TemporaryDirectory() as scratch:
         first = Path(scratch) / "first"
-        settings = SearchSettings(
-            args.model, device=args.device, texts=TextSettings(data=args.data)
+        request = SearchRequest(
+            model=args.model, device=args.device, data=args.data, runs_dir=first
         ).located()
         print("Calibrating ...", flush=True)
-        session = settings.open(first)
+        session = open_session(request)
         session.calibrated()
         session.pricing_texts, session.scored_text("selection")  # kept if it is long
         for turn in range(args.rounds):
@@ -178,7 +179,7 @@ def main() -> None:
                         if (folder / kind).exists():
                             copied = runs_dir / CACHE / folder.name / kind
                             shutil.copytree(folder / kind, copied)
-                found[name].append(measured(settings, runs_dir, make, count, args))
+                found[name].append(measured(replace(request, runs_dir=runs_dir), make, count, args))
                 shutil.rmtree(runs_dir)
                 said = ", ".join(f"{kind} {took:.1f}" for kind, took in found[name][-1].items())
                 print(f"  {name}: {said} s", flush=True)

@@ -142,7 +142,9 @@ def plans(folder: Path) -> dict[str, float]:
     from autocompress.studies.study_store import read_study
 
     study = read_study(folder.name, folder.parent)
-    return {trial.plan.hash: trial.selection.kl for trial in study.complete if trial.selection}
+    return {
+        trial.plan.hash: trial.selection.divergence for trial in study.complete if trial.selection
+    }
 
 
 def main() -> None:

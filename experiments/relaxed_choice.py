@@ -9,9 +9,9 @@ mixture of plans within the budget is within it, so there is no softmax, no Gumb
 and no manifold.
 
 Plain Frank-Wolfe scores an option by ``<grad, E>`` alone, where ``E`` is its error. The gradient
-says little that far from the mixture. The curvature adds ``d(E - M)``, the predicted damage of the
-difference from the error ``M`` of the mixture, so that a step minimises a second-order model of the
-divergence. The result is the plan of those met that diverges least on another text.
+says little that far from the mixture. The curvature adds ``d(E - M)``, the predicted loss increase
+of the difference from the error ``M`` of the mixture, so that a step minimises a second-order model
+of the divergence. The result is the plan of those met that diverges least on another text.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Mixture:
         for option in self.menu[name].options:
             error = self.error_of(name, option.method)
             score = float((gradient * error).sum())
-            score += metric.damage(error - mixed) if curvature else 0.0
+            score += metric.loss_increase(error - mixed) if curvature else 0.0
             scores[name, option.method] = score
         return scores
 

@@ -4,13 +4,13 @@
     python experiments/rounding.py --bits 2 --ranks 8 16 32
     python experiments/rounding.py --model DIR --data FILE
 
-All linear layers of the model are stored in one form; the rest stays dense. The rise is that of the
-log-perplexity on the report text.
+All linear layers of the model are stored in one form; the rest stays dense. The increase is that of
+the log-perplexity on the report text.
 
 First, the same scales and groups of 64 with codes rounded to the nearest and with error feedback.
 Then every form, with its bits per weight, scales and factors included. The ratio is to uniform
 codes with error feedback of as many bytes: of groups of all sizes and of more or fewer bits those
-that no other beats, the logarithm of their rise interpolated over the bits. Below 1 is a win.
+that no other beats, the logarithm of their increase interpolated over the bits. Below 1 is a win.
 """
 
 from __future__ import annotations
@@ -62,20 +62,20 @@ def forms(bits: int, ranks: list[int]) -> dict[str, MethodOf]:
 
 
 def at_equal_bytes(bits: float, front: list[Cost]) -> float:
-    """Rise of uniform codes of as many bits per weight; ``nan`` outside of what was measured."""
+    """Increase of uniform codes of as many bits per weight; ``nan`` outside the measured."""
     index = bisect_left([cost.bits for cost in front], bits)
     if index in (0, len(front)):
         return math.nan
     low, high = front[index - 1], front[index]
     share = (bits - low.bits) / (high.bits - low.bits)
-    return math.exp((1 - share) * math.log(low.rise) + share * math.log(high.rise))
+    return math.exp((1 - share) * math.log(low.increase) + share * math.log(high.increase))
 
 
 def undominated(costs: list[Cost]) -> list[Cost]:
-    """The costs that none beats in both bits and rise, by rising bits."""
+    """The costs that none beats in both bits and increase, by rising bits."""
     front: list[Cost] = []
-    for cost in sorted(costs, key=lambda cost: (cost.bits, cost.rise)):
-        if not front or cost.rise < front[-1].rise:
+    for cost in sorted(costs, key=lambda cost: (cost.bits, cost.increase)):
+        if not front or cost.increase < front[-1].increase:
             front.append(cost)
     return front
 
@@ -83,14 +83,14 @@ def undominated(costs: list[Cost]) -> list[Cost]:
 def print_feedback(plans: UniformPlans) -> None:
     print(f"{'groups of 64':<26}{'nearest':>10}{'feedback':>10}{'ratio':>8}")
     for bits in (4, 3, 2):
-        nearest = plans.cost(codes(bits, 64, gram="diagonal")).rise
-        feedback = plans.cost(codes(bits, 64)).rise
+        nearest = plans.cost(codes(bits, 64, gram="diagonal")).increase
+        feedback = plans.cost(codes(bits, 64)).increase
         print(f"{f'{bits} bit':<26}{nearest:>10.4f}{feedback:>10.4f}{feedback / nearest:>8.2f}")
     print(f"At most {FEEDBACK_TARGET} is wanted.\n", flush=True)
 
 
 def print_forms(plans: UniformPlans, bits: list[int], ranks: list[int]) -> None:
-    print(f"{'form':<26}{'bits':>10}{'rise':>10}{'ratio':>8}  to uniform codes of equal bytes")
+    print(f"{'form':<26}{'bits':>10}{'increase':>10}{'ratio':>8}  to uniform codes of equal bytes")
     uniform = {
         f"{bit} bit {f'g{group}' if group else 'row'}": plans.cost(codes(bit, group))
         for bit in (2, 3, 4)
@@ -99,12 +99,12 @@ def print_forms(plans: UniformPlans, bits: list[int], ranks: list[int]) -> None:
     front = undominated(list(uniform.values()))
     for label, cost in uniform.items():
         if cost in front:
-            print(f"{label:<26}{cost.bits:>10.2f}{cost.rise:>10.4f}{'':>8}  front")
+            print(f"{label:<26}{cost.bits:>10.2f}{cost.increase:>10.4f}{'':>8}  front")
     for bit in bits:
         for label, method_of in forms(bit, ranks).items():
             cost = plans.cost(method_of)
-            ratio = cost.rise / at_equal_bytes(cost.bits, front)
-            print(f"{label:<26}{cost.bits:>10.2f}{cost.rise:>10.4f}{ratio:>8.2f}", flush=True)
+            ratio = cost.increase / at_equal_bytes(cost.bits, front)
+            print(f"{label:<26}{cost.bits:>10.2f}{cost.increase:>10.4f}{ratio:>8.2f}", flush=True)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.judging.dominance import HYPERVOLUME_REFERENCE_RISE, area_below
+from autocompress.judging.dominance import HYPERVOLUME_REFERENCE_INCREASE, area_below
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,28 @@ class Point:
 
     Attributes:
         bytes: of the stored model.
-        rise: of log-perplexity over the dense model's, nats per token.
+        increase: of log-perplexity over the dense model's, nats per token.
         kl: divergence from the dense model, nats per token.
     """
 
     bytes: int
-    rise: float
+    increase: float
     kl: float
 
 
 def hypervolumes(points: Sequence[Point], dense_bytes: int) -> list[float]:
     """The hypervolume after each evaluation, in the plane in which a study's is measured."""
-    plane = [(-math.log2(dense_bytes / point.bytes), point.rise) for point in points]
-    corner = (0.0, HYPERVOLUME_REFERENCE_RISE)
+    plane = [(-math.log2(dense_bytes / point.bytes), point.increase) for point in points]
+    corner = (0.0, HYPERVOLUME_REFERENCE_INCREASE)
     return [area_below(plane[: count + 1], corner) for count in range(len(plane))]
 
 
-def lowest_rises(points: Sequence[Point], limit: int) -> list[float]:
-    """The lowest rise within a limit of bytes after each evaluation; infinite until one fits."""
+def lowest_increases(points: Sequence[Point], limit: int) -> list[float]:
+    """The lowest increase within a limit of bytes after each evaluation; at first infinite."""
     lowest = math.inf
     return [
-        lowest := min(lowest, point.rise if point.bytes <= limit else math.inf) for point in points
+        lowest := min(lowest, point.increase if point.bytes <= limit else math.inf)
+        for point in points
     ]
 
 

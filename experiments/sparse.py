@@ -3,14 +3,14 @@
     python experiments/sparse.py
     python experiments/sparse.py --model DIR --data FILE --tokens 8192
 
-Every linear layer takes the same form; embeddings and heads stay. A figure is the rise of the log
-of perplexity on the report text over the dense model. The first table keeps half of all elements,
-chosen by: their magnitude; times the energy of their input (Wanda, arXiv 2306.11695); one by one,
-the rest making up for each that is dropped (SparseGPT, arXiv 2301.00774, by falling energy of the
-columns); the same, and all that is kept refitted: the method `sparse`. The second table sorts
-sparse and rounded forms by bytes, in shares of the dense layers. Its last column is what rounding
-costs at the same bytes: some layers at more bits, others at fewer, taken as a straight line between
-two rounded forms.
+Every linear layer takes the same form; embeddings and heads stay. A figure is the increase of the
+log of perplexity on the report text over the dense model. The first table keeps half of all
+elements, chosen by: their magnitude; times the energy of their input (Wanda, arXiv 2306.11695); one
+by one, the rest making up for each that is dropped (SparseGPT, arXiv 2301.00774, by falling energy
+of the columns); the same, and all that is kept refitted: the method `sparse`. The second table
+sorts sparse and rounded forms by bytes, in shares of the dense layers. Its last column is what
+rounding costs at the same bytes: some layers at more bits, others at fewer, taken as a straight
+line between two rounded forms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -37,7 +36,8 @@ from autocompress.methods.trellis import Trellis
 from autocompress.numerics.pruning import Elimination, prune
 from autocompress.numerics.rounding import largest_group
 from autocompress.records import Kind, LayerSpec, Role
-from autocompress.session.session import Session, TextSettings, open_session
+from autocompress.requests.groups import SessionRequest
+from autocompress.session.session import Session, open_session
 from autocompress.surgery.workbench import Build
 
 HALVES = (Sparse("2:4"), Sparse("unstructured", 0.5))
@@ -59,11 +59,11 @@ GRAMS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A form, its bytes in shares of the dense layers, and the rise of log-perplexity."""
+    """A form, its bytes in shares of the dense layers, and the increase of log-perplexity."""
 
     label: str
     share: float
-    rise: float
+    increase: float
 
 
 def _group(spec: LayerSpec) -> int:
@@ -94,7 +94,7 @@ class Bench:
             for spec in session.workbench.inventory.layers
             if spec.kind is not Kind.EMBEDDING and spec.role is not Role.HEAD
         ]
-        self.dense = score(session.loaded.model, self.text.windows, self.text.teacher).perplexity
+        self.dense = score(session.loaded.model, self.text.windows, self.text.teacher).figure
         self.bytes = sum(Keep().cost(spec) for spec in self.specs)
 
     def figure(
@@ -102,8 +102,10 @@ class Bench:
     ) -> Figure:
         """Measure one form."""
         plan = {spec.name: method_of(spec) for spec in self.specs}
-        with self.session.workbench.applied(Plan.of(plan), build or self.session.build) as model:
-            perplexity = score(model, self.text.windows, self.text.teacher).perplexity
+        with self.session.workbench.applied(
+            Plan.of(plan), build or self.session.builder.build
+        ) as model:
+            perplexity = score(model, self.text.windows, self.text.teacher).figure
         size = sum(plan[spec.name].cost(spec) for spec in self.specs)
         return Figure(label, size / self.bytes, math.log(perplexity / self.dense))
 
@@ -118,23 +120,23 @@ class Bench:
         return self.figure(name, lambda _: method, build)
 
 
-def rise_at(share: float, figures: Sequence[Figure]) -> float:
-    """Least rise at some bytes on a line between two forms, or of one that is no larger."""
-    least = min((each.rise for each in figures if each.share <= share), default=math.inf)
+def increase_at(share: float, figures: Sequence[Figure]) -> float:
+    """Least increase at some bytes on a line between two forms, or of one that is no larger."""
+    least = min((each.increase for each in figures if each.share <= share), default=math.inf)
     for small, large in itertools.permutations(figures, 2):
         if small.share <= share < large.share:
             weight = (share - small.share) / (large.share - small.share)
-            least = min(least, small.rise + weight * (large.rise - small.rise))
+            least = min(least, small.increase + weight * (large.increase - small.increase))
     return least
 
 
 def print_by_bytes(sparse: Sequence[Figure], rounded: Sequence[Figure]) -> None:
     """Print the table of all forms."""
-    print(f"\n{'form':<22}{'bytes':>9}{'rise':>9}{'rounded':>9}")
+    print(f"\n{'form':<22}{'bytes':>9}{'increase':>9}{'rounded':>9}")
     for figure in sorted((*sparse, *rounded), key=lambda each: -each.share):
-        other = rise_at(figure.share, rounded) if figure in sparse else math.inf
+        other = increase_at(figure.share, rounded) if figure in sparse else math.inf
         at_equal_bytes = f"{other:9.4f}" if math.isfinite(other) else ""
-        print(f"{figure.label:<22}{figure.share:9.3f}{figure.rise:9.4f}{at_equal_bytes}")
+        print(f"{figure.label:<22}{figure.share:9.3f}{figure.increase:9.4f}{at_equal_bytes}")
 
 
 def main() -> None:
@@ -148,17 +150,23 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="of the report text")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        settings = TextSettings(data=options.data)
-        session = open_session(options.model, settings, Path(folder), compute_dtype=options.dtype)
+        session = open_session(
+            SessionRequest(
+                model=options.model,
+                data=options.data,
+                runs_dir=folder,
+                compute_dtype=options.dtype,
+            )
+        )
         bench = Bench(session, options.tokens)
-        print(f"dense: perplexity {bench.dense:.4f}; rises of its logarithm:\n")
+        print(f"dense: perplexity {bench.dense:.4f}; increases of its logarithm:\n")
         print(f"{'a half kept by':<22}{'2:4':>9}{'free':>9}")
         for name in GRAMS:
-            rises = [bench.pruned(name, method).rise for method in HALVES]
-            print(f"{name:<22}" + "".join(f"{rise:9.4f}" for rise in rises), flush=True)
+            increases = [bench.pruned(name, method).increase for method in HALVES]
+            print(f"{name:<22}" + "".join(f"{increase:9.4f}" for increase in increases), flush=True)
         sparse = [bench.figure(str(form), lambda _, form=form: form) for form in SPARSE]
-        refitted = [next(f.rise for f in sparse if f.label == str(half)) for half in HALVES]
-        print(f"{'and refitted':<22}" + "".join(f"{rise:9.4f}" for rise in refitted))
+        refitted = [next(f.increase for f in sparse if f.label == str(half)) for half in HALVES]
+        print(f"{'and refitted':<22}" + "".join(f"{increase:9.4f}" for increase in refitted))
         print_by_bytes(sparse, [bench.figure(*form) for form in ROUNDED])
 
 

@@ -6,14 +6,15 @@
 
 All linear layers of the model are stored as tensor trains, Tucker or CP decompositions that take a
 share of their parameters; the same ranks and modes, so the same bytes, each time. The predicted
-damage is summed over the layers, in nats a token:
+loss increase is summed over the layers, in nats a token:
 
   plain     the decomposition of the matrix itself (TT-SVD, HOSVD, alternating least squares)
   start     the better of that and the decomposition in coordinates that whiten the metric
-  refined   what the method stores: the start, improved against the damage from statistics alone
+  refined   what the method stores: the start, improved against the loss increase from statistics
+  alone
 
-Then the rise of the log-perplexity on the report text, plain and refined, and their ratio. The last
-row is the two-sided SVD at the same bytes, for comparison.
+Then the increase of the log-perplexity on the report text, plain and refined, and their ratio. The
+last row is the two-sided SVD at the same bytes, for comparison.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
-from autocompress.numerics.cp import CpForm, cp_rank_limit
-from autocompress.numerics.tensor_fit import Form, pad_to
-from autocompress.numerics.tensor_train import TrainForm
-from autocompress.numerics.tucker import TuckerForm
+from autocompress.numerics.tensors.cp import CpForm, cp_rank_limit
+from autocompress.numerics.tensors.tensor_fit import TensorForm, pad_to
+from autocompress.numerics.tensors.tensor_train import TrainForm
+from autocompress.numerics.tensors.tucker import TuckerForm
 from autocompress.records import Kind, LayerSpec
-from autocompress.session.session import Session, TextSettings, open_session
+from autocompress.requests.groups import SessionRequest
+from autocompress.session.session import Session, open_session
 
 TARGET = 0.7
 STEPS = 400  # fractions of the largest ranks that are tried to meet the bytes
@@ -74,7 +76,7 @@ def method_of(kind: str, modes: Modes, fraction: float) -> Method:
     return Cp(share((limit,))[0], modes.rows, modes.columns)
 
 
-def form_of(method: Method) -> Form:
+def form_of(method: Method) -> TensorForm:
     if isinstance(method, TensorTrain):
         return TrainForm(method.ranks, method.out_modes, method.in_modes)
     if isinstance(method, Tucker):
@@ -109,10 +111,10 @@ def fits_of(problem: MatrixProblem, method: Method) -> Fits:
     return Fits(method, matrices, seconds)
 
 
-def rise(
+def increase(
     session: Session, text: ScoredText, dense: float, stored: dict[str, Fits], key: str
 ) -> float:
-    """Rise of the log-perplexity when the layers hold the matrices of one key."""
+    """Increase of the log-perplexity when the layers hold the matrices of one key."""
 
     def build(name: str, _: Method) -> CompressedMatrix:
         problem = session.workbench.problem(name)
@@ -123,7 +125,7 @@ def rise(
 
     plan = Plan.of({name: fits.method for name, fits in stored.items()})
     measured = Evaluator(session.workbench, build).measure(plan, text, latency=False)
-    return math.log(measured.perplexity / dense)
+    return math.log(measured.figure / dense)
 
 
 def problems(session: Session) -> Iterator[MatrixProblem]:
@@ -135,23 +137,23 @@ def problems(session: Session) -> Iterator[MatrixProblem]:
 def print_row(
     label: str, session: Session, text: ScoredText, dense: float, stored: dict[str, Fits]
 ) -> None:
-    damages = {
+    loss_increases = {
         key: sum(
-            session.metrics[name].damage(
+            session.metrics[name].loss_increase(
                 fits.matrices[key] - session.workbench.problem(name).weight32
             )
             for name, fits in stored.items()
         )
         for key in ("plain", "start", "refined")
     }
-    rises = {key: rise(session, text, dense, stored, key) for key in ("plain", "refined")}
+    increases = {key: increase(session, text, dense, stored, key) for key in ("plain", "refined")}
     seconds = sum(fits.seconds for fits in stored.values())
     print(
         f"{label:<28}"
-        + "".join(f"{damages[key]:>9.4f}" for key in damages)
-        + f"{damages['refined'] / damages['plain']:>7.2f}"
-        + f"{rises['plain']:>10.4f}{rises['refined']:>9.4f}"
-        + f"{rises['refined'] / rises['plain']:>7.2f}{seconds:>8.1f}",
+        + "".join(f"{loss_increases[key]:>9.4f}" for key in loss_increases)
+        + f"{loss_increases['refined'] / loss_increases['plain']:>7.2f}"
+        + f"{increases['plain']:>10.4f}{increases['refined']:>9.4f}"
+        + f"{increases['refined'] / increases['plain']:>7.2f}{seconds:>8.1f}",
         flush=True,
     )
 
@@ -166,23 +168,26 @@ def print_svd(share: float, session: Session, text: ScoredText, dense: float) ->
         clock = time.perf_counter()
         matrix = method.build(problem).to_dense()
         stored[problem.spec.name] = Fits(method, {"refined": matrix}, time.perf_counter() - clock)
-    damage = sum(
-        session.metrics[name].damage(
+    loss_increase = sum(
+        session.metrics[name].loss_increase(
             fits.matrices["refined"] - session.workbench.problem(name).weight32
         )
         for name, fits in stored.items()
     )
-    rose = rise(session, text, dense, stored, "refined")
+    rose = increase(session, text, dense, stored, "refined")
     seconds = sum(fits.seconds for fits in stored.values())
-    print(f"{'svd, two-sided':<28}{'':>18}{damage:>9.4f}{'':>17}{rose:>9.4f}{'':>7}{seconds:>8.1f}")
+    print(
+        f"{'svd, two-sided':<28}{'':>18}{loss_increase:>9.4f}{'':>17}"
+        f"{rose:>9.4f}{'':>7}{seconds:>8.1f}"
+    )
 
 
 def compare(args: argparse.Namespace, session: Session) -> None:
     text = session.scored_text("report")
-    dense = text.teacher.score.perplexity
+    dense = text.teacher.score.figure
     for share in args.share:
         print(f"\n== linear layers at {share:.0%} of their parameters ==")
-        print(f"{'':<28}{'damage, summed':^34}{'rise of log-perplexity':^26}{'fits':>8}")
+        print(f"{'':<28}{'loss increase, summed':^34}{'increase of log-perplexity':^26}{'fits':>8}")
         print(
             f"{'':<28}{'plain':>9}{'start':>9}{'refined':>9}{'ratio':>7}"
             f"{'plain':>10}{'refined':>9}{'ratio':>7}{'s':>8}"
@@ -201,7 +206,7 @@ def compare(args: argparse.Namespace, session: Session) -> None:
                         stored[problem.spec.name] = fits_of(problem, method)
                     print_row(f"{kind} {order} {split}", session, text, dense, stored)
         print_svd(share, session, text, dense)
-    print(f"\nratio: refined to plain; of the rise at most {TARGET} is wanted.")
+    print(f"\nratio: refined to plain; of the increase at most {TARGET} is wanted.")
 
 
 def main() -> None:
@@ -221,7 +226,8 @@ def main() -> None:
     )
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     args = parser.parse_args()
-    compare(args, open_session(args.model, TextSettings(data=args.data), args.runs_dir))
+    request = SessionRequest(model=args.model, data=args.data, runs_dir=args.runs_dir)
+    compare(args, open_session(request))
 
 
 if __name__ == "__main__":

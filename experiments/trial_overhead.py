@@ -19,19 +19,21 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from autocompress.driver.driver import Effort, Search
-from autocompress.driver.endurance import Endurance
 from autocompress.driver.engines.base import AskTell
-from autocompress.driver.searching import make_proposer, run_search
-from autocompress.driver.study_choice import Destination, SearchSettings
+from autocompress.driver.opening import open_search
+from autocompress.driver.stages import STAGES, Run, TrialStage
+from autocompress.driver.study_choice import choose_study
+from autocompress.driver.study_session import open_for_target
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
-from autocompress.session.session import Session, open_session, read_space
+from autocompress.requests.verbs import SearchRequest
+from autocompress.session.session import Session
 from autocompress.studies.study import StudyRecord, TrialRecord
-from autocompress.studies.study_store import load_optuna_study, to_record
 from autocompress.tracking.mlflow_mirror import MlflowMirror
 
 TARGET = 0.05
@@ -67,7 +69,7 @@ class TimedEvaluator(Evaluator):
 
     def _timed_build(self, name: str, method: Method) -> CompressedMatrix:
         start = time.perf_counter()
-        layer = self._session.build(name, method)
+        layer = self._session.builder.build(name, method)
         self.building += time.perf_counter() - start
         return layer
 
@@ -134,7 +136,7 @@ class PairingEngine:
 def print_table(pairs: list[Pair]) -> None:
     names = "overhead", "layers", "slower", "around"
     print(f"{'trials':<14}{'number':>7}{'bare':>8}", *(f"{name:>9}" for name in names))
-    for phase in ("hand-written", "allocation", "knobs", "swaps", "all"):
+    for phase in ("baseline", "allocation", "knobs", "swaps", "all"):
         chosen = [pair for pair in pairs if phase in (pair.phase, "all")]
         if chosen:
             shares = zip(*(pair.shares for pair in chosen), strict=True)
@@ -158,21 +160,24 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         runs_dir = args.runs_dir or Path(scratch)
-        settings = SearchSettings(budget=args.budget)
+        request = SearchRequest(
+            budget=args.budget, study=f"overhead-{time.time():.0f}", runs_dir=runs_dir
+        )
         print("Fitting the options of every matrix ...", flush=True)
-        session, space = open_session(None, settings.texts, runs_dir), read_space(settings.space)
-        destination = Destination(f"overhead-{time.time():.0f}", runs_dir)
-        made = run_search(settings, destination, Endurance(trials=1), finish=None)
-        name = made.name
-        study, folder = load_optuna_study(name, destination.url(name)), runs_dir / name
+        run = Run(open_search(request, open_for_target, choose_study))
+        for stage in takewhile(lambda stage: not isinstance(stage, TrialStage), STAGES):
+            stage.run(run)
+        session = run.session
         evaluator = TimedEvaluator(session)
-        proposer = make_proposer(session, space, evaluator, to_record(study, folder).limits)
         held = Held(None if args.no_track else MlflowMirror(f"sqlite:///{scratch}/mlflow.db"))
         selection = session.scored_text("selection")
         engine = PairingEngine(evaluator, selection, held)
         print(f"Searching ({args.trials} trials) ...\n", flush=True)
         effort = Effort(args.trials)
-        search = Search(study, folder, proposer, effort, len(selection.windows), [held])
+        search = Search(
+            *(run.study, run.opened.folder, run.proposer),
+            *(effort, len(selection.windows), [held]),
+        )
         held.started(search.record)
         engine.drive(search)
         print_table(engine.pairs)

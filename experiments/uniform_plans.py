@@ -15,7 +15,8 @@ from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Metric
 from autocompress.numerics.rounding import largest_group
 from autocompress.records import Kind, LayerSpec
-from autocompress.session.session import Session, TextSettings, open_session
+from autocompress.requests.groups import SessionRequest
+from autocompress.session.session import Session, open_session
 
 MethodOf = Callable[[LayerSpec], Method]
 
@@ -26,13 +27,13 @@ class Cost:
 
     Attributes:
         bits: stored bits per weight of the layers it changes.
-        damage: predicted rise of the loss, summed over the layers.
-        rise: of the log-perplexity on the report text, nats per token.
+        loss_increase: predicted increase of the loss, summed over the layers.
+        increase: of the log-perplexity on the report text, nats per token.
     """
 
     bits: float
-    damage: float
-    rise: float
+    loss_increase: float
+    increase: float
 
 
 class UniformPlans:
@@ -41,7 +42,7 @@ class UniformPlans:
     Args:
         session: the model with its texts.
         metrics: to fit in; those of the session when left out.
-        judges: to predict the damage in; those of the session when left out.
+        judges: to predict the loss increase in; those of the session when left out.
     """
 
     def __init__(
@@ -60,16 +61,16 @@ class UniformPlans:
         """Fit, and measure on the report text."""
         plan = Plan.of({spec.name: method_of(spec) for spec in self.specs})
         evaluator = Evaluator(self.session.workbench, self.builder.build)
-        perplexity = evaluator.measure(plan, self.text, latency=False).perplexity
-        damage = 0.0
+        perplexity = evaluator.measure(plan, self.text, latency=False).figure
+        loss_increase = 0.0
         for spec in self.specs:
             dense = self.session.workbench.problem(spec.name).weight32
             change = self.builder.build(spec.name, plan[spec.name]).to_dense() - dense
-            damage += self.judges[spec.name].damage(change)
+            loss_increase += self.judges[spec.name].loss_increase(change)
         weights = sum(spec.parameters for spec in self.specs)
         stored = 8 * sum(plan[spec.name].cost(spec) for spec in self.specs)
-        rise = math.log(perplexity / self.text.teacher.score.perplexity)
-        return Cost(stored / weights, damage, rise)
+        increase = math.log(perplexity / self.text.teacher.score.figure)
+        return Cost(stored / weights, loss_increase, increase)
 
 
 def group_of(spec: LayerSpec, most: int) -> int:
@@ -93,5 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def session_of(args: argparse.Namespace, calibration_tokens: int = 16_384) -> Session:
     """The model and texts that the arguments name."""
-    texts = TextSettings(data=args.data, calibration_tokens=calibration_tokens)
-    return open_session(args.model, texts, args.runs_dir)
+    return open_session(
+        SessionRequest(
+            model=args.model,
+            data=args.data,
+            calibration_tokens=calibration_tokens,
+            runs_dir=args.runs_dir,
+        )
+    )

@@ -21,17 +21,16 @@ methods:
 # Said after the notebook's own parameters: the same search on less text, with fewer options.
 SHORT = """
 from functools import partial
-from autocompress.session.session import TextSettings
 
 space, trials = str(runs / "space.yaml"), 12
-few = TextSettings(
+few = dict(
     calibration_tokens=1024,
     selection_tokens=2048,
     report_tokens=4096,
     pricing_tokens=512,
     refit_tokens=2048,
 )
-autocompress.search = partial(autocompress.search, texts=few)
+autocompress.search = partial(autocompress.search, **few)
 """
 
 

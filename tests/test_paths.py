@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.driver.study_choice import Destination, SearchSettings
+from autocompress.driver.study_choice import Destination
 from autocompress.driver.worker import WorkerSettings
 from autocompress.paths import located, shown
-from autocompress.session.session import TextSettings
+from autocompress.requests.verbs import SearchRequest
 from autocompress.studies.storage import file_of, storage_url
 
 
@@ -28,9 +28,11 @@ def test_what_is_there_becomes_absolute_and_other_names_stay(folder):
     for name in ("org/model", "hub/name:config:split", "default"):
         assert located(name) == name
     (folder / "default").mkdir()
-    assert SearchSettings().located() == SearchSettings()  # a folder is no space
+    assert SearchRequest(runs_dir=folder).located() == SearchRequest(
+        runs_dir=folder
+    )  # a folder is no space
     (folder / "autocompress-demo").mkdir()
-    bundled = SearchSettings(model="autocompress-demo")
+    bundled = SearchRequest(model="autocompress-demo", runs_dir=folder)
     assert bundled.located() == bundled
 
 
@@ -42,15 +44,17 @@ def test_paths_are_shown_from_the_current_folder_on(folder):
 
 
 def test_what_workers_are_handed_names_the_same_files_in_any_folder(folder, tmp_path, monkeypatch):
-    texts = TextSettings(data="text.txt", report_data="./text.txt")
-    settings = SearchSettings(model="my model", space="space.yaml", texts=texts).located()
-    destination = Destination("s", Path("runs"), "my.journal").located()
-    worker = WorkerSettings(settings, destination.runs_dir)
+    texts = {"data": "text.txt", "report_data": "./text.txt"}
+    request = SearchRequest(
+        model="my model", space="space.yaml", study="s", storage="my.journal", **texts
+    )
+    destination = Destination.of(request.study, request).located()
+    worker = WorkerSettings(request.located())
     monkeypatch.chdir(tmp_path)
-    handed = pickle.loads(pickle.dumps(worker))
-    paths = (handed.search.model, handed.search.space, handed.search.texts.data)
-    assert all(Path(path).exists() for path in (*paths, handed.search.texts.report_data))
-    assert handed.runs_dir == folder / "runs"
+    handed = pickle.loads(pickle.dumps(worker)).request
+    paths = (handed.model, handed.space, handed.data, handed.report_data)
+    assert all(Path(path).exists() for path in paths)
+    assert Path(handed.runs_dir) == folder / "runs"
     assert destination.storage == f"journal://{folder}/my.journal"
 
 

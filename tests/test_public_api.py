@@ -47,7 +47,9 @@ def test_every_public_name_resolves(name):
 def test_all_names_what_a_user_needs():
     commands = {"attribute", "compress", "evaluate", "export", "front", "heal", "profile", "search"}
     others = {"LatentCache", "Plan", "__version__", "compress_layer", "load", "lora_config"}
-    others |= {"predict_plan"}
+    others |= {"predict_plan", "Study"} | {f"{name.capitalize()}Request" for name in VERBS}
+    others |= {"Cp", "Keep", "Quantize", "QuantizePlusLowRank", "Sparse", "Svd"}
+    others |= {"TensorTrain", "Trellis", "Tucker"}
     assert set(autocompress.__all__) == commands | others
 
 
@@ -56,32 +58,26 @@ def test_an_unknown_name_is_an_attribute_error():
         autocompress.serach  # noqa: B018
 
 
-def test_the_words_of_the_command_line_are_those_of_the_function():
-    from autocompress.api.functions import search
-    from autocompress.cli.search import search as command
-
-    words = set(inspect.signature(search).parameters) - {"texts", "progress"}
-    assert words == set(inspect.signature(command).parameters) - {
-        "ctx",
-        "as_json",
-        "dry_run",
-        "cache_limit",
-    }
+VERBS = {
+    "attribute": {"as_json"},
+    "compress": {"models", "out", "jobs", "skip_existing", "as_json", "cache_limit"},
+    "evaluate": {"as_json", "tracking_uri"},
+    "export": {"as_json"},
+    "heal": {"as_json"},
+    "profile": {"as_json", "cache_limit", "html"},
+    "search": {"as_json", "dry_run", "cache_limit"},
+}
 
 
-def test_the_words_of_evaluate_are_those_of_the_function():
-    from autocompress.api.evaluating import evaluate
-    from autocompress.cli.evaluate import evaluate as command
+@pytest.mark.parametrize("name", VERBS)
+def test_the_words_of_the_command_line_are_those_of_the_function(name):
+    from autocompress.cli import main
 
-    words = set(inspect.signature(evaluate).parameters) - {"progress"}
-    assert words == set(inspect.signature(command).parameters) - {"as_json", "tracking_uri"}
-
-
-def test_what_compress_takes_beyond_the_command_line_is_for_models_in_memory():
-    from autocompress.api.compressing import compress
-    from autocompress.cli.compress import compress as command
-
-    in_memory = {"model", "tokenizer", "inplace", "measure", "texts", "progress"}
-    several = {"ctx", "models", "jobs", "skip_existing", "as_json", "cache_limit"}
-    words = set(inspect.signature(compress).parameters) - in_memory
-    assert words == set(inspect.signature(command).parameters) - several
+    (command,) = (each for each in main.COMMANDS if each.__name__ == name)
+    function = getattr(autocompress, name)
+    typed = set(inspect.signature(command).parameters) - {"ctx"}
+    words = set(inspect.signature(function).parameters)
+    in_memory = {"model", "tokenizer", "inplace", "measure", "out"} if name == "compress" else set()
+    assert typed - VERBS[name] == words - {"progress", "penalties"} - in_memory
+    documented = inspect.getdoc(function).partition("Args:\n")[2]
+    assert all(f"    {word}: " in documented for word in words)

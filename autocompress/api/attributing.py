@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-from torch import Tensor
 
 from autocompress.driver.study_choice import Destination
 from autocompress.driver.study_session import open_study_session
@@ -16,19 +13,20 @@ from autocompress.evaluation.scoring import Score, score
 from autocompress.judging.attribution import (
     USUAL_GROUPINGS,
     Attribution,
-    Damage,
+    Lost,
     attribute,
     groups_of,
-    numbers_for,
+    put_back,
 )
 from autocompress.judging.picking import pick
 from autocompress.methods.plan import Plan
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
 from autocompress.session.session import Session
-from autocompress.studies.healed_trials import read_numbers
+from autocompress.studies.healed_trials import compressed_of
 from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.studies.study_store import read_study
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.dense_copies import dense_copies
 
 SELECTION, REPORT = "selection", "report"
@@ -54,10 +52,10 @@ class Attributed:
     bytes: int
     dense_bytes: int
     attribution: Attribution
-    report: Damage
+    report: Lost
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain mapping for JSON; damages in nats per token."""
+        """Plain mapping for JSON."""
         return {
             "from": self.source,
             "model": self.model,
@@ -66,7 +64,7 @@ class Attributed:
             "dense_bytes": self.dense_bytes,
             "text": SELECTION,
             **self.attribution.to_dict(),
-            "report": asdict(self.report),
+            "report": self.attribution.gauge.named(asdict(self.report)),
         }
 
 
@@ -96,44 +94,41 @@ def attribute_trial(
     study = read_study(destination.study, destination.runs_dir, destination.storage)
     chosen = pick(study, trial)
     groups_of(chosen.plan, study.specs, by)  # refuses what cannot be done before the model is read
-    numbers = read_numbers(study.folder, chosen)
+    compressed = compressed_of(study.folder, chosen)
     session = open_study_session(study, destination.runs_dir, progress)
     reported = None if chosen.report is None else _on_report(chosen.report, study.dense_report)
     source = f"trial {chosen.number} of study {study.name}"
-    found = attribute_plan(session, chosen.plan, source, numbers=numbers, by=by, report=reported)
+    found = attribute_plan(session, compressed, source, by=by, report=reported)
     return found, study, chosen
 
 
 def attribute_plan(
     session: Session,
-    plan: Plan,
+    compressed: Compressed,
     source: str,
     *,
-    numbers: Mapping[str, Tensor] | None = None,
     by: Sequence[str] = USUAL_GROUPINGS,
-    report: Damage | None = None,
+    report: Lost | None = None,
 ) -> Attributed:
     """Say what each group of matrices of a plan saves and harms, on the selection text.
 
     Args:
         session: the dense model.
-        plan: the plan.
+        compressed: the plan. A group that is put back is dense, the others use their weights.
         source: where it is from.
-        numbers: stored tensors by their names in a checkpoint, as healing leaves them. A group that
-            is put back is dense, the others use theirs.
         by: how matrices are grouped; see ``groups_of``.
         report: what the plan loses on the report text, where that is known.
 
     Raises:
         ConfigurationError: an unknown grouping, or a plan that keeps every matrix.
     """
-    workbench = session.workbench
+    plan, workbench = compressed.plan, session.workbench
     inventory = workbench.inventory
     groups = groups_of(plan, inventory.layers, by)
 
     def score_on(text: ScoredText, chosen: Plan) -> Score:
-        held = numbers_for(chosen, plan, workbench, numbers or {})
-        with workbench.applied(chosen, session.build, held) as model, dense_copies(model):
+        rest = put_back(chosen, compressed, workbench)
+        with workbench.applied(rest, session.builder.build) as model, dense_copies(model):
             return score(model, text.windows, text.teacher)
 
     text = session.scored_text(SELECTION)
@@ -145,15 +140,16 @@ def attribute_plan(
             lambda chosen: score_on(text, chosen),
             text.teacher.score,
             groups,
+            session.objective.gauge,
             advance,
         )
     if report is None:
         final = session.scored_text(REPORT)
-        report = Damage.of(score_on(final, plan), final.teacher.score)
+        report = Lost.of(score_on(final, plan), final.teacher.score)
     size = inventory.plan_bytes(plan)
     model = session.loaded.source
     return Attributed(source, model, plan, size, inventory.dense_bytes, attribution, report)
 
 
-def _on_report(measured: Measurement, dense: Measurement) -> Damage:
-    return Damage(math.log(measured.perplexity / dense.perplexity), measured.kl)
+def _on_report(measured: Measurement, dense: Measurement) -> Lost:
+    return Lost(measured.loss - dense.loss, measured.divergence)

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -22,28 +22,29 @@ from typing import Any, Literal, NoReturn, Protocol
 
 from autocompress.errors import AutocompressError, ConfigurationError
 from autocompress.progress import Advance
+from autocompress.requests.verbs import CompressRequest
 
 MOST_JOBS = 4  # by default: each holds a model, and memory is often the first to run out
 PATIENCE = 10.0  # seconds that an interrupted process may take to remove what it was writing
 
 
 @dataclass(frozen=True)
-class Job:
+class ModelJob:
     """One model to compress.
 
     Attributes:
         model: folder or hub name.
         out: the folder to write.
-        arguments: further arguments of ``autocompress.compress``; picklable.
+        request: how to compress it; picklable.
     """
 
     model: str
     out: Path
-    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    request: CompressRequest = field(hash=False)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ModelOutcome:
     """How a job ended.
 
     Attributes:
@@ -55,7 +56,7 @@ class Outcome:
         error: one paragraph about what went wrong.
     """
 
-    job: Job
+    job: ModelJob
     state: Literal["done", "skipped", "failed"]
     seconds: float = 0.0
     report: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -73,16 +74,16 @@ class Outcome:
 class Watcher(Protocol):
     """Told how far the jobs are, in the process that started them."""
 
-    def stage(self, job: Job, description: str, total: int | None) -> None:
+    def stage(self, job: ModelJob, description: str, total: int | None) -> None:
         """A job has begun a task of so many steps."""
 
-    def advance(self, job: Job, steps: int) -> None:
+    def advance(self, job: ModelJob, steps: int) -> None:
         """So many steps of the task are done since."""
 
-    def note(self, job: Job, message: str) -> None:
+    def note(self, job: ModelJob, message: str) -> None:
         """A job has something to say."""
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: ModelOutcome) -> None:
         """A job has ended."""
 
 
@@ -129,12 +130,12 @@ def cpu_count() -> int:
 
 
 def run_jobs(
-    jobs: Iterable[Job],
+    jobs: Iterable[ModelJob],
     processes: int,
     watcher: Watcher,
     *,
     prepare: Callable[[], None] | None = None,
-) -> list[Outcome]:
+) -> list[ModelOutcome]:
     """Compress models, so many at a time, and give the outcomes in the order of the jobs.
 
     When it is interrupted the processes are ended, and what they were writing is removed; finished
@@ -148,7 +149,7 @@ def run_jobs(
     """
     jobs = list(jobs)
     waiting = deque(jobs)
-    outcomes: dict[Job, Outcome] = {}
+    outcomes: dict[ModelJob, ModelOutcome] = {}
     threads = max(1, cpu_count() // max(1, min(processes, len(jobs))))
     with _running() as running:
         while waiting or running:
@@ -184,14 +185,14 @@ def _running() -> Iterator[dict[Connection, _Worker]]:
 class _Worker:
     """A process, as the one that started it sees it."""
 
-    job: Job
+    job: ModelJob
     process: SpawnProcess
     connection: Connection
     started: float
-    said: list[Outcome]
+    said: list[ModelOutcome]
 
     @classmethod
-    def start(cls, job: Job, threads: int, prepare: Callable[[], None] | None) -> _Worker:
+    def start(cls, job: ModelJob, threads: int, prepare: Callable[[], None] | None) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(job, threads, prepare, theirs), daemon=True)
@@ -199,7 +200,7 @@ class _Worker:
         theirs.close()  # so that its end is seen when the process ends
         return cls(job, process, ours, time.monotonic(), [])
 
-    def listen(self, watcher: Watcher) -> Outcome | None:
+    def listen(self, watcher: Watcher) -> ModelOutcome | None:
         """Pass on the next message; the outcome, when that was the last."""
         seconds = time.monotonic() - self.started
         try:
@@ -209,9 +210,9 @@ class _Worker:
             return self.said[0] if self.said else self._broken(seconds)
         if kind == "done":
             report, summary = content
-            self.said.append(Outcome(self.job, "done", seconds, report, summary))
+            self.said.append(ModelOutcome(self.job, "done", seconds, report, summary))
         elif kind == "failed":
-            self.said.append(Outcome(self.job, "failed", seconds, error=content[0]))
+            self.said.append(ModelOutcome(self.job, "failed", seconds, error=content[0]))
         elif kind == "stage":
             watcher.stage(self.job, *content)
         elif kind == "advance":
@@ -220,7 +221,7 @@ class _Worker:
             watcher.note(self.job, *content)
         return None
 
-    def _broken(self, seconds: float) -> Outcome:
+    def _broken(self, seconds: float) -> ModelOutcome:
         code = self.process.exitcode or 0
         if code < 0:
             how = f"its process was ended by {signal.Signals(-code).name}"
@@ -228,11 +229,11 @@ class _Worker:
         else:
             how = f"its process ended with exit code {code}"
             hint = "What it said is above; this is a fault of autocompress or of a library."
-        return Outcome(self.job, "failed", seconds, error=f"{how} before it was done. {hint}")
+        return ModelOutcome(self.job, "failed", seconds, error=f"{how} before it was done. {hint}")
 
 
 def _work(
-    job: Job, threads: int, prepare: Callable[[], None] | None, connection: Connection
+    job: ModelJob, threads: int, prepare: Callable[[], None] | None, connection: Connection
 ) -> None:
     """The process of one job."""
     # Ctrl-C reaches every process of a terminal; the one that started this ends it in good order.
@@ -246,9 +247,9 @@ def _work(
 
     torch.set_num_threads(threads)
     try:
-        report = compress(
-            job.model, out=job.out, progress=_Sending(connection), **job.arguments
-        ).report
+        sending = _Sending(connection)
+        asked = replace(job.request, model=job.model, out=job.out, progress=sending)
+        report = compress(asked).report
     except (AutocompressError, OSError) as error:
         connection.send(("failed", str(error)))
     else:

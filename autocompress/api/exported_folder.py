@@ -11,22 +11,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autocompress.api.recorded_texts import recorded_texts
-from autocompress.deploy.checkpoint import MEASUREMENTS, RECIPE
+from autocompress.deploy.documents import MEASUREMENTS, RECIPE
 from autocompress.deploy.weights import weight_files
 from autocompress.errors import ConfigurationError, ModelError, StorageError
 from autocompress.methods.keep import Keep
 from autocompress.methods.penalties import Penalty
 from autocompress.methods.plan import Plan
-from autocompress.progress import SILENT, Progress
-from autocompress.session.session import (
-    Session,
-    TextSettings,
-    check_named,
-    named_texts,
-    open_session,
-)
+from autocompress.requests.groups import FolderRequest, SessionRequest, TextRequest
+from autocompress.session.session import Session, check_named, open_session
 from autocompress.space.document import read_document
 from autocompress.space.recipe_file import read_recipe
+from autocompress.surgery.compressed import Compressed
+from autocompress.surgery.native import NATIVE
 from autocompress.surgery.placement import prefix_of
 
 
@@ -61,42 +57,23 @@ class OpenedFolder(NamedTuple):
     Attributes:
         path: the folder.
         session: the dense model.
-        plan: what the folder stores how.
-        numbers: its tensors of compressed matrices and its vectors, which healing trains too, by
-            their names in a checkpoint.
+        compressed: what the folder stores how, with its tensors of compressed matrices and its
+            vectors, which healing trains too.
         penalties: what its recipe asks of the ranks when it is healed.
     """
 
     path: Path
     session: Session
-    plan: Plan
-    numbers: dict[str, Tensor]
+    compressed: Compressed
     penalties: tuple[Penalty, ...] = ()
 
 
-def open_folder(
-    folder: Path,
-    *,
-    model: str | None = None,
-    data: str | None = None,
-    context: int | None = None,
-    runs_dir: Path = Path("runs"),
-    device: str = "cpu",
-    trust_remote_code: bool = False,
-    progress: Progress = SILENT,
-) -> OpenedFolder:
+def open_folder(folder: Path, request: FolderRequest) -> OpenedFolder:
     """Open a folder, and the dense model in the type that it was made in.
 
     Args:
         folder: the folder.
-        model: the dense model; the one its recipe names when left out.
-        data: source of text, cut into three parts as in a search; the texts that the folder was
-            made with when left out.
-        context: tokens of a window of text; as when the folder was made when left out.
-        runs_dir: folder of the cache.
-        device: where the model goes.
-        trust_remote_code: let code that comes with a hub model run.
-        progress: told how far things are.
+        request: the dense model and the texts, where they are not those of the folder.
 
     Raises:
         ConfigurationError: its recipe cannot be read.
@@ -113,14 +90,16 @@ def open_folder(
         )
     recipe = read_recipe(read_document(folder / RECIPE))
     session = open_session(
-        model or recipe.model,
-        _texts_of(folder, data, context),
-        runs_dir,
-        device=device,
-        compute_dtype=dtype_of(folder),
-        trust_remote_code=trust_remote_code,
-        dequantize=was_quantized(folder),
-        progress=progress,
+        _texts_of(folder, request).into(
+            SessionRequest,
+            model=request.model or recipe.model,
+            runs_dir=request.runs_dir,
+            device=request.device or "cpu",
+            compute_dtype=dtype_of(folder),
+            trust_remote_code=request.trust_remote_code,
+            dequantize=was_quantized(folder),
+            progress=request.progress,
+        )
     )
     wanted = recipe.fingerprint
     if wanted is not None and wanted != session.loaded.fingerprint:
@@ -130,20 +109,19 @@ def open_folder(
             wanted=wanted,
             hint="Name the one it was made from with --model.",
         )
-    numbers = _numbers_in(folder, recipe.plan, session)
-    return OpenedFolder(folder, session, recipe.plan, numbers, recipe.penalties)
+    weights = _weights_in(folder, recipe.plan, session)
+    return OpenedFolder(folder, session, Compressed(recipe.plan, weights), recipe.penalties)
 
 
-def _texts_of(folder: Path, data: str | None, context: int | None) -> TextSettings:
+def _texts_of(folder: Path, request: FolderRequest) -> TextRequest:
     """The texts that are named, else those that the folder was made with."""
     recorded = recorded_texts(folder)
-    if recorded is None and data is None:
-        check_named(TextSettings(), str(folder), apart=False)
-    usual = recorded or TextSettings()
-    named = named_texts(data, context=usual.context if context is None else context, bos=usual.bos)
-    if data is not None or recorded is None:
-        return named
-    return replace(recorded, context=named.context)
+    if recorded is None and request.data is None:
+        check_named(TextRequest(), str(folder), apart=False)
+    texts = recorded or TextRequest()
+    if request.data is not None:
+        texts = TextRequest(data=request.data, context=texts.context, bos=texts.bos)
+    return texts if request.context is None else replace(texts, context=request.context)
 
 
 def was_quantized(folder: Path) -> bool:
@@ -170,19 +148,25 @@ def dtype_of(folder: Path) -> str:
     return str(dtype)
 
 
-def _numbers_in(folder: Path, plan: Plan, session: Session) -> dict[str, Tensor]:
+def _weights_in(folder: Path, plan: Plan, session: Session) -> dict[str, Tensor]:
     """What a folder stores of compressed matrices, and its vectors, which healing trains too."""
     model, inventory = session.loaded.model, session.workbench.inventory
     inside = tuple(prefix_of(inventory[name]) for name, method in plan.items() if method != Keep())
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    numbers: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    files = weight_files(folder)
+    if not files:
+        raise ModelError(
+            f"the folder {folder} has no weights that autocompress reads",
+            wanted=f"a folder that was written for the target {NATIVE.name}",
+        )
     try:
-        for path in weight_files(folder):
+        for path in files:
             with safe_open(path, "pt", device=str(model.device)) as file:
                 for name in file.keys():  # noqa: SIM118  # it is no mapping
                     vector = len(file.get_slice(name).get_shape()) == 1 and name not in buffers
                     if name.startswith(inside) or vector:
-                        numbers[name] = file.get_tensor(name)
+                        weights[name] = file.get_tensor(name)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"the weights in {folder} cannot be read: {error}") from error
-    return numbers
+    return weights

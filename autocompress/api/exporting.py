@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from autocompress.api.recorded_texts import TEXTS, texts_to_record
-from autocompress.deploy.checkpoint import MEASUREMENTS, write_checkpoint
-from autocompress.deploy.exported import Exported
+from autocompress.deploy.documents import MEASUREMENTS
+from autocompress.deploy.exported import Export, Exported
 from autocompress.deploy.folder import check_free, whole_folder
-from autocompress.deploy.verify import Verification, verify_checkpoint
+from autocompress.deploy.targets import target_of
 from autocompress.driver.study_choice import Destination
 from autocompress.driver.study_session import open_study_session
 from autocompress.errors import StudyError
@@ -25,10 +23,10 @@ from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
 from autocompress.session.session import Session
 from autocompress.space.penalty_entries import penalty_entries
-from autocompress.studies.healed_trials import read_numbers
+from autocompress.studies.healed_trials import compressed_of
 from autocompress.studies.study_store import read_study
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.loading import has_own_code
-from autocompress.surgery.stored_types import dtype_name
 
 
 def export_trial(
@@ -62,20 +60,17 @@ def export_trial(
         raise StudyError(f"trial {chosen.number} of study {study.name} was not measured")
     session = open_study_session(study, destination.runs_dir, progress)
     source = f"trial {chosen.number} of study {study.name}"
-    numbers = read_numbers(study.folder, chosen)
-    return write_folder(
-        session, chosen.plan, out, measurement, source, numbers=numbers, overwrite=overwrite
-    )
+    compressed = compressed_of(study.folder, chosen)
+    return write_folder(session, compressed, out, measurement, source, overwrite=overwrite)
 
 
 def write_folder(
     session: Session,
-    plan: Plan,
+    plan: Plan | Compressed,
     out: Path,
     measurement: Measurement,
     source: str,
     *,
-    numbers: Mapping[str, Tensor] | None = None,
     penalties: Sequence[Penalty] = (),
     overwrite: bool = False,
 ) -> Exported:
@@ -86,57 +81,50 @@ def write_folder(
 
     Args:
         session: the dense model.
-        plan: what to store how.
+        plan: what to store how, with the weights of what was healed.
         out: the folder.
         measurement: of the plan, on the text that the fresh process scores as well.
         source: where the plan is from.
-        numbers: stored tensors of a healed plan; as the methods fit them when left out.
         penalties: what is asked of the ranks when the folder is healed, for its recipe.
         overwrite: whether a model in ``out`` may be replaced.
 
     Raises:
         ConfigurationError: ``out`` is in use.
+        MethodError: the plan holds what the session's target does not open.
         StorageError: it cannot be written, or does not load as what was measured.
     """
     asked = {"penalty": penalty_entries(penalties)} if penalties else {}
-    loaded, final = session.loaded, out.expanduser().absolute()
+    target, loaded = target_of(session.target.name), session.loaded
+    gauge = session.objective.gauge
+    final = out.expanduser().absolute()
     ids = session.report_ids if measurement.text == "report" else session.selection_ids
     with whole_folder(out, overwrite=overwrite) as folder:
         with session.progress.task(f"Writing {out}"):
-            report = write_checkpoint(
+            export = Export(
                 loaded,
-                plan,
-                session.build,
-                folder,
-                measurement=measurement.to_dict(),
-                numbers=numbers,
+                Compressed.of(plan),
+                session.builder.build,
+                gauge.named(measurement.to_dict()),
                 header={"seed": session.seed} | asked,
             )
+            report = target.write(export, folder)
         with session.progress.task("Loading it in a fresh process"):
-            verification = verify_checkpoint(
-                folder,
-                session.windows(ids),
-                perplexity=measurement.perplexity,
-                weight_bytes=report.weight_bytes,
-                device=str(loaded.model.device),
-                dtype=dtype_name(loaded.model.dtype),
-                trust_remote_code=loaded.trust_remote_code,
-                shown=final,
-            )
-        _note_verification(folder, verification, texts_to_record(session))
+            windows = session.windows(ids)
+            verification = target.verify(report, loaded, windows, measurement.figure, shown=final)
+        _note_verification(folder, gauge.named(asdict(verification)), texts_to_record(session))
     report = replace(report, folder=final)
     dense = session.workbench.inventory.dense_bytes
-    own_code = has_own_code(loaded)
-    return Exported(report, plan, verification, measurement.text, source, dense, own_code)
+    call = target.call_to_load(final, has_own_code(loaded))
+    return Exported(report, export.plan, verification, measurement.text, source, dense, call, gauge)
 
 
 def _note_verification(
-    folder: Path, verification: Verification, texts: dict[str, Any] | None
+    folder: Path, verification: dict[str, Any], texts: dict[str, Any] | None
 ) -> None:
     """Add to a folder's measurements what a fresh process saw, and the texts it was made with."""
     path = folder / MEASUREMENTS
     facts = json.loads(path.read_text("utf-8"))
-    facts |= {TEXTS: texts, "verified": asdict(verification)}
+    facts |= {TEXTS: texts, "verified": verification}
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

@@ -18,155 +18,84 @@ from autocompress.driver.healing import heal_trial, refuse_idle
 from autocompress.driver.healing_report import HealingReport
 from autocompress.driver.study_choice import Destination
 from autocompress.errors import ConfigurationError
-from autocompress.healing.settings import HealSettings, Trained
 from autocompress.methods.penalties import Penalty
-from autocompress.progress import SILENT, Progress
+from autocompress.progress import Progress
+from autocompress.requests.base import verb
+from autocompress.requests.healing import HealSettings
+from autocompress.requests.verbs import HealRequest
 from autocompress.space.document import read_document
 from autocompress.space.recipe_file import read_recipe
-from autocompress.studies.study import StudyRecord
 from autocompress.tracking.mlflow_mirror import mirrored
 
 NO_PENALTY = "none"
 
 
-def heal(
-    study: str | Path | StudyRecord | None = None,
-    *,
-    trial: str | int | None = None,
-    steps: int = 300,
-    data: str | None = None,
-    context: int | None = None,
-    tokens: int = 4096,
-    tokens_at_once: int | None = None,
-    rate: float = 0.01,
-    train: Trained = "all",
-    refit: bool = True,
-    penalty: str | Path | None = None,
-    shrink: float | None = None,
-    align: float = 0.0,
-    lm: float = 0.0,
-    patience: int | None = None,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-    model: str | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    runs_dir: str | Path = "runs",
-    storage: str | None = None,
-    track: bool = True,
-    tracking_uri: str | None = None,
-    progress: Progress = SILENT,
-) -> HealingReport:
-    """Train the stored numbers of a compressed model to predict what the dense one predicts.
+@verb(HealRequest)
+def heal(request: HealRequest) -> HealingReport:
+    """Train the stored weights of a compressed model to predict what the dense one predicts.
 
-    Args:
-        study: name or record of a study, the latest when left out; or an exported folder.
-        trial: of a study: ``best`` when left out, ``knee``, ``smallest``, ``fastest`` or a number.
-        steps: of training; with 0 the matrices of a trial are only fitted anew.
-        data: text to train on, the study's calibration text when left out. For a folder one source
-            that is cut into three disjoint parts, to train, to watch progress and to report on;
-            the texts that it was made with when left out.
-        context: of a folder: tokens of a window of text; as when it was made when left out.
-        tokens: of a step.
-        tokens_at_once: of a pass; fewer take less memory.
-        rate: highest learning rate, as a share of what is trained.
-        train: ``all`` stored numbers, or ``factors``: all but codes.
-        penalty: a recipe whose ``penalty:`` entries say what is asked of the ranks meanwhile; of a
-            folder its own recipe's when left out, and ``none`` for no penalty.
-        shrink: afterwards cut ranks where this share of a matrix's squared norm at most is lost.
-        refit: first fit each matrix anew to what the compressed model gives it.
-        align: share of the steps that train each block by itself first.
-        lm: share of the language-model loss beside the divergence.
-        patience: end after so many checks on the selection text without progress.
-        seed: of the order of the text.
-        checkpoint: file to keep progress in; one among the runs when left out.
-        model: of a folder: the dense model that it was made from, if that is not where it was.
-        device: of a folder: where the models run; ``cpu`` when left out.
-        trust_remote_code: of a folder: let code that comes with a hub model run.
-        out: folder to write the healed model to; must be given for a folder.
-        overwrite: whether a model in ``out`` may be replaced.
-        runs_dir: folder of run folders and of the cache; a record knows its own.
-        storage: of a study: URL of its storage, when it is not in the run folder.
-        track: of a study: mirror the healed trial into MLflow.
-        tracking_uri: of a study: MLflow's store; what MLflow itself would choose when left out.
-        progress: told how far things are.
+    A healed trial becomes a further trial of its study; a folder is healed into another.
 
     Raises:
         AutocompressError: and those below it; the message is one paragraph that says what to do.
     """
-    settings = HealSettings(
-        steps=steps,
-        tokens=tokens,
-        tokens_at_once=tokens_at_once,
-        rate=rate,
-        align=align,
-        lm=lm,
-        trained=train,
-        patience=patience,
-        seed=seed,
-        penalties=()
-        if penalty is None or str(penalty) == NO_PENALTY
-        else _penalties_of(Path(penalty)),
-        refit=refit,
-        shrink=shrink,
-    )
-    kept = None if checkpoint is None else Path(checkpoint)
-    written = None if out is None else Path(out)
-    if written is None and overwrite:
-        refuse_options("no --out to write to", overwrite=overwrite)
-    folder = folder_of(study)
+    if request.out is None and request.overwrite:
+        refuse_options("no --out to write to", overwrite=True)
+    penalties = request.penalties
+    if request.penalty is not None and str(request.penalty) != NO_PENALTY:
+        penalties = _penalties_of(Path(request.penalty))
+    settings = request.into(HealSettings, penalties=penalties)
+    checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
+    folder = folder_of(request.study)
     if folder is not None:
-        refuse_options(
-            f"the folder {folder}", trial=trial, storage=storage, tracking_uri=tracking_uri
-        )
-        refuse_idle(settings, f"the folder {folder}", fitted_for_good=True)
-        settings = replace(settings, refit=False)  # only stored numbers are left to go on from
-        place = place_for(folder, written, overwrite)
-        opened = open_folder(
-            folder,
-            model=model,
-            data=data,
-            context=context,
-            runs_dir=Path(runs_dir),
-            device=device or "cpu",
-            trust_remote_code=trust_remote_code,
-            progress=progress,
-        )
-        if penalty is None and steps:
-            settings = _with_own_penalties(settings, opened, progress)
-        return heal_folder(
-            opened, place, settings, runs_dir=Path(runs_dir), checkpoint=kept, overwrite=overwrite
-        )
-    refuse_options(
-        "a study, which has its own",
-        model=model,
-        context=context,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
-    destination = Destination.of(
-        str(study) if isinstance(study, Path) else study, runs_dir, storage
-    )
-    if written is not None:
-        check_free(written, overwrite)
-    with mirrored(track, tracking_uri, progress) as observers:
+        return _heal_folder(folder, request, settings, checkpoint)
+    refuse_options("a study, which has its own", **request.of_a_folder())
+    destination = Destination.of(request.study, request)
+    if request.out is not None:
+        check_free(Path(request.out), request.overwrite)
+    progress = request.progress
+    with mirrored(request.track, request.tracking_uri, progress) as observers:
         healed = heal_trial(
             destination,
-            "best" if trial is None else str(trial),
+            str(request.trial or "best"),
             settings,
-            data=data,
-            checkpoint=kept,
+            data=request.data,
+            checkpoint=checkpoint,
             observers=observers,
             progress=progress,
         )
-    if written is None:
+    if request.out is None:
         return healed
     exported = export_trial(
-        destination, written, trial=str(healed.trial), overwrite=overwrite, progress=progress
+        destination,
+        Path(request.out),
+        trial=str(healed.trial),
+        overwrite=request.overwrite,
+        progress=progress,
     )
     return replace(healed, exported=exported)
+
+
+def _heal_folder(
+    folder: Path, request: HealRequest, settings: HealSettings, checkpoint: Path | None
+) -> HealingReport:
+    what = f"the folder {folder}"
+    refuse_options(what, **request.of_a_study())
+    refuse_idle(settings, what, fitted_for_good=True)
+    settings = replace(settings, refit=False)  # only stored weights are left to go on from
+    out = None if request.out is None else Path(request.out)
+    place = place_for(folder, out, request.overwrite)
+    opened = open_folder(folder, request)
+    if request.penalty is None and not settings.penalties and settings.steps:
+        settings = _with_own_penalties(settings, opened, request.progress)
+    return heal_folder(
+        opened,
+        place,
+        settings,
+        runs_dir=Path(request.runs_dir),
+        checkpoint=checkpoint,
+        overwrite=request.overwrite,
+    )
 
 
 def _with_own_penalties(

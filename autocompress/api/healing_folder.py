@@ -9,11 +9,12 @@ from autocompress.api.exported_folder import OpenedFolder
 from autocompress.api.exporting import write_folder
 from autocompress.deploy.folder import check_free
 from autocompress.driver.healing_report import HealingReport
+from autocompress.driver.reporting import measure_again
 from autocompress.errors import ConfigurationError
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.heal_plan import heal_plan, healing_text
-from autocompress.healing.settings import HealSettings
+from autocompress.requests.healing import HealSettings
 from autocompress.store import content_key, tensor_key
 from autocompress.studies.healed_trials import key_of
 from autocompress.studies.study import Healing
@@ -73,15 +74,15 @@ def heal_folder(
         AutocompressError: healing diverges, or there is not enough memory.
         StorageError: ``out`` cannot be written, or does not load as what was measured.
     """
-    session, plan, numbers = opened.session, opened.plan, opened.numbers
+    session, compressed = opened.session, opened.compressed
     text, ids = healing_text(session, None, settings)
     report = session.scored_text("report")
-    evaluator = Evaluator(session.workbench, session.build, begin=session.begin)
-    before = evaluator.measure(plan, report, numbers=numbers)
+    evaluator = Evaluator(session.workbench, session.builder.build, begin=session.begin)
+    before = evaluator.measure(compressed, report)
     identity = {
         "model": session.loaded.fingerprint,
-        "plan": plan.hash,
-        "numbers": key_of(numbers),
+        "plan": compressed.plan.hash,
+        "weights": key_of(compressed.weights),
         "text": tensor_key(ids),
         "begin": list(session.begin),
         "settings": asdict(settings),
@@ -89,18 +90,16 @@ def heal_folder(
     kept = Checkpoint(
         checkpoint or runs_dir / FOLDER / f"{content_key(identity)[:12]}.part", identity
     )
-    form, healthy, healed = heal_plan(session, plan, numbers, ids, settings, kept)
-    after = evaluator.measure(form, report, latency=form != plan, numbers=healthy)
-    if form == plan:
-        after = after.with_times_of(before)
+    came, healed = heal_plan(session, compressed, ids, settings, kept)
+    known = before if came.plan == compressed.plan else None
+    after = measure_again(evaluator, came, report, known)
     source = f"{opened.path}, healed"
     written = write_folder(
         session,
-        form,
+        came,
         out,
         after,
         source,
-        numbers=healthy,
         penalties=settings.penalties if settings.steps else opened.penalties,
         overwrite=overwrite,
     )
@@ -113,5 +112,12 @@ def heal_folder(
         checks=tuple(asdict(check) for check in healed.checks),
     )
     return HealingReport(
-        str(opened.path), form, evaluator.dense(report), before, after, healing, exported=written
+        str(opened.path),
+        came.plan,
+        evaluator.dense(report),
+        before,
+        after,
+        healing,
+        session.objective.gauge,
+        exported=written,
     )

@@ -34,7 +34,7 @@ COMPARED_FROM = 0.5
 
 
 @dataclass(frozen=True)
-class LayerReport:
+class OneLayerReport:
     """What one layer costs and loses.
 
     Attributes:
@@ -69,7 +69,7 @@ def compress_layer(
     """Compress one layer, by a method or to a budget; the layer itself stays as it is.
 
     What is returned computes ``layer(x)`` from the stored form, and says in ``report`` (a
-    ``LayerReport``) how it is stored, its bytes and its error.
+    ``OneLayerReport``) how it is stored, its bytes and its error.
 
     Args:
         layer: ``nn.Linear``, ``Conv1D`` of transformers, or ``nn.Embedding``.
@@ -103,7 +103,7 @@ def compress_layer(
         built = chosen.build(problem)
     else:
         chosen, built = _best_within(problem, _bytes_of(budget, spec), space)
-    report = LayerReport(chosen, chosen.cost(spec), Keep().cost(spec), _error(problem, built))
+    report = OneLayerReport(chosen, chosen.cost(spec), Keep().cost(spec), _error(problem, built))
     place(holder, spec, built.train(layer.training))
     compressed = holder[_NAME]
     compressed.report = report  # type: ignore[assignment]
@@ -194,9 +194,9 @@ def _best_within(problem: MatrixProblem, limit: int, space: str) -> tuple[Method
     least = COMPARED_FROM * max(option.cost(spec) for option in within)
     compared = [option for option in within if option.cost(spec) >= least]
     built = [(option, option.build(problem)) for option in compared]
-    return min(built, key=lambda each: problem.damage(each[1].to_dense()))
+    return min(built, key=lambda each: problem.loss_increase(each[1].to_dense()))
 
 
 def _error(problem: MatrixProblem, built: CompressedMatrix) -> float:
-    whole = problem.damage(torch.zeros_like(problem.weight32))
-    return math.sqrt(problem.damage(built.to_dense()) / whole) if whole else 0.0
+    whole = problem.loss_increase(torch.zeros_like(problem.weight32))
+    return math.sqrt(problem.loss_increase(built.to_dense()) / whole) if whole else 0.0

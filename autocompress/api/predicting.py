@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autocompress.deploy.targets import target_of
 from autocompress.driver.proposing.prediction import Prediction, predict
 from autocompress.driver.proposing.proposer import Proposer
 from autocompress.space.recipe_file import save_recipe
 from autocompress.studies.stored_menu import read_menu
 from autocompress.studies.study import StudyRecord
+from autocompress.surgery.native import NATIVE
 from autocompress.units import Budget
 
 
@@ -40,8 +42,8 @@ class PredictedPlan:
             "measured": False,
             "bytes": self.prediction.bytes,
             "ratio": self.ratio,
-            "predicted_kl": self.prediction.kl,
-            "predicted_rise": self.prediction.rise,
+            **self.study.gauge.named({"predicted_divergence": self.prediction.divergence}),
+            "predicted_increase": self.prediction.increase,
             "lower_bounds": self.prediction.beyond,
             "trials": self.prediction.trials,
             "plan_hash": self.prediction.plan.hash,
@@ -64,7 +66,8 @@ def predict_plan(study: StudyRecord, budget: str) -> PredictedPlan:
     """
     limit = Budget.parse(budget).limits(study.dense_bytes, 1.0).memory_bytes
     limit = study.dense_bytes if limit is None else limit
-    prediction = predict(study, Proposer.of_stored(read_menu(study), study.limits), limit)
+    target = target_of(study.identity.get("target", NATIVE.name))
+    prediction = predict(study, Proposer.of_stored(read_menu(study, target), study.limits), limit)
     path = study.folder / f"predicted-{study.dense_bytes / limit:.3g}x.yaml"
     save_recipe(
         prediction.plan,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from autocompress.deploy.checkpoint import MEASUREMENTS
-from autocompress.evaluation.corpus import BUNDLED
+from autocompress.deploy.documents import MEASUREMENTS
 from autocompress.evaluation.text_files import absolute_source
-from autocompress.session.session import Session, TextSettings
+from autocompress.paths import BUNDLED
+from autocompress.requests.base import options_of
+from autocompress.requests.groups import TextRequest
+from autocompress.session.session import Session
 from autocompress.surgery.loading import is_bundled
 
 TEXTS = "texts"  # the key in the measurements
@@ -20,7 +21,7 @@ def texts_to_record(session: Session) -> dict[str, Any] | None:
     """The settings of a session's texts, valid from any folder; ``None`` for texts in memory."""
     if session.own.texts or session.own.tokens:
         return None
-    facts = asdict(session.settings)
+    facts = session.sources.to_dict()
     for name, value in facts.items():
         if name.endswith("data") and value is not None:
             facts[name] = absolute_source(value)
@@ -29,7 +30,7 @@ def texts_to_record(session: Session) -> dict[str, Any] | None:
     return facts
 
 
-def recorded_texts(folder: str | Path | None) -> TextSettings | None:
+def recorded_texts(folder: str | Path | None) -> TextRequest | None:
     """The texts that a folder was made with; ``None`` where it is no exported one or says none."""
     if folder is None:
         return None
@@ -40,7 +41,6 @@ def recorded_texts(folder: str | Path | None) -> TextSettings | None:
     if not isinstance(facts, dict):
         return None
     recorded = facts.get(TEXTS)
-    names = {field.name for field in fields(TextSettings)}
-    if isinstance(recorded, dict) and recorded.keys() <= names:
-        return TextSettings(**recorded)
-    return TextSettings(BUNDLED) if is_bundled(facts.get("model", "")) else None
+    if isinstance(recorded, dict) and recorded.keys() <= options_of(TextRequest).keys():
+        return TextRequest(**recorded)
+    return TextRequest(data=BUNDLED) if is_bundled(facts.get("model", "")) else None

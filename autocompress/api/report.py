@@ -15,7 +15,7 @@ from autocompress.judging.by_role import RoleBytes, StoredMatrix, by_role
 from autocompress.judging.targets import Verdict
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
-from autocompress.records import Measurement, Skipped
+from autocompress.records import Gauge, Measurement, Skipped
 from autocompress.session.left_dense import summary_of
 from autocompress.stage_memory import describe_peaks
 from autocompress.units import format_bytes
@@ -36,8 +36,8 @@ class LayerReport:
         dense_bytes: what it took.
         bytes: what it takes.
         parameters: weights that it stores; codes count for what they stand for.
-        damage: predicted rise of the loss, nats per token; ``None`` where none is known, as the
-            calibration text does not reach the matrix.
+        loss_increase: predicted increase of the loss, nats per token; ``None`` where none is known,
+            as the calibration text does not reach the matrix.
         cosine: cosine between the outputs of the dense and the compressed layer on the calibration
             text.
     """
@@ -50,7 +50,7 @@ class LayerReport:
     dense_bytes: int
     bytes: int
     parameters: int
-    damage: float | None
+    loss_increase: float | None
     cosine: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,11 +63,11 @@ class Quality:
     """The model before and after, on the same text.
 
     Attributes:
-        dense_perplexity: of the dense model.
+        dense_figure: of the dense model.
         measured: what was measured of the compressed one.
     """
 
-    dense_perplexity: float
+    dense_figure: float
     measured: Measurement
 
 
@@ -83,7 +83,8 @@ class CompressionReport:
         bytes: and after.
         layers: the matrices one by one, in the order of the model.
         skipped: modules left as they are, with the reason.
-        quality: perplexities on the report text; ``None`` when they were not measured.
+        gauge: the words and the scale of the quality.
+        quality: on the report text; ``None`` when it was not measured.
         exported: the folder that was written, if one was.
         begin_token: what each window of the texts started with; ``None`` for nothing.
         targets: whether each target is met, and by how much.
@@ -99,6 +100,7 @@ class CompressionReport:
     bytes: int
     layers: tuple[LayerReport, ...]
     skipped: tuple[Skipped, ...]
+    gauge: Gauge
     quality: Quality | None = None
     exported: Exported | None = None
     begin_token: str | None = None
@@ -123,9 +125,9 @@ class CompressionReport:
         return sum(layer.parameters for layer in self.layers)
 
     @property
-    def damage(self) -> float:
-        """Predicted rise of the loss, nats per token: the sum over the layers where it is known."""
-        return sum(layer.damage or 0.0 for layer in self.layers)
+    def loss_increase(self) -> float:
+        """Predicted increase of the loss, nats per token, over the layers where it is known."""
+        return sum(layer.loss_increase or 0.0 for layer in self.layers)
 
     @property
     def folder(self) -> Path | None:
@@ -165,7 +167,7 @@ class CompressionReport:
             "parameters": self.parameters,
             "peak_memory_bytes": self.peak_memory_bytes,
             "stage_memory_bytes": dict(self.stage_memory_bytes),
-            "predicted_damage": self.damage,
+            "predicted_loss_increase": self.loss_increase,
             "by_role": [role.to_dict() for role in self.by_role],
             "layers": self.table(),
             "skipped": [vars(skipped) for skipped in self.skipped],
@@ -175,33 +177,36 @@ class CompressionReport:
         }
         if self.quality is not None:
             measured = self.quality.measured
-            facts |= {
-                "text": measured.text,
-                "tokens": measured.tokens,
-                "dense_perplexity": self.quality.dense_perplexity,
-                "perplexity": measured.perplexity,
-                "kl": measured.kl,
-                "cosine": measured.cosine,
-            }
+            facts |= self.gauge.named(
+                {
+                    "text": measured.text,
+                    "tokens": measured.tokens,
+                    "dense_figure": self.quality.dense_figure,
+                    "figure": measured.figure,
+                    "divergence": measured.divergence,
+                    "cosine": measured.cosine,
+                }
+            )
         return facts if self.exported is None else facts | self.exported.to_dict()
 
     def __str__(self) -> str:
         """A short summary for people."""
+        gauge = self.gauge
         lines = [
             f"{self.model}, {self.source}: {self.plan.summary() or 'all kept'}",
             f"  weights     {format_bytes(self.dense_bytes)} -> {format_bytes(self.bytes)}, "
             f"{self.ratio:.3g} times less{self._parameters()}",
             *self._not_reached(),
-            f"  loss        {self.damage:+.3g} nats a token predicted{self._worst()}",
+            f"  loss        {self.loss_increase:+.3g} {gauge.unit} predicted{self._worst()}",
         ]
         if self.quality is None:
-            lines.append("  perplexity  not measured")
+            lines.append(f"  {gauge.figure:<11} not measured")
         else:
             measured = self.quality.measured
             lines.append(
-                f"  perplexity  {self.quality.dense_perplexity:.4f} -> {measured.perplexity:.4f} "
+                f"  {gauge.figure:<11} {self.quality.dense_figure:.4f} -> {measured.figure:.4f} "
                 f"on {measured.tokens:,} tokens of the {measured.text} text, "
-                f"KL {measured.kl:.4f} nats a token"
+                f"{gauge.divergence} {measured.divergence:.4f} {gauge.unit}"
             )
         lines += [f"  target      {verdict}" for verdict in self.targets]
         if self.peak_memory_bytes is not None:
@@ -222,19 +227,19 @@ class CompressionReport:
     def _not_reached(self) -> list[str]:
         if not self.unreached:
             return []
-        loss = {layer.name: layer.damage for layer in self.layers}
+        loss = {layer.name: layer.loss_increase for layer in self.layers}
         stored = [matrix for matrix in self.unreached if loss[matrix.name] is None]
         how = f"{len(stored)} compressed all the same" if stored else "left dense"
         return [f"  unreached   {how}: {summary_of(self.unreached)}"]
 
     def _worst(self) -> str:
-        known = [(layer.damage, layer.name) for layer in self.layers if layer.damage]
+        known = [(layer.loss_increase, layer.name) for layer in self.layers if layer.loss_increase]
         worst = sorted(known, reverse=True)[:MOST_NAMED]
-        named = [f"{name} ({damage:.2g})" for damage, name in worst]
+        named = [f"{name} ({loss_increase:.2g})" for loss_increase, name in worst]
         return f", most by {', '.join(named)}" if named else ""
 
 
-class Compressed(NamedTuple):
+class CompressResult(NamedTuple):
     """A compressed model and its report: ``model, report = autocompress.compress(...)``.
 
     Attributes:

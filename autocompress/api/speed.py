@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from autocompress.api.exported_folder import dtype_of, was_quantized
-from autocompress.deploy.checkpoint import RECIPE
+from autocompress.deploy.documents import RECIPE
 from autocompress.errors import AutocompressError, ModelError
 from autocompress.evaluation.encoding import begin_tokens, vocabulary_of
 from autocompress.evaluation.latency import ROUNDS, describe_device
@@ -24,7 +24,7 @@ from autocompress.surgery.stored_types import dtype_name
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedModel:
     """A model, and how a fresh process loads it again.
 
     Attributes:
@@ -40,7 +40,7 @@ class Timed:
 
 def open_dense_of(
     exported: LoadedModel, settings: Mapping[str, Any], progress: Progress = SILENT
-) -> Timed:
+) -> TimedModel:
     """Load the dense model that an exported folder was made from, as the folder records it.
 
     Args:
@@ -76,11 +76,15 @@ def open_dense_of(
             wanted=str(recipe.fingerprint),
             hint=hint,
         )
-    return Timed(dense, wanted, recipe.model)
+    return TimedModel(dense, wanted, recipe.model)
 
 
 def measure_speed(
-    model: Timed, dense: Timed | None = None, *, bos: bool = True, progress: Progress = SILENT
+    model: TimedModel,
+    dense: TimedModel | None = None,
+    *,
+    bos: bool = True,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Time a model, in turn with the dense one, and measure the memory of each by itself.
 
@@ -143,7 +147,7 @@ def check_comparable(loaded: LoadedModel, dense: LoadedModel) -> None:
         )
 
 
-def _figures(timed: Timed) -> dict[str, Any]:
+def _figures(timed: TimedModel) -> dict[str, Any]:
     """What a model is, and the memory that it takes by itself."""
     loaded = timed.loaded
     memory: dict[str, Any] = {}

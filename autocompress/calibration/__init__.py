@@ -1,1 +1,1 @@
-"""What is measured once per model: statistics, damage, the menu of options, and their cache."""
+"""What is measured once per model: statistics, loss increases, and the menu of options."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.calibration.spilled import SpilledTensors
+from autocompress.evaluation.objectives import objective_for
 
 AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-4}  # of a block alone with it in the model
 AGREEMENT_HALF = 2e-2  # in 16 bits, where kernels differ with and without gradients
@@ -70,8 +71,8 @@ class Blocks:
     last is all after the last block.
 
     Args:
-        model: in evaluation mode; what it returns has ``logits``. Its parameters gather no
-            gradients, what its embeddings return does.
+        model: in evaluation mode; what it returns has outputs for its objective. Its parameters
+            gather no gradients, what its embeddings return does.
         folder: on whose disk the hidden states are kept.
         modules: its blocks; found when left out.
 
@@ -87,6 +88,7 @@ class Blocks:
     ) -> None:
         self.model, self.modules = model, modules or find_blocks(model)
         self.count = len(self.modules)
+        self._objective = objective_for(model)
         if len(set(map(id, self.modules))) < self.count:
             raise NotBlockwise("one block is used at several places")
         self._segment: int | None = None  # where the pass is that is being recorded
@@ -136,21 +138,21 @@ class Blocks:
             ids: token ids.
 
         Returns:
-            The logits.
+            The outputs that its objective looks at, such as logits.
 
         Raises:
-            NotBlockwise: the blocks are no simple chain, or there are no logits.
+            NotBlockwise: the blocks are no simple chain, or there are no outputs.
         """
         self._segment = self._next = 0
         with self._answering(partial(self._record, batch)):
-            logits = getattr(self.model(input_ids=ids), "logits", None)
+            outputs = self._objective.output_of(self.model(input_ids=ids))
         self._segment = None
         if self._next != self.count:
             raise NotBlockwise("not every one of its blocks is used")
-        if not isinstance(logits, Tensor):
-            raise NotBlockwise("it returns no logits")
+        if outputs is None:
+            raise NotBlockwise(f"it returns no outputs of a {self._objective.name} model")
         self._hidden[self.count, batch], self._latest = self._latest, torch.empty(0)
-        return logits
+        return outputs
 
     def _record(self, batch: int, index: int, forward: Answer, *args: Any, **kwargs: Any) -> Any:
         hidden = _hidden_of(args, kwargs)
@@ -166,12 +168,12 @@ class Blocks:
         self._latest, self._beside[index] = _hidden_in(output)
         return output
 
-    def check(self, ids: Tensor, logits: Tensor) -> None:
+    def check(self, ids: Tensor, outputs: Tensor) -> None:
         """See whether each segment alone gives what it gave in the whole model.
 
         Args:
             ids: the token ids of batch 0.
-            logits: what ``record`` gave for them.
+            outputs: what ``record`` gave for them.
 
         Raises:
             NotBlockwise: one gives something else, or depends on the embeddings by another way.
@@ -181,7 +183,8 @@ class Blocks:
                 _, alone = self.block(index, 0, ids, learns=False)
                 if alone.requires_grad or not _near(alone, self._hidden[index + 1, 0]):
                     raise NotBlockwise(f"block {index} depends on more than the one before it")
-            _, output = self.tail(0, ids, learns=False)
+            _, returned = self.tail(0, ids, learns=False)
+            found = self._objective.output_of(returned)
         except (
             RuntimeError,
             LookupError,
@@ -191,7 +194,7 @@ class Blocks:
             ValueError,
         ) as error:
             raise NotBlockwise(f"its blocks do not run alone ({error})") from error
-        if output.logits.requires_grad or not _near(output.logits, logits):
+        if found is None or found.requires_grad or not _near(found, outputs):
             raise NotBlockwise("its output depends on more than the last block")
 
     def block(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autocompress.calibration.blocks import Blocks
 from autocompress.calibration.gram_sums import watching
 from autocompress.errors import ModelError
+from autocompress.evaluation.objectives import objective_for
 from autocompress.free_memory import give_back_memory
 
 # mlp.experts.gate_up_proj.3, mlp.experts.3.up_proj: the same matrix of experts that are siblings
@@ -23,7 +24,7 @@ _INDEX = re.compile(r"\.\d+")
 FORTH = 3  # blocks that are run forth in the time of one there and back
 
 
-class Watch(Protocol):
+class InputWatch(Protocol):
     """Sums of what passes one use of a matrix."""
 
     module: nn.Module
@@ -32,11 +33,11 @@ class Watch(Protocol):
         """Hook the module; the handle removes the hook."""
 
 
-W = TypeVar("W", bound=Watch)
-# Number of a batch, number of a first row and rows [m, vocabulary] of its logits, in fp32, to their
+W = TypeVar("W", bound=InputWatch)
+# Number of a batch, number of a first row and rows [m, width] of its outputs, in fp32, to their
 # loss, summed; None where these rows have none. Asked in the order of the rows.
 Loss = Callable[[int, int, Tensor], Tensor | None]
-BLOCK_ELEMENTS = 2**21  # of logits that are differentiated at a time
+BLOCK_ELEMENTS = 2**21  # of outputs that are differentiated at a time
 
 
 class Collection(Generic[W]):
@@ -63,6 +64,7 @@ class Collection(Generic[W]):
     ) -> None:
         self.model, self.work, self.keep, self.loss = model, work, keep, loss
         self.uses = dict(uses)
+        self._objective = objective_for(model)
         self.tokens = sum(ids.numel() for ids in work)
         self._advance, self._worked, self._told = advance, 0, 0
 
@@ -98,7 +100,7 @@ class Collection(Generic[W]):
                     gradients[batch] = self._step(blocks, segment, batch, gradients[batch])
                     self._count(ids, stages)
                     if segment > blocks.count:
-                        give_back_memory()  # of logits: much, and freed in small pieces
+                        give_back_memory()  # of outputs: much, and freed in small pieces
             self._hand_over([name for name in self.uses if min(segments[name]) == segment])
             give_back_memory()
         self._tell(self.tokens)
@@ -108,11 +110,11 @@ class Collection(Generic[W]):
         modules = [use.module for places in self.uses.values() for use in places]
         with blocks.noting(modules) as segment_of:
             for batch, ids in enumerate(self.work):
-                logits = blocks.record(batch, ids)
-                _refuse_nan(logits)
+                outputs = blocks.record(batch, ids)
+                _refuse_nan(outputs)
                 if batch == 0:
-                    blocks.check(ids, logits)
-                del logits  # else those of two batches are held
+                    blocks.check(ids, outputs)
+                del outputs  # else those of two batches are held
                 self._count(ids, stages, forth)
                 give_back_memory()
         return {
@@ -137,18 +139,18 @@ class Collection(Generic[W]):
             leaf, hidden = blocks.block(segment - 1, batch, ids)
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
         else:
-            leaf, output = blocks.tail(batch, ids)
-            self._backward(batch, output)
+            leaf, returned = blocks.tail(batch, ids)
+            self._backward(batch, returned)
         return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
-    def _backward(self, batch: int, output: Any) -> None:
+    def _backward(self, batch: int, returned: Any) -> None:
         """Send back the gradients of the loss."""
-        logits = getattr(output, "logits", None)
-        if logits is None or not logits.requires_grad:
+        outputs = self._objective.output_of(returned)
+        if outputs is None or not outputs.requires_grad:
             return
-        _refuse_nan(logits)
+        _refuse_nan(outputs)
         # Row by row: with those of all rows a loss holds several copies of a large vocabulary.
-        flat = logits.detach().reshape(-1, logits.shape[-1])
+        flat = outputs.detach().reshape(-1, outputs.shape[-1])
         gradient = torch.zeros_like(flat)
         at_once = max(1, BLOCK_ELEMENTS // flat.shape[-1])
         for start in range(0, len(flat), at_once):
@@ -156,7 +158,7 @@ class Collection(Generic[W]):
             loss = self.loss(batch, start, rows)
             if loss is not None:
                 (gradient[start : start + at_once],) = torch.autograd.grad(loss, rows)
-        logits.backward(gradient.view_as(logits))
+        outputs.backward(gradient.view_as(outputs))  # type: ignore[no-untyped-call]
 
     def _hand_over(self, names: Sequence[str]) -> None:
         together: dict[str, list[str]] = defaultdict(list)
@@ -190,8 +192,8 @@ def siblings_of(name: str) -> str:
     return expert["layer"] + _INDEX.sub("", expert["matrix"]) if expert else name
 
 
-def _refuse_nan(logits: Tensor) -> None:
-    if bool(torch.isnan(logits).any()):
+def _refuse_nan(outputs: Tensor) -> None:
+    if bool(torch.isnan(outputs).any()):
         raise ModelError(
             "the model's predictions on the calibration text are not numbers (NaN)",
             hint="Check the checkpoint, or load it in a wider type with --compute-dtype float32.",

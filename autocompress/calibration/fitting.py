@@ -185,7 +185,10 @@ def fit_layer(
     content = builder.content_of(spec.name)
     addresses = {method: builder.key(spec.name, method) for method in methods}
     known = builder.cache.record("fits", content) or {}
-    options = {m: Option.of(m, spec, known[key]) for m, key in addresses.items() if key in known}
+    target = builder.workbench.inventory.target
+    options = {
+        m: Option.of(m, spec, known[key], target) for m, key in addresses.items() if key in known
+    }
     fresh = [method for method in methods if method not in options]
     metric = builder.metrics.get(spec.name) if fresh else None
     reached = metric is None or metric.reached
@@ -195,7 +198,10 @@ def fit_layer(
             option = options[method] = _fitted(
                 builder, spec, method, tuple(options.values()), reached=reached
             )
-            known[addresses[method]] = {"damage": option.damage, "cosine": option.cosine}
+            known[addresses[method]] = {
+                "loss_increase": option.loss_increase,
+                "cosine": option.cosine,
+            }
         builder.cache.keep_record("fits", content, known)
         if spec.parameters > MOST_PARAMETERS_REMEMBERED:
             builder.forget_work(spec.name)
@@ -216,13 +222,16 @@ def _fitted(
     reached: bool,
 ) -> Option:
     """Fit and judge one option, and keep the layer unless another option is better."""
+    target = builder.workbench.inventory.target
     if isinstance(method, Keep):
-        return Option.of(method, spec, {"damage": 0.0, "cosine": 1.0})
+        return Option.of(method, spec, {"loss_increase": 0.0, "cosine": 1.0}, target)
     layer = builder.fit(spec.name, method)
     fit = judge(builder.problem(spec.name), layer)
     if not reached:
-        fit = replace(fit, damage=0.0)  # none is known, and what the plain metric says is no loss
-    option = Option.of(method, spec, asdict(fit))
+        fit = replace(
+            fit, loss_increase=0.0
+        )  # none is known, and what the plain metric says is no loss
+    option = Option.of(method, spec, asdict(fit), target)
     if not any(map(option.is_beaten_by, others)):
         builder.keep(spec.name, method, layer)
     return option

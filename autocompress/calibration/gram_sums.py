@@ -93,7 +93,7 @@ class GramSum:
         return self.total.cpu() / max(count, 1)
 
 
-class Use:
+class GramUse:
     """One place where a matrix is used: the sums of its two Gram matrices, fed by hooks.
 
     For a linear use the inputs give the columns and the output gradients the rows; for a lookup the
@@ -129,17 +129,17 @@ class Use:
 
         return self.module.register_forward_hook(forward, with_kwargs=True)
 
-    def curvature(self, tokens: int) -> Curvature:
+    def curvature(self, rows: int) -> Curvature:
         """Means over what was seen.
 
-        Gradients are divided by all tokens, so that a matrix used twice a token counts twice, and
-        one of an expert by the share of the tokens that are routed to it.
+        Gradients are divided by all rows of outputs, so that a matrix used twice a row counts
+        twice, and one of an expert by the share of the rows that are routed to it.
         """
         inputs = self.inputs.frequencies() if self.lookup else self.inputs.mean(self.inputs.vectors)
-        gradients = self.gradients.mean(tokens) * self.factor**2  # by the row, not what it becomes
+        gradients = self.gradients.mean(rows) * self.factor**2  # by the row, not what it becomes
         if self.gradients.vectors == 0 and self.inputs.vectors:
             # A model without a loss: every output counts the same.
-            gradients = torch.full((self.gradients.size,), self.inputs.vectors / tokens)
+            gradients = torch.full((self.gradients.size,), self.inputs.vectors / rows)
         return (
             Curvature(rows=inputs, columns=gradients, tokens=self.inputs.vectors)
             if self.lookup

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,6 +76,30 @@ class KeptMetrics(Mapping[str, Metric]):
 
     def _entry(self, entry: str) -> dict[str, Tensor]:
         return self.cache.tensors(self._kind, content_key(entry)) or {}
+
+
+class MetricsToCome(Mapping[str, Metric]):
+    """Metrics by layer name that are collected when the first is asked for.
+
+    Args:
+        collect: collects them.
+    """
+
+    def __init__(self, collect: Callable[[], Mapping[str, Metric]]) -> None:
+        self._collect = collect
+
+    @cached_property
+    def _metrics(self) -> Mapping[str, Metric]:
+        return self._collect()
+
+    def __getitem__(self, name: str) -> Metric:
+        return self._metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
 
 
 def to_tensors(metric: Metric, name: str) -> dict[str, Tensor]:

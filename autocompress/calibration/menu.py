@@ -1,4 +1,4 @@
-"""The menu: each layer's options worth considering, with their bytes and predicted damage."""
+"""The menu: each layer's options worth considering, with bytes and predicted loss increase."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
+from autocompress.methods.target import Target
 from autocompress.numerics.metric import MOST_WEIGHTED, Curvature, apply_gram
 from autocompress.records import Kind, LayerSpec
-from autocompress.surgery.inventory import placed_entries
+from autocompress.surgery.native import NATIVE
 
 
 class State(StrEnum):
-    """How an option's damage is known, and whether it is on offer."""
+    """How an option's loss increase is known, and whether it is on offer."""
 
     FITTED = "fitted"
     PREDICTED = "predicted"  # by fits of the same method to other matrices; see ``screening``
@@ -32,12 +33,12 @@ class Fit:
     """How well one method stores one matrix.
 
     Attributes:
-        damage: predicted rise of the loss, nats per token.
+        loss_increase: predicted increase of the loss, nats per token.
         cosine: cosine between the outputs of the dense and of the compressed layer over the
             calibration text.
     """
 
-    damage: float
+    loss_increase: float
     cosine: float
 
 
@@ -48,37 +49,46 @@ class Option:
     Attributes:
         method: the method.
         bytes: exact bytes of the tensors it stores.
-        file_bytes: the same with the entries in the file's header.
-        damage: rise of the loss to second order, nats per token: of its fit, else as predicted.
+        file_bytes: most bytes that the matrix takes in the target's container, header included.
+        loss_increase: increase of the loss to second order, nats per token: of its fit, else as
+            predicted.
         cosine: agreement of the outputs; ``None`` before it is fitted.
-        state: how the damage is known.
-        predicted: damage before anything of its kind was fitted to this matrix; ``None`` where it
-            was fitted at once.
+        state: how the loss increase is known.
+        predicted: loss increase before anything of its kind was fitted to this matrix; ``None``
+            where it was fitted at once.
     """
 
     method: Method
     bytes: int
     file_bytes: int
-    damage: float
+    loss_increase: float
     cosine: float | None = None
     state: State = State.FITTED
     predicted: float | None = None
 
     @classmethod
-    def of(cls, method: Method, spec: LayerSpec, fit: Mapping[str, float]) -> Self:
-        """A fitted option, from its damage and cosine."""
-        size = method.cost(spec), file_bytes(method, spec)
-        return cls(method, *size, fit["damage"], fit["cosine"])
+    def of(
+        cls,
+        method: Method,
+        spec: LayerSpec,
+        fit: Mapping[str, float],
+        target: Target = NATIVE,
+    ) -> Self:
+        """A fitted option, from its loss increase and cosine."""
+        size = method.cost(spec), target.matrix_bytes(method, spec)
+        return cls(method, *size, fit["loss_increase"], fit["cosine"])
 
     @classmethod
-    def expected(cls, method: Method, spec: LayerSpec, damage: float) -> Self:
+    def expected(
+        cls, method: Method, spec: LayerSpec, loss_increase: float, target: Target = NATIVE
+    ) -> Self:
         """One that nothing was fitted for."""
-        size = method.cost(spec), file_bytes(method, spec)
-        return cls(method, *size, damage, state=State.PREDICTED, predicted=damage)
+        size = method.cost(spec), target.matrix_bytes(method, spec)
+        return cls(method, *size, loss_increase, state=State.PREDICTED, predicted=loss_increase)
 
     def is_beaten_by(self, other: Option) -> bool:
-        """Whether another takes no more bytes in the file and does no more damage."""
-        return other.file_bytes <= self.file_bytes and other.damage <= self.damage
+        """Whether another takes no more bytes in the file and does no more loss increase."""
+        return other.file_bytes <= self.file_bytes and other.loss_increase <= self.loss_increase
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class LayerMenu:
     @classmethod
     def of(cls, spec: LayerSpec, options: Iterable[Option]) -> Self:
         """Put options in order."""
-        return cls(spec, tuple(sorted(options, key=lambda each: (each.bytes, each.damage))))
+        return cls(spec, tuple(sorted(options, key=lambda each: (each.bytes, each.loss_increase))))
 
     @property
     def on_offer(self) -> tuple[Option, ...]:
@@ -104,11 +114,11 @@ class LayerMenu:
 
     @property
     def undominated(self) -> tuple[Option, ...]:
-        """Fitted options no other beats in bytes and damage, by rising bytes and falling damage."""
+        """Fitted options that no other beats in bytes and loss increase, by rising bytes."""
         fitted = [each for each in self.options if each.state is State.FITTED]
         kept: list[Option] = []
-        for option in sorted(fitted, key=lambda o: (o.file_bytes, o.damage)):
-            if not kept or option.damage < kept[-1].damage:
+        for option in sorted(fitted, key=lambda o: (o.file_bytes, o.loss_increase)):
+            if not kept or option.loss_increase < kept[-1].loss_increase:
                 kept.append(option)
         return tuple(kept)
 
@@ -131,15 +141,15 @@ class LayerMenu:
         ]
         errors: dict[str, list[float]] = defaultdict(list)
         for each in options:
-            if each.state is State.FITTED and each.predicted and each.damage > 0:
-                errors[each.method.name].append(math.log(each.damage / each.predicted))
+            if each.state is State.FITTED and each.predicted and each.loss_increase > 0:
+                errors[each.method.name].append(math.log(each.loss_increase / each.predicted))
         off = {name: math.exp(statistics.fmean(logs)) for name, logs in errors.items()}
         return LayerMenu.of(
             self.spec,
             [
                 each
                 if each.state is State.FITTED or each.predicted is None
-                else replace(each, damage=each.predicted * off.get(each.method.name, 1.0))
+                else replace(each, loss_increase=each.predicted * off.get(each.method.name, 1.0))
                 for each in options
             ],
         )
@@ -183,27 +193,27 @@ class Menu:
 
 
 def judge(problem: MatrixProblem, layer: CompressedMatrix) -> Fit:
-    """Predict the damage of a built layer, and compare its outputs with the dense layer's.
+    """Predict the loss increase of a built layer, and compare its outputs with the dense layer's.
 
     The outputs are compared by their Gram matrix: with that of the inputs, ``G``, the cosine of
     ``W x`` and ``(W + D) x`` follows from the sums of ``W G W``, ``W G D`` and ``D G D``. Rows that
     do not interact are taken some at a time, so that a large matrix is not copied as a whole.
     """
     stored = layer.to_dense().to(problem.weight.device)
-    damage = cross = own = 0.0
+    loss_increase = cross = own = 0.0
     for rows in _blocks_of_rows(problem):
         weight = problem.weight[rows].detach().float()
         change = stored[rows].float() - weight
         products = [apply_gram(t.columns.to(change), change.T).T for t in problem.metric.terms]
         for term, product in zip(problem.metric.terms, products, strict=True):
-            damage += Curvature(term.rows[rows], term.columns).damage(change, product)
+            loss_increase += Curvature(term.rows[rows], term.columns).loss_increase(change, product)
         lookup = problem.spec.kind is Kind.EMBEDDING
         weighted = _by_inputs(problem, rows, change) if lookup else products[0]
         cross += float((weighted * weight).sum())
         own += float((weighted * change).sum())
     dense = problem.once("output energy", lambda: _output_energy(problem))
     norm = math.sqrt(max(dense * (dense + 2 * cross + own), 0.0))
-    return Fit(max(damage, 0.0), (dense + cross) / norm if norm > 0 else 1.0)
+    return Fit(max(loss_increase, 0.0), (dense + cross) / norm if norm > 0 else 1.0)
 
 
 def _by_inputs(problem: MatrixProblem, rows: slice, matrix: Tensor) -> Tensor:
@@ -230,8 +240,3 @@ def _blocks_of_rows(problem: MatrixProblem) -> list[slice]:
         return [slice(0, rows)]
     at_once = max(1, MOST_WEIGHTED // columns)
     return [slice(start, start + at_once) for start in range(0, rows, at_once)]
-
-
-def file_bytes(method: Method, spec: LayerSpec) -> int:
-    """Bytes of a matrix in the file: its tensors, and a bound on their entries in the header."""
-    return sum(entry.most_bytes for entry in placed_entries(method, spec))

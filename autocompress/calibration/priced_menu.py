@@ -1,8 +1,8 @@
 """What options cost inside a compressed model, beside what is predicted around the dense one.
 
 The second-order prediction is made around the dense model, one matrix at a time. Near a budget the
-other matrices are compressed as well, and damages are neither small nor additive; see ``prices``.
-Between the options that are priced the ratio of price to prediction is interpolated.
+other matrices are compressed as well, and loss increases are neither small nor additive; see
+``prices``. Between the options that are priced the ratio of price to prediction is interpolated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEAST_RATIO = 1 / 8  # a price may come out as nothing, or less
 
 
 class Price(NamedTuple):
-    """One option of one layer: predicted rise of the loss, and its price inside a plan."""
+    """One option of one layer: predicted increase of the loss, and its price inside a plan."""
 
     predicted: float
     priced: float
@@ -29,7 +29,7 @@ class Price(NamedTuple):
 
 @dataclass(frozen=True)
 class PricedMenu:
-    """The options that were priced, by layer name and rising predicted damage.
+    """The options that were priced, by layer name and rising predicted loss increase.
 
     Attributes:
         by_layer: layers that are always kept have none.
@@ -37,24 +37,24 @@ class PricedMenu:
 
     by_layer: Mapping[str, tuple[Price, ...]] = field(default_factory=dict)
 
-    def ratio(self, layer: str, damage: float) -> float:
-        """Price over predicted damage of a layer where that much is predicted.
+    def ratio(self, layer: str, loss_increase: float) -> float:
+        """Price over predicted loss increase of a layer where that much is predicted.
 
         Linear in the logarithms between the prices, constant beyond them. A layer without prices
         has the geometric mean of the others.
 
         Args:
             layer: its name.
-            damage: predicted, nats per token, more than zero.
+            loss_increase: predicted, nats per token, more than zero.
         """
         curve = self._curves.get(layer)
         if curve is None:
             return self._mean_ratio
-        return math.exp(_interpolated(math.log(damage), *curve))
+        return math.exp(_interpolated(math.log(loss_increase), *curve))
 
     @cached_property
     def _curves(self) -> dict[str, tuple[list[float], list[float]]]:
-        """Logarithms of predicted damages and of the ratios there, by layer."""
+        """Logarithms of predicted loss increases and of the ratios there, by layer."""
         return {
             layer: (
                 [math.log(price.predicted) for price in prices],

@@ -13,7 +13,7 @@ RATIOS = (4, 8, 10, 16)  # at which sensitivity is summed up
 
 @dataclass(frozen=True)
 class Profile:
-    """Every option of every matrix, with its bytes and predicted damage.
+    """Every option of every matrix, with its bytes and predicted loss increase.
 
     Attributes:
         model: what was profiled.
@@ -36,7 +36,7 @@ class Profile:
     unreached: tuple[Skipped, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain mapping for JSON; damages in nats per token."""
+        """Plain mapping for JSON; loss increases in nats per token."""
         return {
             "model": self.model,
             "space": self.space,
@@ -50,11 +50,11 @@ class Profile:
 
 
 def best_at(layer: LayerMenu, ratio: float) -> Option | None:
-    """Option of least predicted damage that stores the matrix in at most 1/ratio of its bytes."""
+    """Option of least predicted loss increase in at most 1/ratio of the bytes of the matrix."""
     keep = max(option.bytes for option in layer.options)
     dense = max(keep, layer.spec.parameters * _ELEMENT_BYTES.get(layer.spec.dtype, 4))
     fitting = [option for option in layer.options if option.bytes * ratio <= dense]
-    return min(fitting, key=lambda option: option.damage, default=None)
+    return min(fitting, key=lambda option: option.loss_increase, default=None)
 
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -69,14 +69,14 @@ def _layer_to_dict(layer: LayerMenu) -> dict[str, Any]:
         "depth": spec.depth,
         "shape": list(spec.shape),
         "tied": list(spec.tied),
-        "damage": {
-            ratio: None if option is None else option.damage for ratio, option in at.items()
+        "loss_increase": {
+            ratio: None if option is None else option.loss_increase for ratio, option in at.items()
         },
         "options": [
             option.method.to_dict()
             | {
                 "bytes": option.bytes,
-                "damage": option.damage,
+                "loss_increase": option.loss_increase,
                 "cosine": option.cosine,
                 "label": str(option.method),
             }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autocompress.calibration.collection import siblings_of
 from autocompress.calibration.gram_sums import input_of, with_gradient
 from autocompress.calibration.statistics import gradients_from_the_embeddings
+from autocompress.evaluation.objectives import objective_for
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import home_of
 from autocompress.surgery.without_cache import without_cache
@@ -56,7 +57,8 @@ def find_unreached(
     try:
         with gradients_from_the_embeddings(model), without_cache(model):
             with torch.enable_grad():
-                learns = _send_back(model(input_ids=work[0][:, :FIRST_TOKENS]))
+                returned = model(input_ids=work[0][:, :FIRST_TOKENS])
+                learns = _send_back(objective_for(model).output_of(returned))
             silent = called - heard if learns else set[str]()
             with torch.no_grad():
                 for ids in work:
@@ -87,10 +89,9 @@ def _hook(group: str, called: set[str], heard: set[str]) -> Any:
     return forward
 
 
-def _send_back(output: Any) -> bool:
-    """Send a gradient back from the logits; whether there was a way."""
-    logits = getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or not logits.requires_grad:
+def _send_back(outputs: Tensor | None) -> bool:
+    """Send a gradient back from the outputs; whether there was a way."""
+    if outputs is None or not outputs.requires_grad:
         return False
-    torch.autograd.backward(logits.float().sum())
+    torch.autograd.backward(outputs.float().sum())
     return True

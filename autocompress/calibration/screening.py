@@ -1,10 +1,10 @@
 """A menu of which little is fitted: the rest is predicted by what was, or left out as hopeless.
 
 Fits to a few matrices of each kind say how much worse, or better, each method does there than can
-be expected without a fit (``Method.expected_damage``); other matrices of that kind are predicted to
-do as much worse. Options far above the lower convex hull of bytes and damage are left out: an
-allocation under a budget of bytes takes what is on it. What remains is fitted when a plan takes it
-(``fitting.fit_taken``).
+be expected without a fit (``Method.expected_loss_increase``); other matrices of that kind are
+predicted to do as much worse. Options far above the lower convex hull of bytes and loss increase
+are left out: an allocation under a budget of bytes takes what is on it. What remains is fitted when
+a plan takes it (``fitting.fit_taken``).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Sample:
 
     Attributes:
         depth: of its block.
-        ratios: logarithms of damages over what was expected.
+        ratios: logarithms of loss increases over what was expected.
         hopeless: methods far above the hull there.
     """
 
@@ -202,7 +202,7 @@ class _Sampling:
         fits = fit_layer(builder, self.spec, self.wanted)
         problem = builder.problem(self.spec.name)
         sample = _sampled(problem, fits, frozenset(self.left))
-        predicted = _expected(problem, self.spec, self.left, self.samples)
+        predicted = _expected(builder, self.spec, self.left, self.samples)
         return sample, LayerMenu.of(self.spec, [*fits.values(), *predicted.values()])
 
     def _of_a_part(self, builder: LayerBuilder, stand_ins: Mapping[Method, Method]) -> _Sample:
@@ -219,11 +219,14 @@ class _Sampling:
             kind.prepare(part, [stand_ins[method] for method in methods])
             for method in methods:
                 fit = judge(part, stand_ins[method].build(part))
-                known[builder.key(name, method)] = fit.damage
+                known[builder.key(name, method)] = fit.loss_increase
             builder.cache.keep_record("screens", place, known)
-        damages = {method: known.get(builder.key(name, method), 0.0) for method in stand_ins}
+        loss_increases = {method: known.get(builder.key(name, method), 0.0) for method in stand_ins}
+        target = builder.workbench.inventory.target
         options = {
-            method: Option.of(used, part.spec, {"damage": damages[method], "cosine": 1.0})
+            method: Option.of(
+                used, part.spec, {"loss_increase": loss_increases[method], "cosine": 1.0}, target
+            )
             for method, used in stand_ins.items()
         }
         return _sampled(part, options, frozenset(set(self.wanted) - set(stand_ins)))
@@ -248,8 +251,7 @@ class _Predicting:
     def done_with(self, builder: LayerBuilder) -> LayerMenu:
         """See ``LayerWork``."""
         fits = fit_layer(builder, self.spec, self.fitted)
-        problem = builder.problem(self.spec.name)
-        expected = _expected(problem, self.spec, self.left, self.samples)
+        expected = _expected(builder, self.spec, self.left, self.samples)
         return LayerMenu.of(self.spec, [*fits.values(), *expected.values()])
 
 
@@ -265,10 +267,10 @@ def describe_fits(menu: Menu) -> str:
     if predicted := menu.count(State.PREDICTED):
         said += f"; {predicted:,} were taken by no plan"
     errors = [
-        abs(math.log(option.damage / option.predicted))
+        abs(math.log(option.loss_increase / option.predicted))
         for layer in menu.layers
         for option in layer.options
-        if option.state is State.FITTED and option.predicted and option.damage > 0
+        if option.state is State.FITTED and option.predicted and option.loss_increase > 0
     ]
     if errors:
         off = math.expm1(statistics.median(errors))
@@ -331,9 +333,9 @@ def _sampled(
     """Compare fits with what was to be expected of them."""
     expected = _expectations(problem, fits)
     ratios = {
-        method: math.log(option.damage / expected[method])
+        method: math.log(option.loss_increase / expected[method])
         for method, option in fits.items()
-        if option.damage > 0 and expected[method] > 0
+        if option.loss_increase > 0 and expected[method] > 0
     }
     excess = _excess(list(fits.values()))
     beyond = {method for method, option in fits.items() if excess[option] > HOPELESS}
@@ -342,22 +344,23 @@ def _sampled(
 
 def _expectations(problem: MatrixProblem, methods: Iterable[Method]) -> dict[Method, float]:
     """What is to be expected of each method without a fit, up to a factor."""
-    common = COMMON.expected_damage(problem)
+    common = COMMON.expected_loss_increase(problem)
     found: dict[Method, float] = {}
     for method in methods:
-        expected = None if method == Keep() else method.expected_damage(problem)
+        expected = None if method == Keep() else method.expected_loss_increase(problem)
         found[method] = common if expected is None else expected
     return found
 
 
 def _expected(
-    problem: MatrixProblem,
+    builder: LayerBuilder,
     spec: LayerSpec,
     methods: Sequence[Method],
     samples: Sequence[_Sample],
 ) -> dict[Method, Option]:
     if not methods:
         return {}
+    problem, target = builder.problem(spec.name), builder.workbench.inventory.target
     seen = problem if spec.parameters <= MOST_SAMPLED else part_of(problem)
     expectations = _expectations(seen, methods)
     share = 1.0 if seen is problem else _row_energy(problem) / _row_energy(seen)
@@ -366,20 +369,21 @@ def _expected(
             method,
             spec,
             share * expectations[method] * math.exp(_ratio(method, _depth(spec), samples)),
+            target,
         )
         for method in methods
     }
 
 
 def _row_energy(problem: MatrixProblem) -> float:
-    """What the rows weigh in the metric: damages of a part are to those of the whole as theirs."""
+    """What the rows weigh in the metric, as loss increases of parts are to those of the whole."""
     rows = problem.metric.rows.to(problem.weight32)
     weights = rows if rows.ndim == 1 else rows.diagonal()
     return float(weights @ problem.weight32.square().sum(1)) or 1.0
 
 
 def _ratio(method: Method, depth: int, samples: Sequence[_Sample]) -> float:
-    """Logarithm of damage over expectation at a depth: linear between samples, else the nearest."""
+    """Logarithm of loss increase over expectation at a depth, linear between samples."""
     seen = sorted((s.depth, s.ratios[method]) for s in samples if method in s.ratios)
     if not seen:
         return 0.0
@@ -426,8 +430,8 @@ def _without_hopeless(layer: LayerMenu, margins: Mapping[Method, float], timed: 
 
 
 def _excess(options: Sequence[Option]) -> dict[Option, float]:
-    """Damage of each option over the lower convex hull of all at its bytes; 1 on the hull."""
-    points = sorted((option.file_bytes, option.damage) for option in options)
+    """Loss increase of each option over the lower hull of all at its bytes; 1 on the hull."""
+    points = sorted((option.file_bytes, option.loss_increase) for option in options)
     hull: list[tuple[float, float]] = []
     for x, y in points:
         if hull and y >= hull[-1][1]:
@@ -435,12 +439,12 @@ def _excess(options: Sequence[Option]) -> dict[Option, float]:
         while len(hull) > 1 and _turns_up(hull[-2], hull[-1], (x, y)):
             hull.pop()
         hull.append((x, y))
-    sizes, damages = zip(*hull, strict=True)
+    sizes, loss_increases = zip(*hull, strict=True)
     excess = {}
     for option in options:
-        least = float(np.interp(option.file_bytes, sizes, damages))
-        excess[option] = option.damage / least if least > 0 else math.inf
-        if option.damage <= least:
+        least = float(np.interp(option.file_bytes, sizes, loss_increases))
+        excess[option] = option.loss_increase / least if least > 0 else math.inf
+        if option.loss_increase <= least:
             excess[option] = 1.0
     return excess
 

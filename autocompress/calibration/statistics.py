@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from autocompress.calibration.blocks import Blocks, NotBlockwise
 from autocompress.calibration.collection import Collection, Loss, W, siblings_of
-from autocompress.calibration.gram_sums import Use, with_gradient
+from autocompress.calibration.gram_sums import GramUse, with_gradient
+from autocompress.evaluation.objectives import objective_for
 from autocompress.numerics.metric import Metric
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import experts_apart
@@ -51,10 +52,7 @@ def stream_statistics(
 ) -> None:
     """Collect the metric of every matrix block by block, from the last to the first.
 
-    The gradients are those of the log-likelihood of labels drawn from the model's own predictions,
-    so that their Gram matrix is that of the Fisher information, whose quadratic form predicts the
-    KL divergence (Martens and Grosse 2015, section 2; the labels of the text would give the
-    empirical Fisher instead).
+    The gradients are those of ``Objective.drawn_loss``, whose Gram matrix predicts the divergence.
 
     One pass without gradients keeps the hidden states before each block on disk. Then each block is
     run again with gradients, given those that came back from the block after it, so memory holds
@@ -66,7 +64,7 @@ def stream_statistics(
         specs: the matrices to watch.
         batches: token ids ``[batch, length]``.
         keep: given metrics by name as they are done, those of the experts of one layer together.
-        seed: of the drawn labels.
+        seed: of what the loss draws.
         advance: called with a number of tokens done, for progress; in all, those of the batches.
         note: told why a model is run as a whole.
         folder: on whose disk the hidden states are kept.
@@ -74,13 +72,19 @@ def stream_statistics(
     watched = tuple(specs)
     work = list(batches)
     tokens = sum(ids.numel() for ids in work)
-    labels = torch.Generator().manual_seed(seed)
+    objective, draws = objective_for(model), torch.Generator().manual_seed(seed)
+    rows = 0  # of outputs, one a token or fewer: the loss is a mean over them
 
-    def hand_over(done: Mapping[str, Sequence[Use]]) -> None:
+    def loss(_batch: int, _start: int, outputs: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(outputs)
+        return objective.drawn_loss(outputs, draws)
+
+    def hand_over(done: Mapping[str, Sequence[GramUse]]) -> None:
         _lend_to_idle_experts(done)
         keep(
             {
-                name: Metric(tuple(use.curvature(tokens) for use in places))
+                name: Metric(tuple(use.curvature(rows or tokens) for use in places))
                 for name, places in done.items()
             }
         )
@@ -88,10 +92,10 @@ def stream_statistics(
     stream_sums(
         model,
         watched,
-        Use,
+        GramUse,
         work,
         hand_over,
-        lambda _batch, _start, logits: _drawn_loss(logits, labels),
+        loss,
         advance=advance,
         note=note,
         folder=folder,
@@ -146,26 +150,12 @@ def stream_sums(
             collection.as_a_whole()
 
 
-def _drawn_loss(logits: Tensor, labels: torch.Generator) -> Tensor:
-    """Negative log-likelihood, summed, of labels drawn from the predictions themselves.
-
-    Args:
-        logits: ``[m, vocabulary]``.
-        labels: draws, on the CPU.
-    """
-    with torch.no_grad():  # a label is where the cumulative probabilities pass a number
-        sums = logits.softmax(-1).cumsum(-1)
-        at = torch.rand(len(logits), 1, generator=labels).to(sums) * sums[:, -1:]
-        drawn = torch.searchsorted(sums, at)[:, 0].clamp_max_(logits.shape[-1] - 1)
-    return nn.functional.cross_entropy(logits, drawn, reduction="sum")
-
-
-def _lend_to_idle_experts(uses: Mapping[str, Sequence[Use]]) -> None:
+def _lend_to_idle_experts(uses: Mapping[str, Sequence[GramUse]]) -> None:
     """Let an expert that no token reached count as if one had, an average one of its siblings'.
 
     Without it, every change of that expert would be predicted to do no harm at all.
     """
-    siblings: dict[str, list[Use]] = defaultdict(list)
+    siblings: dict[str, list[GramUse]] = defaultdict(list)
     for name, places in uses.items():
         siblings[siblings_of(name)].append(places[0])
     for group in siblings.values():

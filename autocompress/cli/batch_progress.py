@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from autocompress.api.batch import Job, Outcome
+    from autocompress.api.batch import ModelJob, ModelOutcome
 
 INTERRUPTED = (
     "{done} of {all} models were finished and are kept; "
@@ -30,7 +30,7 @@ class BatchProgress:
         target: where to draw.
     """
 
-    def __init__(self, jobs: Sequence[Job], target: Console = log) -> None:
+    def __init__(self, jobs: Sequence[ModelJob], target: Console = log) -> None:
         self._target, self._all, self._done = target, len(jobs), 0
         self._width = max((len(job.out.name) for job in jobs), default=0)
         self._bars: Bars | None = None
@@ -53,7 +53,7 @@ class BatchProgress:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._print(INTERRUPTED.format(done=self._done, all=self._all))
 
-    def stage(self, job: Job, description: str, total: int | None) -> None:
+    def stage(self, job: ModelJob, description: str, total: int | None) -> None:
         """A model has come to its next stage."""
         if self._bars is None:
             self._print(f"{self._label(job)}  {description} ...")
@@ -65,16 +65,16 @@ class BatchProgress:
         else:
             self._bars.reset(task, description=name, total=total)
 
-    def advance(self, job: Job, steps: int) -> None:
+    def advance(self, job: ModelJob, steps: int) -> None:
         """A model is so many steps further."""
         if self._bars is not None:
             self._bars.advance(self._tasks[job.model], steps)
 
-    def note(self, job: Job, message: str) -> None:
+    def note(self, job: ModelJob, message: str) -> None:
         """Say a line about a model."""
         self._print(f"{self._label(job)}  {message}")
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: ModelOutcome) -> None:
         """A model is done, or has failed; why is said at the end."""
         job = outcome.job
         if self._bars is not None and job.model in self._tasks:
@@ -83,7 +83,7 @@ class BatchProgress:
         ratio = f", {outcome.report['ratio']:.3g} times less" if outcome.state == "done" else ""
         self._print(f"{self._label(job)}  {outcome.state} in {outcome.seconds:.0f} s{ratio}")
 
-    def _label(self, job: Job) -> str:
+    def _label(self, job: ModelJob) -> str:
         return job.out.name.ljust(self._width)
 
     def _print(self, line: str) -> None:

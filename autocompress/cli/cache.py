@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autocompress.cli.options import RUNS_DIR, RunsDir
 from autocompress.cli.output import console, log, print_json
+from autocompress.cli.requesting import Json, takes
 from autocompress.errors import ConfigurationError
+from autocompress.requests.groups import PlaceRequest
 
 if TYPE_CHECKING:
     from autocompress.store_contents import Held
 
 
+@takes(PlaceRequest)
 def cache(
+    request: PlaceRequest,
+    *,
     empty: Annotated[
         bool, typer.Option("--empty", help="Remove what the other options leave to remove.")
     ] = False,
@@ -34,8 +38,7 @@ def cache(
         str | None,
         typer.Option(help="Remove the least recently used first, down to this size, such as 5GB."),
     ] = None,
-    runs_dir: RunsDir = RUNS_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     r"""Show what the cache of a runs folder holds by model and kind, or empty it.
 
@@ -49,11 +52,10 @@ def cache(
     Studies are not in it: all of it can be computed again, and a search that runs must not be
     robbed of it. `--cache-limit` of search, compress and profile does this at their end.
     """
-    from autocompress.store import CACHE
     from autocompress.store_contents import contents, remove
     from autocompress.units import parse_duration, parse_size
 
-    root = runs_dir.expanduser().absolute() / CACHE
+    root = _root(request.runs_dir)
     age = None if older_than is None else parse_duration(older_than, "--older-than")
     size = None if down_to is None else parse_size(down_to, "--down-to")
     held = contents(root)
@@ -79,7 +81,13 @@ def cache(
         _show(shown, root)
 
 
-def limit_cache(ctx: typer.Context, runs_dir: Path, limit: str | None) -> None:
+def _root(runs_dir: str | Path) -> Path:
+    from autocompress.store import CACHE
+
+    return Path(runs_dir).expanduser().absolute() / CACHE
+
+
+def limit_cache(ctx: typer.Context, runs_dir: str | Path, limit: str | None) -> None:
     """Hold the cache to ``--cache-limit`` when the command ends, however it ends.
 
     Raises:
@@ -87,11 +95,10 @@ def limit_cache(ctx: typer.Context, runs_dir: Path, limit: str | None) -> None:
     """
     if limit is None:
         return
-    from autocompress.store import CACHE
     from autocompress.store_contents import remove
     from autocompress.units import format_bytes, parse_size
 
-    size, root = parse_size(limit, "--cache-limit"), runs_dir.expanduser().absolute() / CACHE
+    size, root = parse_size(limit, "--cache-limit"), _root(runs_dir)
 
     def trim() -> None:
         removed = remove(root, down_to=size)

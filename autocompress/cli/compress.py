@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autocompress.cli.cache import limit_cache
-from autocompress.cli.options import (
-    RUNS_DIR,
-    Bos,
-    CacheLimit,
-    CalibrationData,
-    ComputeDtype,
-    Context,
-    Data,
-    Dequantize,
-    Device,
-    Effort,
-    FitAll,
-    KeptLayers,
-    Layers,
-    Methods,
-    Overwrite,
-    Quality,
-    ReportData,
-    RunsDir,
-    SeedOrRecipes,
-    SelectionData,
-    SpaceOrRecipes,
-    TrustRemoteCode,
-    Unreached,
-)
-from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
+from autocompress.cli.output import console, log, print_json, quieten_libraries
+from autocompress.cli.requesting import CacheLimit, takes
 from autocompress.errors import ConfigurationError
+from autocompress.progress import SILENT
+from autocompress.requests.groups import RUNS_DIR
+from autocompress.requests.verbs import CompressRequest
 
 if TYPE_CHECKING:
-    from autocompress.api.batch import Job, Outcome
+    from autocompress.api.batch import ModelJob, ModelOutcome
 
 
+@takes(CompressRequest)
 def compress(
+    request: CompressRequest,
     ctx: typer.Context,
     models: Annotated[
         list[str],
@@ -49,29 +31,10 @@ def compress(
             help="Folders or hub names of dense models; autocompress-demo is bundled.",
         ),
     ],
+    *,
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write; with several models, their parent.")
     ],
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--recipe",
-            help="A YAML file that says which layers are stored how; the others stay dense, or "
-            "share what a --budget or the recipe's own leaves.",
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", help="Most bytes of each stored model: 4x, 25%, 1.6MB, 2GiB."),
-    ] = None,
-    quality: Quality = None,
-    effort: Effort = "normal",
-    fit_all: FitAll = False,
-    space: SpaceOrRecipes = None,
-    methods: Methods = None,
-    layers: Layers = None,
-    keep: KeptLayers = None,
-    unreached: Unreached = "keep",
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -84,20 +47,7 @@ def compress(
         bool,
         typer.Option("--skip-existing", help="Leave out models whose folder is finished already."),
     ] = False,
-    data: Data = None,
-    calibration_data: CalibrationData = None,
-    selection_data: SelectionData = None,
-    report_data: ReportData = None,
-    context: Context = None,
-    bos: Bos = True,
-    device: Device = "cpu",
-    compute_dtype: ComputeDtype = None,
-    trust_remote_code: TrustRemoteCode = False,
-    dequantize: Dequantize = False,
-    runs_dir: RunsDir = RUNS_DIR,
     cache_limit: CacheLimit = None,
-    seed: SeedOrRecipes = None,
-    overwrite: Overwrite = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; with several models, a list.")
     ] = False,
@@ -118,54 +68,28 @@ def compress(
     compared with what was measured. Of several models one that fails does not stop the others; the
     exit code is then 1 at the end.
     """
-    quieten_libraries()
-    limit_cache(ctx, runs_dir, cache_limit)
+    limit_cache(ctx, request.runs_dir or RUNS_DIR, cache_limit)
     if jobs is not None and jobs < 1:
         raise ConfigurationError("--jobs is too low", got=jobs, wanted="at least 1")
-    arguments = {
-        "recipe": recipe,
-        "budget": budget,
-        "quality": quality,
-        "effort": effort,
-        "fit_all": fit_all,
-        "space": space,
-        "methods": methods,
-        "layers": layers,
-        "keep": keep,
-        "unreached": unreached,
-        "data": data,
-        "calibration_data": calibration_data,
-        "selection_data": selection_data,
-        "report_data": report_data,
-        "context": context,
-        "bos": bos,
-        "device": device,
-        "compute_dtype": compute_dtype,
-        "trust_remote_code": trust_remote_code,
-        "dequantize": dequantize,
-        "runs_dir": runs_dir,
-        "seed": seed,
-        "overwrite": overwrite,
-    }
     if len(models) > 1:
-        _compress_many(models, out, arguments, jobs, skip_existing=skip_existing, as_json=as_json)
+        _compress_many(request, models, out, jobs, skip_existing=skip_existing, as_json=as_json)
     else:
-        _compress_one(models[0], out, arguments, skip_existing=skip_existing, as_json=as_json)
+        _compress_one(request, models[0], out, skip_existing=skip_existing, as_json=as_json)
 
 
 def _compress_one(
-    model: str, out: Path, arguments: dict[str, Any], *, skip_existing: bool, as_json: bool
+    request: CompressRequest, model: str, out: Path, *, skip_existing: bool, as_json: bool
 ) -> None:
-    from autocompress.api.batch import Job, Outcome
+    from autocompress.api.batch import ModelJob, ModelOutcome
     from autocompress.api.compressing import compress as run
     from autocompress.api.exporting import is_finished
-    from autocompress.cli.role_view import print_by_role
+    from autocompress.cli.tables import print_by_role
 
     if skip_existing and is_finished(out):
-        outcome = Outcome(Job(model, out), "skipped")
+        outcome = ModelOutcome(ModelJob(model, out, request), "skipped")
         print_json(outcome.to_dict()) if as_json else _say(f"{out}: finished already, skipped")
         return
-    report = run(model, out=out, progress=ConsoleProgress(), **arguments).report
+    report = run(replace(request, model=model, out=out)).report
     if as_json:
         print_json(report.to_dict())
         return
@@ -177,24 +101,25 @@ def _compress_one(
 
 
 def _compress_many(
+    request: CompressRequest,
     models: list[str],
     out: Path,
-    arguments: dict[str, Any],
     jobs: int | None,
     *,
     skip_existing: bool,
     as_json: bool,
 ) -> None:
-    from autocompress.api.batch import Job, Outcome, default_jobs, places_for, run_jobs
+    from autocompress.api.batch import ModelJob, ModelOutcome, default_jobs, places_for, run_jobs
     from autocompress.cli.batch_progress import BatchProgress
 
-    every = [Job(model, place, arguments) for model, place in places_for(models, out).items()]
-    left = _check(every, skip_existing=skip_existing)
-    processes = jobs or default_jobs(len(left), arguments["device"])
+    alike = replace(request, progress=SILENT)  # another process tells its own
+    every = [ModelJob(model, place, alike) for model, place in places_for(models, out).items()]
+    left = _check(every, request, skip_existing=skip_existing)
+    processes = jobs or default_jobs(len(left), request.device)
     with BatchProgress(left) as watcher:
         ended = run_jobs(left, processes, watcher, prepare=quieten_libraries)
     known = {outcome.job.model: outcome for outcome in ended}
-    outcomes = [known.get(job.model) or Outcome(job, "skipped") for job in every]
+    outcomes = [known.get(job.model) or ModelOutcome(job, "skipped") for job in every]
     if as_json:
         print_json([outcome.to_dict() for outcome in outcomes])
     else:
@@ -206,20 +131,17 @@ def _compress_many(
         raise typer.Exit(1)
 
 
-def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
+def _check(
+    jobs: list[ModelJob], request: CompressRequest, *, skip_existing: bool
+) -> list[ModelJob]:
     """Find what is left to do, and what is wrong with all jobs alike, before any is started."""
     from autocompress.api.exporting import is_finished
     from autocompress.deploy.folder import check_free
-    from autocompress.driver.target import read_target
-    from autocompress.space.selection import Selection
+    from autocompress.driver.goal import read_goal
 
-    arguments = jobs[0].arguments
-    selection = Selection.of(arguments["methods"], arguments["layers"], arguments["keep"])
-    names = ("recipe", "budget", "space", "seed", "quality", "unreached", "effort", "fit_all")
-    recipe, budget, space, seed, quality, *more = (arguments[name] for name in names)
-    read_target(recipe, budget, space, seed, selection, quality, *more)
+    read_goal(request)
     finished = [job for job in jobs if is_finished(job.out)]
-    if finished and not (skip_existing or arguments["overwrite"]):
+    if finished and not (skip_existing or request.overwrite):
         raise ConfigurationError(
             f"{len(finished)} of {len(jobs)} models are compressed already",
             got=", ".join(str(job.out) for job in finished),
@@ -227,11 +149,11 @@ def _check(jobs: list[Job], *, skip_existing: bool) -> list[Job]:
         )
     left = [job for job in jobs if not (skip_existing and job in finished)]
     for job in left:
-        check_free(job.out, arguments["overwrite"])
+        check_free(job.out, request.overwrite)
     return left
 
 
-def _show(outcomes: list[Outcome]) -> None:
+def _show(outcomes: list[ModelOutcome]) -> None:
     for outcome in outcomes:
         if outcome.state == "done":
             _say(outcome.summary, "")

@@ -9,14 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.cli.output import ConsoleProgress, console, print_json
-from autocompress.driver.endurance import Endurance
-from autocompress.driver.engines.choosing import EngineSettings
+from autocompress.cli.output import console, print_json
 from autocompress.driver.estimate.dry_run import DryRun, dry_run
-from autocompress.driver.finish import Finish
-from autocompress.driver.study_choice import Destination, SearchSettings
 from autocompress.errors import BudgetUnreachable
 from autocompress.paths import shown
+from autocompress.requests.verbs import SearchRequest
 from autocompress.units import about, format_bytes
 
 NUMBERS = ("count", "options", "tokens", "windows", "memory")
@@ -26,36 +23,14 @@ ESTIMATES = (
 )
 
 
-def show_dry_run(
-    settings: SearchSettings,
-    destination: Destination,
-    endurance: Endurance,
-    *,
-    workers: int,
-    engine: str = "local",
-    address: str | None = None,
-    gpus_per_trial: float = 0.0,
-    resume: bool,
-    finish: Finish | None,
-    as_json: bool,
-) -> None:
+def show_dry_run(request: SearchRequest, *, as_json: bool) -> None:
     """Look what a search would do, and print it.
 
     Raises:
         BudgetUnreachable: no plan can be as small as the budget, said after all the rest.
         ConfigurationError: as the search itself.
     """
-    progress = ConsoleProgress()
-    chosen = EngineSettings(engine, workers, address, gpus_per_trial)
-    run = dry_run(
-        settings,
-        destination,
-        endurance,
-        chosen,
-        resume=resume,
-        finish=finish,
-        progress=progress,
-    )
+    run = dry_run(request)
     if as_json:
         print_json(run.to_dict())
     else:

@@ -9,44 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autocompress.cli.options import Quality
-from autocompress.cli.output import console, log, print_json, quieten_libraries
+from autocompress.cli.output import console, log, print_json
+from autocompress.cli.requesting import Json, takes
 from autocompress.errors import ConfigurationError, StorageError
+from autocompress.requests.base import flag_of
+from autocompress.requests.verbs import FrontRequest
 
 if TYPE_CHECKING:
     from autocompress.studies.study import StudyRecord, TrialRecord
     from autocompress.units import Limits
 
 
+@takes(FrontRequest)
 def front(
-    study: Annotated[
-        str | None, typer.Argument(help="Name of the study; the latest when left out.")
-    ] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-    storage: Annotated[
-        str | None, typer.Option(help="URL of the Optuna storage, if not in the run folder.")
-    ] = None,
-    pick: Annotated[
-        str | None,
-        typer.Option(
-            help="best, knee, smallest, fastest, or the number of a trial.", show_default="best"
-        ),
-    ] = None,
-    max_size: Annotated[str | None, typer.Option(help="Most bytes: 2MB, 10x or 25%.")] = None,
-    max_perplexity: Annotated[
-        float | None, typer.Option(help="Most perplexity, as in the table.")
-    ] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(help="Most time for a token: 6ms or 0.8x.")
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget",
-            help="Allocate a plan for another budget from what the study measured: 7x, 2MB.",
-        ),
-    ] = None,
-    quality: Quality = None,
+    request: FrontRequest,
+    *,
     html: Annotated[
         Path | None, typer.Option(help="Where the plot goes.", show_default="front.html of the run")
     ] = None,
@@ -54,10 +31,7 @@ def front(
         Path | None,
         typer.Option(help="Where the picture goes.", show_default="front.png of the run"),
     ] = None,
-    methods: Annotated[
-        bool, typer.Option("--methods", help="Say what each method is good for, and what beats it.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     r"""Print the front of a study, pick a point of it, and write the plot as HTML and PNG.
 
@@ -77,37 +51,24 @@ def front(
     keeps it, of any size unless --max-size is given. Exits with 3 when no trial is within the
     limits.
     """
-    quieten_libraries()
     from autocompress.studies.study_store import read_study
 
-    record = read_study(study, runs_dir, storage)
-    if budget is not None:
-        refused: dict[str, object] = {
-            "--pick": pick,
-            "--max-size": max_size,
-            "--max-latency": max_latency,
-            "--quality": quality,
-        }
-        refused |= {"--max-perplexity": max_perplexity, "--methods": methods or None}
-        refused |= {"--html": html, "--png": png}
-        if named := [option for option, value in refused.items() if value is not None]:
-            raise ConfigurationError(
-                f"--budget allocates a new plan and takes no {named[0]}",
-                hint="Leave one of them out; --max-size picks among the measured trials.",
-            )
-        _predict(record, budget, as_json=as_json)
+    record = read_study(request.study, Path(request.runs_dir), request.storage)
+    if request.budget is not None:
+        _refuse_beside_a_budget(request, html, png)
+        _predict(record, request.budget, as_json=as_json)
         return
-    asked = _limits(record, max_size, max_latency, quality)
-    picked = _pick(record, pick, asked, max_perplexity)
+    asked = _limits(record, request)
+    picked = _pick(record, request, asked)
     if as_json:
         files = write_plots(record, html, png)
-        print_json(_as_dict(record, picked, asked, files, methods=methods))
+        print_json(_as_dict(record, picked, asked, files, methods=request.methods))
         return
-    choosing = pick is not None or not asked.unlimited or bool(max_perplexity)
-    if methods:
+    choosing = request.pick is not None or not asked.unlimited or bool(request.max_perplexity)
+    if request.methods:
         _show_methods(record)
-    if choosing or not methods:
-        _show(record, picked, asked, location_options(runs_dir, storage))
+    if choosing or not request.methods:
+        _show(record, picked, asked, location_options(request.runs_dir, request.storage))
     if choosing and picked is not None:
         _show_memory(record, picked)
     files = write_plots(record, html, png)
@@ -115,9 +76,20 @@ def front(
         log.print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 
+def _refuse_beside_a_budget(request: FrontRequest, *pictures: Path | None) -> None:
+    names = ("pick", "max_size", "max_latency", "quality", "max_perplexity", "methods")
+    given = {name: getattr(request, name) for name in names}
+    given |= dict(zip(("html", "png"), pictures, strict=True))
+    if named := [flag_of(name) for name, value in given.items() if value not in (None, False)]:
+        raise ConfigurationError(
+            f"--budget allocates a new plan and takes no {named[0]}",
+            hint="Leave one of them out; --max-size picks among the measured trials.",
+        )
+
+
 def _predict(study: StudyRecord, budget: str, *, as_json: bool) -> None:
     from autocompress.api.predicting import predict_plan
-    from autocompress.cli.predicted_view import print_predicted
+    from autocompress.cli.tables import print_predicted
 
     predicted = predict_plan(study, budget)
     if as_json:
@@ -126,35 +98,30 @@ def _predict(study: StudyRecord, budget: str, *, as_json: bool) -> None:
         print_predicted(predicted, console)
 
 
-def _limits(
-    study: StudyRecord, max_size: str | None, max_latency: str | None, quality: str | None
-) -> Limits:
+def _limits(study: StudyRecord, request: FrontRequest) -> Limits:
     """What a trial is to be picked by."""
     from autocompress.units import Budget
 
-    size = _parse("--max-size", max_size, study)
+    size = _parse("--max-size", request.max_size, study)
     return replace(
-        Budget.parse(quality=quality).limits(study.dense_bytes, 0.0),
+        Budget.parse(quality=request.quality).limits(study.dense_bytes, 0.0),
         memory_bytes=None if size is None else int(size),
-        latency_ms=_parse("--max-latency", max_latency, study),
+        latency_ms=_parse("--max-latency", request.max_latency, study),
     )
 
 
-def _pick(
-    study: StudyRecord, how: str | None, asked: Limits, max_perplexity: float | None
-) -> TrialRecord | None:
+def _pick(study: StudyRecord, request: FrontRequest, asked: Limits) -> TrialRecord | None:
     from autocompress.judging.picking import best_or_none
     from autocompress.judging.picking import pick as pick_trial
 
-    if max_perplexity is not None and not max_perplexity > 0:
-        raise ConfigurationError("--max-perplexity must be more than zero", got=max_perplexity)
+    how, max_perplexity = request.pick, request.max_perplexity
     if how is None and asked.unlimited and max_perplexity is None:
         return best_or_none(study)  # a study without one still has a front to look at
     return pick_trial(
         study,
         how or "best",
         max_bytes=asked.memory_bytes,
-        max_perplexity=max_perplexity,
+        worst_figure=max_perplexity,
         max_latency_ms=asked.latency_ms,
         max_increase=asked.log_perplexity_increase,
         min_cosine=asked.cosine,
@@ -200,7 +167,7 @@ def _show(study: StudyRecord, picked: TrialRecord | None, asked: Limits, options
 
 
 def _show_memory(study: StudyRecord, picked: TrialRecord) -> None:
-    from autocompress.cli.role_view import print_by_role
+    from autocompress.cli.tables import print_by_role
     from autocompress.judging.by_role import plan_by_role
 
     roles = plan_by_role(study.specs, picked.plan)
@@ -213,10 +180,11 @@ def _show_methods(study: StudyRecord) -> None:
     from autocompress.judging.method_report import report_methods
     from autocompress.judging.method_rivals import stored_offers
 
-    print_methods(report_methods(study, stored_offers(study)), len(front_of(study)), console)
+    reports = report_methods(study, stored_offers(study))
+    print_methods(reports, len(front_of(study)), console, study.gauge)
 
 
-def location_options(runs_dir: Path, storage: str | None) -> str:
+def location_options(runs_dir: str | Path, storage: str | None) -> str:
     """What the next command must repeat to find the study."""
     options = "" if runs_dir == Path("runs") else f" --runs-dir {shlex.quote(str(runs_dir))}"
     return options + (f" --storage {shlex.quote(storage)}" if storage else "")
@@ -245,7 +213,7 @@ def _as_dict(
     return (
         front_to_dict(study)
         | {"picked": chosen}
-        | ({"methods": [report.to_dict() for report in reports]} if methods else {})
+        | ({"methods": [report.to_dict(study.gauge) for report in reports]} if methods else {})
         | {name: str(path) for name, path in files.items()}
     )
 

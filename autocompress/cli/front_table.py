@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.judging.against_dense import describe, latency_ratio, rise, targets_of
-from autocompress.judging.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, rise_interval
+from autocompress.judging.against_dense import describe, increase, latency_ratio, targets_of
+from autocompress.judging.bootstrap import FEWEST_WINDOWS, LEVEL, Interval, increase_interval
 from autocompress.judging.dominance import knee_of, latency
-from autocompress.judging.front import Gain, front_of, gain_over_hand_written
+from autocompress.judging.front import Gain, front_of, gain_over_baseline
 from autocompress.judging.healing_report import first_of, healing_notes
 from autocompress.judging.picking import best_or_none, nearest_to_the_limits
 from autocompress.judging.targets import describe_limits
@@ -25,20 +25,7 @@ from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 MARKS = "marks"
-SPREAD = "±"  # half the 95 % interval of the rise
-COLUMNS = (
-    "trial",
-    "plan",
-    "perplexity",
-    "rise",
-    SPREAD,
-    "KL",
-    "size",
-    "ratio",
-    "ms/token",
-    "stored as",
-    MARKS,
-)
+SPREAD = "±"  # half the 95 % interval of the increase
 TEXT_COLUMNS = ("plan", "stored as", MARKS)
 WIDTH_OF_A_FILE = 140  # where stdout is no terminal
 WIDTH_FOR_METHODS, WIDTH_FOR_DIVERGENCE = 124, 99
@@ -69,7 +56,7 @@ def front_table(
     if width < WIDTH_FOR_DIVERGENCE:  # no room for the ratio beside it
         rows = [row | {"ms/token": row["ms/token"].partition(" ")[0]} for row in rows]
     left_out = {"stored as"} if width < WIDTH_FOR_METHODS else set()
-    left_out |= {"KL", SPREAD} if width < WIDTH_FOR_DIVERGENCE else set()
+    left_out |= {study.gauge.divergence, SPREAD} if width < WIDTH_FOR_DIVERGENCE else set()
     left_out |= {SPREAD} if not any(row[SPREAD] for row in rows) else set()
     columns = [name for name in rows[0] if name not in left_out]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=_title(study))
@@ -95,17 +82,18 @@ def front_table(
 def notes(study: StudyRecord) -> list[str]:
     """What the table does not say: the gain, limits nobody meets, where a number is not final."""
     front, best = front_of(study), best_or_none(study)
-    gain = gain_over_hand_written(study)
+    gain = gain_over_baseline(study)
     lines = _about_targets(study, best)
-    if gain is not None and gain.best.by_hand:
+    if gain is not None and gain.best.baselines:
         lines.append(f"The best is a plan a person would have written: {gain.best.label}.")
     elif best is not None and study.limits.asks_quality:
-        lines.append(_against_hand_written(gain))
+        lines.append(_against_baseline(gain))
     elif gain is not None and math.isfinite(gain.share):
         lines.append(
-            f"The best loses {gain.best_rise:.4f} nats per token{_in_brackets(gain.interval)}, "
-            f"{gain.share:.0%} of what the best hand-written plan in the same bytes loses "
-            f"({gain.hand_written.label}: {gain.hand_written_rise:.4f}{_at_first(study, gain)}, "
+            f"The best loses {gain.best_increase:.4f} {study.gauge.unit}"
+            f"{_in_brackets(gain.interval)}, "
+            f"{gain.share:.0%} of what the best uniform baseline in the same bytes loses "
+            f"({gain.baseline.label}: {gain.baseline_increase:.4f}{_at_first(study, gain)}, "
             f"{gain.text} text)." + _about_difference(gain)
         )
     if best is not None:
@@ -148,23 +136,23 @@ def _about_targets(study: StudyRecord, best: TrialRecord | None) -> list[str]:
     return [f"{title}:", *(f"  {verdict}" for verdict in targets_of(study, shown))]
 
 
-def _against_hand_written(gain: Gain | None) -> str:
-    """How much smaller the best is than the smallest hand-written plan of the same quality."""
+def _against_baseline(gain: Gain | None) -> str:
+    """How much smaller the best is than the smallest uniform baseline of the same quality."""
     if gain is None:
         return "No plan that a person would have written meets every target."
-    share = gain.best.bytes / gain.hand_written.bytes
+    share = gain.best.bytes / gain.baseline.bytes
     return (
         f"The best takes {share:.0%} of the bytes of the smallest plan a person would have written "
-        f"that meets every target ({gain.hand_written.label})."
+        f"that meets every target ({gain.baseline.label})."
     )
 
 
 def _at_first(study: StudyRecord, gain: Gain) -> str:
-    """What a hand-written plan that was healed lost as a person would have fitted it."""
-    first = first_of(study, gain.hand_written)
+    """What a uniform baseline that was healed lost as a person would have fitted it."""
+    first = first_of(study, gain.baseline)
     if first is None or first.report is None or gain.text != first.report.text:
         return ""
-    return f", before that {rise(study, first):.4f}"
+    return f", before that {increase(study, first):.4f}"
 
 
 def _in_brackets(interval: Interval | None) -> str:
@@ -195,8 +183,8 @@ def _about_intervals(study: StudyRecord, front: tuple[TrialRecord, ...]) -> list
             f"(at least {FEWEST_WINDOWS}): score more tokens, or a shorter context."
         ]
     return [
-        f"{SPREAD}: half the {LEVEL * 100:g} % interval of the rise, from {count} windows of the "
-        "report text drawn again in pairs with the dense model's."
+        f"{SPREAD}: half the {LEVEL * 100:g} % interval of the increase, from {count} windows of "
+        "the report text drawn again in pairs with the dense model's."
     ]
 
 
@@ -211,7 +199,7 @@ def next_command(study: StudyRecord, trial: TrialRecord | None, *, options: str 
 
 
 def _title(study: StudyRecord) -> str:
-    limits = describe_limits(study.limits, study.dense_bytes)
+    limits = describe_limits(study.limits, study.dense_bytes, study.gauge)
     return f"Study {study.name}: {shown(study.model)}" + (f", {limits}" if limits else "")
 
 
@@ -227,21 +215,24 @@ def _marks(study: StudyRecord, picked: TrialRecord | None) -> dict[int, list[str
     if picked is not None and (best is None or picked.number != best.number):
         marks.setdefault(picked.number, []).append("picked")
     for trial in study.complete:
-        if trial.by_hand:
-            marks.setdefault(trial.number, []).append("by hand")
+        if trial.baselines:
+            marks.setdefault(trial.number, []).append("baseline")
     return marks
 
 
 def _row(study: StudyRecord, trial: TrialRecord, marks: list[str]) -> dict[str, str]:
-    shown, interval = trial.measurement, rise_interval(study, trial)
-    perplexity = "" if shown is None else f"{shown.perplexity:.4g}" + ("" if trial.report else "*")
+    shown, interval = trial.measurement, increase_interval(study, trial)
+    gauge, figure, apart = study.gauge, "", ""
+    if shown is not None:
+        figure = f"{shown.figure:{gauge.form}}" + ("" if trial.report else "*")
+        apart = f"{shown.divergence:.4f}" if math.isfinite(shown.divergence) else ""
     return {
         "trial": str(trial.number),
         "plan": trial.label,
-        "perplexity": perplexity,
-        "rise": f"{rise(study, trial):+.4f}",
+        gauge.figure: figure,
+        "increase": f"{increase(study, trial):+.4f}",
         SPREAD: "" if interval is None else f"{interval.half_width:.4f}",
-        "KL": "" if shown is None or not math.isfinite(shown.kl) else f"{shown.kl:.4f}",
+        gauge.divergence: apart,
         "size": format_bytes(trial.bytes),
         "ratio": f"{study.dense_bytes / trial.bytes:.3g}x",
         "ms/token": _milliseconds(latency(trial), latency_ratio(study, trial)),
@@ -251,15 +242,20 @@ def _row(study: StudyRecord, trial: TrialRecord, marks: list[str]) -> dict[str, 
 
 
 def _dense_row(study: StudyRecord) -> dict[str, str]:
-    report = study.dense_report
-    known = {
+    gauge, report = study.gauge, study.dense_report
+    return {
+        "trial": "",
         "plan": "dense",
-        "perplexity": f"{report.perplexity:.4g}",
+        gauge.figure: f"{report.figure:{gauge.form}}",
+        "increase": "",
+        SPREAD: "",
+        gauge.divergence: "",
         "size": format_bytes(study.dense_bytes),
         "ratio": "1x",
         "ms/token": _milliseconds(study.dense_selection.latency_ms or report.latency_ms),
+        "stored as": "",
+        MARKS: "",
     }
-    return {name: known.get(name, "") for name in COLUMNS}
 
 
 def _milliseconds(time: float | None, share: float | None = None) -> str:

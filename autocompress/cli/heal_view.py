@@ -13,7 +13,7 @@ from autocompress.units import format_bytes
 
 if TYPE_CHECKING:
     from autocompress.driver.healing_report import HealingReport
-    from autocompress.records import Measurement
+    from autocompress.records import Gauge, Measurement
 
 
 def print_healed(report: HealingReport, console: Console) -> None:
@@ -22,11 +22,12 @@ def print_healed(report: HealingReport, console: Console) -> None:
     title = f"{healing.done.capitalize()}: {report.source}"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
     table.title_justify, table.title_style = "left", "bold"
-    for name in ("", "perplexity", "rise", "KL", "size"):
+    gauge = report.gauge
+    for name in ("", gauge.figure, "increase", gauge.divergence, "size"):
         table.add_column(name, justify="right" if name else "left")
-    _row(table, "dense", report.dense, None)
-    _row(table, "before", report.before, report.rise_before)
-    _row(table, healing.done, report.after, report.rise_after)
+    _row(table, gauge, "dense", report.dense, None)
+    _row(table, gauge, "before", report.before, report.increase_before)
+    _row(table, gauge, healing.done, report.after, report.increase_after)
     console.print(table)
     how = f"{healing.steps} steps, {healing.tokens:,} tokens of" if healing.trained else "On"
     lines = [f"{how} the text {healing.text}. {_gain(report)}"]
@@ -49,27 +50,30 @@ def print_healed(report: HealingReport, console: Console) -> None:
 
 
 def _gain(report: HealingReport) -> str:
-    """What healing has changed on the report text, judged by KL, by which trials are ranked."""
-    before, after = report.before, report.after
+    """What healing has changed on the report text, judged by divergence, as trials are."""
+    gauge, before, after = report.gauge, report.before, report.after
     changes = (
-        f"On the report text KL went from {before.kl:.4f} to {after.kl:.4f}{_share(report)}, the "
-        f"rise of log-perplexity from {report.rise_before:+.4f} to {report.rise_after:+.4f}."
+        f"On the report text {gauge.divergence} went from {before.divergence:.4f} to "
+        f"{after.divergence:.4f}{_share(report)}, the increase of {gauge.loss} from "
+        f"{report.increase_before:+.4f} to {report.increase_after:+.4f}."
     )
-    if after.kl < before.kl or after.bytes < before.bytes:
+    if after.divergence < before.divergence or after.bytes < before.bytes:
         return changes
     return f"{changes} Nothing is gained here: try more --steps, or more text with --data."
 
 
 def _share(report: HealingReport) -> str:
-    before, after = report.before.kl, report.after.kl
+    before, after = report.before.divergence, report.after.divergence
     return f" ({after / before:.2f} of it)" if before > 0 else ""
 
 
-def _row(table: Table, name: str, measured: Measurement, rise: float | None) -> None:
+def _row(
+    table: Table, gauge: Gauge, name: str, measured: Measurement, increase: float | None
+) -> None:
     table.add_row(
         name,
-        f"{measured.perplexity:.4g}",
-        "" if rise is None else f"{rise:+.4f}",
-        "" if rise is None else f"{measured.kl:.4f}",
+        f"{measured.figure:{gauge.form}}",
+        "" if increase is None else f"{increase:+.4f}",
+        "" if increase is None else f"{measured.divergence:.4f}",
         format_bytes(measured.bytes),
     )

@@ -46,7 +46,7 @@ of memory or latency.
 autocompress search --budget 10x           search on the bundled model
 autocompress search --model ID --budget 4x search on one of yours
 autocompress front                         what the latest study found
-autocompress heal --trial best             train its stored numbers, as a further trial
+autocompress heal --trial best             train its stored weights, as a further trial
 autocompress attribute --trial best        what its methods and layers save, and harm
 autocompress export --trial best --out DIR write the best trial as a model
 autocompress compress ID --budget 4x --out DIR

@@ -15,13 +15,15 @@ from rich.text import Text
 
 from autocompress.cli.front_table import WIDTH_OF_A_FILE
 from autocompress.judging.method_report import BeatenPlan, MethodReport
+from autocompress.records import Gauge
 
 COLUMNS = ("method", "plans", "at", "bytes", "unbeaten on", "beaten by")
 NUMBERS = ("plans", "bytes", "unbeaten on")
 EXPLANATION = (
     "plans: members of the front that use it. bytes: its mean share of their matrices. "
     "unbeaten on: matrices where an option of it is best at its size. "
-    "beaten by: what stores the same matrices in no more bytes with so many times less damage."
+    "beaten by: what stores the same matrices in no more bytes with so many times less loss "
+    "increase."
 )
 PREDICTED = (
     "Of {options:,} options {fitted:,} were fitted. What the others lose is predicted by fits to "
@@ -31,7 +33,9 @@ WITHOUT_MENU = "This study has no menu on disk, so that single matrices cannot b
 BEATEN_TITLE = "Uniform plans, and the trial that loses less in no more bytes"
 
 
-def print_methods(reports: Sequence[MethodReport], front_size: int, console: Console) -> None:
+def print_methods(
+    reports: Sequence[MethodReport], front_size: int, console: Console, gauge: Gauge
+) -> None:
     """Print a line for each method, and what beats the uniform plans."""
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH_OF_A_FILE, highlight=False)
@@ -46,7 +50,7 @@ def print_methods(reports: Sequence[MethodReport], front_size: int, console: Con
     if beaten:
         console.print("", plan_table(beaten), sep="\n")
     for plan in (plan for report in reports for plan in report.stopped_plans):
-        seen = f"a KL of {plan.kl:.3g} on its first {plan.tokens:,} tokens"
+        seen = f"a {gauge.divergence} of {plan.divergence:.3g} on its first {plan.tokens:,} tokens"
         console.print(f"{plan.trial} {plan.label}: given up after {seen}", markup=False)
 
 
@@ -100,7 +104,7 @@ def plan_table(plans: Sequence[BeatenPlan]) -> Table:
     table.title_justify, table.title_style = "left", "bold"
     for name in ("uniform plan", "beaten by"):
         table.add_column(name)
-    for name in ("bytes", "rise", "ms/token"):
+    for name in ("bytes", "increase", "ms/token"):
         table.add_column(name, justify="right", no_wrap=True)
     for plan in sorted(plans, key=lambda plan: plan.trial):
         slower = "" if plan.latency_share is None else f"{plan.latency_share:.2f}x"
@@ -108,7 +112,7 @@ def plan_table(plans: Sequence[BeatenPlan]) -> Table:
             Text(f"{plan.trial} {plan.label}"),
             Text(f"{plan.by} {plan.by_label}"),
             f"{plan.bytes_share:.2f}x",
-            f"{plan.rise_share:.2g}x",
+            f"{plan.increase_share:.2g}x",
             slower,
         )
     return table

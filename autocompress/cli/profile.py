@@ -8,48 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autocompress.cli.cache import limit_cache
-from autocompress.cli.options import (
-    RUNS_DIR,
-    Bos,
-    CacheLimit,
-    CalibrationData,
-    ComputeDtype,
-    Context,
-    Data,
-    Dequantize,
-    Device,
-    KeptLayers,
-    Layers,
-    Methods,
-    RunsDir,
-    Seed,
-    Space,
-    TrustRemoteCode,
-    Unreached,
-)
-from autocompress.cli.output import ConsoleProgress, console, log, print_json, quieten_libraries
+from autocompress.cli.output import console, log, print_json
+from autocompress.cli.requesting import CacheLimit, takes
+from autocompress.requests.verbs import ProfileRequest
 
 if TYPE_CHECKING:
     from autocompress.calibration.profile import Profile
 
 
+@takes(ProfileRequest)
 def profile(
+    request: ProfileRequest,
     ctx: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Folder or hub name of a causal language model; else the bundled one."),
-    ] = None,
-    space: Space = "default",
-    methods: Methods = None,
-    layers: Layers = None,
-    keep: KeptLayers = None,
-    unreached: Unreached = "keep",
-    data: Data = None,
-    calibration_data: CalibrationData = None,
-    context: Context = None,
-    bos: Bos = True,
-    seed: Seed = 0,
-    runs_dir: RunsDir = RUNS_DIR,
+    *,
     cache_limit: CacheLimit = None,
     html: Annotated[
         Path | None,
@@ -57,10 +28,6 @@ def profile(
             "--html", help="Where the plot goes.", show_default="profile.html of the runs"
         ),
     ] = None,
-    device: Device = "cpu",
-    compute_dtype: ComputeDtype = None,
-    trust_remote_code: TrustRemoteCode = False,
-    dequantize: Dequantize = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with every option.")
     ] = False,
@@ -71,35 +38,16 @@ def profile(
     autocompress profile
     autocompress profile ./my-model --data my-text.txt --html sensitivity.html
 
-    Damage is the predicted rise of the loss in nats per token, the least of the options that store
-    the matrix in so many times fewer bytes. A later search on the same model and text starts from
-    what is measured here.
+    Loss increase is the predicted increase of the loss in nats per token, the least of the options
+    that store the matrix in so many times fewer bytes. A later search on the same model and text
+    starts from what is measured here.
     """
-    quieten_libraries()
-    limit_cache(ctx, runs_dir, cache_limit)
+    limit_cache(ctx, request.runs_dir, cache_limit)
     from autocompress.api.functions import profile as run
     from autocompress.pictures.profile_plot import write_profile_html
 
-    result = run(
-        model,
-        space=space,
-        methods=methods,
-        layers=layers,
-        keep=keep,
-        unreached=unreached,
-        data=data,
-        calibration_data=calibration_data,
-        context=context,
-        bos=bos,
-        seed=seed,
-        runs_dir=runs_dir,
-        device=device,
-        compute_dtype=compute_dtype,
-        trust_remote_code=trust_remote_code,
-        dequantize=dequantize,
-        progress=ConsoleProgress(),
-    )
-    path = write_profile_html(result, html or runs_dir / "profile.html")
+    result = run(request)
+    path = write_profile_html(result, html or Path(request.runs_dir) / "profile.html")
     if as_json:
         print_json(result.to_dict() | {"html": str(path)})
     else:
@@ -133,7 +81,7 @@ def _print_table(profile: Profile) -> None:
             spec.role.value,
             "" if spec.depth is None else str(spec.depth),
             f"{spec.out_features}x{spec.in_features}",
-            *("" if option is None else f"{option.damage:.1e}" for option in options),
+            *("" if option is None else f"{option.loss_increase:.1e}" for option in options),
             "" if best is None else str(best.method),
             "" if best is None else f"{best.cosine:.4f}",
         )

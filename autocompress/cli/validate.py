@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from autocompress.cli.options import Dequantize, TrustRemoteCode
-from autocompress.cli.output import console, log, print_json, quieten_libraries
+from autocompress.cli.output import console, log, print_json
+from autocompress.cli.requesting import Json, takes
+from autocompress.requests.verbs import ValidateRequest
 
 if TYPE_CHECKING:
     from autocompress.methods.plan import Plan
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FileVerdict:
     """What a file is, and what is wrong with it."""
 
     file: Path
@@ -48,24 +49,8 @@ class Verdict:
         } | ({"recipe_yaml": self.recipe_yaml} if self.recipe_yaml else {})
 
 
-def validate(
-    file: Annotated[
-        str,
-        typer.Argument(
-            help="A search space or recipe, or the name of a search space of the package."
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Model to check against: a folder or hub name. "
-            "Without it, a space is tried on the bundled model."
-        ),
-    ] = None,
-    trust_remote_code: TrustRemoteCode = False,
-    dequantize: Dequantize = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+@takes(ValidateRequest)
+def validate(request: ValidateRequest, *, as_json: Json = False) -> None:
     r"""Check a search space or recipe and list every error: line, key, got, allowed, nearest name.
 
     \b
@@ -94,8 +79,12 @@ def validate(
 
     Exits with 0 when the file is valid and with 2 when it is not.
     """
-    quieten_libraries()
-    verdict = judge(file, model, trust_remote_code=trust_remote_code, dequantize=dequantize)
+    verdict = judge(
+        request.file,
+        request.model,
+        trust_remote_code=request.trust_remote_code,
+        dequantize=request.dequantize,
+    )
     if as_json:
         print_json(verdict.to_dict())
     else:
@@ -104,7 +93,7 @@ def validate(
         raise typer.Exit(2)
 
 
-def judge(file: str, model: str | None = None, **loading: bool) -> Verdict:
+def judge(file: str, model: str | None = None, **loading: bool) -> FileVerdict:
     """Read a file as what it is and collect its problems, with those against a model if named.
 
     Args:
@@ -126,19 +115,19 @@ def judge(file: str, model: str | None = None, **loading: bool) -> Verdict:
             {"layers", "targets"} & {*document.data}
         )
     except FileError as error:
-        return Verdict(path, "unreadable", path.stem, error.problems)
+        return FileVerdict(path, "unreadable", path.stem, error.problems)
     judge_it = _judge_recipe if is_recipe else _judge_space
     return judge_it(document, model, loading)
 
 
-def _judge_space(document: Document, model: str | None, loading: Mapping[str, bool]) -> Verdict:
+def _judge_space(document: Document, model: str | None, loading: Mapping[str, bool]) -> FileVerdict:
     from autocompress.space.problems import SpaceFileError
     from autocompress.space.space_file import option_problems, read_space, unmatched_rules
 
     try:
         space = read_space(document)
     except SpaceFileError as error:
-        return Verdict(document.path, "search space", document.path.stem, error.problems)
+        return FileVerdict(document.path, "search space", document.path.stem, error.problems)
     specs = _inventory(model, loading).layers
     unmatched, problems = unmatched_rules(space, specs), option_problems(space, specs, document)
     options = 0 if problems else sum(len(space.options(spec)) for spec in specs)
@@ -151,12 +140,14 @@ def _judge_space(document: Document, model: str | None, loading: Mapping[str, bo
             "name your model with --model"
             for p in unmatched
         )
-    return Verdict(
+    return FileVerdict(
         document.path, "search space", space.name, problems, notices, len(specs), options
     )
 
 
-def _judge_recipe(document: Document, model: str | None, loading: Mapping[str, bool]) -> Verdict:
+def _judge_recipe(
+    document: Document, model: str | None, loading: Mapping[str, bool]
+) -> FileVerdict:
     from autocompress.methods.plan import Plan
     from autocompress.space.problems import RecipeFileError
     from autocompress.space.recipe_file import check_recipe, rank_notices, read_recipe
@@ -175,7 +166,9 @@ def _judge_recipe(document: Document, model: str | None, loading: Mapping[str, b
             notices = rank_notices(recipe.layers)
             _check_space(recipe)
     except RecipeFileError as error:
-        return Verdict(document.path, "recipe", document.path.stem, error.problems, hint=error.hint)
+        return FileVerdict(
+            document.path, "recipe", document.path.stem, error.problems, hint=error.hint
+        )
     name = summary + (f", for {recipe.model}" if recipe.model else "")
     if recipe.budget:
         name += f"; all other matrices so that the model takes at most {recipe.budget}"
@@ -183,7 +176,7 @@ def _judge_recipe(document: Document, model: str | None, loading: Mapping[str, b
         name += f"; healed with a penalty of {', '.join(map(str, recipe.penalties))}"
     ours = recipe.to_yaml() if recipe.in_targets else ""
     entries = len(recipe.layers)
-    return Verdict(document.path, "recipe", name, (), notices, count, entries, recipe_yaml=ours)
+    return FileVerdict(document.path, "recipe", name, (), notices, count, entries, recipe_yaml=ours)
 
 
 def _check_space(
@@ -229,7 +222,7 @@ def _inventory(model: str | None, loading: Mapping[str, Any]) -> Inventory:
     return take_inventory(loaded.model, loaded.stored_types)
 
 
-def _show(verdict: Verdict) -> None:
+def _show(verdict: FileVerdict) -> None:
     for notice in verdict.notices:
         log.print(notice, markup=False, soft_wrap=True)
     if not verdict.problems:
@@ -257,7 +250,7 @@ def _show(verdict: Verdict) -> None:
         console.print(verdict.hint, markup=False, highlight=False, soft_wrap=True, end="")
 
 
-def _summary(verdict: Verdict) -> str:
+def _summary(verdict: FileVerdict) -> str:
     if verdict.kind == "recipe":
         globs = "" if verdict.layers == verdict.options else f", by {verdict.options} entries"
         return (

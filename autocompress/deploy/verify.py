@@ -1,6 +1,7 @@
 """Loads an exported folder in a fresh process and compares its score with that of the search.
 
-``python -m autocompress.deploy.verify FOLDER WINDOWS CONTEXT SETTINGS`` is that process.
+``python -m autocompress.deploy.verify FOLDER WINDOWS CONTEXT OPENING`` is that process; a target
+that opens folders in another way names a module of its own, which is run alike.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +21,8 @@ from autocompress.errors import StorageError
 from autocompress.evaluation.windows import Windows
 from autocompress.fresh_process import answer_of, give_answer
 
-TOLERANCE = 1e-4  # relative, on perplexity
+OPENER = "autocompress.deploy.verify"
+TOLERANCE = 1e-4  # relative, on the figure of the objective
 _GONE = "Nothing of it was kept."  # by whoever had it written
 
 
@@ -28,48 +31,60 @@ class Verification:
     """What a fresh process saw of an exported folder.
 
     Attributes:
-        perplexity: on the given windows.
-        tokens: predicted tokens that it is a mean over.
+        figure: on the given windows.
+        tokens: scored tokens that it is a mean over.
         bytes: of all tensors of the loaded model.
     """
 
-    perplexity: float
+    figure: float
     tokens: int
     bytes: int
 
 
-def verify_checkpoint(
+@dataclass(frozen=True)
+class Opening:
+    """How a folder is opened.
+
+    Attributes:
+        device: where it is scored.
+        dtype: type to compute in; the stored one when left out.
+        trust_remote_code: whether code that comes with the model may run.
+    """
+
+    device: str = "cpu"
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+
+USUAL = Opening()
+
+
+def verify_folder(
     folder: Path,
     windows: Windows,
     *,
-    perplexity: float,
+    figure: float,
     weight_bytes: int | None = None,
-    device: str = "cpu",
-    dtype: str | None = None,
-    trust_remote_code: bool = False,
+    opening: Opening = USUAL,
     shown: Path | None = None,
-    tolerance: float = TOLERANCE,
+    opener: str = OPENER,
 ) -> Verification:
-    """Load a folder in a fresh process and compare its perplexity with the expected one.
+    """Load a folder in a fresh process and compare its figure with the expected one.
 
     Args:
         folder: the exported folder.
         windows: what to score.
-        perplexity: what the compressed model scored on them before it was written.
+        figure: what the compressed model scored on them before it was written.
         weight_bytes: bytes that the loaded model must have, when known.
-        device: where to score it.
-        dtype: type to compute in; the stored one when left out.
-        trust_remote_code: whether code that comes with the model may run.
+        opening: how to open it.
         shown: what to call the folder, if it is not at its place yet.
-        tolerance: largest relative difference.
+        opener: module that opens and scores it.
 
     Raises:
         StorageError: it does not load, or is not the model it should be.
     """
     try:
-        seen = score_in_fresh_process(
-            folder, windows, device=device, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        seen = score_in_fresh_process(folder, windows, opening, opener)
     except StorageError as error:
         raise error.within(str(shown or folder)) from error
     if weight_bytes is not None and seen.bytes != weight_bytes:
@@ -79,37 +94,31 @@ def verify_checkpoint(
             wanted=f"{weight_bytes}",
             hint=_GONE,
         )
-    if not math.isclose(seen.perplexity, perplexity, rel_tol=tolerance):
+    if not math.isclose(seen.figure, figure, rel_tol=TOLERANCE):
         raise StorageError(
             f"{shown or folder}, loaded again, does not score what was measured",
-            got=f"perplexity {seen.perplexity:.6g}",
-            wanted=f"{perplexity:.6g} to {tolerance:g} relative",
+            got=f"{seen.figure:.6g}",
+            wanted=f"{figure:.6g} to {TOLERANCE:g} relative",
             hint=f"{_GONE} The same device and type as in the search are needed for equal figures.",
         )
     return seen
 
 
 def score_in_fresh_process(
-    folder: Path,
-    windows: Windows,
-    *,
-    device: str = "cpu",
-    dtype: str | None = None,
-    trust_remote_code: bool = False,
+    folder: Path, windows: Windows, opening: Opening = USUAL, opener: str = OPENER
 ) -> Verification:
     """Load a folder and score it in a process of its own."""
-    settings = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     with tempfile.TemporaryDirectory(prefix="autocompress-verify-") as scratch:
         ids = Path(scratch) / "windows.safetensors"
         tensors = {"ids": windows.ids.cpu().contiguous(), "begin": torch.tensor(windows.begin)}
         save_file(tensors, ids)
         try:
             answer = answer_of(
-                "autocompress.deploy.verify",
+                opener,
                 str(folder),
                 str(ids),
                 str(windows.context),
-                json.dumps(settings),
+                json.dumps(asdict(opening)),
                 threads=torch.get_num_threads(),
             )
         except StorageError as error:
@@ -117,21 +126,34 @@ def score_in_fresh_process(
     return Verification(**answer)
 
 
-def main(folder: str, ids: str, context: str, settings: str) -> None:
-    """Load, score and print one line."""
-    from autocompress.evaluation.scoring import score
-    from autocompress.surgery.dense_copies import dense_copies
+def main(folder: str, ids: str, context: str, opening: str) -> None:
+    """Load a folder, score it, and print one line."""
     from autocompress.surgery.inventory import stored_bytes
     from autocompress.surgery.loading import load_model
 
-    loaded = load_model(folder, **json.loads(settings))
-    model = loaded.model
+    loaded = load_model(folder, **json.loads(opening))
+    give_score(loaded.model, stored_bytes(loaded.model, loaded.stored_types), ids, context)
+
+
+def give_score(model: Any, size: int, ids: str, context: str) -> None:
+    """Score a model that was opened, and print what the verifying process waits for.
+
+    Args:
+        model: in evaluation mode.
+        size: bytes that it was opened from.
+        ids: file of the windows.
+        context: their length.
+    """
+    from autocompress.evaluation.objectives import objective_for
+    from autocompress.evaluation.scoring import score
+    from autocompress.surgery.dense_copies import dense_copies
+
     tensors = load_file(ids)
     begin = tuple(map(int, tensors["begin"]))
     with dense_copies(model):  # as the search scores it: in 16 bits factors round otherwise
-        scored = score(model, Windows(tensors["ids"], int(context), begin))
-    seen = Verification(scored.perplexity, scored.tokens, stored_bytes(model, loaded.stored_types))
-    give_answer(asdict(seen))
+        windows = objective_for(model).prepare(tensors["ids"], int(context), begin)
+        scored = score(model, windows)
+    give_answer(asdict(Verification(scored.figure, scored.tokens, size)))
 
 
 if __name__ == "__main__":

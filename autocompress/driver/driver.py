@@ -1,6 +1,6 @@
 """The search: what is measured next, what came of it, and when it is enough.
 
-Every proposal is a trial of one Optuna study. Hand-written plans and a sweep of exact allocations
+Every proposal is a trial of one Optuna study. Uniform baselines and a sweep of exact allocations
 come first, then plans that a sampler proposes through the knobs and, now and then, the neighbours
 of a plan on the front. An engine asks for jobs and tells their outcomes.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import optuna
 from optuna.trial import Trial
@@ -25,7 +26,7 @@ from autocompress.driver.reporting import OnReport
 from autocompress.driver.stopping import searched_for, searched_series, stopped_growing
 from autocompress.driver.trial_store import TrialStore
 from autocompress.driver.turns import Turns
-from autocompress.errors import AutocompressError, StorageError, TimeIsUp
+from autocompress.errors import AutocompressError, ConfigurationError, StorageError, TimeIsUp
 from autocompress.evaluation.jobs import Job, Outcome
 from autocompress.evaluation.stages import rivals_of, stages_of
 from autocompress.judging.against_dense import latency_within, meets
@@ -34,11 +35,13 @@ from autocompress.judging.hypervolume import hypervolume
 from autocompress.judging.picking import best_or_none
 from autocompress.progress import SILENT, Advance, Progress
 from autocompress.records import Measurement
+from autocompress.requests.verbs import SearchRequest
 from autocompress.studies.observer import Observer, describe_trial
 from autocompress.studies.storage import TROUBLES
-from autocompress.studies.study import HAND_WRITTEN, INTERRUPTED, StudyRecord, TrialRecord
+from autocompress.studies.study import BASELINE, INTERRUPTED, StudyRecord, TrialRecord
 from autocompress.studies.study_store import keep_relation, keep_report, to_record
 from autocompress.studies.trial_owner import end_abandoned
+from autocompress.units import parse_duration
 
 # Plans for comparison are measured up to so many times the limit; larger ones say nothing of it.
 REFERENCE_SPAN = 4.0
@@ -55,7 +58,7 @@ class Effort:
         deadline: of ``time.monotonic``; no trial starts after it.
         patience: trials that search in a row without the front growing, before the end; no limit
             when left out.
-        sampler: proposes the knobs; one of ``knob_sampler.SAMPLERS``.
+        sampler: proposes the knobs; one of ``requests.verbs.SAMPLERS``.
         seed: of the sampler.
         planned: how many plans at most need no sampler.
         report_seconds: that a finalist takes on the report text, about.
@@ -70,6 +73,27 @@ class Effort:
     planned: Planned = ALL
     report_seconds: float = 0.0
     finish_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, request: SearchRequest) -> Self:
+        """What is asked, with the clock started.
+
+        Raises:
+            ConfigurationError: no time.
+        """
+        level, time_limit = request.level, request.time
+        seconds = parse_duration(time_limit) if isinstance(time_limit, str) else time_limit
+        if seconds is not None and seconds <= 0:
+            what = "--time is too short"
+            raise ConfigurationError(what, got=seconds, wanted="more than 0 seconds")
+        return cls(
+            level.trials if request.trials is None else request.trials,
+            math.inf if seconds is None else time.monotonic() + seconds,
+            request.patience,
+            request.sampler,
+            request.seed,
+            Planned(level.baselines, level.sizes, level.trials),
+        )
 
 
 class Search:
@@ -113,14 +137,11 @@ class Search:
         self._seconds: list[float] = []  # that trials took
         self._advance: Advance = lambda _steps: None
 
-    def run(
-        self, engine: Engine, measure_report: Callable[[TrialRecord], Measurement]
-    ) -> StudyRecord:
-        """Search, then measure the finalists on the report text.
+    def run(self, engine: Engine) -> None:
+        """Run the trials.
 
         Args:
-            engine: runs the trials, and measures finalists where it has several workers.
-            measure_report: measures the plan of a finalist in this process.
+            engine: runs them.
 
         Raises:
             AutocompressError: many trials in a row failed, or time was up before the first.
@@ -130,7 +151,7 @@ class Search:
         usual = self.effort.planned.trials or LEAST_TRIALS
         if self._count < self.effort.trials < min(usual, LEAST_TRIALS):
             self.progress.note(
-                f"So few trials are spent on allocations and hand-written plans; from --trials "
+                f"So few trials are spent on allocations and uniform baselines; from --trials "
                 f"{LEAST_TRIALS} on some are left to search."
             )
         with self.progress.task("Searching (trials)", self.effort.trials) as advance:
@@ -145,7 +166,15 @@ class Search:
         self._learn_latency()
         if self.proposer.relation is not None:
             keep_relation(self.study, self.proposer.relation)
-        self._measure_finalists(engine, measure_report)
+
+    def report(self, engine: Engine, measure: Callable[[TrialRecord], Measurement]) -> StudyRecord:
+        """Measure the finalists on the report text, and give the study as it is then.
+
+        Args:
+            engine: measures them where it has several workers.
+            measure: measures the plan of one in this process.
+        """
+        self._measure_finalists(engine, measure)
         record = to_record(self.study, self.folder)
         for observer in self.observers:
             observer.finished(record)
@@ -228,14 +257,14 @@ class Search:
         return best.number not in searched[-patience:]
 
     def _rivals(self, proposal: Proposal, size: int) -> tuple[tuple[float, ...], ...]:
-        """Hand-written plans compete among themselves: they are there to be compared with."""
-        by_hand = proposal.phase == HAND_WRITTEN
+        """Uniform baselines compete among themselves: they are there to be compared with."""
+        baselines = proposal.phase == BASELINE
         limits = self.record.limits
-        measured = [t for t in self.record.complete if (t.phase == HAND_WRITTEN) == by_hand]
+        measured = [t for t in self.record.complete if (t.phase == BASELINE) == baselines]
         if limits.asks_quality:
             # A small plan that misses the quality must not keep from it one that may not.
             measured = [t for t in measured if meets(self.record, t)]
-        elif limits.latency_ms is not None and not by_hand:
+        elif limits.latency_ms is not None and not baselines:
             # A small plan that is too slow must not keep a fast one from being timed.
             measured = [t for t in measured if latency_within(limits, t)]
         return rivals_of(
@@ -258,7 +287,7 @@ class Search:
 
     def _ended(self, trial: TrialRecord) -> None:
         self._add(trial)
-        self.progress.note(describe_trial(trial, self.record.dense_bytes))
+        self.progress.note(describe_trial(self.record, trial))
         for observer in self.observers:
             observer.trial_finished(self.record.name, trial)
         if trial.state != "failed":
@@ -300,7 +329,7 @@ class Search:
     def _measure_finalists(
         self, engine: Engine, measure: Callable[[TrialRecord], Measurement]
     ) -> None:
-        """Measure the front, and the hand-written plan it is compared with, on the report text.
+        """Measure the front, and the uniform baseline it is compared with, on the report text.
 
         A plan that turns out to miss a target of quality there is no longer the best: the next one
         is measured as well. Where time is up, the best and its rival are measured still.

@@ -14,7 +14,6 @@ from autocompress.crew import Crew
 from autocompress.driver.healing import HealedTrial, HealingWork, HealTrial
 from autocompress.driver.worker import Desk
 from autocompress.errors import AutocompressError, ConfigurationError, DataError, StorageError
-from autocompress.healing.settings import HealSettings
 from autocompress.judging.against_dense import targets_of
 from autocompress.judging.front import best_and_rival, finalists
 from autocompress.judging.picking import best_or_none
@@ -22,7 +21,8 @@ from autocompress.judging.targets import excess_of
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import Advance, Progress
-from autocompress.session.session import TextSettings
+from autocompress.requests.healing import HealSettings
+from autocompress.requests.verbs import SearchRequest
 from autocompress.studies.observer import Observer
 from autocompress.studies.storage import StoredStudy
 from autocompress.studies.study import StudyRecord, TrialRecord
@@ -34,7 +34,7 @@ class Finish:
     """How plans are healed at the end of a search, and which.
 
     Attributes:
-        settings: how to heal each; without steps its matrices are only fitted anew.
+        settings: how to heal each; without steps its matrices are only refitted.
         whole_front: all members of the front, or the best plan within the limits alone.
         data: text to heal on; the calibration text when left out.
     """
@@ -44,32 +44,31 @@ class Finish:
     data: str | None = None
 
     @classmethod
-    def of(
-        cls, heal: int | None = None, data: str | None = None, *, refit: bool = True, seed: int = 0
-    ) -> Self | None:
+    def of(cls, request: SearchRequest) -> Self | None:
         """What ``--heal STEPS``, ``--heal-data`` and ``--no-refit`` ask for; maybe nothing.
+
+        An effort may want no text to refit the best plan on.
 
         Raises:
             ConfigurationError: a text to heal on without steps, or steps that cannot be.
         """
+        heal, data = request.heal, request.heal_data
         if heal is not None:
-            seed = seed if heal else 0  # without steps there is nothing to draw
-            return cls(HealSettings(heal, seed=seed, refit=refit), whole_front=True, data=data)
+            seed = request.seed if heal else 0  # without steps there is nothing to draw
+            settings = HealSettings(steps=heal, seed=seed, refit=request.refit)
+            return cls(settings, whole_front=True, data=data)
         if data is not None:
             raise ConfigurationError(
                 "--heal-data names a text to heal the front on",
                 got=data,
                 hint="Say with --heal how many steps to heal it for, such as --heal 200.",
             )
-        return cls(HealSettings(steps=0), whole_front=False) if refit else None
-
-    def within(self, texts: TextSettings) -> Finish | None:
-        """What is left to do where the effort may want no text to fit the best plan anew on."""
-        return self if self.whole_front or texts.refit_tokens else None
+        if not (request.refit and request.tokens.refit):
+            return None
+        return cls(HealSettings(steps=0), whole_front=False)
 
 
-REGAINED = 0.2  # of the loss, about what fitting anew wins back
-REFIT_BEST = Finish.of()
+REGAINED = 0.2  # of the loss, about what refitting wins back
 
 
 def finish_search(
@@ -82,7 +81,7 @@ def finish_search(
     observers: Sequence[Observer] = (),
     crew: Crew | None = None,
 ) -> bool:
-    """Heal the best plan of a study, or all of its front and the hand-written plan to compare with.
+    """Heal the best plan of a study, or all of its front and the uniform baseline to compare with.
 
     Those that have been healed in this way already are left as they are, so a run that was cut off
     goes on. One that cannot be healed is told of, and the others are.
@@ -91,8 +90,8 @@ def finish_search(
         study: as stored.
         folder: its run folder.
         desk: its model and texts.
-        finish: what to heal, and how. The best is fitted anew together with its rival.
-        deadline: of ``time.monotonic``, after which the best is not fitted anew; a front that was
+        finish: what to heal, and how. The best is refitted together with its rival.
+        deadline: of ``time.monotonic``, after which the best is not refitted; a front that was
             asked to be healed is.
         observers: told of each new trial.
         crew: heals several at a time where it is idle.
@@ -106,7 +105,7 @@ def finish_search(
         return False
     if not finish.whole_front and time.monotonic() > deadline:
         session.progress.note(
-            "No time is left to fit the best plan anew: the same command with more --time does."
+            "No time is left to refit the best plan: the same command with more --time does."
         )
         return False
     try:
@@ -114,9 +113,9 @@ def finish_search(
     except DataError as error:
         if finish.whole_front:
             raise
-        session.progress.note(f"The best plan is not fitted anew: {error}")
+        session.progress.note(f"The best plan is not refitted: {error}")
         return False
-    title = "Healing the front" if finish.whole_front else "Fitting the best and its rival anew"
+    title = "Healing the front" if finish.whole_front else "Refitting the best and its rival"
     with session.progress.task(f"{title} (plans)", len(members)) as advance:
         if crew is not None and crew.idle and len(members) > 1:
             _heal_at_once(work, members, observers, advance, crew)
@@ -189,7 +188,7 @@ def _left_as_it_is(trial: TrialRecord, progress: Progress) -> Iterator[None]:
 
 
 def _members(record: StudyRecord, whole_front: bool) -> list[TrialRecord]:
-    """The trials to heal, hand-written rivals included: plans are compared healed.
+    """The trials to heal, uniform baselines included: plans are compared healed.
 
     Those of the front; or only the best where there are limits to be the best within, under a
     target of quality a smaller one that just misses it, and not what was healed in any way before.
@@ -206,7 +205,7 @@ def _members(record: StudyRecord, whole_front: bool) -> list[TrialRecord]:
 
 
 def _nearly(record: StudyRecord) -> tuple[TrialRecord, ...]:
-    """The smallest trial that may keep a quality once it is fitted anew, where it misses it now."""
+    """The smallest trial that may keep a quality once it is refitted, where it misses it now."""
     if not record.limits.asks_quality:
         return ()
     best = best_or_none(record)
@@ -214,7 +213,7 @@ def _nearly(record: StudyRecord) -> tuple[TrialRecord, ...]:
         trial
         for trial in record.complete
         if (best is None or trial.bytes < best.bytes)
-        and not trial.by_hand
+        and not trial.baselines
         and excess_of(targets_of(record, trial)) <= REGAINED
     ]
     return tuple(sorted(smaller, key=lambda trial: trial.bytes)[:1])

@@ -1,4 +1,4 @@
-"""``autocompress.heal``: fits anew and trains the stored numbers of a trial or of a front."""
+"""``autocompress.heal``: refits and trains the stored weights of a trial or of a front."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autocompress.driver.healing_report import HealingReport
-from autocompress.driver.reporting import measure_trial
+from autocompress.driver.reporting import measure_again
 from autocompress.driver.study_choice import Destination
 from autocompress.driver.study_session import open_study_session
 from autocompress.driver.worker import Desk, dense_latency_of
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.heal_plan import heal_plan, healing_text
-from autocompress.healing.settings import HealSettings
 from autocompress.judging.picking import pick
 from autocompress.pictures.healing_png import write_healing_png
 from autocompress.progress import SILENT, Progress
 from autocompress.records import Measurement
+from autocompress.requests.healing import HealSettings
 from autocompress.store import content_key, tensor_key
 from autocompress.studies.healed_trials import (
     FOLDER,
     add_healed,
+    compressed_of,
     healed_already,
-    keep_numbers,
+    keep_weights,
     picture_of,
-    read_numbers,
 )
 from autocompress.studies.observer import Observer
 from autocompress.studies.run_folder import find_study
@@ -54,7 +54,7 @@ def heal_trial(
     Args:
         destination: where the study is; the latest when it names none.
         trial: ``best``, ``knee``, ``smallest``, ``fastest`` or the number of a trial. A healed one
-            is healed further, and not fitted anew.
+            is healed further, and not refitted.
         settings: how to heal.
         data: text to heal on; the calibration text of the study when left out.
         checkpoint: file that holds how far it is, to go on after a kill; in the run folder when
@@ -96,18 +96,19 @@ def heal_trial(
         source.report,
         after.report,
         after.healing,
+        record.gauge,
         after.number,
         record,
     )
 
 
 def refuse_idle(settings: HealSettings, source: str, fitted_for_good: bool) -> None:
-    """Refuse to fit anew what cannot be, where nothing else is asked for.
+    """Refuse to refit what cannot be, where nothing else is asked for.
 
     Args:
         settings: how to heal.
         source: what, for the message.
-        fitted_for_good: whether its numbers were trained or fitted anew already, or are all there
+        fitted_for_good: whether its weights were trained or refitted already, or are all there
             is of it.
 
     Raises:
@@ -115,10 +116,10 @@ def refuse_idle(settings: HealSettings, source: str, fitted_for_good: bool) -> N
     """
     if fitted_for_good and not settings.steps and settings.shrink is None:
         raise ConfigurationError(
-            f"{source} cannot be fitted anew",
+            f"{source} cannot be refitted",
             got="--steps 0",
             wanted="at least 1 step",
-            hint="Its numbers were trained or fitted anew before; only trials of a search as it "
+            hint="Its weights were trained or refitted before; only trials of a search as it "
             "measured them can be.",
         )
 
@@ -209,7 +210,8 @@ class HealingWork:
             self.study, came.form, came.healing, came.selection, came.report, came.seconds
         )
         title = f"Trial {source.number} of {self.record.name}, {trial.label}"
-        write_healing_png(came.healing.checks, picture_of(folder, trial.number), title)
+        picture = picture_of(folder, trial.number)
+        write_healing_png(came.healing.checks, picture, self.record.gauge, title)
         Checkpoint(task.checkpoint, task.identity).remove()
         for observer in observers:
             observer.trial_finished(self.record.name, trial)
@@ -222,7 +224,7 @@ class HealTrial:
 
     Attributes:
         source: the trial.
-        folder: its run folder, which gets the healed numbers.
+        folder: its run folder, which gets the healed weights.
         data: text to heal on; the calibration text when left out.
         settings: how to heal.
         planned: the record of it before it is done.
@@ -242,14 +244,13 @@ class HealTrial:
         """See ``Task``."""
         started, session, source = time.monotonic(), desk.session, self.source
         _, ids = healing_text(session, self.data, self.settings)
-        numbers = read_numbers(self.folder, source)
+        compressed = compressed_of(self.folder, source)
         before = None
         if source.report is None:
-            before = measure_trial(desk.evaluator, source, desk.report, numbers)
-        plan, numbers, healed = heal_plan(
+            before = measure_again(desk.evaluator, compressed, desk.report, source.selection)
+        compressed, healed = heal_plan(
             session,
-            source.plan,
-            numbers,
+            compressed,
             ids,
             self.settings,
             Checkpoint(self.checkpoint, self.identity),
@@ -259,15 +260,15 @@ class HealTrial:
             self.planned,
             steps=healed.checks[-1].step,
             tokens=healed.tokens,
-            numbers=keep_numbers(self.folder, numbers),
+            weights=keep_weights(self.folder, compressed.weights),
             checks=tuple(asdict(check) for check in healed.checks),
         )
+        plan, same = compressed.plan, compressed.plan == source.plan
         size = session.workbench.inventory.plan_bytes(plan)
-        form = source if plan == source.plan else replace(source, plan=plan, bytes=size)
-        selection, report = (
-            measure_trial(desk.evaluator, form, text, numbers, timed=form is not source)
-            for text in (desk.selection, desk.report)
-        )
+        form = source if same else replace(source, plan=plan, bytes=size)
+        known = source.selection if same else None
+        selection = measure_again(desk.evaluator, compressed, desk.selection, known)
+        report = measure_again(desk.evaluator, compressed, desk.report, known or selection)
         seconds = time.monotonic() - started
         return HealedTrial(form, healing, selection, report, before, seconds, desk.take_notes())
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from autocompress.deploy.exported import Exported
 from autocompress.methods.plan import Plan
-from autocompress.records import Measurement
+from autocompress.records import Gauge, Measurement
 from autocompress.studies.study import Healing, StudyRecord
 
 
@@ -24,6 +23,7 @@ class HealingReport:
         before: the compressed model as it was.
         after: healed.
         healing: how.
+        gauge: the words and the scale of the figures.
         trial: the healed trial, where it is one of a study.
         study: that study, the new trial included.
         exported: the folder that was written, if one was.
@@ -35,19 +35,20 @@ class HealingReport:
     before: Measurement
     after: Measurement
     healing: Healing
+    gauge: Gauge
     trial: int | None = None
     study: StudyRecord | None = None
     exported: Exported | None = None
 
     @property
-    def rise_before(self) -> float:
-        """Rise of log-perplexity over the dense model before healing, nats per token."""
-        return math.log(self.before.perplexity / self.dense.perplexity)
+    def increase_before(self) -> float:
+        """Increase of the loss over the dense model before healing."""
+        return self.before.loss - self.dense.loss
 
     @property
-    def rise_after(self) -> float:
+    def increase_after(self) -> float:
         """The same after healing."""
-        return math.log(self.after.perplexity / self.dense.perplexity)
+        return self.after.loss - self.dense.loss
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
@@ -57,11 +58,11 @@ class HealingReport:
             "study": self.study and self.study.name,
             "plan": self.plan.hash,
             "bytes": self.after.bytes,
-            "rise_before": self.rise_before,
-            "rise_after": self.rise_after,
-            "dense": self.dense.to_dict(),
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "healing": self.healing.to_dict(),
+            "increase_before": self.increase_before,
+            "increase_after": self.increase_after,
+            "dense": self.gauge.named(self.dense.to_dict()),
+            "before": self.gauge.named(self.before.to_dict()),
+            "after": self.gauge.named(self.after.to_dict()),
+            "healing": self.gauge.named(self.healing.to_dict()),
             "exported": self.exported and self.exported.to_dict(),
         }

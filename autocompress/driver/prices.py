@@ -3,10 +3,10 @@
 The second-order prediction around the dense model takes each matrix alone. Near a budget the others
 are compressed as well: the divergence has a slope there. To second order an option whose error is
 ``E`` costs ``d(E) + <grad - H(P), E>`` more than the dense matrix in its place, where ``d`` is its
-damage alone, ``P`` the error of the plan's option, ``H(P)`` the slope that this error alone makes,
-and ``grad`` the gradient of the divergence by the matrix at the plan: what is not the matrix's own
-is what the others do to it. One pass on a short text prices all options of all matrices, in the
-time of a few swaps that are measured one by one.
+loss increase alone, ``P`` the error of the plan's option, ``H(P)`` the slope that this error alone
+makes, and ``grad`` the gradient of the divergence by the matrix at the plan: what is not the
+matrix's own is what the others do to it. One pass on a short text prices all options of all
+matrices, in the time of a few swaps that are measured one by one.
 
 The gradient is that of a sample. Its two halves tell how far chance goes, and slopes are shrunk by
 as much (empirical Bayes, James and Stein 1961).
@@ -50,15 +50,15 @@ BLOCK_ELEMENTS = 2**20  # that are multiplied at a time
 GRADIENTS = "gradients"  # what they are kept under while several processes price options
 
 Found = dict[str, list[float]]
-"""By the address of each option: two slopes and a damage; see ``_found``."""
+"""By the address of each option: two slopes and a loss increase; see ``_found``."""
 
 
 class Slope(NamedTuple):
-    """What the halves of a text say the other matrices add to an option's damage."""
+    """What the halves of a text say the other matrices add to an option's loss increase."""
 
     first: float
     second: float
-    damage: float
+    loss_increase: float
 
     @property
     def mean(self) -> float:
@@ -74,8 +74,7 @@ class Priced:
         plan: the plan.
         slopes: what the other matrices add to options, by layer; empty where the plan predicts no
             numbers.
-        divergence: of the plan on the text, KL from the dense model in nats per token; infinite
-            where it is no number.
+        divergence: of the plan from the dense model on the text; infinite where it is no number.
     """
 
     plan: Plan
@@ -86,19 +85,19 @@ class Priced:
     def trust(self) -> float:
         """Share of the slopes that is no chance: what both halves of the text agree on.
 
-        Slopes count by the root of the damage that they come with, as both their part that is
-        chance and the other grow with it.
+        Slopes count by the root of the loss increase that they come with, as both their part that
+        is chance and the other grow with it.
         """
         every = [slope for several in self.slopes.values() for slope in several]
         if not every:
             return 0.0
-        first, second, damage = (np.array(each) for each in zip(*every, strict=True))
-        signal = max(float((first * second / damage).sum()), 0.0)
-        noise = float((np.square(first - second) / damage).sum()) / 4
+        first, second, loss_increase = (np.array(each) for each in zip(*every, strict=True))
+        signal = max(float((first * second / loss_increase).sum()), 0.0)
+        noise = float((np.square(first - second) / loss_increase).sum()) / 4
         return signal / (signal + noise) if signal > 0 else 0.0
 
     def menu(self, step: float = 1.0) -> PricedMenu:
-        """Prices: damages and a part of the slopes, shrunk by chance.
+        """Prices: loss increases and a part of the slopes, shrunk by chance.
 
         Args:
             step: the part. Slopes are those at the plan; where many matrices change at once, each
@@ -107,7 +106,9 @@ class Priced:
         part = step * self.trust
         return PricedMenu(
             {
-                name: tuple(sorted(Price(s.damage, s.damage + part * s.mean) for s in some))
+                name: tuple(
+                    sorted(Price(s.loss_increase, s.loss_increase + part * s.mean) for s in some)
+                )
                 for name, some in self.slopes.items()
             }
         )
@@ -161,13 +162,13 @@ def price_options(
 def divergence_of(
     plan: Plan, builder: LayerBuilder, text: ScoredText, progress: Progress = SILENT
 ) -> float:
-    """Divergence of a plan on a text, KL from the dense model in nats per token."""
+    """Divergence of a plan from the dense model on a text."""
     with (
         progress.task("Scoring a plan by prices (windows)", len(text.windows)) as advance,
         builder.workbench.applied(plan, builder.build) as model,
         dense_copies(model),
     ):
-        found = score(model, text.windows, text.teacher, advance=advance).kl
+        found = score(model, text.windows, text.teacher, advance=advance).divergence
     return found if math.isfinite(found) else math.inf
 
 
@@ -175,7 +176,12 @@ def _place(plan: Plan, builder: LayerBuilder, text: ScoredText) -> str:
     """Where the prices inside a plan on a text are kept."""
     layers, windows = [builder.key(*item) for item in plan.items()], text.windows
     return content_key(
-        layers, tensor_key(windows.ids), windows.context, windows.begin, PRICES_VERSION
+        layers,
+        tensor_key(windows.ids),
+        windows.context,
+        windows.begin,
+        text.teacher.objective.name,
+        PRICES_VERSION,
     )
 
 
@@ -194,17 +200,18 @@ def _address(method: Method) -> str:
 
 
 def _slopes(layer: LayerMenu, known: Mapping[str, Sequence[float]]) -> list[Slope]:
-    """What the slope adds to the damage of each option of a layer, beyond its own curvature.
+    """What the slope adds to the loss increase of each option of a layer, beyond its own curvature.
 
-    ``<grad, E> - H(P)(E)``, with ``H(P)(E) = d(E) + d(P) - d(E - P)``, as the damage is quadratic.
+    ``<grad, E> - H(P)(E)``, with ``H(P)(E) = d(E) + d(P) - d(E - P)``, as the loss increase is
+    quadratic.
     """
     of_the_plan = known[_address(Keep())][2]
     slopes = []
     for option in layer.undominated:
         first, second, from_the_plan = known[_address(option.method)]
-        own = option.damage + of_the_plan - from_the_plan
-        if option.damage > 0 and math.isfinite(first) and math.isfinite(second):
-            slopes.append(Slope(first - own, second - own, option.damage))
+        own = option.loss_increase + of_the_plan - from_the_plan
+        if option.loss_increase > 0 and math.isfinite(first) and math.isfinite(second):
+            slopes.append(Slope(first - own, second - own, option.loss_increase))
     return slopes
 
 
@@ -229,7 +236,7 @@ def _priced_here(
 
     specs = [layer.spec for layer in layers]
     total = _differentiated(plan, specs, builder, text, range(len(text.windows)), keep, advance)
-    return total / text.windows.tokens, prices
+    return total / sum(tokens), prices
 
 
 def _priced_by_a_crew(
@@ -262,7 +269,7 @@ def _priced_by_a_crew(
     finally:  # they are as large as the model, twice
         for name, part in product(names, range(parts)):
             builder.cache.drop_tensors(GRADIENTS, _gradient_key(place, part, parts, name))
-    return sum(total for total, _ in done) / text.windows.tokens, prices
+    return sum(total for total, _ in done) / sum(tokens), prices
 
 
 def _in_shares(advance: Advance, total: int, steps: int) -> Advance:
@@ -367,20 +374,19 @@ def _differentiated(
 ) -> float:
     """Differentiate the divergence of a plan by some matrices; its sum over some windows."""
     windows, teacher = text.windows, text.teacher
-    batches = list(windows)
-    # Of the dense model's predictions, those of each window.
-    starts = list(accumulate((len(window) - windows.given for window in batches), initial=0))
+    objective, batches = teacher.objective, list(windows)
+    # Of the dense model's outputs, those of each window.
+    starts = list(accumulate(objective.counts(windows), initial=0))
     totals = dict.fromkeys(chosen, 0.0)
 
-    def loss(batch: int, start: int, logits: Tensor) -> Tensor | None:
+    def loss(batch: int, start: int, outputs: Tensor) -> Tensor | None:
         window = chosen[batch]
-        # What the first given tokens and the last one predict is not compared.
-        before = start - (windows.given - 1)
-        last = len(batches[window]) - 1 - start
-        predicting = logits[max(-before, 0) : max(last, 0)]
-        if not len(predicting):
+        rows = objective.compared(len(batches[window]), windows.given)
+        before = start - rows.start
+        compared = outputs[max(-before, 0) : max(rows.stop - start, 0)]
+        if not len(compared):
             return None
-        found = divergence_sum(teacher, starts[window] + max(before, 0), predicting)
+        found = divergence_sum(teacher, starts[window] + max(before, 0), compared)
         totals[window] += float(found.detach())
         return found
 
@@ -400,11 +406,11 @@ def _differentiated(
 
 
 def _tokens_of_halves(text: ScoredText) -> tuple[int, ...]:
-    """Predicted tokens of every other window, from the first and from the second on.
+    """Compared rows of every other window, from the first and from the second on.
 
     A text of one window has one half.
     """
-    counts = [len(window) - text.windows.given for window in text.windows]
+    counts = text.teacher.objective.counts(text.windows)
     return tuple(sum(some) for some in (counts[0::2], counts[1::2]) if some)
 
 
@@ -433,7 +439,7 @@ def _found(
 ) -> Found:
     """By the address of each option: ``<grad, E>`` on both halves of the text, ``d(E - P)``.
 
-    ``E`` is the option's error, ``P`` that of the plan's option; all in nats per token.
+    ``E`` is the option's error, ``P`` that of the plan's option; all means over the tokens.
     """
     name = layer.spec.name
     problem = builder.problem(name)
@@ -449,5 +455,9 @@ def _found(
     for method in _wanted(layer):
         error = error_of(method)
         slopes = [0.0 if half is None else _inner(half, error) for half in halves]
-        found[_address(method)] = [slopes[0], slopes[-1], problem.metric.damage(error - current)]
+        found[_address(method)] = [
+            slopes[0],
+            slopes[-1],
+            problem.metric.loss_increase(error - current),
+        ]
     return found

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from autocompress.evaluation.evaluator import Evaluator, ScoredText
 from autocompress.records import Measurement
-from autocompress.studies.healed_trials import read_numbers
+from autocompress.studies.healed_trials import compressed_of
 from autocompress.studies.study import TrialRecord
+from autocompress.surgery.compressed import Compressed
 
 
-def measure_trial(
+def measure_again(
     evaluator: Evaluator,
-    trial: TrialRecord,
+    compressed: Compressed,
     text: ScoredText,
-    numbers: Mapping[str, Tensor] | None,
-    *,
-    timed: bool = False,
+    known: Measurement | None,
 ) -> Measurement:
-    """Score a trial's plan on a text, with the times that the trial was seen to take.
+    """Score what was measured before on a text, with the times that it was seen to take.
 
     Args:
         evaluator: scores it.
-        trial: has the plan, and its times where it was timed.
+        compressed: the plan and its weights.
         text: what to score on.
-        numbers: stored tensors of a healed plan.
-        timed: time it anew, whatever is known.
+        known: what was measured before; it is timed anew where that has no times.
     """
-    known = trial.selection
-    if timed or known is None or known.latency_ms is None:
-        return evaluator.measure(trial.plan, text, numbers=numbers)
-    seen = evaluator.measure(trial.plan, text, latency=False, numbers=numbers)
-    return seen.with_times_of(known)
+    if known is None or known.latency_ms is None:
+        return evaluator.measure(compressed, text)
+    return evaluator.measure(compressed, text, latency=False).with_times_of(known)
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class OnReport:
 
     Attributes:
         trial: the trial.
-        folder: its run folder, which has the numbers of a healed one.
+        folder: its run folder, which has the weights of a healed one.
     """
 
     trial: TrialRecord
@@ -53,5 +46,5 @@ class OnReport:
 
     def done_on(self, desk: Any) -> Measurement:
         """See ``Task``."""
-        numbers = read_numbers(self.folder, self.trial)
-        return measure_trial(desk.evaluator, self.trial, desk.report, numbers)
+        compressed = compressed_of(self.folder, self.trial)
+        return measure_again(desk.evaluator, compressed, desk.report, self.trial.selection)

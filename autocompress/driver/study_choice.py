@@ -3,85 +3,29 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autocompress.driver.proposing.knob_sampler import SAMPLERS
 from autocompress.errors import ConfigurationError, StudyError
 from autocompress.evaluation.corpus import PARTS
-from autocompress.paths import located
-from autocompress.progress import SILENT, Progress
-from autocompress.session.efforts import NORMAL, effort_of
-from autocompress.session.left_dense import KEEP, check_unreached
-from autocompress.session.session import Session, TextSettings, open_session, read_space
-from autocompress.space.selection import EVERYTHING, Selection
+from autocompress.requests.groups import StudyRequest
+from autocompress.requests.verbs import SearchRequest
+from autocompress.session.session import Session
 from autocompress.space.space import Space
 from autocompress.studies.storage import default_storage, storage_url
 from autocompress.studies.study import StudyRecord
 from autocompress.studies.study_store import existing_study, to_record
-from autocompress.surgery.loading import BUNDLED_MODEL
 from autocompress.units import Budget
 
+REQUEST = "request"  # the key of a study's settings
 # Of an identity: its hashes say what they hold.
 NAMES = ("model", *(f"{part}_text" for part in PARTS))
 
 
-@dataclass(frozen=True)
-class SearchSettings:
-    """What determines the trials of a study, named as the options of ``autocompress search``."""
-
-    model: str | None = None
-    budget: str | None = None
-    latency: str | None = None
-    space: str = "default"
-    sampler: str = "auto"
-    seed: int = 0
-    device: str = "cpu"
-    compute_dtype: str | None = None
-    trust_remote_code: bool = False
-    texts: TextSettings = field(default_factory=TextSettings)
-    selection: Selection = EVERYTHING
-    quality: str | None = None
-    dequantize: bool = False
-    unreached: str = KEEP
-    effort: str = NORMAL
-    fit_all: bool = False
-
-    @classmethod
-    def of_study(cls, record: StudyRecord) -> SearchSettings:
-        """The settings that a study was started with."""
-        arguments = dict(record.settings["arguments"])
-        selection = Selection.of(**arguments.get("selection", {}))
-        texts = TextSettings(**arguments["texts"])
-        return cls(**arguments | {"texts": texts, "selection": selection})
-
-    def read_space(self) -> Space:
-        """Load the search space, narrowed to what was selected."""
-        return read_space(self.space, self.selection)
-
-    def located(self) -> SearchSettings:
-        """The same with the paths of local files and folders made absolute."""
-        return replace(
-            self,
-            model=located(self.model, Path.is_dir, but=(BUNDLED_MODEL,)),
-            space=located(self.space, Path.is_file) or self.space,
-            texts=self.texts.located(),
-        )
-
-    def open(self, runs_dir: Path, progress: Progress = SILENT) -> Session:
-        """Load the model and make everything ready; see ``open_session``."""
-        return open_session(
-            self.model,
-            self.texts,
-            runs_dir,
-            device=self.device,
-            compute_dtype=self.compute_dtype,
-            trust_remote_code=self.trust_remote_code,
-            dequantize=self.dequantize,
-            progress=progress,
-            seed=self.seed,
-        )
+def request_of(record: StudyRecord) -> SearchRequest:
+    """What a study was started with."""
+    return SearchRequest(**record.settings[REQUEST])
 
 
 @dataclass(frozen=True)
@@ -99,13 +43,12 @@ class Destination:
     storage: str | None = None
 
     @classmethod
-    def of(
-        cls, study: str | StudyRecord | None, runs_dir: str | Path, storage: str | None
-    ) -> Destination:
+    def of(cls, study: str | Path | StudyRecord | None, place: StudyRequest) -> Destination:
         """Where a study is that is given by its name or its record, which knows its folder."""
         if isinstance(study, StudyRecord):
-            return cls(study.name, study.folder.parent, storage)
-        return cls(study, Path(runs_dir), storage)
+            return cls(study.name, study.folder.parent, place.storage)
+        name = None if study is None else str(study)
+        return cls(name, Path(place.runs_dir), place.storage)
 
     def located(self) -> Destination:
         """The same with absolute paths."""
@@ -118,43 +61,33 @@ class Destination:
         return storage_url(self.storage) if self.storage else default_storage(self.runs_dir / name)
 
 
-def check_settings(settings: SearchSettings, destination: Destination) -> Budget:
+def check_request(request: SearchRequest) -> Budget:
     """Check what can be checked before the model is loaded, and read the budget.
 
     Raises:
-        ConfigurationError: a budget, a name of a study or a sampler that cannot be used.
+        ConfigurationError: a budget or a name of a study that cannot be used.
     """
-    budget = Budget.parse(settings.budget, settings.latency, settings.quality)
-    check_unreached(settings.unreached)
-    effort_of(settings.effort)
-    named = destination.study
+    named = request.study
     if named is not None and (not named.strip() or Path(named).name != named or named == ".."):
         wanted = "the name of a folder in --runs-dir"
         raise ConfigurationError("--study is no name", got=repr(named), wanted=wanted)
-    if settings.sampler not in SAMPLERS:
-        raise ConfigurationError(
-            "unknown sampler", got=repr(settings.sampler), wanted=", ".join(SAMPLERS)
-        )
-    return budget
+    return Budget.parse(request.budget, request.latency, request.quality)
 
 
-def identity_of(settings: SearchSettings, session: Session, space: Space) -> dict[str, Any]:
+def identity_of(request: SearchRequest, session: Session, space: Space) -> dict[str, Any]:
     """What determines the trials of a study: the settings, the model, the texts, the space."""
     plain = {
-        name: getattr(settings, name)
+        name: getattr(request, name)
         for name in ("budget", "latency", "quality", "sampler", "seed", "device")
     }
-    usual = SearchSettings()
-    for name in ("unreached", "effort", "fit_all"):
-        if getattr(settings, name) != getattr(usual, name):
-            plain[name] = getattr(settings, name)
-    narrowed = settings.selection.to_dict()
+    changed = request.changed()
+    plain |= {name: changed[name] for name in ("unreached", "effort", "fit_all") if name in changed}
     contents = {"space": space.name, "space_content": repr(space)}
-    return session.identity() | plain | contents | narrowed
+    return session.identity() | plain | contents | space.selection.to_dict()
 
 
 def choose_study(
-    settings: SearchSettings, destination: Destination, identity: dict[str, Any]
+    request: SearchRequest, destination: Destination, identity: dict[str, Any]
 ) -> tuple[str, Any]:
     """Find the study to go on with, or a name for a new one (then the study is ``None``).
 
@@ -162,14 +95,14 @@ def choose_study(
         StudyError: the study that was named was made with other settings; the message says which.
     """
     named = destination.study
-    base = named or _default_name(settings)
+    base = named or _default_name(request)
     number = 1
     while True:
         name = base if number == 1 else f"{base}-{number}"
         study = existing_study(name, destination.url(name))
         if study is None:
             return name, None
-        found = to_record(study, destination.runs_dir / name).settings.get("identity", {})
+        found = to_record(study, destination.runs_dir / name).identity
         if _content(identity) == _content(found):
             return name, study
         differing = sorted(
@@ -197,14 +130,14 @@ def _content(identity: dict[str, Any]) -> dict[str, Any]:
     return content | {"texts": texts}
 
 
-def _default_name(settings: SearchSettings) -> str:
+def _default_name(request: SearchRequest) -> str:
     """Make up a readable name: model and targets."""
-    model = Path(settings.model).name if settings.model else "demo"
+    model = Path(request.model).name if request.model else "demo"
     parts = [
         model,
-        settings.budget,
-        settings.latency,
-        settings.quality and f"q{settings.quality}",
+        request.budget,
+        request.latency,
+        request.quality and f"q{request.quality}",
     ]
     if len([part for part in parts if part]) == 1:
         parts.append("front")

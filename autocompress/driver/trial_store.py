@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import optuna
@@ -15,7 +14,7 @@ from autocompress.errors import StorageError
 from autocompress.evaluation.jobs import Outcome
 from autocompress.judging.against_dense import loss_on
 from autocompress.studies.study import HEALED, StudyRecord, TrialRecord
-from autocompress.studies.study_store import to_trial_record
+from autocompress.studies.study_store import to_trial_record, values_of
 from autocompress.studies.trial_owner import own
 
 UNKNOWN_LOSS = 1e6  # times what a target of quality allows: constraints are finite
@@ -93,35 +92,31 @@ class TrialStore:
             result |= {"partial": measured.to_dict(), "stopped_at": outcome.stopped_at}
             return self._tell(trial, result, TrialState.PRUNED)
         result["selection"] = measured.to_dict()
-        latency = measured.latency_ms or 0.0
+        values = values_of(measured.loss, measured.bytes, measured.latency_ms)
         if self.header.limits.latency_ms is not None:
-            trial.set_constraint("latency", latency / self.header.limits.latency_ms - 1)
+            trial.set_constraint("latency", values[2] / self.header.limits.latency_ms - 1)
         if self.header.limits.asks_quality:
             used = loss_on(self.header, measured).used(self.header.limits)
             trial.set_constraint("quality", min(used, UNKNOWN_LOSS) - 1)
-        return self._tell(
-            trial, result, None, [measured.perplexity, float(measured.bytes), latency]
-        )
+        return self._tell(trial, result, None, values)
 
     def objectives(self, trial: TrialRecord) -> list[float] | None:
-        """Perplexity, bytes and milliseconds, for a sampler to learn from; ``None`` if unknown.
+        """Values of a trial for a sampler to learn from, see ``values_of``; ``None`` if unknown.
 
-        A trial that was given up has the perplexity that its first windows point to. How long a
-        token takes it never came to; it counts as the dense model's.
+        A trial that was given up has the loss that its first windows point to. How long a token
+        takes it never came to; it counts as the dense model's.
         """
         measured = trial.selection or trial.partial
         if measured is None:
             return None
         dense = self.header.dense_selection
-        perplexity = measured.perplexity
+        loss = measured.loss
         if trial.selection is None and measured.windows and dense.windows:
             known = len(measured.windows.tokens)
             tokens = dense.windows.tokens[:known]
-            losses = zip(tokens, dense.windows.nll, strict=False)
-            loss = sum(count * nll for count, nll in losses) / sum(tokens)
-            perplexity = dense.perplexity * measured.perplexity / math.exp(loss)
-        latency = measured.latency_ms or dense.latency_ms or 0.0
-        return [perplexity, float(trial.bytes), latency]
+            losses = zip(tokens, dense.windows.loss, strict=False)
+            loss += dense.loss - sum(count * each for count, each in losses) / sum(tokens)
+        return values_of(loss, trial.bytes, measured.latency_ms or dense.latency_ms)
 
     def _tell(
         self,

@@ -14,7 +14,7 @@ from autocompress.driver.proposing.shares import ALL, Planned
 from autocompress.judging.against_dense import meets
 from autocompress.judging.dominance import non_dominated
 from autocompress.judging.picking import best_or_none
-from autocompress.studies.study import HAND_WRITTEN, PLANNED, StudyRecord, TrialRecord
+from autocompress.studies.study import BASELINE, PLANNED, StudyRecord, TrialRecord
 
 DRAWS = 16  # of knobs, until they give a plan that has not been tried
 # Of the smallest plan that may keep a quality on the selection text, by turns: some are a little
@@ -88,7 +88,7 @@ class Turns:
 
     def _swapped(self, record: StudyRecord, turn: int, known: set[str]) -> Proposal | None:
         """A neighbour of a plan that is worth it; see ``_to_swap``."""
-        ours = tuple(trial for trial in record.trials if trial.phase != HAND_WRITTEN)
+        ours = tuple(trial for trial in record.trials if trial.phase != BASELINE)
         made = replace(record, trials=ours)
         front = _to_swap(made)
         first = turn // SWAP_EVERY % max(len(front), 1)

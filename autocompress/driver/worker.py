@@ -11,12 +11,13 @@ import torch
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.driver.engines.base import Answer, Errand, Measure, Work
-from autocompress.driver.study_choice import SearchSettings
+from autocompress.driver.study_session import open_for_target
 from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.evaluator import Evaluator, PricingTexts, ScoredText
 from autocompress.evaluation.latency import Latency
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.progress import Notes
+from autocompress.requests.groups import SessionRequest
 from autocompress.session.session import Session
 from autocompress.store import CACHE
 from autocompress.studies.study import StudyRecord
@@ -43,7 +44,9 @@ class Desk:
     def evaluator(self) -> Evaluator:
         """Measures plans."""
         session = self.session
-        return Evaluator(session.workbench, session.build, self._dense_latency, session.begin)
+        return Evaluator(
+            session.workbench, session.builder.build, self._dense_latency, session.begin
+        )
 
     @cached_property
     def selection(self) -> ScoredText:
@@ -84,16 +87,15 @@ class WorkerSettings:
     """What a worker needs to do as the search itself would. Picklable, and small.
 
     Attributes:
-        search: those of the search; see ``spread`` for the device of several workers.
-        runs_dir: folder with the cache, which the driver has filled; on a cluster every node must
+        request: that of the search; see ``spread`` for the device of several workers. Its
+            ``runs_dir`` has the cache, which the driver has filled; on a cluster every node must
             see it under this path.
         dense_latency: of the dense model when the study began: what measured times refer to.
         fingerprint: of the model that the search loaded; not compared when left out.
         threads: of torch in the worker; as torch would have it when left out.
     """
 
-    search: SearchSettings
-    runs_dir: Path
+    request: SessionRequest
     dense_latency: Latency | None = None
     fingerprint: str | None = None
     threads: int | None = None
@@ -111,11 +113,11 @@ class WorkerSettings:
         With ``device="cuda"`` and several GPUs, worker ``i`` takes ``cuda:i``, counted round.
         """
         shared = self.shared_among(workers)
-        gpus = torch.cuda.device_count() if self.search.device == "cuda" else 0
+        gpus = torch.cuda.device_count() if self.request.device == "cuda" else 0
         if gpus < 2:
             return [shared] * workers
         devices = [f"cuda:{index % gpus}" for index in range(workers)]
-        return [replace(shared, search=replace(self.search, device=each)) for each in devices]
+        return [replace(shared, request=replace(self.request, device=each)) for each in devices]
 
     def open(self) -> Measure:
         """Load the model and everything else, in this process.
@@ -125,8 +127,8 @@ class WorkerSettings:
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        _check_cache(self.runs_dir)
-        session = self.search.open(self.runs_dir, Notes())
+        _check_cache(Path(self.request.runs_dir))
+        session = open_for_target(replace(self.request, progress=Notes()))
         _check_model(session, self.fingerprint)
         return Desk(session, self.dense_latency)
 

@@ -1,1 +1,1 @@
-"""Texts, perplexity, divergence, latency, and benchmark tasks."""
+"""Texts, objectives and scores by them, latency, and benchmark tasks."""

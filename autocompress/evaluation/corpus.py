@@ -17,8 +17,8 @@ from autocompress.errors import DataError
 from autocompress.evaluation.encoding import LEAST_TOKENS
 from autocompress.evaluation.hub_text import is_hub_source, read_hub_text
 from autocompress.evaluation.text_files import file_of, read_text_file
+from autocompress.paths import BUNDLED
 
-BUNDLED = "bundled"  # the source; a file of that name is written ./bundled
 NOT_NAMED = "not named"  # the name of a text that there is none of
 PARTS = ("calibration", "selection", "report")
 CUTS = (0.4, 0.6)  # of one source: 40 % calibrates, 20 % selects, 40 % reports

@@ -1,9 +1,12 @@
-"""What is kept of the dense model's predictions, and another model's KL divergence from them."""
+"""What is kept of the dense model's predictions, and another model's KL divergence from them.
+
+Both classes are ``Rows`` of logarithmic probabilities.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,19 +15,6 @@ TOP_K = 512  # probabilities kept of a row when not all are; the rest of the mas
 # Of the mass that is not kept: below, it is what rounding leaves of 1 less the sum of the others.
 LEAST_REST = {torch.float32: 1e-6, torch.float64: 1e-7}
 CODE_SCALE = 2.0**15  # fp16 codes of probabilities: normal numbers down to 2e-9
-
-
-class Rows(Protocol):
-    """The dense model's distributions, one row for each predicted token."""
-
-    def add(self, log_probabilities: Tensor) -> None:
-        """Append rows ``[m, vocabulary]``."""
-
-    def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
-        """KL from rows ``start ...`` to ``log_probabilities [m, vocabulary]``: ``[m]``."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What it takes to make them again; see ``restored``."""
 
 
 class ExactRows:
@@ -38,15 +28,22 @@ class ExactRows:
     NAMES = ("codes", "negative_entropy", "scale")
 
     def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
-        with torch.inference_mode(mode=False):  # else no divergence could be differentiated
-            self.codes = torch.empty(rows, vocabulary, dtype=torch.float16, device=device)
-            self.negative_entropy = torch.empty(rows, device=device)
-            self.scale = torch.empty(rows, device=device)
+        self.codes = torch.empty(rows, vocabulary, dtype=torch.float16, device=device)
+        self.negative_entropy = torch.empty(rows, device=device)
+        self.scale = torch.empty(rows, device=device)
         self.filled = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """See ``Rows``."""
         return {name: getattr(self, name) for name in self.NAMES}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The rows that ``tensors`` gave."""
+        rows = cls(0, 0, tensors["codes"].device)
+        rows.codes, rows.negative_entropy, rows.scale = (tensors[name] for name in cls.NAMES)
+        rows.filled = len(rows.codes)
+        return rows
 
     def add(self, log_probabilities: Tensor) -> None:
         """Append rows ``[m, vocabulary]``."""
@@ -88,41 +85,41 @@ def divergence_of_the_top(dense: Tensor, other: Tensor) -> Tensor:
 class TopRows:
     """The ``TOP_K`` largest probabilities of each row, and the rest of its mass as one bucket.
 
-    See ``divergence_of_the_top``.
+    See ``divergence_of_the_top``. ``exact`` computes it in fp64, else in fp32.
     """
 
     NAMES = ("logs", "indices")
 
-    def __init__(self, rows: int, count: int, device: torch.device) -> None:
-        with torch.inference_mode(mode=False):  # as above
-            self.indices = torch.empty(rows, count, dtype=torch.int32, device=device)
-            self.logs = torch.empty(rows, count, device=device)
+    def __init__(self, rows: int, vocabulary: int, device: torch.device, *, exact: bool) -> None:
+        count = min(TOP_K, vocabulary)
+        narrow = torch.int16 if vocabulary <= 2**15 else torch.int32
+        self.indices = torch.empty(rows, count, dtype=narrow, device=device)
+        self.logs = torch.empty(rows, count, device=device)
         self.filled = 0
+        self.arithmetic = torch.float64 if exact else torch.float32
 
     def tensors(self) -> dict[str, Tensor]:
         """See ``Rows``."""
         return {name: getattr(self, name) for name in self.NAMES}
 
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], *, exact: bool) -> Self:
+        """The rows that ``tensors`` gave."""
+        rows = cls(0, 0, tensors["logs"].device, exact=exact)
+        rows.logs, rows.indices = (tensors[name] for name in cls.NAMES)
+        rows.filled = len(rows.logs)
+        return rows
+
     def add(self, log_probabilities: Tensor) -> None:
         """Append rows ``[m, vocabulary]``."""
-        logs, indices = log_probabilities.topk(self.logs.shape[1], dim=-1)
+        logs, indices = log_probabilities.topk(self.logs.shape[1], dim=-1, sorted=False)
         span = slice(self.filled, self.filled + len(logs))
-        self.logs[span], self.indices[span] = logs, indices.to(torch.int32)
+        self.logs[span], self.indices[span] = logs, indices.to(self.indices.dtype)
         self.filled = span.stop
 
     def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
         """KL from rows ``start ...`` to ``log_probabilities [m, vocabulary]``: ``[m]``."""
         span = slice(start, start + len(log_probabilities))
         other = log_probabilities.gather(-1, self.indices[span].long())
-        return divergence_of_the_top(self.logs[span].double(), other.double()).float()
-
-
-def restored(tensors: Mapping[str, Tensor]) -> Rows:
-    """The rows that ``Rows.tensors`` gave."""
-    kind: type[ExactRows | TopRows] = ExactRows if "codes" in tensors else TopRows
-    first = tensors[kind.NAMES[0]]
-    rows = kind(0, 0, first.device)
-    for name in kind.NAMES:
-        setattr(rows, name, tensors[name])
-    rows.filled = len(first)
-    return rows
+        dense = self.logs[span].to(self.arithmetic)
+        return divergence_of_the_top(dense, other.to(self.arithmetic)).float()

@@ -1,15 +1,12 @@
-"""Scores a plan, never "the current model": perplexity, divergence, bytes and measured latency."""
+"""Scores a plan, never "the current model": quality, bytes and measured latency."""
 
 from __future__ import annotations
 
 import math
 import statistics as stats
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
-
-from torch import Tensor
 
 from autocompress.errors import AutocompressError
 from autocompress.evaluation.jobs import Job, Outcome
@@ -28,6 +25,7 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.records import Measurement
 from autocompress.runtime.kv_cache import cache_bytes_per_token
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.workbench import Build, Workbench
 
@@ -113,20 +111,13 @@ class Evaluator:
         timed = _Times(self.dense_latency, prefill_ms, cache_bytes_per_token(self.workbench.model))
         return self._measurement(DENSE, text, scored, timed)
 
-    def score(
-        self, plan: Plan, text: ScoredText, numbers: Mapping[str, Tensor] | None = None
-    ) -> Score:
+    def score(self, plan: Plan | Compressed, text: ScoredText) -> Score:
         """Apply a plan and score it, without its latency."""
-        with self.workbench.applied(plan, self.build, numbers) as model, dense_copies(model):
+        with self.workbench.applied(plan, self.build) as model, dense_copies(model):
             return score(model, text.windows, text.teacher)
 
     def measure(
-        self,
-        plan: Plan,
-        text: ScoredText,
-        *,
-        latency: bool = True,
-        numbers: Mapping[str, Tensor] | None = None,
+        self, plan: Plan | Compressed, text: ScoredText, *, latency: bool = True
     ) -> Measurement:
         """Apply a plan, score it on all of a text, and put the model back.
 
@@ -134,10 +125,10 @@ class Evaluator:
             plan: what to measure.
             text: what to score on.
             latency: also measure the times of a decoded token and of a prompt.
-            numbers: stored tensors of a healed plan, see ``Workbench.applied``.
         """
-        timed = self._times(plan) if latency else None
-        return self._measurement(plan, text, self.score(plan, text, numbers), timed)
+        alone = Compressed.of(plan).plan
+        timed = self._times(alone) if latency else None
+        return self._measurement(alone, text, self.score(plan, text), timed)
 
     def run(self, job: Job, text: ScoredText) -> Outcome:
         """Do a job of a search: score its plan in stages, and give it up where it is beaten.
@@ -148,28 +139,28 @@ class Evaluator:
         started = time.monotonic()
         measurement, stopped_at, error = None, None, ""
         try:
-            scored = self._in_stages(job, text)
+            with self.workbench.applied(job.plan, self.build) as model, dense_copies(model):
+                # More and more windows, until there are no more or the plan is clearly beaten.
+                for scored in scores(model, text.windows, text.teacher, job.stages):
+                    if clearly_worse(scored.windows.divergence, job.rivals):
+                        break
             unfinished = len(scored.windows.tokens) < len(text.windows)
             stopped_at = len(scored.windows.tokens) if unfinished else None
             timed = None if unfinished else self._times(job.plan)
             measurement = self._measurement(job.plan, text, scored, timed)
-            if not math.isfinite(measurement.perplexity):
-                measurement, error = None, "the perplexity is not a finite number"
+            if not math.isfinite(measurement.figure):
+                name = text.teacher.objective.gauge.figure
+                measurement, error = None, f"the {name} is not a finite number"
         except (AutocompressError, RuntimeError, MemoryError) as failure:
             error = str(failure) or type(failure).__name__
         return Outcome(job.number, measurement, stopped_at, error, time.monotonic() - started)
 
-    def _in_stages(self, job: Job, text: ScoredText) -> Score:
-        """Score more and more windows, until there are no more or the plan is clearly beaten."""
-        with self.workbench.applied(job.plan, self.build) as model, dense_copies(model):
-            for scored in scores(model, text.windows, text.teacher, job.stages):
-                if clearly_worse(scored.windows.kl, job.rivals):
-                    break
-        return scored
-
     def _times(self, plan: Plan) -> _Times:
         """Time a plan and the dense model in turn, on the scale of the dense model at the start."""
-        layers = {name: self.build(name, method) for name, method in plan.items() if method != KEEP}
+        layers = {}
+        for name, method in plan.items():
+            if method != KEEP:
+                layers[name] = self.build(name, method)
         decode: list[float] = []
         prefill: list[float] = []
         started = time.monotonic()
@@ -188,8 +179,9 @@ class Evaluator:
         self, plan: Plan, text: ScoredText, scored: Score, timed: _Times | None
     ) -> Measurement:
         return Measurement(
-            scored.perplexity,
-            scored.kl,
+            scored.figure,
+            scored.loss,
+            scored.divergence,
             scored.tokens,
             self.workbench.inventory.plan_bytes(plan),
             timed and timed.decode.median_ms,

@@ -17,8 +17,8 @@ class Job:
         plan: what to measure.
         stages: how many of the first windows to score before each decision to go on, rising. All
             windows are scored after the last. Empty: no decisions.
-        rivals: for each measured plan that this one must not be clearly worse than its KL
-            divergence on each window, nats per token.
+        rivals: for each measured plan that this one must not be clearly worse than its divergence
+            on each window.
     """
 
     number: int

@@ -1,9 +1,8 @@
-"""Perplexity, and how far a model is from the dense one over the same tokens.
+"""How a model scores on windows, and how far it is there from the dense one, by its objective.
 
-That is the KL divergence of its predictions, and the cosine between its hidden states before the
-head and the dense model's. All are means over every predicted token, so a short last window weighs
-by its length. The work beyond the forward pass is one log-softmax and one product with the
-teacher's probabilities, in blocks that stay in the processor's cache.
+Beside the divergence stands the cosine between a model's hidden states before the head and the
+dense model's. All are means over every compared row, so a short last window weighs by its length.
+The work beyond the forward pass is done in blocks that stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -18,93 +17,92 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autocompress.errors import DataError, ModelError
-from autocompress.evaluation.divergence import TOP_K, ExactRows, Rows, TopRows, restored
-from autocompress.evaluation.encoding import vocabulary_of
+from autocompress.evaluation.objective import Objective, Rows
+from autocompress.evaluation.objectives import objective_for
 from autocompress.evaluation.windows import LOGIT_BYTES, LOGIT_BYTES_ACCELERATOR, Windows
 from autocompress.progress import Advance
-from autocompress.records import WindowScores
+from autocompress.records import Gauge, WindowScores
 
-EXACT_VOCABULARY = 8192  # up to this size the teacher keeps every probability
-BLOCK_ELEMENTS = 2**19  # of logits at a time: 2 MB of fp32
-SCORABLE = (
-    "a causal language model, such as GPT-2, GPT-NeoX, OPT, Llama, Mistral, Qwen, Gemma or Phi"
-)
+BLOCK_ELEMENTS = 2**19  # of outputs at a time: 2 MB of fp32
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts a text.
+    """How well a model does on a text, in the terms of its objective.
 
     Attributes:
-        perplexity: exponential of ``nll``; infinite when that overflows, NaN when the logits hold
-            NaN.
-        nll: mean negative log-likelihood, nats per predicted token.
-        kl: mean divergence ``KL(dense || model)``, nats per predicted token; NaN without a teacher.
-        tokens: number of predicted tokens.
+        figure: what people read, made of ``loss``; infinite when that overflows, NaN when the
+            outputs hold NaN.
+        loss: mean over the compared rows.
+        divergence: mean divergence from the dense model; NaN without a teacher.
+        tokens: number of compared rows.
         windows: the scores window by window, for paired comparisons.
         cosine: mean cosine between the hidden states before the head and the dense model's at each
             of these tokens; NaN without a teacher, or where the model names no head.
     """
 
-    perplexity: float
-    nll: float
-    kl: float
+    figure: float
+    loss: float
+    divergence: float
     tokens: int
     windows: WindowScores = field(repr=False, compare=False)
     cosine: float = math.nan
 
 
 class _WindowSums:
-    """Sums over the tokens of each window, in fp64 on the device until all is scored."""
+    """Sums over the rows of each window, in fp64 on the device until all is scored."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self.nll: list[Tensor] = []
-        self.kl: list[Tensor] = []
-        self.cosine: list[Tensor] = []
+        self.losses: list[Tensor] = []
+        self.divergences: list[Tensor] = []
+        self.cosines: list[Tensor] = []
 
     def add(
         self,
-        nll: list[Tensor],
-        divergence: list[Tensor] | None = None,
-        cosine: Tensor | None = None,
+        losses: list[Tensor],
+        divergences: list[Tensor] | None = None,
+        cosines: Tensor | None = None,
     ) -> None:
-        """Add a window: blocks ``[m]`` in nats, cosines ``[length]``; NaN what is not known."""
-        losses = torch.cat(nll).double()
-        self.tokens.append(len(losses))
-        self.nll.append(losses.sum())
-        self.kl.append(
-            torch.cat(divergence).double().sum() if divergence else losses.new_tensor(math.nan)
-        )
-        self.cosine.append(losses.new_tensor(math.nan) if cosine is None else cosine.double().sum())
+        """Add a window: blocks ``[m]``, cosines ``[length]``; NaN what is not known."""
+        loss = torch.cat(losses).double()
+        unknown = loss.new_tensor(math.nan)
+        self.tokens.append(len(loss))
+        self.losses.append(loss.sum())
+        self.divergences.append(torch.cat(divergences).double().sum() if divergences else unknown)
+        self.cosines.append(unknown if cosines is None else cosines.double().sum())
 
-    def score(self) -> Score:
-        """Turn the sums into means, over all tokens and by window."""
-        sums = torch.stack([torch.stack(each) for each in (self.nll, self.kl, self.cosine)]).cpu()
+    def score(self, gauge: Gauge) -> Score:
+        """Turn the sums into means, over all rows and by window."""
+        sums = torch.stack(
+            [torch.stack(each) for each in (self.losses, self.divergences, self.cosines)]
+        ).cpu()
         tokens = torch.tensor(self.tokens)
-        nll, kl, cosine = (sums.sum(1) / tokens.sum()).tolist()
-        kl = 0.0 if kl < 0 else kl  # rounding of a divergence that is zero
+        loss, divergence, cosine = (sums.sum(1) / tokens.sum()).tolist()
+        divergence = 0.0 if divergence < 0 else divergence  # rounding of one that is zero
         by_window = WindowScores(tuple(self.tokens), *map(tuple, (sums[:2] / tokens).tolist()))
-        return Score(_perplexity(nll), nll, kl, int(tokens.sum()), by_window, cosine)
-
-
-def _perplexity(nll: float) -> float:
-    return math.exp(nll) if not nll > 700 else math.inf
+        count = int(tokens.sum())
+        return Score(gauge.figure_of(loss), loss, divergence, count, by_window, cosine)
 
 
 class Teacher:
-    """The dense model's predictions on some windows, kept to compare compressed models with.
+    """The dense model's outputs on some windows, kept to compare compressed models with.
 
     Attributes:
+        objective: by which they are compared.
         windows: the windows it was made on.
         score: the dense model's own score.
     """
 
     def __init__(
-        self, windows: Windows, rows: Rows, score: Score, hidden: Tensor | None = None
+        self,
+        objective: Objective,
+        windows: Windows,
+        rows: Rows,
+        score: Score,
+        hidden: Tensor | None = None,
     ) -> None:
-        self.windows, self.score = windows, score
+        self.objective, self.windows, self.score = objective, windows, score
         self._rows, self._hidden = rows, hidden
 
     @classmethod
@@ -114,68 +112,70 @@ class Teacher:
         windows: Windows,
         *,
         advance: Advance | None = None,
-        exact_vocabulary: int = EXACT_VOCABULARY,
+        objective: Objective | None = None,
     ) -> Teacher:
-        """Run the dense model once and keep its distributions.
+        """Run the dense model once and keep its outputs.
 
-        They take 2 bytes an element, or 4 kB a token with ``TOP_K``; hidden states 2 bytes an
-        element.
+        Hidden states take 2 bytes an element beside them.
 
         Args:
-            model: causal language model.
-            windows: what to predict.
+            model: the dense model.
+            windows: what to score.
             advance: called with the number of windows done since.
-            exact_vocabulary: the largest vocabulary for which every probability is kept.
+            objective: the model's own when left out.
 
         Raises:
-            ModelError: not a causal language model.
+            ModelError: its objective cannot score it.
         """
-        check_scorable(model, windows)
+        objective = objective or objective_for(model)
+        objective.check_scorable(model, windows)
         rows: Rows | None = None
         sums = _WindowSums()
         states: list[Tensor] = []
         with torch.inference_mode():
-            for targets, logits, hidden in _window_logits(model, windows, advance):
-                vocabulary = logits.shape[-1]
-                if rows is None and vocabulary <= exact_vocabulary:
-                    rows = ExactRows(windows.tokens, vocabulary, logits.device)
-                elif rows is None:
-                    rows = TopRows(windows.tokens, min(TOP_K, vocabulary), logits.device)
-                nll = []
-                for span, logs in _log_softmax_blocks(logits):
-                    rows.add(logs)
-                    nll.append(_negative_log_likelihood(logs, targets[span]))
-                sums.add(nll)
+            for ids, outputs, hidden in _window_outputs(model, windows, objective, advance):
+                if rows is None:
+                    count = sum(objective.counts(windows))
+                    with torch.inference_mode(mode=False):  # else nothing could be differentiated
+                        rows = objective.rows(count, outputs.shape[-1], outputs.device)
+                losses = []
+                for span, block in _prepared_blocks(outputs, objective):
+                    rows.add(block)
+                    found = objective.losses(block, ids[span])
+                    losses.append(block.new_zeros(len(block)) if found is None else found)
+                sums.add(losses)
                 if hidden is not None:
                     states.append(torch.nn.functional.normalize(hidden.float(), dim=-1).half())
         assert rows is not None, "windows always hold at least one"
-        return cls(windows, rows, sums.score(), torch.cat(states) if states else None)
+        held = torch.cat(states) if states else None
+        return cls(objective, windows, rows, sums.score(objective.gauge), held)
 
     def tensors(self) -> dict[str, Tensor]:
         """What it takes to make it again without the model; see ``restored``."""
-        of_windows = torch.tensor(self.score.windows.nll, dtype=torch.float64)
-        total = torch.tensor(self.score.nll, dtype=torch.float64)
+        of_windows = torch.tensor(self.score.windows.loss, dtype=torch.float64)
+        total = torch.tensor(self.score.loss, dtype=torch.float64)
         hidden = {} if self._hidden is None else {"hidden": self._hidden}
-        return {**self._rows.tensors(), **hidden, "nll": total, "window_nll": of_windows}
+        return {**self._rows.tensors(), **hidden, "loss": total, "window_loss": of_windows}
 
     @classmethod
-    def restored(cls, windows: Windows, tensors: Mapping[str, Tensor]) -> Teacher:
+    def restored(
+        cls, objective: Objective, windows: Windows, tensors: Mapping[str, Tensor]
+    ) -> Teacher:
         """The teacher on these windows that ``tensors`` was called of."""
-        nll, of_windows = float(tensors["nll"]), tuple(tensors["window_nll"].tolist())
-        counts = tuple(len(window) - windows.given for window in windows)
-        unknown = (math.nan,) * len(counts)
-        score = Score(
-            _perplexity(nll), nll, math.nan, sum(counts), WindowScores(counts, of_windows, unknown)
-        )
-        return cls(windows, restored(tensors), score, tensors.get("hidden"))
+        loss, of_windows = float(tensors["loss"]), tuple(tensors["window_loss"].tolist())
+        counts = objective.counts(windows)
+        by_window = WindowScores(counts, of_windows, (math.nan,) * len(counts))
+        figure = objective.gauge.figure_of(loss)
+        score = Score(figure, loss, math.nan, sum(counts), by_window)
+        return cls(objective, windows, objective.restored(tensors), score, tensors.get("hidden"))
 
     @property
     def own_score(self) -> Score:
         """The dense model's score against itself: no divergence, a cosine of one."""
         nothing = (0.0,) * len(self.score.windows.tokens)
         cosine = math.nan if self._hidden is None else 1.0
-        windows = replace(self.score.windows, kl=nothing)
-        return replace(self.score, kl=0.0, windows=windows, cosine=cosine)
+        windows = replace(self.score.windows, divergence=nothing)
+        return replace(self.score, divergence=0.0, windows=windows, cosine=cosine)
 
     def covers(self, windows: Windows) -> bool:
         """Whether ``windows`` are these windows or their first ones."""
@@ -190,9 +190,9 @@ class Teacher:
             and torch.equal(windows.ids, mine.ids[: len(windows.ids)])
         )
 
-    def divergence(self, start: int, log_probabilities: Tensor) -> Tensor:
-        """KL of ``log_probabilities [m, vocabulary]`` from the rows ``start ...``: fp32 ``[m]``."""
-        return self._rows.divergence(start, log_probabilities)
+    def divergence(self, start: int, outputs: Tensor) -> Tensor:
+        """How far prepared ``outputs [m, width]`` are from the rows ``start ...``: fp32 ``[m]``."""
+        return self._rows.divergence(start, outputs)
 
     def cosine(self, start: int, hidden: Tensor | None) -> Tensor | None:
         """Cosine between ``hidden [m, hidden]`` and the rows ``start ...``: fp32 ``[m]``."""
@@ -208,13 +208,14 @@ def score(
     """Score a model on windows.
 
     Args:
-        model: causal language model in eval mode, dense or compressed.
-        windows: what to predict.
-        teacher: the dense model's predictions on these windows, or on more that start with these.
+        model: in eval mode, dense or compressed.
+        windows: what to score.
+        teacher: the dense model's outputs on these windows, or on more that start with these.
         advance: called with the number of windows done since.
 
     Raises:
-        ModelError: not a causal language model (checked without a teacher; making one checks too).
+        ModelError: its objective cannot score it (checked without a teacher; making one checks
+            too).
         ValueError: the teacher was made on other windows.
     """
     (whole,) = scores(model, windows, teacher, advance=advance)
@@ -241,8 +242,9 @@ def scores(
     Yields:
         A score for each stage, and one of all windows.
     """
+    objective = objective_for(model) if teacher is None else teacher.objective
     if teacher is None:
-        check_scorable(model, windows)
+        objective.check_scorable(model, windows)
     elif not teacher.covers(windows):
         raise ValueError("the teacher was made on other windows")
     sums = _WindowSums()
@@ -250,53 +252,59 @@ def scores(
     for start, stop in pairwise((0, *stages, len(windows))):
         with torch.inference_mode():
             part = windows.part(start, stop)
-            for targets, logits, hidden in _window_logits(model, part, advance):
-                nll, divergence = [], []
-                for span, logs in _log_softmax_blocks(logits):
-                    nll.append(_negative_log_likelihood(logs, targets[span]))
+            for ids, outputs, hidden in _window_outputs(model, part, objective, advance):
+                losses, divergences = [], []
+                for span, block in _prepared_blocks(outputs, objective):
                     if teacher is not None:
-                        divergence.append(teacher.divergence(row + span.start, logs))
-                cosine = None if teacher is None else teacher.cosine(row, hidden)
-                row += len(targets)
-                sums.add(nll, divergence, cosine)
-        yield sums.score()
+                        divergences.append(teacher.divergence(row + span.start, block))
+                    found = objective.losses(block, ids[span])
+                    if found is None:
+                        unknown = block.new_full((len(block),), math.nan)
+                        found = divergences[-1] if divergences else unknown
+                    losses.append(found)
+                cosines = None if teacher is None else teacher.cosine(row, hidden)
+                row += len(outputs)
+                sums.add(losses, divergences, cosines)
+        yield sums.score(objective.gauge)
 
 
-def divergence_sum(teacher: Teacher, start: int, logits: Tensor) -> Tensor:
-    """KL from the dense model's rows ``start ...``, summed; it can be differentiated.
+def divergence_sum(teacher: Teacher, start: int, outputs: Tensor) -> Tensor:
+    """Divergence from the dense model's rows ``start ...``, summed; it can be differentiated.
 
     Args:
-        teacher: has the dense model's predictions.
-        start: row of the first token.
-        logits: ``[m, vocabulary]``.
+        teacher: has the dense model's outputs.
+        start: first row.
+        outputs: ``[m, width]``.
     """
     parts = [
-        teacher.divergence(start + span.start, logs).sum()
-        for span, logs in _log_softmax_blocks(logits)
+        teacher.divergence(start + span.start, block).sum()
+        for span, block in _prepared_blocks(outputs, teacher.objective)
     ]
     return torch.stack(parts).sum()
 
 
-def _window_logits(
-    model: Any, windows: Windows, advance: Advance | None
+def _window_outputs(
+    model: Any, windows: Windows, objective: Objective, advance: Advance | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Run a model on each window.
 
     Yields:
-        The ``m`` targets ``[m]``, their logits ``[m, vocabulary]``, and the inputs of the head that
-        these come from ``[m, hidden]``, where the model names its head.
+        The last ``m`` tokens ``[m]``, the ``m`` outputs that are compared ``[m, width]``, and the
+        inputs of the head that these come from ``[m, hidden]``, where the model names its head.
     """
-    device = _device(model)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     logit_bytes = LOGIT_BYTES if device.type == "cpu" else LOGIT_BYTES_ACCELERATOR
-    for batch in windows.batches(vocabulary_of(model), logit_bytes):
+    for batch in windows.batches(objective.width(model), logit_bytes):
         batch = batch.to(device)
         with _inputs_of_head(model) as inputs:
-            logits = model(input_ids=batch, use_cache=False).logits
-        hidden = inputs[0] if inputs and inputs[0].shape[:2] == batch.shape else None
-        before = slice(windows.given - 1, -1)
-        for place, (ids, window_logits) in enumerate(zip(batch, logits, strict=True)):
-            states = None if hidden is None else hidden[place, before]
-            yield ids[windows.given :], window_logits[before], states
+            outputs = objective.output_of(model(input_ids=batch, use_cache=False))
+        assert outputs is not None, "its objective has been asked"
+        hidden = inputs[0] if inputs and inputs[0].shape[:2] == outputs.shape[:2] else None
+        rows = objective.compared(batch.shape[1], windows.given)
+        compared = slice(rows.start, rows.stop)
+        for place, ids in enumerate(batch):
+            states = None if hidden is None else hidden[place, compared]
+            yield ids[len(ids) - len(rows) :], outputs[place, compared], states
         if advance is not None:
             advance(len(batch))
 
@@ -319,56 +327,10 @@ def _inputs_of_head(model: Any) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def _log_softmax_blocks(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    rows = max(1, BLOCK_ELEMENTS // logits.shape[-1])
+def _prepared_blocks(outputs: Tensor, objective: Objective) -> Iterator[tuple[slice, Tensor]]:
+    rows = max(1, BLOCK_ELEMENTS // outputs.shape[-1])
     start = 0
-    # Split, not sliced: the gradient of each slice would be as large as all logits.
-    for block in torch.split(logits, rows):
-        yield slice(start, start + len(block)), torch.log_softmax(block.float(), -1)
+    # Split, not sliced: the gradient of each slice would be as large as all outputs.
+    for block in torch.split(outputs, rows):
+        yield slice(start, start + len(block)), objective.prepared(block)
         start += len(block)
-
-
-def _negative_log_likelihood(logs: Tensor, targets: Tensor) -> Tensor:
-    return -logs.gather(-1, targets[:, None]).squeeze(-1)
-
-
-def _device(model: Any) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def check_scorable(model: Any, windows: Windows) -> None:
-    """Make sure a model predicts each token from earlier ones and knows every token of the windows.
-
-    Raises:
-        ModelError: an encoder-decoder, a model without logits over its vocabulary, or one that
-            looks ahead.
-        DataError: a token beyond the model's vocabulary.
-    """
-    kind = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{kind} cannot be scored: it is an encoder-decoder", wanted=SCORABLE)
-    vocabulary = vocabulary_of(model)
-    largest = max(int(windows.ids.max()), *windows.begin, 0)
-    if largest >= vocabulary:
-        got = f"token {largest}, vocabulary of {vocabulary}"
-        raise DataError(
-            "the text's tokens do not fit the model", got=got, wanted="the model's own tokenizer"
-        )
-    first, second = next(iter(windows))[:2].tolist()
-    probe = torch.tensor(
-        [[first, second], [first, (second + 1) % vocabulary]], device=_device(model)
-    )
-    with torch.inference_mode():
-        try:
-            logits = getattr(model(input_ids=probe, use_cache=False), "logits", None)
-        except TypeError as error:
-            raise ModelError(f"{kind} cannot be scored: {error}", wanted=SCORABLE) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 3:
-        raise ModelError(
-            f"{kind} cannot be scored: it gives no logits for each token", wanted=SCORABLE
-        )
-    one, other = logits[:, 0].float()
-    if float((one - other).norm()) > 0.01 * float(one.norm()):
-        raise ModelError(
-            f"{kind} cannot be scored: its predictions look at later tokens", wanted=SCORABLE
-        )

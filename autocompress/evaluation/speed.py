@@ -30,7 +30,7 @@ from autocompress.evaluation.latency import (
     interleaved,
     prompt_of,
 )
-from autocompress.evaluation.scoring import check_scorable
+from autocompress.evaluation.objectives import objective_for
 from autocompress.evaluation.windows import Windows, context_length
 from autocompress.free_memory import peak_memory_bytes
 from autocompress.fresh_process import answer_of, give_answer
@@ -65,7 +65,7 @@ class Prompts:
         tokens = min(ROUND_TOKENS, max(1, (context - WARM_UP_TOKENS) // 2))
         length = max(1, min(PROMPT_TOKENS, context - WARM_UP_TOKENS - tokens))
         prefill_ids = prompt_of(model, context, begin)
-        check_scorable(model, Windows(prefill_ids, context))
+        objective_for(model).check_scorable(model, Windows(prefill_ids, context))
         return cls(prompt_of(model, length, begin), tokens, prefill_ids)
 
 

@@ -33,15 +33,15 @@ def stages_of(windows: int) -> tuple[int, ...]:
 def rivals_of(measured: Iterable[Measurement]) -> tuple[tuple[float, ...], ...]:
     """Divergences by window of the best of some measured plans."""
     known = [measurement for measurement in measured if measurement.windows]
-    best = sorted(known, key=lambda measurement: measurement.kl)[:RIVALS]
-    return tuple(measurement.windows.kl for measurement in best if measurement.windows)
+    best = sorted(known, key=lambda measurement: measurement.divergence)[:RIVALS]
+    return tuple(measurement.windows.divergence for measurement in best if measurement.windows)
 
 
 def clearly_worse(ours: Sequence[float], rivals: Iterable[Sequence[float]]) -> bool:
     """Whether a plan's divergence is above some rival's by more than margin and chance allow.
 
     Args:
-        ours: of the plan, nats per token on each of the first windows.
+        ours: of the plan, on each of the first windows.
         rivals: of other plans, on these windows and more.
     """
     mine = np.asarray(ours)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import ConfigurationError, DataError, ModelError
-from autocompress.evaluation.windows import DEFAULT_CONTEXT, context_length
+from autocompress.evaluation.windows import context_length
 from autocompress.quiet import quietened
+from autocompress.requests.groups import DEFAULT_CONTEXT
 
 BATCH_SIZE = 8
 BOOTSTRAPS = 1000  # draws for the standard error of metrics that are no means

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import DataError
+from autocompress.requests.groups import DEFAULT_CONTEXT
 
-DEFAULT_CONTEXT = 2048
 LOGIT_BYTES = (
     2**24
 )  # fp32 logits of one batch on a CPU; larger ones cost more in fresh memory than they gain
@@ -106,9 +106,9 @@ class Windows:
         ids = self.ids[start * self.stride : stop * self.stride]
         return Windows(ids, self.context, self.begin)
 
-    def batches(self, vocabulary: int, logit_bytes: int = LOGIT_BYTES) -> Iterator[Tensor]:
-        """Batches ``[b, length]`` of equal windows whose fp32 logits fit in ``logit_bytes``."""
-        size = max(1, logit_bytes // (4 * vocabulary * self.context))
+    def batches(self, width: int, logit_bytes: int = LOGIT_BYTES) -> Iterator[Tensor]:
+        """Batches ``[b, length]`` of equal windows whose fp32 outputs fit in ``logit_bytes``."""
+        size = max(1, logit_bytes // (4 * width * self.context))
         whole = len(self.ids) // self.stride
         if whole:
             equal = with_begin(self.ids[: whole * self.stride].view(whole, -1), self.begin)

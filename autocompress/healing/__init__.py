@@ -1,1 +1,1 @@
-"""Trains the stored numbers of a compressed model against the dense one."""
+"""Trains the stored weights of a compressed model against the dense one."""

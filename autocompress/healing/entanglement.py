@@ -11,8 +11,8 @@ from autocompress.healing.student import Student
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix
 from autocompress.layers.bonds import Bonds
 from autocompress.methods.penalties import Penalty, chosen_penalties
-from autocompress.numerics.entanglement import lowering_entropy
 from autocompress.numerics.metric import Curvature, Metric
+from autocompress.numerics.tensors.entanglement import lowering_entropy
 
 LARGEST_GRAM = 1024  # of a side in full; all layers' whitenings are held while a model is trained
 TURNS = 4  # steps in which every layer pays once, for all of them

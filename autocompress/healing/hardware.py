@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from autocompress.errors import AutocompressError
-from autocompress.healing.settings import HealSettings
+from autocompress.requests.healing import HealSettings
 
 OUT_OF_MEMORY = "can't allocate memory", "out of memory", "not enough memory"
 

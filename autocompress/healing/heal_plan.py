@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -18,14 +18,15 @@ from autocompress.healing.hardware import explained_memory
 from autocompress.healing.healer import CHECK_TOKENS, Check, Healed, Healer
 from autocompress.healing.refit import refit
 from autocompress.healing.schedule import LEAST_WINDOWS, windows_of
-from autocompress.healing.settings import HealSettings
 from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.requests.healing import HealSettings
 from autocompress.session.session import Session
 from autocompress.store import content_key, tensor_key
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.dense_copies import dense_copies
 from autocompress.surgery.placement import prefix_of
 
@@ -37,20 +38,18 @@ class HealedPlan(NamedTuple):
     """What came of healing a plan.
 
     Attributes:
-        plan: the same, or with lower ranks where the settings ask to shrink it.
-        numbers: its stored tensors.
+        compressed: the same plan, or one with lower ranks where the settings ask to shrink it, with
+            its stored weights.
         healed: how it went, before anything was shrunk.
     """
 
-    plan: Plan
-    numbers: dict[str, Tensor]
+    compressed: Compressed
     healed: Healed
 
 
 def heal_plan(
     session: Session,
-    plan: Plan,
-    numbers: Mapping[str, Tensor] | None,
+    compressed: Compressed,
     ids: Tensor,
     settings: HealSettings,
     checkpoint: Checkpoint | None = None,
@@ -60,8 +59,8 @@ def heal_plan(
 
     Args:
         session: the dense model, its texts and its layers.
-        plan: what stores which matrix how.
-        numbers: stored tensors to start from; as fitted when left out.
+        compressed: what stores which matrix how, and the weights to start from; those that the
+            methods fit where it has none.
         ids: tokens ``[n]`` to train on.
         settings: how to heal.
         checkpoint: where the run is kept.
@@ -75,11 +74,12 @@ def heal_plan(
     if checkpoint is not None:
         checkpoint.check()
     with explained_memory(settings):
-        healed = _healed(session, plan, numbers, ids, settings, checkpoint, teacher)
+        healed = _healed(session, compressed, ids, settings, checkpoint, teacher)
+    plan = compressed.plan
     if settings.shrink is None:
-        return HealedPlan(plan, healed.numbers, healed)
+        return HealedPlan(Compressed(plan, healed.weights), healed)
     layers, progress = session.workbench.inventory.layers, session.progress
-    shrunk = shrink(plan, healed.numbers, layers, session.metrics, settings.shrink, progress)
+    shrunk = shrink(plan, healed.weights, layers, session.metrics, settings.shrink, progress)
     if shrunk.plan == plan and not settings.steps and not settings.refit:
         raise AutocompressError(
             "no rank can be cut",
@@ -89,13 +89,12 @@ def heal_plan(
     for cut in shrunk.cuts:
         what = cut.reason or f"{cut.before} to {cut.after}, {cut.measured:.2%} of its norm lost"
         progress.note(f"{cut.name}: {what}")
-    return HealedPlan(shrunk.plan, shrunk.numbers, healed)
+    return HealedPlan(Compressed(shrunk.plan, shrunk.weights), healed)
 
 
 def _healed(
     session: Session,
-    plan: Plan,
-    numbers: Mapping[str, Tensor] | None,
+    compressed: Compressed,
     ids: Tensor,
     settings: HealSettings,
     checkpoint: Checkpoint | None,
@@ -103,20 +102,20 @@ def _healed(
 ) -> Healed:
     selection = session.windows(session.selection_ids)
     seen: Score | None = None
-    if numbers is None and settings.refit:
+    if not compressed.weights and settings.refit:
         tokens = settings.tokens_at_once or TOKENS_AT_ONCE
         at_once = min(WINDOWS_AT_ONCE, tokens // session.context)
-        numbers, seen = _refitted(session, plan, ids, max(1, at_once))
-        if numbers is None and not settings.steps and settings.shrink is None:
+        compressed, seen = _refitted(session, compressed.plan, ids, max(1, at_once))
+        if not (compressed.weights or settings.steps or settings.shrink is not None):
             raise AutocompressError(
-                "fitting its matrices anew lowers the divergence no further",
+                "refitting its matrices lowers the divergence no further",
                 hint="Train them: autocompress heal with --steps 300.",
             )
     if not settings.steps:
-        return _untrained(session, plan, numbers, seen)
+        return _untrained(session, compressed, seen)
     return Healer(
         session.workbench.model,
-        Student(session.workbench, plan, session.build, numbers),
+        Student(session.workbench, compressed, session.builder.build),
         ids[: _tokens_to_train_on(session, settings)],
         selection,
         settings,
@@ -127,70 +126,68 @@ def _healed(
     ).run()
 
 
-def _untrained(
-    session: Session, plan: Plan, numbers: Mapping[str, Tensor] | None, seen: Score | None
-) -> Healed:
-    """Stored numbers of a plan as they are given, or as they are fitted; scored if not ``seen``."""
-    stored = dict(numbers or {})
-    for name, method in plan.items():
+def _untrained(session: Session, compressed: Compressed, seen: Score | None) -> Healed:
+    """Stored weights of a plan as they are given, or as they are fitted; scored if not ``seen``."""
+    stored = dict(compressed.weights)
+    for name, method in compressed.plan.items():
         prefix = prefix_of(session.workbench.inventory[name])
         if method != Keep() and not any(key.startswith(prefix) for key in stored):
-            built = session.build(name, method).state_dict()
+            built = session.builder.build(name, method).state_dict()
             stored |= {prefix + part: tensor for part, tensor in built.items()}
     if seen is None:
-        (seen,) = _scores(session, plan, stored)
-    check = Check(0, math.nan, seen.kl, seen.nll)
+        (seen,) = _scores(session, Compressed(compressed.plan, stored))
+    check = Check(0, math.nan, seen.divergence, seen.loss)
     return Healed(stored, (check,), check, 0)
 
 
-def _refitted(
-    session: Session, plan: Plan, ids: Tensor, at_once: int
-) -> tuple[dict[str, Tensor] | None, Score]:
-    """Stored numbers of matrices fitted anew, or kept from before; ``None`` if they lose more.
+def _refitted(session: Session, plan: Plan, ids: Tensor, at_once: int) -> tuple[Compressed, Score]:
+    """A plan with its matrices refitted, or kept from before; without, if they lose more.
 
     Also how what is kept scores.
     """
     ids = ids[: refit_tokens(session)]
     key = content_key(session.statistics_key, plan.hash, tensor_key(ids), REFIT_VERSION)
-    numbers = session.cache.tensors("refits", key)
-    if numbers is None:
-        numbers = refit(
+    weights = session.cache.tensors("refits", key)
+    if weights is None:
+        weights = refit(
             session.workbench,
             plan,
-            session.build,
+            session.builder.build,
             session.metrics,
             torch.split(windows_of(ids, session.context, session.begin), at_once),
             progress=session.progress,
             folder=session.cache.root,
         )
-        session.cache.keep_tensors("refits", key, numbers)
-    fitted, anew = _scores(session, plan, None, numbers)
-    nearer = anew.kl < fitted.kl
+        session.cache.keep_tensors("refits", key, weights)
+    both = Compressed(plan), Compressed(plan, weights)
+    fitted, anew = _scores(session, *both)
+    nearer = anew.divergence < fitted.divergence
     session.progress.note(
-        "Fitted anew to what the compressed model gives each matrix: "
-        f"KL {fitted.kl:.4f} to {anew.kl:.4f} on the selection text"
+        "Refitted to what the compressed model gives each matrix: "
+        f"{session.objective.gauge.divergence} {fitted.divergence:.4f} to "
+        f"{anew.divergence:.4f} on the selection text"
         + ("." if nearer else ", so the first fits are kept.")
     )
-    return (numbers, anew) if nearer else (None, fitted)
+    return (both[1], anew) if nearer else (both[0], fitted)
 
 
-def _scores(session: Session, plan: Plan, *stored: Mapping[str, Tensor] | None) -> Iterator[Score]:
-    """Score a plan with some stored numbers after others on the watched part of the selection."""
+def _scores(session: Session, *each: Compressed) -> Iterator[Score]:
+    """Score some after others on the watched part of the selection."""
     windows = session.windows(session.selection_ids)
     watched = windows.first(CHECK_TOKENS // session.context)
     text = session.scored_windows("selection", watched)
-    for numbers in stored:
+    for compressed in each:
         with (
-            session.workbench.applied(plan, session.build, numbers) as model,
+            session.workbench.applied(compressed, session.builder.build) as model,
             dense_copies(model),
         ):
             yield score(model, watched, text.teacher)
 
 
 def refit_tokens(session: Session) -> int:
-    """How many tokens matrices are fitted anew on, where the text has as many."""
+    """How many tokens matrices are refitted on, where the text has as many."""
     least = LEAST_WINDOWS * session.context
-    return max(session.settings.refit_tokens, least)
+    return max(session.tokens.refit, least)
 
 
 def _tokens_to_train_on(session: Session, settings: HealSettings) -> int:

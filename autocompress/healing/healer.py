@@ -1,4 +1,4 @@
-"""Heals: trains a compressed model's stored numbers against the dense model."""
+"""Heals: trains a compressed model's stored weights against the dense model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from autocompress.evaluation.windows import LOGIT_BYTES_ACCELERATOR, Windows
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.entanglement import EntanglementPenalty
 from autocompress.healing.hardware import explained_memory, half_precision
-from autocompress.healing.objective import Objective
+from autocompress.healing.losses import Losses
 from autocompress.healing.optimiser import Optimiser
 from autocompress.healing.schedule import batches, rate_at, windows_of
-from autocompress.healing.settings import HealSettings
 from autocompress.healing.student import Student
 from autocompress.healing.teacher import DenseTeacher
 from autocompress.healing.watch import Watch
 from autocompress.numerics.metric import Metric
 from autocompress.progress import SILENT, Progress
+from autocompress.requests.healing import HealSettings
 
 CHECKS = 12  # on the selection text in a run
 CHECK_TOKENS = 8_192  # of it
@@ -39,16 +39,16 @@ class Check:
 
     Attributes:
         step: of the optimiser.
-        loss: smoothed objective on the healing text; NaN before the first step.
-        kl: divergence from the dense model on the selection text, nats per token.
-        nll: negative log-likelihood there.
+        training_loss: on the healing text, smoothed; NaN before the first step.
+        divergence: from the dense model on the selection text.
+        loss: there.
         penalty: what the settings' penalties amount to then.
     """
 
     step: int
+    training_loss: float
+    divergence: float
     loss: float
-    kl: float
-    nll: float
     penalty: float = 0.0
 
 
@@ -57,14 +57,14 @@ class Healed:
     """What came of healing.
 
     Attributes:
-        numbers: the stored tensors that were trained, under the names of a checkpoint: those of the
+        weights: the stored tensors that were trained, under the names of a checkpoint: those of the
             best check.
         checks: in the order of their steps, the first before anything was trained.
-        best: the check whose numbers these are.
+        best: the check whose weights these are.
         tokens: trained on, repeats counted.
     """
 
-    numbers: dict[str, Tensor]
+    weights: dict[str, Tensor]
     checks: tuple[Check, ...]
     best: Check
     tokens: int
@@ -82,7 +82,7 @@ class Healer:
         checkpoint: where the run is kept, to go on after a kill; nowhere when left out.
         progress: shows how far it is.
         metrics: by layer name, for the penalties of the settings; plain where there are none.
-        teacher: of the same dense model, to share its predictions with other runs on this text.
+        teacher: of the same dense model, to share its outputs with other runs on this text.
 
     Raises:
         AutocompressError: there is not enough memory.
@@ -108,13 +108,13 @@ class Healer:
         self.windows = windows_of(ids, self.context, selection.begin)
         self.selection = selection.first(CHECK_TOKENS // self.context)
         teacher = teacher or DenseTeacher(dense, given=selection.given)
-        self.objective = Objective(dense, student.model, settings.lm, teacher)
+        self.losses = Losses(dense, student.model, settings.lm, teacher)
         with explained_memory(settings):
             self.teacher = Teacher.of(dense, self.selection)
             self.penalty = EntanglementPenalty(student, settings.penalties, metrics)
-            self.optimiser = Optimiser(student, settings.trained)
+            self.optimiser = Optimiser(student, settings.train)
         self.checks: list[Check] = []
-        self.best_numbers: dict[str, Tensor] = {}
+        self.best_weights: dict[str, Tensor] = {}
         self.step, self.slower = 0, 1.0
         self._watch = Watch()
         self._kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
@@ -122,7 +122,7 @@ class Healer:
     @property
     def best(self) -> Check:
         """The check of least divergence so far, penalties included."""
-        return min(self.checks, key=lambda check: check.kl + check.penalty)
+        return min(self.checks, key=lambda check: check.divergence + check.penalty)
 
     def run(self) -> Healed:
         """Train to the end, or until progress ends.
@@ -158,7 +158,7 @@ class Healer:
                 "on the selection text without progress."
             )
         tokens = self.step * self._size * self.context
-        return Healed(self.best_numbers, tuple(self.checks), self.best, tokens)
+        return Healed(self.best_weights, tuple(self.checks), self.best, tokens)
 
     @property
     def _size(self) -> int:
@@ -180,7 +180,7 @@ class Healer:
     def _take_step(self, windows: Tensor) -> bool:
         """Train on some windows ``[b, length]``; whether the loss is as it should be."""
         aligning = self._aligning
-        lossy = self.objective.on_blocks if aligning else self.objective.on_outputs
+        lossy = self.losses.on_blocks if aligning else self.losses.on_outputs
         total = 0.0
         for part in torch.split(windows, self._at_once):
             with half_precision(self.student.model.device):
@@ -215,13 +215,12 @@ class Healer:
         self.student.settle_()
         with torch.no_grad():
             scored = score(self.student.model, self.selection, self.teacher)
-        if self.checks and not math.isfinite(scored.kl):
+        if self.checks and not math.isfinite(scored.divergence):
             return False
-        self.checks.append(
-            Check(self.step, self._watch.smoothed, scored.kl, scored.nll, self.penalty.total())
-        )
+        smoothed, penalty = self._watch.smoothed, self.penalty.total()
+        self.checks.append(Check(self.step, smoothed, scored.divergence, scored.loss, penalty))
         if self.best is self.checks[-1]:
-            self.best_numbers = self.student.numbers()
+            self.best_weights = self.student.weights()
         self._keep()
         return True
 
@@ -229,7 +228,7 @@ class Healer:
         """Keep how far the run is, in its file or else in memory."""
         self._kept = None  # free what is kept before there is more to keep
         state = self.optimiser.state()
-        best = {f"best.{name}": tensor for name, tensor in self.best_numbers.items()}
+        best = {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         facts: dict[str, Any] = {
             "step": self.step,
             "slower": self.slower,
@@ -256,7 +255,7 @@ class Healer:
         self.optimiser.load_state(tensors)
         self.step, self.slower = facts["step"], facts["slower"]
         self.checks = [Check(**check) for check in facts["checks"]]
-        self.best_numbers = {
+        self.best_weights = {
             name.removeprefix("best."): tensor
             for name, tensor in tensors.items()
             if name.startswith("best.")
@@ -295,5 +294,5 @@ class Healer:
         text = self.windows.numel()
         return (
             f"Healing on {tokens:,} tokens, {tokens / text:.1f} times the text of {text:,}; "
-            f"numbers in training and the optimiser's take {held:,.0f} MiB."
+            f"weights in training and the optimiser's take {held:,.0f} MiB."
         )

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from autocompress.healing.settings import Trained
 from autocompress.healing.student import Student
 from autocompress.layers.latent import Latent
+from autocompress.requests.healing import Trained
 
 BETAS = (0.9, 0.95)  # a few hundred steps are too few for the usual 0.999
 EPSILON = 1e-12  # gradients of single codes are small
@@ -26,17 +26,17 @@ CODE_STEPS = 4.0
 
 
 class Optimiser:
-    """Adam (Kingma and Ba 2015, arXiv 1412.6980) on a student's stored numbers.
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980) on a student's stored weights.
 
     One rate serves norms, factors and codes: it is a share of the root mean square that each tensor
     had at the start, as the relative steps of Adafactor (Shazeer and Stern 2018, arXiv 1804.04235,
     section 8; there of the current one); the logarithm of a scale moves by the rate itself. Scales
-    and vectors move by ``FEW_SHARE`` of that, and the numbers behind codes by ``CODE_STEPS`` times
+    and vectors move by ``FEW_SHARE`` of that, and the weights behind codes by ``CODE_STEPS`` times
     their rounding error: a share of the weights themselves would never change a code of 2 bits, or
     all codes of 4.
 
     Args:
-        student: whose numbers are trained.
+        student: whose weights are trained.
         trained: all of them, or all but codes.
     """
 
@@ -61,7 +61,7 @@ class Optimiser:
         return 4 * sum(4 * parameter.numel() for parameter in self._parameters.values())
 
     def step(self, rate: float) -> None:
-        """Change the numbers by their gradients, which are forgotten then."""
+        """Change the weights by their gradients, which are forgotten then."""
         self._clip()
         for group in self._adam.param_groups:
             group["lr"] = rate * group["size"]
@@ -80,7 +80,7 @@ class Optimiser:
         self._usual_norm = NORM_SMOOTHING * usual + (1 - NORM_SMOOTHING) * norm if usual else norm
 
     def state(self) -> dict[str, Tensor]:
-        """All that is needed to go on: the student's numbers in training and Adam's moments.
+        """All that is needed to go on: the student's weights in training and Adam's moments.
 
         They are the tensors themselves, on their devices, which the next step changes.
         """

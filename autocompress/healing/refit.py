@@ -1,4 +1,4 @@
-"""Fits each matrix anew to what the compressed model really gives it, before any gradient."""
+"""Refits each matrix to what the compressed model really gives it, before any gradient."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def refit(
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> dict[str, Tensor]:
-    """Fit matrices in the order of the model, each on inputs from those already fitted anew.
+    """Fit matrices in the order of the model, each on inputs from those already refitted.
 
     Matrices that share an input share a pass of both models through their block. Of embeddings,
     heads and experts (whose tokens are not the same in both models) the fits stay as they are.
@@ -71,7 +71,7 @@ def refit(
     student = compressed_copy(workbench, plan, build)
     groups = _in_order(workbench, plan, batches[0][:1])
     count = sum(map(len, groups))
-    numbers: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     nearer = 0
     paths = block_paths(dense)
     firsts = [group[0].name for group in groups]
@@ -105,11 +105,11 @@ def refit(
                     layer = layer.to(problem.weight.device).train(student.training)
                     layer.cache_dense_(known.cached_dtype)
                     set_module(student, spec.name, layer)
-                    numbers |= {prefix_of(spec) + n: t for n, t in layer.state_dict().items()}
+                    weights |= {prefix_of(spec) + n: t for n, t in layer.state_dict().items()}
                     nearer += 1
                 advance(1)
     progress.note(f"Refitting brought the outputs of {nearer} of {count} matrices nearer.")
-    return numbers
+    return weights
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Moments:
         return weight + strength * weight @ correction.to(weight)
 
     def error(self, problem: MatrixProblem, layer: CompressedMatrix) -> float:
-        """Rise of the loss that is predicted from a layer's outputs on ``s``, up to a constant.
+        """Increase of the loss that is predicted from a layer's outputs on ``s``, up to a constant.
 
         ``1/2 E |W x - (W + D) s|^2`` in the Gram matrix of the output gradients, without the terms
         that do not depend on the change ``D``.
@@ -157,7 +157,9 @@ class Moments:
         change = layer.to_dense() - problem.weight32
         wanted = problem.weight32 @ self.gap.to(change)
         rows = problem.metric.rows.to(change)
-        return problem.metric.damage(change) - float((apply_gram(rows, wanted) * change).sum())
+        return problem.metric.loss_increase(change) - float(
+            (apply_gram(rows, wanted) * change).sum()
+        )
 
 
 def _in_order(workbench: Workbench, plan: Plan, ids: Tensor) -> list[list[LayerSpec]]:

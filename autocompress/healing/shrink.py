@@ -13,11 +13,11 @@ from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Metric
-from autocompress.numerics.shapes import RANK_MULTIPLE
+from autocompress.numerics.tensors.shapes import RANK_MULTIPLE
 from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec
 from autocompress.surgery.placement import prefix_of
-from autocompress.surgery.stored_numbers import StoredNumbers
+from autocompress.surgery.stored_weights import StoredWeights
 
 DEFAULT_TOLERANCE = 0.003  # share of a matrix's squared norm
 
@@ -33,7 +33,7 @@ class Cut:
         stated: share of its squared norm that the singular values at its bonds say is lost, at
             most. For a corrector, of the corrector's.
         measured: the share that was lost once its factors were fitted, rounded and laid out.
-        damage: predicted rise of the loss by that, in nats per token.
+        loss_increase: predicted increase of the loss by that, in nats per token.
         reason: why nothing was cut, where nothing was.
     """
 
@@ -42,7 +42,7 @@ class Cut:
     after: Method
     stated: float = 0.0
     measured: float = 0.0
-    damage: float = 0.0
+    loss_increase: float = 0.0
     reason: str = ""
 
 
@@ -52,18 +52,18 @@ class Shrunk:
 
     Attributes:
         plan: the new plan.
-        numbers: its stored tensors, under the names of a checkpoint.
+        weights: its stored tensors, under the names of a checkpoint.
         cuts: one for each factorised layer, in the order of the plan.
     """
 
     plan: Plan
-    numbers: dict[str, Tensor]
+    weights: dict[str, Tensor]
     cuts: tuple[Cut, ...]
 
 
 def shrink(
     plan: Plan,
-    numbers: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
     specs: Iterable[LayerSpec],
     metrics: Mapping[str, Metric],
     tolerance: float = DEFAULT_TOLERANCE,
@@ -74,13 +74,13 @@ def shrink(
     At each bond the discarded share of the squared singular values is at most the tolerance, over
     the number of bonds, since these losses add up (Oseledets 2011, theorem 2.2). Singular values
     are those in the layer's metric, as its method fits in, so that a share is one of the predicted
-    rise of the loss that leaving the matrix out would cause. Ranks from 8 on are rounded up to
+    increase of the loss that leaving the matrix out would cause. Ranks from 8 on are rounded up to
     multiples of 8. A layer whose factors, fitted to the lower ranks and rounded anew, lose more
     than the tolerance stays as it is.
 
     Args:
-        plan: what the numbers are stored by.
-        numbers: all tensors of the factorised matrices, as ``Healed.numbers`` has them.
+        plan: what the weights are stored by.
+        weights: all tensors of the factorised matrices, as ``Healed.weights`` has them.
         specs: the compressible matrices of the model.
         metrics: by layer name, those of the calibration; plain for layers that have none.
         tolerance: share of a matrix's squared norm.
@@ -88,20 +88,20 @@ def shrink(
 
     Raises:
         ConfigurationError: the tolerance is no share.
-        RecipeError: the numbers lack a layer, or are of another plan.
+        RecipeError: the weights lack a layer, or are of another plan.
     """
     if not 0 < tolerance < 1:
         raise ConfigurationError("tolerance", got=tolerance, wanted="a share between 0 and 1")
-    stored, by_name = StoredNumbers(numbers), {spec.name: spec for spec in specs}
-    methods, found, cuts = dict(plan), dict(numbers), []
+    stored, by_name = StoredWeights(weights), {spec.name: spec for spec in specs}
+    methods, found, cuts = dict(plan), dict(weights), []
     names = [name for name, method in plan.items() if method.factorised]
-    device = next((tensor.device for tensor in numbers.values()), torch.device("cpu"))
+    device = next((tensor.device for tensor in weights.values()), torch.device("cpu"))
     with progress.task("Cutting ranks (layers)", len(names)) as advance:
         for name in names:
             spec = by_name[name]
             matrix = stored.matrix(spec, plan[name], device)
             if matrix is None:
-                raise RecipeError(f"the numbers lack layer {spec}", wanted="those of a whole plan")
+                raise RecipeError(f"the weights lack layer {spec}", wanted="those of a whole plan")
             cut, tensors = _cut(spec, plan[name], matrix, metrics.get(name), tolerance)
             cuts.append(cut)
             methods[name] = cut.after
@@ -131,15 +131,17 @@ def _cut(
     ranks = zip(tails, before.all_ranks, after.all_ranks, strict=True)
     stated = sum(float(tail[min(new, len(tail) - 1)]) for tail, old, new in ranks if new < old)
     cut_part = after.factors_anew(matrix.factors, problem)
-    damage = metric.damage(cut_part.to_dense() - problem.weight32)
-    measured = damage / max(metric.damage(problem.weight32), torch.finfo(torch.float32).tiny)
+    loss_increase = metric.loss_increase(cut_part.to_dense() - problem.weight32)
+    measured = loss_increase / max(
+        metric.loss_increase(problem.weight32), torch.finfo(torch.float32).tiny
+    )
     if measured > tolerance:
         reason = f"{after} would lose {measured:.2%} once it is fitted and rounded"
         return Cut(spec.name, before, before, reason=reason), {}
     prefix = matrix.factors_prefix
     tensors = {prefix + key: tensor for key, tensor in cut_part.state_dict().items()}
     kept = {} if matrix.factors is matrix else _without(matrix.state_dict(), prefix)
-    return Cut(spec.name, before, after, stated, measured, damage), kept | tensors
+    return Cut(spec.name, before, after, stated, measured, loss_increase), kept | tensors
 
 
 def _without(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A compressed model whose stored numbers can be trained."""
+"""A compressed model whose stored weights can be trained."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from autocompress.layers.dense import DenseMatrix
 from autocompress.layers.latent import Latent
 from autocompress.layers.packed import PackedCodes
 from autocompress.methods.plan import Plan
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.permanent import compressed_copy
 from autocompress.surgery.workbench import Build, Workbench
 
 
 class Student:
-    """A copy of a model with a plan applied, whose stored numbers can be trained.
+    """A copy of a model with a plan applied, whose stored weights can be trained.
 
     Those are factors, cores, kept elements, codes and their scales, and vectors: norms and biases.
     Zero points and the places of kept elements stay, and so do matrices that the plan keeps, and
@@ -29,9 +30,9 @@ class Student:
 
     Args:
         workbench: holds the dense model, which stays as it is.
-        plan: how its matrices are stored.
+        plan: how its matrices are stored, and the weights to start from where there are any, as
+            ``weights()`` gives them.
         build: makes the compressed matrix of a layer by a method; it is not changed.
-        numbers: stored tensors to start from where there are any, as ``numbers()`` gives them.
 
     Attributes:
         model: the compressed model.
@@ -42,12 +43,11 @@ class Student:
     def __init__(
         self,
         workbench: Workbench,
-        plan: Plan,
+        plan: Plan | Compressed,
         build: Build,
-        numbers: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.plan, self._types = plan, workbench.inventory.stored_types
-        self.model = compressed_copy(workbench, plan, build, numbers)
+        self.plan, self._types = Compressed.of(plan).plan, workbench.inventory.stored_types
+        self.model = compressed_copy(workbench, plan, build)
         self.model.requires_grad_(False)
         self._shared = _shared_by_modules(self.model)
         self._tables: dict[str, PackedCodes] = {}
@@ -105,12 +105,12 @@ class Student:
         )
 
     def after_step_(self, step: int) -> None:
-        """Keep latent numbers in range and renew codes that are chosen jointly."""
+        """Keep latent weights in range and renew codes that are chosen jointly."""
         for _, latent in self._latents():
             latent.after_step_(step)
 
     def settle_(self) -> None:
-        """Renew all codes that are chosen jointly, so that they fit the latent numbers of now."""
+        """Renew all codes that are chosen jointly, so that they fit the latent weights of now."""
         self.after_step_(0)
 
     def state(self) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ class Student:
                 {name: tensors[f"{path}.{name}"] for name in latent.state_dict()}
             )
 
-    def numbers(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """All tensors of the compressed matrices, and the vectors, as stored in a checkpoint."""
         found = dict(self._stored)
         for path, latent in self._latents():

@@ -27,6 +27,7 @@ def targets_of(
             for measured in (trial.selection, trial.report)
             if measured is not None
         ],
+        study.gauge,
     )
 
 
@@ -37,9 +38,7 @@ def meets(study: StudyRecord, trial: TrialRecord, limits: Limits | None = None) 
 
 def loss_on(study: StudyRecord, measured: Measurement) -> LossOnText:
     """What a measurement lost against the dense model on the same text."""
-    increase = math.nan
-    if measured.perplexity > 0:
-        increase = math.log(measured.perplexity / dense_on(study, measured).perplexity)
+    increase = measured.loss - dense_on(study, measured).loss
     return LossOnText(measured.text, increase, measured.cosine)
 
 
@@ -62,19 +61,19 @@ def dense_on(study: StudyRecord, measurement: Measurement) -> Measurement:
     )
 
 
-def rise(study: StudyRecord, trial: TrialRecord) -> float:
-    """Rise of log-perplexity over the dense model, nats per token, on the text the trial shows."""
+def increase(study: StudyRecord, trial: TrialRecord) -> float:
+    """Increase of the loss over the dense model, on the text the trial shows."""
     shown = trial.measurement
-    return math.nan if shown is None else loss_on(study, shown).log_perplexity_increase
+    return math.nan if shown is None else loss_on(study, shown).increase
 
 
-def shown_perplexity(study: StudyRecord, trial: TrialRecord) -> float:
-    """Perplexity in the units of the final table, that is of the report text.
+def shown_figure(study: StudyRecord, trial: TrialRecord) -> float:
+    """The figure in the units of the final table, that is of the report text.
 
-    A trial without a report measurement has its rise on the selection text put on the dense model's
-    report perplexity.
+    A trial without a report measurement has its increase on the selection text put on the dense
+    model's loss on the report text.
     """
-    return study.dense_report.perplexity * math.exp(rise(study, trial))
+    return study.gauge.figure_of(study.dense_report.loss + increase(study, trial))
 
 
 def latency_ratio(study: StudyRecord, trial: TrialRecord) -> float | None:
@@ -84,12 +83,12 @@ def latency_ratio(study: StudyRecord, trial: TrialRecord) -> float | None:
     return None if time is None or not dense else time / dense
 
 
-def quality(trial: TrialRecord) -> str:
-    """Perplexity as measured, with the text if it is not the final one: ``perplexity 17.4``."""
+def quality(study: StudyRecord, trial: TrialRecord) -> str:
+    """The figure as measured, with the text if it is not the final one: ``perplexity 17.4``."""
     shown = trial.measurement
     if shown is None:
         return "not measured"
-    return f"perplexity {shown.perplexity:.4g}" + ("" if trial.report else " on the selection text")
+    return study.gauge.shown(shown.figure) + ("" if trial.report else " on the selection text")
 
 
 def describe(study: StudyRecord, trial: TrialRecord) -> str:
@@ -99,4 +98,4 @@ def describe(study: StudyRecord, trial: TrialRecord) -> str:
     timing = "" if time is None else f", {time:.3g} ms"
     timing += "" if share is None else f" ({share:.2f}x of dense)"
     size = f"{format_bytes(trial.bytes)} ({study.dense_bytes / trial.bytes:.3g}x)"
-    return f"trial {trial.number} ({trial.label}): {size}, {quality(trial)}{timing}"
+    return f"trial {trial.number} ({trial.label}): {size}, {quality(study, trial)}{timing}"

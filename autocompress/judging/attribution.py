@@ -1,20 +1,18 @@
-"""What each group of matrices of a plan contributes to its saving and to its damage.
+"""What each group of matrices of a plan contributes to its saving and to its loss increase.
 
 One group at a time is put back to dense while the rest stays as the plan stores it. What is then
-better is the damage of that group, what is then larger is what it had saved. Savings add up to that
-of the plan; damages need not: what groups do to one another (errors that cancel, or that grow in
-later layers) is counted in none of them or in several. The difference is reported as interaction.
-Healed numbers are trained around one another, those outside the groups (norms, biases) included, so
-that there is more of it in a healed plan.
+better is the loss increase of that group, what is then larger is what it had saved. Savings add up
+to that of the plan; loss increases need not: what groups do to one another (errors that cancel, or
+that grow in later layers) is counted in none of them or in several. The difference is reported as
+interaction. Healed weights are trained around one another, those outside the groups (norms, biases)
+included, so that there is more of it in a healed plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-from torch import Tensor
 
 from autocompress.errors import ConfigurationError
 from autocompress.evaluation.scoring import Score
@@ -23,7 +21,8 @@ from autocompress.methods.base import Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.progress import Advance
-from autocompress.records import LayerSpec
+from autocompress.records import Gauge, LayerSpec
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.inventory import Inventory
 from autocompress.surgery.placement import home_of, prefix_of
 from autocompress.surgery.workbench import Workbench
@@ -35,28 +34,28 @@ THIRDS = 3
 
 
 @dataclass(frozen=True)
-class Damage:
+class Lost:
     """What a model loses against the dense one.
 
     Attributes:
-        rise: of log-perplexity, nats per token.
-        kl: divergence from the dense model, nats per token.
+        increase: of the loss.
+        divergence: from the dense model.
     """
 
-    rise: float
-    kl: float
+    increase: float
+    divergence: float
 
     @classmethod
-    def of(cls, scored: Score, dense: Score) -> Damage:
-        """The damage that a score shows, on the windows of the dense model's score."""
-        return cls(scored.nll - dense.nll, scored.kl)
+    def of(cls, scored: Score, dense: Score) -> Lost:
+        """The loss increase that a score shows, on the windows of the dense model's score."""
+        return cls(scored.loss - dense.loss, scored.divergence)
 
-    def __sub__(self, other: Damage) -> Damage:
-        return Damage(self.rise - other.rise, self.kl - other.kl)
+    def __sub__(self, other: Lost) -> Lost:
+        return Lost(self.increase - other.increase, self.divergence - other.divergence)
 
 
 @dataclass(frozen=True)
-class Group:
+class LayerGroup:
     """Matrices that are put back to dense together.
 
     Attributes:
@@ -75,15 +74,15 @@ class Contribution:
     """What one group contributes.
 
     Attributes:
-        by: see ``Group``.
+        by: see ``LayerGroup``.
         group: its name.
         layers: how many matrices it has.
         bytes_saved: stored bytes that the plan saves on them.
         saved_share: that as a share of all that the plan saves.
         without: what the plan loses when the group is dense.
-        damage: what it loses less then; negative where the group makes up for others.
-        interval: where the rise of ``damage`` lies, from the windows drawn again in pairs; ``None``
-            with too few windows.
+        lost: what it loses less then; negative where the group makes up for others.
+        interval: where the increase of ``lost`` lies, from the windows drawn again in pairs;
+            ``None`` with too few windows.
     """
 
     by: str
@@ -91,8 +90,8 @@ class Contribution:
     layers: int
     bytes_saved: int
     saved_share: float
-    without: Damage
-    damage: Damage
+    without: Lost
+    lost: Lost
     interval: Interval | None
 
 
@@ -103,14 +102,16 @@ class Attribution:
     Attributes:
         total: what the plan loses.
         bytes_saved: stored bytes that it saves.
-        tokens: predicted tokens that the damages are means over.
+        tokens: predicted tokens that the loss increases are means over.
         contributions: of each group, those of one grouping after the other.
+        gauge: the words for the loss increases.
     """
 
-    total: Damage
+    total: Lost
     bytes_saved: int
     tokens: int
     contributions: tuple[Contribution, ...]
+    gauge: Gauge
 
     @property
     def groupings(self) -> tuple[str, ...]:
@@ -121,16 +122,16 @@ class Attribution:
         """The groups of one grouping, in model order."""
         return tuple(each for each in self.contributions if each.by == grouping)
 
-    def interaction(self, grouping: str) -> Damage:
-        """What the damages of the groups leave of the total; negative if they come to more."""
+    def interaction(self, grouping: str) -> Lost:
+        """What the groups leave of the total loss increase; negative if they come to more."""
         rest = self.total
         for each in self.by(grouping):
-            rest -= each.damage
+            rest -= each.lost
         return rest
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain mapping for JSON; damages in nats per token."""
-        return {
+        """Plain mapping for JSON."""
+        plain = {
             "total": asdict(self.total),
             "bytes_saved": self.bytes_saved,
             "tokens": self.tokens,
@@ -140,11 +141,12 @@ class Attribution:
             ],
             "interaction": {by: asdict(self.interaction(by)) for by in self.groupings},
         }
+        return self.gauge.named(plain)
 
 
 def groups_of(
     plan: Plan, specs: Sequence[LayerSpec], by: Sequence[str] = USUAL_GROUPINGS
-) -> tuple[Group, ...]:
+) -> tuple[LayerGroup, ...]:
     """Group the matrices that a plan compresses.
 
     Args:
@@ -172,7 +174,7 @@ def groups_of(
         members: dict[str, list[LayerSpec]] = {}
         for spec in compressed:
             members.setdefault(_name(grouping, spec, plan[spec.name], blocks), []).append(spec)
-        groups += [Group(grouping, name, tuple(found)) for name, found in members.items()]
+        groups += [LayerGroup(grouping, name, tuple(found)) for name, found in members.items()]
     return tuple(groups)
 
 
@@ -181,7 +183,7 @@ def _name(grouping: str, spec: LayerSpec, method: Method, blocks: int) -> str:
     if grouping == "method":
         return method.form
     if grouping == "part":
-        return spec.role.block
+        return spec.role.part
     if grouping == "role":
         return spec.role.value
     if grouping == "layer":
@@ -199,31 +201,29 @@ def _third(depth: int, blocks: int) -> str:
     return f"block {first}" if first == last else f"blocks {first} to {last}"
 
 
-def without(plan: Plan, group: Group) -> Plan:
+def without(plan: Plan, group: LayerGroup) -> Plan:
     """The plan with a group put back to dense."""
     return Plan.of({**plan, **{spec.name: Keep() for spec in group.specs}})
 
 
-def numbers_for(
-    ablated: Plan, plan: Plan, workbench: Workbench, numbers: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Stored numbers of a plan without those that have no place where matrices are put back.
+def put_back(ablated: Plan, compressed: Compressed, workbench: Workbench) -> Compressed:
+    """A plan with matrices put back to dense, with the stored weights that have a place then.
 
     Args:
-        ablated: the plan with matrices put back to dense.
-        plan: the plan that the numbers are of.
+        ablated: the plan with matrices put back.
+        compressed: the whole plan, with its weights.
         workbench: holds the dense model.
-        numbers: stored tensors by their names in a checkpoint, as healing leaves them.
     """
-    compressed = {name for name, method in ablated.items() if method != Keep()}
-    taken_apart = {home_of(workbench.model, name) for name in compressed}
+    stored = {name for name, method in ablated.items() if method != Keep()}
+    taken_apart = {home_of(workbench.model, name) for name in stored}
     gone = []
     for spec in workbench.inventory.layers:
         home = home_of(workbench.model, spec.name)
-        back = spec.name not in compressed and plan.get(spec.name, Keep()) != Keep()
+        back = spec.name not in stored and compressed.plan.get(spec.name, Keep()) != Keep()
         if back or (home != spec.name and home not in taken_apart):  # an expert, in its stack
             gone.append(prefix_of(spec))
-    return {name: tensor for name, tensor in numbers.items() if not name.startswith(tuple(gone))}
+    kept = {n: t for n, t in compressed.weights.items() if not n.startswith(tuple(gone))}
+    return Compressed(ablated, kept)
 
 
 def attribute(
@@ -231,7 +231,8 @@ def attribute(
     inventory: Inventory,
     score: ScorePlan,
     dense: Score,
-    groups: Sequence[Group],
+    groups: Sequence[LayerGroup],
+    gauge: Gauge,
     advance: Advance = lambda _steps: None,
 ) -> Attribution:
     """Put one group after another back to dense, and score what is left.
@@ -242,6 +243,7 @@ def attribute(
         score: scores a plan, on the same windows each time.
         dense: the dense model's score on them.
         groups: see ``groups_of``.
+        gauge: the words for the loss increases.
         advance: called with the number of plans scored since, of one more than there are groups.
     """
     known: dict[str, Score] = {}
@@ -253,13 +255,13 @@ def attribute(
         return known[chosen.hash]
 
     whole = scored(plan)
-    total, size = Damage.of(whole, dense), inventory.plan_bytes(plan)
+    total, size = Lost.of(whole, dense), inventory.plan_bytes(plan)
     saved = inventory.dense_bytes - size
     contributions = []
     for group in groups:
         ablated = without(plan, group)
         rest = scored(ablated)
-        loss, group_saved = Damage.of(rest, dense), inventory.plan_bytes(ablated) - size
+        loss, group_saved = Lost.of(rest, dense), inventory.plan_bytes(ablated) - size
         contributions.append(
             Contribution(
                 group.by,
@@ -272,4 +274,4 @@ def attribute(
                 difference_interval(whole.windows, rest.windows),
             )
         )
-    return Attribution(total, saved, whole.tokens, tuple(contributions))
+    return Attribution(total, saved, whole.tokens, tuple(contributions), gauge)

@@ -47,7 +47,7 @@ def difference_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval | None:
-    """Interval of the log-perplexity of ``one`` above that of ``other``, nats per token.
+    """Interval of the loss of ``one`` above that of ``other``.
 
     Args:
         one: scores of the one, on the same windows as those of the other.
@@ -65,7 +65,7 @@ def difference_interval(
     if one.tokens != other.tokens:
         raise ValueError("the scores are of different windows")
     tokens = np.asarray(one.tokens, float)
-    differences = np.asarray(one.nll) - np.asarray(other.nll)
+    differences = np.asarray(one.loss) - np.asarray(other.loss)
     count = len(tokens)
     if count < FEWEST_WINDOWS or not np.isfinite(differences).all():
         return None
@@ -83,8 +83,8 @@ def _expanded_tail(tail: float, count: int) -> float:
     return float(ndtr(widened))
 
 
-def rise_interval(study: StudyRecord, trial: TrialRecord) -> Interval | None:
-    """Interval of a trial's rise of log-perplexity over the dense model, on the report text.
+def increase_interval(study: StudyRecord, trial: TrialRecord) -> Interval | None:
+    """Interval of a trial's increase of the loss over the dense model, on the report text.
 
     ``None`` where the trial was not measured on it, without scores of the windows, and as in
     ``difference_interval``. There is none on the selection text: trials are chosen by it.
@@ -95,9 +95,9 @@ def rise_interval(study: StudyRecord, trial: TrialRecord) -> Interval | None:
 
 
 def loss_interval(one: TrialRecord, other: TrialRecord) -> Interval | None:
-    """Interval of the log-perplexity of one trial above another's, where ``rise_interval`` has one.
+    """Interval of the loss of one trial above another's, where ``increase_interval`` has one.
 
-    Narrower than those of the two rises suggest, for it is made in pairs.
+    Narrower than those of the two increases suggest, for it is made in pairs.
     """
     if one.report is None or other.report is None:
         return None

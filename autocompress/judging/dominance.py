@@ -15,38 +15,38 @@ third axis every plan would sooner or later be the fastest of its neighbours by 
 """
 
 Loss = Callable[[TrialRecord], float]
-"""What a trial loses, nats per token."""
+"""What a trial loses."""
 
-HYPERVOLUME_REFERENCE_RISE = 1.0
-"""Rise of the loss, nats per token, that makes a plan worth nothing: 2.7 times the perplexity."""
+HYPERVOLUME_REFERENCE_INCREASE = 1.0
+"""Rise of the loss that makes a plan worth nothing: 2.7 times a perplexity."""
 
 
 def selection_loss(trial: TrialRecord) -> float:
-    """Log-perplexity on the selection text, nats per token; infinite if not measured.
+    """The loss on the selection text; infinite if not measured.
 
     Every complete trial was measured on that text.
     """
     measured = trial.selection
-    if measured is None or not math.isfinite(measured.perplexity):
+    if measured is None or not math.isfinite(measured.figure):
         return math.inf
-    return math.log(measured.perplexity)
+    return measured.loss
 
 
 def divergence(trial: TrialRecord) -> float:
-    """KL divergence from the dense model on the selection text, nats per token; NaN if unknown."""
-    return math.nan if trial.selection is None else trial.selection.kl
+    """Divergence from the dense model on the selection text; NaN if unknown."""
+    return math.nan if trial.selection is None else trial.selection.divergence
 
 
 def ranking_loss(trials: Iterable[TrialRecord]) -> Loss:
     """What some trials are ranked by among one another.
 
-    It is the KL divergence from the dense model. Under light compression perplexity on a short text
-    ranks plans by luck: it falls as often as it rises, while the divergence compares whole
-    distributions and is never negative. Where one of these trials has no finite divergence, it is
-    the log-perplexity of all of them: the two are not mixed, and what beats what stays an order.
+    It is the divergence from the dense model. Under light compression the loss on a short text
+    ranks plans by luck: it falls as often as it rises, while the divergence compares whole outputs
+    and is never negative. Where one of these trials has no finite divergence, it is the loss of all
+    of them: the two are not mixed, and what beats what stays an order.
 
     Args:
-        trials: all that are to be compared; those without a finite perplexity do not count.
+        trials: all that are to be compared; those without a finite figure do not count.
 
     Returns:
         ``divergence`` or ``selection_loss``; finite for those trials.
@@ -103,7 +103,7 @@ def non_dominated(
 ) -> tuple[TrialRecord, ...]:
     """The trials that no other dominates, by bytes. A plan that was measured twice appears once.
 
-    Trials without a finite perplexity are left out. Not ``timed``, latency counts for nothing.
+    Trials without a finite figure are left out. Not ``timed``, latency counts for nothing.
 
     Args:
         trials: the candidates.

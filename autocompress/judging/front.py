@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.judging.against_dense import dense_on, latency_ratio, meets, rise, targets_of
-from autocompress.judging.bootstrap import Interval, loss_interval, rise_interval
+from autocompress.judging.against_dense import dense_on, increase, latency_ratio, meets, targets_of
+from autocompress.judging.bootstrap import Interval, increase_interval, loss_interval
 from autocompress.judging.dominance import (
     divergence,
     knee_of,
@@ -17,7 +17,7 @@ from autocompress.judging.dominance import (
     ranking_loss,
     selection_loss,
 )
-from autocompress.judging.hypervolume import hypervolume, hypervolume_series, reference_rise
+from autocompress.judging.hypervolume import hypervolume, hypervolume_series, reference_increase
 from autocompress.judging.picking import best_or_none, nearest_to_the_limits, pick
 from autocompress.records import Measurement
 from autocompress.studies.study import StudyRecord, TrialRecord
@@ -28,7 +28,7 @@ __all__ = [
     "finalists",
     "front_of",
     "front_to_dict",
-    "gain_over_hand_written",
+    "gain_over_baseline",
     "hypervolume",
     "pick",
 ]
@@ -39,20 +39,20 @@ def front_of(study: StudyRecord) -> tuple[TrialRecord, ...]:
 
     Dominance is decided on the selection text, which every trial was measured on, never on a
     mixture of texts; ``dominance.dominates`` states the rule. It goes by divergence from the dense
-    model: perplexity need not fall from one member to the next larger one.
+    model: the loss need not fall from one member to the next larger one.
     """
     return non_dominated(study.complete)
 
 
 def finalists(study: StudyRecord) -> tuple[TrialRecord, ...]:
-    """The trials to measure on the report text: front, best, and the hand-written plan to beat."""
+    """The trials to measure on the report text: front, best, and the uniform baseline to beat."""
     return _each_once((*front_of(study), *best_and_rival(study)))
 
 
 def best_and_rival(study: StudyRecord) -> tuple[TrialRecord, ...]:
-    """The best trial within the limits, and the hand-written plan to beat where it is another."""
+    """The best trial within the limits, and the uniform baseline to beat where it is another."""
     best = best_or_none(study)
-    pair = (best, best and hand_written_rival(study, best))
+    pair = (best, best and baseline_rival(study, best))
     return _each_once([trial for trial in pair if trial is not None])
 
 
@@ -68,45 +68,47 @@ class Gain:
 
     Attributes:
         best: the best trial within the limits.
-        hand_written: the best hand-written plan within the same bytes.
-        best_rise: rise of log-perplexity of the best, in nats per token.
-        hand_written_rise: the same of the hand-written plan, on the same text.
+        baseline: the best uniform baseline within the same bytes.
+        best_increase: increase of the loss of the best.
+        baseline_increase: the same of the uniform baseline, on the same text.
         text: the text both were measured on.
-        interval: of ``best_rise``; ``None`` where ``bootstrap.rise_interval`` has none.
-        difference_interval: of what the hand-written plan loses more, made in pairs.
+        interval: of ``best_increase``; ``None`` where ``bootstrap.increase_interval`` has none.
+        difference_interval: of what the uniform baseline loses more, made in pairs.
     """
 
     best: TrialRecord
-    hand_written: TrialRecord
-    best_rise: float
-    hand_written_rise: float
+    baseline: TrialRecord
+    best_increase: float
+    baseline_increase: float
     text: str
     interval: Interval | None = None
     difference_interval: Interval | None = None
 
     @property
     def difference(self) -> float:
-        """What the hand-written plan loses more than the best, in nats per token."""
-        return self.hand_written_rise - self.best_rise
+        """What the uniform baseline loses more than the best."""
+        return self.baseline_increase - self.best_increase
 
     @property
     def share(self) -> float:
-        """The best's rise as a share of the hand-written plan's: 0.7 avoids 30 % of the damage."""
-        return self.best_rise / self.hand_written_rise if self.hand_written_rise > 0 else math.nan
+        """The best's increase as a share of the uniform baseline's: 0.7 avoids 30 % of it."""
+        return (
+            self.best_increase / self.baseline_increase if self.baseline_increase > 0 else math.nan
+        )
 
 
-def hand_written_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | None:
-    """The hand-written plan that ranks first of those that fit where ``best`` had to fit.
+def baseline_rival(study: StudyRecord, best: TrialRecord) -> TrialRecord | None:
+    """The uniform baseline that ranks first of those that fit where ``best`` had to fit.
 
-    A trained plan is compared with trained ones, where there are any; fitting anew is no training.
-    Under a target of quality it is the smallest hand-written plan that keeps it.
+    A trained plan is compared with trained ones, where there are any; refitting is no training.
+    Under a target of quality it is the smallest uniform baseline that keeps it.
     """
     kept = study.limits.asks_quality
     room = max(best.bytes, study.limits.memory_bytes or 0) if meets(study, best) else best.bytes
     fitting = [
         trial
         for trial in study.complete
-        if trial.by_hand
+        if trial.baselines
         and (meets(study, trial) if kept else trial.bytes <= room)
         and math.isfinite(selection_loss(trial))
     ]
@@ -126,13 +128,13 @@ def _is_trained(trial: TrialRecord) -> bool:
     return trial.healing is not None and trial.healing.trained
 
 
-def gain_over_hand_written(study: StudyRecord) -> Gain | None:
-    """Compare the best trial with the best hand-written plan in its bytes, if there are both.
+def gain_over_baseline(study: StudyRecord) -> Gain | None:
+    """Compare the best trial with the best uniform baseline in its bytes, if there are both.
 
     On the report text when both were measured on it, else on the selection text.
     """
     best = best_or_none(study)
-    rival = best and hand_written_rival(study, best)
+    rival = best and baseline_rival(study, best)
     if best is None or rival is None:
         return None
     final = best.report is not None and rival.report is not None
@@ -140,14 +142,14 @@ def gain_over_hand_written(study: StudyRecord) -> Gain | None:
     theirs = rival.report if final else rival.selection
     if ours is None or theirs is None:
         return None
-    dense = dense_on(study, ours).perplexity
+    dense = dense_on(study, ours).loss
     return Gain(
         best,
         rival,
-        math.log(ours.perplexity / dense),
-        math.log(theirs.perplexity / dense),
+        ours.loss - dense,
+        theirs.loss - dense,
         ours.text,
-        rise_interval(study, best) if final else None,
+        increase_interval(study, best) if final else None,
         loss_interval(rival, best),
     )
 
@@ -160,7 +162,7 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
     the least share; ``knee`` is ``null`` when none was measured.
     """
     front, best = front_of(study), best_or_none(study)
-    gain = gain_over_hand_written(study)
+    gain = gain_over_baseline(study)
     near = nearest_to_the_limits(study) if best is None else None
     return {
         "study": study.name,
@@ -172,7 +174,7 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
             "log_perplexity_increase": study.limits.log_perplexity_increase,
             "cosine": study.limits.cosine,
         },
-        "begin_token": study.settings.get("begin_token"),
+        "begin_token": study.identity.get("begin_token"),
         "dense": _dense(study),
         "best": None if best is None else point_to_dict(study, best),
         "nearest": None if near is None else point_to_dict(study, near),
@@ -185,7 +187,10 @@ def front_to_dict(study: StudyRecord) -> dict[str, Any]:
             state: sum(trial.state == state for trial in study.trials) for state in _states(study)
         },
         "hypervolume": hypervolume(study),
-        "hypervolume_reference": {"bytes": study.dense_bytes, "rise": reference_rise(study)},
+        "hypervolume_reference": {
+            "bytes": study.dense_bytes,
+            "increase": reference_increase(study),
+        },
         "hypervolume_series": [step._asdict() for step in hypervolume_series(study)],
         "gain": None if gain is None else _gain_to_dict(gain),
     }
@@ -195,11 +200,11 @@ def _gain_to_dict(gain: Gain) -> dict[str, Any]:
     return {
         "best": gain.best.number,
         "best_bytes": gain.best.bytes,
-        "hand_written": gain.hand_written.number,
-        "hand_written_bytes": gain.hand_written.bytes,
-        "best_rise": finite(gain.best_rise),
-        "best_rise_interval": _ends(gain.interval),
-        "hand_written_rise": finite(gain.hand_written_rise),
+        "baseline": gain.baseline.number,
+        "baseline_bytes": gain.baseline.bytes,
+        "best_increase": finite(gain.best_increase),
+        "best_increase_interval": _ends(gain.interval),
+        "baseline_increase": finite(gain.baseline_increase),
         "difference": finite(gain.difference),
         "difference_interval": _ends(gain.difference_interval),
         "share": finite(gain.share),
@@ -217,18 +222,20 @@ def _states(study: StudyRecord) -> list[str]:
 
 def _dense(study: StudyRecord) -> dict[str, Any]:
     report = study.dense_report
-    return {
-        "perplexity": report.perplexity,
-        "bytes": study.dense_bytes,
-        "bytes_bf16": study.dense_bf16_bytes,
-        "parameters": sum(spec.parameters for spec in study.specs),
-        "latency_ms": _first_latency(report, study.dense_selection),
-        "prefill_ms": study.dense_selection.prefill_ms,
-        "tokens": report.tokens,
-        "text": report.text,
-        "selection_perplexity": study.dense_selection.perplexity,
-        "device": report.device,
-    }
+    return study.gauge.named(
+        {
+            "figure": report.figure,
+            "bytes": study.dense_bytes,
+            "bytes_bf16": study.dense_bf16_bytes,
+            "parameters": sum(spec.parameters for spec in study.specs),
+            "latency_ms": _first_latency(report, study.dense_selection),
+            "prefill_ms": study.dense_selection.prefill_ms,
+            "tokens": report.tokens,
+            "text": report.text,
+            "selection_figure": study.dense_selection.figure,
+            "device": report.device,
+        }
+    )
 
 
 def _first_latency(*measurements: Measurement) -> float | None:
@@ -238,21 +245,27 @@ def _first_latency(*measurements: Measurement) -> float | None:
 def point_to_dict(study: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
     """One measured trial as a plain mapping, its recipe included.
 
-    ``rise_interval`` is the 95 % interval of the rise on the report text, or ``null``;
-    ``selection_kl`` is what trials are ranked by; ``parameters`` are those of the matrices.
+    ``increase_interval`` is the 95 % interval of the increase on the report text, or ``null``;
+    Figure and divergence stand under the names of the study's gauge. The divergence on the
+    selection text is what trials are ranked by; ``parameters`` are those of the matrices.
     """
+    gauge, healing = study.gauge, trial.healing
     shown = trial.measurement
     return {
         "trial": trial.number,
         "label": trial.label,
         "phase": trial.phase,
-        "hand_written": trial.by_hand,
-        "healing": trial.healing and trial.healing.to_dict(),
-        "perplexity": None if shown is None else finite(shown.perplexity),
-        "rise": finite(rise(study, trial)),
-        "rise_interval": _ends(rise_interval(study, trial)),
-        "kl": None if shown is None else finite(shown.kl),
-        "selection_kl": finite(divergence(trial)),
+        "baseline": trial.baselines,
+        "healing": healing and gauge.named(healing.to_dict()),
+        gauge.figure: None if shown is None else finite(shown.figure),
+        "increase": finite(increase(study, trial)),
+        "increase_interval": _ends(increase_interval(study, trial)),
+        **gauge.named(
+            {
+                "divergence": None if shown is None else finite(shown.divergence),
+                "selection_divergence": finite(divergence(trial)),
+            }
+        ),
         "cosine": None if shown is None else shown.cosine,
         "text": None if shown is None else shown.text,
         "tokens": None if shown is None else shown.tokens,

@@ -24,19 +24,18 @@ class HealedPair:
     Attributes:
         before: the trial.
         after: healed.
-        kl_before: divergence from the dense model, on the report text where both were measured on
-            it, nats per token.
-        kl_after: the same of the healed trial.
+        divergence_before: from the dense model, on the report text where both were measured on it.
+        divergence_after: the same of the healed trial.
     """
 
     before: TrialRecord
     after: TrialRecord
-    kl_before: float
-    kl_after: float
+    divergence_before: float
+    divergence_after: float
 
     @property
     def trained(self) -> bool:
-        """Whether it was trained, or its matrices only fitted anew."""
+        """Whether it was trained, or its matrices only refitted."""
         return self.after.healing is not None and self.after.healing.trained
 
     @property
@@ -47,7 +46,8 @@ class HealedPair:
     @property
     def share(self) -> float:
         """What is left of the divergence."""
-        return self.kl_after / self.kl_before if self.kl_before > 0 else math.nan
+        was = self.divergence_before
+        return self.divergence_after / was if was > 0 else math.nan
 
 
 def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
@@ -62,9 +62,9 @@ def healed_pairs(study: StudyRecord) -> tuple[HealedPair, ...]:
             continue
         if before.measurement.text != after.measurement.text:
             continue
-        pair = HealedPair(before, after, before.measurement.kl, after.measurement.kl)
-        if before.number not in best or pair.kl_after < best[before.number].kl_after:
-            best[before.number] = pair
+        was, now = before.measurement.divergence, after.measurement.divergence
+        if before.number not in best or now < best[before.number].divergence_after:
+            best[before.number] = HealedPair(before, after, was, now)
     return tuple(sorted(best.values(), key=lambda pair: pair.before.bytes))
 
 
@@ -86,8 +86,8 @@ def order_changes(pairs: tuple[HealedPair, ...]) -> tuple[tuple[HealedPair, Heal
     for one, other in combinations(pairs, 2):
         if _way(one) != _way(other):
             continue
-        was = one.kl_before - other.kl_before
-        now = one.kl_after - other.kl_after
+        was = one.divergence_before - other.divergence_before
+        now = one.divergence_after - other.divergence_after
         if was * now < 0:
             changes.append((one, other) if now < 0 else (other, one))
     return tuple(changes)
@@ -104,21 +104,22 @@ def healing_notes(study: StudyRecord) -> list[str]:
         return []
     trained = [pair for pair in pairs if pair.trained]
     fitted = [pair for pair in pairs if not pair.trained]
-    lines = [*_shares_left(fitted, "fitted anew"), *_shares_left(trained, "healed")]
+    lines = [*_shares_left(fitted, "refitted"), *_shares_left(trained, "healed")]
     if fitted and lines and len(fitted) < len(front_of(study.unhealed)):
-        lines[0] += " The others are as fitted first; --heal 0 fits the whole front anew."
-    changes = order_changes(pairs)
+        lines[0] += " The others are as fitted first; --heal 0 refits the whole front."
+    changes, word = order_changes(pairs), study.gauge.divergence
     for winner, loser in changes[:MOST_CHANGES]:
         lines.append(
             f"{winner.doing} changes an order: trial {winner.after.number} (before: "
-            f"{winner.before.number}, KL {winner.kl_before:.4f}) has a KL of "
-            f"{winner.kl_after:.4f}, trial {loser.after.number} (before: "
-            f"{loser.before.number}, {loser.kl_before:.4f}) one of {loser.kl_after:.4f}."
+            f"{winner.before.number}, {word} {winner.divergence_before:.4f}) has a {word} of "
+            f"{winner.divergence_after:.4f}, trial {loser.after.number} (before: "
+            f"{loser.before.number}, {loser.divergence_before:.4f}) one of "
+            f"{loser.divergence_after:.4f}."
         )
     alike = [pair for pair in pairs if [_way(other) for other in pairs].count(_way(pair)) > 1]
     if alike and not changes:
         lines.append(f"{alike[0].doing} changes no order among them.")
-    worse = [pair for pair in pairs if pair.kl_after > pair.kl_before]
+    worse = [pair for pair in pairs if pair.divergence_after > pair.divergence_before]
     lines += [
         f"Trial {pair.after.number} is worse than trial {pair.before.number}, which it was made "
         "from, on the report text."

@@ -16,11 +16,12 @@ from autocompress.judging.dominance import latency, ranking_loss
 from autocompress.judging.front import finite, front_of
 from autocompress.judging.method_rivals import Offer, Rival, Tally, method_label
 from autocompress.methods.keep import Keep
-from autocompress.studies.study import HAND_WRITTEN, StudyRecord, TrialRecord
+from autocompress.records import Gauge
+from autocompress.studies.study import BASELINE, StudyRecord, TrialRecord
 
 
 @dataclass(frozen=True)
-class Use:
+class MethodUse:
     """What one member of the front stores by a method.
 
     Attributes:
@@ -43,11 +44,11 @@ class BeatenPlan:
     Attributes:
         trial: number of the uniform plan's trial.
         label: what it is called.
-        by: number of the better trial: that of least bytes times rise of the loss.
+        by: number of the better trial: that of least bytes times increase of the loss.
         by_label: what that is called.
         bytes_share: its bytes over the uniform plan's, at most 1.
-        rise_share: its rise of the loss over the uniform plan's, below 1; the loss is what trials
-            are ranked by, so it is the share of the divergence.
+        increase_share: its increase of the loss over the uniform plan's, below 1; the loss is what
+            trials are ranked by, so it is the share of the divergence.
         latency_share: its time of a token over the uniform plan's; ``None`` if one was not timed.
     """
 
@@ -56,18 +57,18 @@ class BeatenPlan:
     by: int
     by_label: str
     bytes_share: float
-    rise_share: float
+    increase_share: float
     latency_share: float | None
 
 
 @dataclass(frozen=True)
 class StoppedPlan:
-    """A uniform plan that was given up on the first windows: its trial, and the KL seen on them."""
+    """A uniform plan that was given up on the first windows: its trial, and what they showed."""
 
     trial: int
     label: str
     tokens: int
-    kl: float
+    divergence: float
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class MethodReport:
         uses: by the members of the front, smallest first; empty when none uses it.
         share: mean share of the bytes over all members of the front.
         options: how many options the menu has of it; 0 without a menu.
-        fitted_options: how many of them were fitted; the damages of the others are predicted.
+        fitted_options: how many of them were fitted; the loss increases of the others are
+            predicted.
         beaten_options: how many of them another method beats.
         matrices: how many matrices have options of it.
         unbeaten_matrices: on how many of those no other method beats all of its options.
@@ -90,7 +92,7 @@ class MethodReport:
     """
 
     label: str
-    uses: tuple[Use, ...]
+    uses: tuple[MethodUse, ...]
     share: float
     options: int
     fitted_options: int
@@ -102,14 +104,14 @@ class MethodReport:
     beaten_plans: tuple[BeatenPlan, ...]
     stopped_plans: tuple[StoppedPlan, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain mapping for JSON."""
+    def to_dict(self, gauge: Gauge) -> dict[str, Any]:
+        """Plain mapping for JSON, in the words of the study."""
         plain = asdict(self)
         for rival in plain["rivals"]:
             rival["factor"] = finite(rival["factor"])
         for plan in plain["stopped_plans"]:
-            plan["kl"] = finite(plan["kl"])
-        return plain
+            plan["divergence"] = finite(plan["divergence"])
+        return gauge.named(plain)
 
 
 def report_methods(
@@ -148,8 +150,8 @@ def report_methods(
     return tuple(sorted(reports, key=lambda report: (-report.share, report.label)))
 
 
-def _uses(study: StudyRecord, front: Iterable[TrialRecord]) -> dict[str, tuple[Use, ...]]:
-    uses: dict[str, tuple[Use, ...]] = {}
+def _uses(study: StudyRecord, front: Iterable[TrialRecord]) -> dict[str, tuple[MethodUse, ...]]:
+    uses: dict[str, tuple[MethodUse, ...]] = {}
     for trial in front:
         sizes: dict[str, list[int]] = defaultdict(list)
         for spec in study.specs:
@@ -157,7 +159,9 @@ def _uses(study: StudyRecord, front: Iterable[TrialRecord]) -> dict[str, tuple[U
             sizes[method_label(method)].append(method.cost(spec))
         total = sum(map(sum, sizes.values()))
         for label, each in sizes.items():
-            use = Use(trial.number, study.dense_bytes / trial.bytes, len(each), sum(each) / total)
+            use = MethodUse(
+                trial.number, study.dense_bytes / trial.bytes, len(each), sum(each) / total
+            )
             uses[label] = (*uses.get(label, ()), use)
     return uses
 
@@ -186,15 +190,15 @@ def _stopped_plans(study: StudyRecord) -> dict[str, list[StoppedPlan]]:
     for trial in study.trials:
         label, seen = _uniform_label(trial), trial.partial
         if label is not None and trial.state == "stopped" and seen is not None:
-            plan = StoppedPlan(trial.number, trial.label, seen.tokens, seen.kl)
+            plan = StoppedPlan(trial.number, trial.label, seen.tokens, seen.divergence)
             stopped[label].append(plan)
     return stopped
 
 
 def _uniform_label(trial: TrialRecord) -> str | None:
-    """The method of a hand-written plan: that of most matrices that it does not keep."""
+    """The method of a uniform baseline: that of most matrices that it does not keep."""
     changed = Counter(method_label(method) for method in trial.plan.values() if method != Keep())
-    return changed.most_common(1)[0][0] if trial.phase == HAND_WRITTEN and changed else None
+    return changed.most_common(1)[0][0] if trial.phase == BASELINE and changed else None
 
 
 def _winner_over(study: StudyRecord, trial: TrialRecord) -> BeatenPlan | None:
@@ -206,10 +210,10 @@ def _winner_over(study: StudyRecord, trial: TrialRecord) -> BeatenPlan | None:
         for other in study.complete
         if own > 0 and other.bytes <= trial.bytes and loss(other) - dense < own
     ]
-    return min(better, key=lambda each: each.bytes_share * each.rise_share, default=None)
+    return min(better, key=lambda each: each.bytes_share * each.increase_share, default=None)
 
 
-def _beaten(trial: TrialRecord, winner: TrialRecord, rise_share: float) -> BeatenPlan:
+def _beaten(trial: TrialRecord, winner: TrialRecord, increase_share: float) -> BeatenPlan:
     own, its = latency(trial), latency(winner)
     return BeatenPlan(
         trial.number,
@@ -217,6 +221,6 @@ def _beaten(trial: TrialRecord, winner: TrialRecord, rise_share: float) -> Beate
         winner.number,
         winner.label,
         winner.bytes / trial.bytes,
-        rise_share,
+        increase_share,
         None if own is None or its is None else its / own,
     )

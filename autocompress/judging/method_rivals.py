@@ -1,7 +1,7 @@
 """Methods against each other on single matrices: which options another method beats, how clearly.
 
-Options are compared by stored bytes and predicted damage. The measured swaps correct a matrix's
-damages by their size, which tells no methods apart.
+Options are compared by stored bytes and predicted loss increase. The measured swaps correct a
+matrix's loss increases by their size, which tells no methods apart.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Offer:
     Attributes:
         label: of its method.
         bytes: stored.
-        damage: rise of the loss, nats per token.
-        fitted: whether the damage is of a fit; else it is predicted.
+        loss_increase: increase of the loss, nats per token.
+        fitted: whether the loss increase is of a fit; else it is predicted.
     """
 
     label: str
     bytes: int
-    damage: float
+    loss_increase: float
     fitted: bool = True
 
 
@@ -44,7 +44,7 @@ class Rival:
     Attributes:
         label: the rival.
         options: how many options it beats more clearly than any other method does.
-        factor: median of their damage over the rival's, at no more bytes.
+        factor: median of their loss increase over the rival's, at no more bytes.
     """
 
     label: str
@@ -60,13 +60,13 @@ def method_label(method: Method) -> str:
 
 
 def offers_of(menu: Menu) -> dict[str, tuple[Offer, ...]]:
-    """The offers of every matrix of a menu, by layer name, with their predicted damages."""
+    """The offers of every matrix of a menu, by layer name, with their predicted loss increases."""
     return {
         layer.spec.name: tuple(
             Offer(
                 method_label(option.method),
                 option.file_bytes,
-                option.damage,
+                option.loss_increase,
                 option.state is State.FITTED,
             )
             for option in layer.options
@@ -103,21 +103,23 @@ class Tally:
         return tally
 
     def _count(self, offers: Sequence[Offer]) -> None:
-        """Go through a matrix's offers by rising bytes, with each label's least damage so far."""
+        """Go through a matrix's offers by rising bytes, with each label's least increase so far."""
         least: dict[str, float] = {}
         unbeaten: set[str] = set()
         by_bytes = sorted(offers, key=lambda offer: offer.bytes)
         for _, same in groupby(by_bytes, key=lambda offer: offer.bytes):
             group = list(same)
             for offer in group:
-                least[offer.label] = min(offer.damage, least.get(offer.label, math.inf))
+                least[offer.label] = min(offer.loss_increase, least.get(offer.label, math.inf))
             for offer in group:
                 others = (
-                    (damage, label) for label, damage in least.items() if label != offer.label
+                    (loss_increase, label)
+                    for label, loss_increase in least.items()
+                    if label != offer.label
                 )
-                damage, rival = min(others, default=(math.inf, ""))
-                if damage < offer.damage:
-                    factor = offer.damage / damage if damage > 0 else math.inf
+                loss_increase, rival = min(others, default=(math.inf, ""))
+                if loss_increase < offer.loss_increase:
+                    factor = offer.loss_increase / loss_increase if loss_increase > 0 else math.inf
                     self.factors[offer.label][rival].append(factor)
                 else:
                     unbeaten.add(offer.label)

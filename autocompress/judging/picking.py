@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
-from autocompress.judging.against_dense import describe, shown_perplexity, targets_of
+from autocompress.judging.against_dense import describe, shown_figure, targets_of
 from autocompress.judging.dominance import (
     Loss,
     knee_of,
@@ -28,7 +28,7 @@ def pick(
     how: str = "best",
     *,
     max_bytes: int | None = None,
-    max_perplexity: float | None = None,
+    worst_figure: float | None = None,
     max_latency_ms: float | None = None,
     max_increase: float | None = None,
     min_cosine: float | None = None,
@@ -42,11 +42,12 @@ def pick(
             limits), ``knee`` (largest distance to the chord of the front), ``smallest``,
             ``fastest``, or the number of a trial.
         max_bytes: most stored bytes. For ``best`` it replaces the study's own limit.
-        max_perplexity: most perplexity, as the table shows it; see ``shown_perplexity``.
+        worst_figure: the most perplexity, or the worst of another figure, as the table shows it;
+            see ``shown_figure``.
         max_latency_ms: most milliseconds a token. For ``best`` it replaces the study's own limit.
-        max_increase: most log-perplexity increase, nats a token, on every text that a trial was
-            measured on. For ``best`` a target of quality replaces the study's own and, as the
-            smallest is sought, the study's limit of bytes.
+        max_increase: most increase of the loss, on every text that a trial was measured on. For
+            ``best`` a target of quality replaces the study's own and, as the smallest is sought,
+            the study's limit of bytes.
         min_cosine: least cosine to the dense model's hidden states, likewise.
 
     Returns:
@@ -60,7 +61,7 @@ def pick(
     wanted = Limits(max_bytes, max_latency_ms, max_increase, min_cosine)
     if how == "best":
         wanted = _filled_in(wanted, study.limits)
-    limits = _Limits(wanted, max_perplexity)
+    limits = _Limits(wanted, worst_figure)
     digits = how.strip().removeprefix("#")
     if digits.isdecimal():
         return _within(study, _numbered(study, int(digits)), limits)
@@ -162,32 +163,35 @@ def _numbered(study: StudyRecord, number: int) -> TrialRecord:
 
 @dataclass(frozen=True)
 class _Limits:
-    """The targets, and a perplexity as the table shows it."""
+    """The targets, and the worst figure as the table shows it."""
 
     targets: Limits
-    max_perplexity: float | None = None
+    worst_figure: float | None = None
 
     def excess(self, study: StudyRecord, trial: TrialRecord) -> float:
         """Largest share by which the trial is over a limit; zero or less when it meets them all."""
         over = max(0.0, excess_of(targets_of(study, trial, self.targets)))
-        if self.max_perplexity is None:
+        if self.worst_figure is None:
             return over
-        return max(over, shown_perplexity(study, trial) / max(self.max_perplexity, 1e-9) - 1)
+        return max(over, study.gauge.excess(shown_figure(study, trial), self.worst_figure))
 
     def describe(self, study: StudyRecord) -> str:
         """All of them in words."""
-        words = describe_limits(self.targets, study.dense_bytes)
-        if self.max_perplexity is None:
+        gauge = study.gauge
+        words = describe_limits(self.targets, study.dense_bytes, gauge)
+        if self.worst_figure is None:
             return words
-        return f"{words}{', ' if words else ''}perplexity at most {self.max_perplexity:g}"
+        limit = f"{gauge.figure} {gauge.bound} {self.worst_figure:g}"
+        return f"{words}{', ' if words else ''}{limit}"
 
     def missed(self, study: StudyRecord, trial: TrialRecord) -> str:
         """What a trial does not meet, and by how much."""
         missed = [str(each) for each in targets_of(study, trial, self.targets) if not each.met]
-        if self.max_perplexity is not None:
-            shown = shown_perplexity(study, trial)
-            if shown > self.max_perplexity:
-                missed.append(f"perplexity MISSED: {shown:.4g}, at most {self.max_perplexity:g}")
+        if self.worst_figure is not None:
+            gauge, shown = study.gauge, shown_figure(study, trial)
+            if gauge.excess(shown, self.worst_figure) > 0:
+                limit = f"{gauge.bound} {self.worst_figure:g}"
+                missed.append(f"{gauge.figure} MISSED: {shown:{gauge.form}}, {limit}")
         return "; ".join(missed)
 
 

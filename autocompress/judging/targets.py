@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from autocompress.records import Gauge
 from autocompress.units import Limits, format_bytes
 
 BUDGET, LATENCY = "budget", "latency"
-INCREASE, COSINE = "log-perplexity increase", "cosine"
+COSINE = "cosine"
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,13 @@ class LossOnText:
 
     Attributes:
         text: which text.
-        log_perplexity_increase: over the dense model's, nats a token.
+        increase: of the loss over the dense model's.
         cosine: mean cosine between the hidden states before the head and the dense model's;
             ``None`` where it was not measured.
     """
 
     text: str
-    log_perplexity_increase: float
+    increase: float
     cosine: float | None = None
 
     def used(self, limits: Limits) -> float:
@@ -34,18 +35,29 @@ class LossOnText:
         1 is the limit, more than 1 misses it; zero or less where nothing is lost. A cosine is
         counted from 1. Infinite where nothing was measured.
         """
-        return max((verdict.excess for verdict in self.verdicts(limits)), default=-1.0) + 1
+        excesses = (self._increase_excess(limits), self._cosine_excess(limits))
+        return max((each for each in excesses if each is not None), default=-1.0) + 1
 
-    def verdicts(self, limits: Limits) -> Iterator[Verdict]:
+    def verdicts(self, limits: Limits, gauge: Gauge) -> Iterator[Verdict]:
         """Hold it against each target of quality."""
-        most, least = limits.log_perplexity_increase, limits.cosine
-        if most is not None:
-            lost = self.log_perplexity_increase
-            excess = math.inf if math.isnan(lost) else lost / most - 1
-            yield Verdict(INCREASE, most, lost, excess, self.text)
-        if least is not None:
-            excess = math.inf if self.cosine is None else (1 - self.cosine) / (1 - least) - 1
+        most, excess = limits.log_perplexity_increase, self._increase_excess(limits)
+        if most is not None and excess is not None:
+            name = f"{gauge.loss} increase"
+            yield Verdict(name, most, self.increase, excess, self.text, gauge.unit)
+        least, excess = limits.cosine, self._cosine_excess(limits)
+        if least is not None and excess is not None:
             yield Verdict(COSINE, least, self.cosine, excess, self.text)
+
+    def _increase_excess(self, limits: Limits) -> float | None:
+        most = limits.log_perplexity_increase
+        if most is None:
+            return None
+        return math.inf if math.isnan(self.increase) else self.increase / most - 1
+
+    def _cosine_excess(self, limits: Limits) -> float | None:
+        if limits.cosine is None:
+            return None
+        return math.inf if self.cosine is None else (1 - self.cosine) / (1 - limits.cosine) - 1
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,14 @@ class Verdict:
     """One target against one plan.
 
     Attributes:
-        target: ``budget``, ``latency``, ``log-perplexity increase`` or ``cosine``.
-        limit: bytes, milliseconds or nats a token at most, or the least cosine.
+        target: ``budget``, ``latency``, ``cosine`` or an increase of the loss, such as
+            ``log-perplexity increase``.
+        limit: bytes, milliseconds or loss at most, or the least cosine.
         reached: by the plan, in the same unit; ``None`` where it was not measured.
         excess: by what share of the limit it is missed, negative where there is room; infinite
             where nothing was measured. Of a cosine both are counted from 1.
         text: which text it was measured on; empty where none is needed.
+        unit: of limit and reached, behind the number; empty where there is none.
     """
 
     target: str
@@ -66,6 +80,7 @@ class Verdict:
     reached: float | None
     excess: float
     text: str = ""
+    unit: str = ""
 
     @property
     def met(self) -> bool:
@@ -83,24 +98,22 @@ class Verdict:
         outcome = "met" if self.met else "MISSED"
         bound = "at least" if self.target == COSINE else "at most"
         where = f" on the {self.text} text" if self.text else ""
-        wanted = f"{bound} {in_unit(self.target, self.limit)}"
+        wanted = f"{bound} {self._in_unit(self.limit)}"
         if self.reached is None or not math.isfinite(self.excess):
             return f"{self.target} {outcome}: not measured{where}, {wanted}"
         room = f"{min(-self.excess, 1):.1%} to spare" if self.met else f"{self.excess:.1%} too much"
-        reached = in_unit(self.target, self.reached)
+        reached = self._in_unit(self.reached)
         return f"{self.target} {outcome}: {reached}{where}, {wanted} ({room})"
 
-
-def in_unit(target: str, number: float) -> str:
-    """A figure of a target as people read it."""
-    if target == BUDGET:
-        return format_bytes(number)
-    if target == LATENCY:
-        return f"{number:.3g} ms a token"
-    return f"{number:.4f}" if target == COSINE else f"{number:.4f} nats a token"
+    def _in_unit(self, number: float) -> str:
+        """A figure as people read it."""
+        if self.target == BUDGET:
+            return format_bytes(number)
+        form = ".3g" if self.target == LATENCY else ".4f"
+        return f"{number:{form}} {self.unit}".rstrip()
 
 
-def describe_limits(limits: Limits, dense_bytes: int) -> str:
+def describe_limits(limits: Limits, dense_bytes: int, gauge: Gauge) -> str:
     """The targets in words: ``at most 1.6 MB (10x), cosine to dense at least 0.9``."""
     parts = []
     if limits.memory_bytes is not None:
@@ -110,15 +123,23 @@ def describe_limits(limits: Limits, dense_bytes: int) -> str:
         parts.append(f"at most {limits.latency_ms:.3g} ms a token")
     if limits.log_perplexity_increase is not None:
         increase = limits.log_perplexity_increase
-        grown = 100 * math.expm1(increase)
-        parts.append(f"perplexity at most {grown:.3g}% above dense ({increase:.3g} nats a token)")
+        most = f"{increase:.3g} {gauge.unit}"
+        if gauge.exponential:
+            grown = 100 * math.expm1(increase)
+            parts.append(f"{gauge.figure} at most {grown:.3g}% above dense ({most})")
+        else:
+            parts.append(f"{gauge.loss} at most {most} above dense")
     if limits.cosine is not None:
         parts.append(f"cosine to dense at least {limits.cosine:g}")
     return ", ".join(parts)
 
 
 def judge_targets(
-    limits: Limits, size: int, latency_ms: float | None, losses: Iterable[LossOnText]
+    limits: Limits,
+    size: int,
+    latency_ms: float | None,
+    losses: Iterable[LossOnText],
+    gauge: Gauge,
 ) -> tuple[Verdict, ...]:
     """Hold a plan against every target that there is.
 
@@ -129,6 +150,7 @@ def judge_targets(
         size: bytes of the stored model.
         latency_ms: milliseconds a token; ``None`` where they were not measured.
         losses: on each text.
+        gauge: the words for them.
     """
     verdicts = []
     if limits.memory_bytes is not None:
@@ -137,9 +159,9 @@ def judge_targets(
     if limits.latency_ms is not None:
         most = limits.latency_ms
         excess = math.inf if latency_ms is None else latency_ms / max(most, 1e-9) - 1
-        verdicts.append(Verdict(LATENCY, most, latency_ms, excess))
+        verdicts.append(Verdict(LATENCY, most, latency_ms, excess, unit="ms a token"))
     known = list(losses) or [LossOnText("", math.nan)]
-    return (*verdicts, *(verdict for loss in known for verdict in loss.verdicts(limits)))
+    return (*verdicts, *(verdict for loss in known for verdict in loss.verdicts(limits, gauge)))
 
 
 def excess_of(verdicts: Iterable[Verdict]) -> float:

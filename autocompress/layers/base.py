@@ -72,7 +72,7 @@ class CompressedMatrix(StandIn):
         return None if self.factors is self else self.factors.bonds(metric)
 
     def randomise_(self) -> Self:
-        """Fill the stored tensors with numbers at random that they may hold, to time the layer."""
+        """Fill the stored tensors with weights at random that they may hold, to time the layer."""
         for tensor in self.state_dict().values():
             if tensor.is_floating_point():
                 tensor.normal_(std=0.02)

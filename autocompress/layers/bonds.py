@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from autocompress.layers.packed import Factor
-from autocompress.numerics.entanglement import factors_bond, lost_beyond
 from autocompress.numerics.kronecker import KroneckerWhitening
 from autocompress.numerics.svd import Whitening
-from autocompress.numerics.tensor_fit import Form
+from autocompress.numerics.tensors.entanglement import factors_bond, lost_beyond
+from autocompress.numerics.tensors.tensor_fit import TensorForm
 
 
 class Bonds(ABC):
@@ -68,7 +68,7 @@ class FoldedBonds(Bonds):
         whitening: of each mode; plain when left out.
     """
 
-    form: Form
+    form: TensorForm
     read: Callable[[], list[Tensor]]
     whitening: KroneckerWhitening | None
 

@@ -14,7 +14,7 @@ WORK_ELEMENTS = 2**22  # wanted of the largest intermediate; inputs or outputs a
 
 
 @dataclass(frozen=True)
-class Plan:
+class ContractionPlan:
     """How to compute a product.
 
     Attributes:
@@ -104,7 +104,7 @@ def find_plan(
     cores: tuple[tuple[int, ...], ...],
     batch: int,
     work_elements: int,
-) -> Plan:
+) -> ContractionPlan:
     """The cheapest plan within ``work_elements``, or the one that needs least memory.
 
     Halving the inputs suits orders that take them through the cores, slicing the outputs those that
@@ -139,7 +139,7 @@ def _plan(
     cores: tuple[tuple[int, ...], ...],
     batches: tuple[int, int],
     outputs: int,
-) -> Plan:
+) -> ContractionPlan:
     batch, part = batches
     place, dim = _sliced(equation)
     cut = list(cores[place])
@@ -148,7 +148,7 @@ def _plan(
     shapes = [(part, *inputs), *cores[:place], tuple(cut), *cores[place + 1 :]]
     path, found = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize="dp")
     work = float(found.opt_cost) * turns
-    return Plan(tuple(path), part, outputs, work, int(found.largest_intermediate))
+    return ContractionPlan(tuple(path), part, outputs, work, int(found.largest_intermediate))
 
 
 def _slices(equation: str, cores: tuple[Tensor, ...], outputs: int) -> Iterator[list[Tensor]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autocompress.layers.folded import FoldedMatrix
 from autocompress.layers.packed import Cores
-from autocompress.numerics.cp import CpForm, khatri_rao
+from autocompress.numerics.tensors.cp import CpForm, khatri_rao
 
 
 class CpMatrix(FoldedMatrix):

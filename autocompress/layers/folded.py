@@ -13,7 +13,7 @@ from autocompress.layers.base import CompressedMatrix
 from autocompress.layers.bonds import FoldedBonds
 from autocompress.numerics.kronecker import gram_roots, root_whitening
 from autocompress.numerics.metric import Metric
-from autocompress.numerics.tensor_fit import Form
+from autocompress.numerics.tensors.tensor_fit import TensorForm
 
 
 class FoldedMatrix(CompressedMatrix):
@@ -38,7 +38,7 @@ class FoldedMatrix(CompressedMatrix):
         self.out_modes, self.in_modes = tuple(out_modes), tuple(in_modes)
 
     @property
-    def form(self) -> Form:
+    def form(self) -> TensorForm:
         """How the cores make the matrix."""
         raise NotImplementedError
 

@@ -12,17 +12,17 @@ from autocompress.numerics.packing import pack
 from autocompress.numerics.rounding import Grid, in_groups
 from autocompress.numerics.trellis import dequantize, encode
 
-GRID_ERROR = 12**-0.5  # of numbers anywhere between two codes
+GRID_ERROR = 12**-0.5  # of weights anywhere between two codes
 TRELLIS_ERRORS = {1: 0.55, 2: 0.27, 3: 0.135, 4: 0.07}  # seen on normal numbers
 EDGE = 0.49  # of a step beyond the last code: a latent number further out could not come back soon
 
 
 class Latent(nn.Module):
-    """Real numbers that are rounded to codes whenever they are used, and a scale for each group.
+    """Real weights that are rounded to codes whenever they are used, and a scale for each group.
 
     ``values()`` is what the stored form reads back, bit for bit; its gradient is as if nothing were
     rounded (straight-through; Bengio, Léonard and Courville 2013, arXiv 1308.3432).
-    Latent numbers are in units of the scale, so that one step of training means the same for large
+    Latent weights are in units of the scale, so that one step of training means the same for large
     and small weights, and the scale is learnt by its logarithm (a deviation from learned step
     sizes, Esser et al. 2019, arXiv 1902.08153, where both share one unit).
 
@@ -66,7 +66,7 @@ class Latent(nn.Module):
         return values
 
     def after_step_(self, step: int) -> None:
-        """Keep the latent numbers in reach of the codes, after a step of the optimiser."""
+        """Keep the latent weights in reach of the codes, after a step of the optimiser."""
 
     def _scale(self) -> Tensor:
         scale = self.first_scale * self.growth.exp()
@@ -118,7 +118,7 @@ class TrellisLatent(Latent):
         codes: uint8 ``[rows, columns]``.
         scale: fp16 or bf16 ``[rows, groups]``.
         bits: of a code.
-        every: steps after which the codes are chosen anew, the nearest ones to the latent numbers.
+        every: steps after which the codes are chosen anew, the nearest ones to the latent weights.
     """
 
     chosen: Tensor

@@ -48,7 +48,7 @@ class PackedCodes(nn.Module):
         scales: parameter, fp16 ``[rows, groups]``, or bf16 where the matrix is beyond the range of
             fp16: they have the type that was stored. It stays when the model is cast to another
             type, since the codes belong to these very scales.
-        latent: numbers behind the codes that are used in their place while they are trained.
+        latent: weights behind the codes that are used in their place while they are trained.
     """
 
     codes: Tensor
@@ -66,7 +66,7 @@ class PackedCodes(nn.Module):
         self.latent: Latent | None = None
 
     def new_latent(self) -> Latent:
-        """Numbers to train these codes by, which read back as they do."""
+        """Weights to train these codes by, which read back as they do."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its codes are trained")
 
     def read(self, dtype: torch.dtype) -> Tensor:

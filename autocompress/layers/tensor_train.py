@@ -13,7 +13,7 @@ from torch import Tensor
 from autocompress.layers.contraction import contract
 from autocompress.layers.folded import FoldedMatrix
 from autocompress.layers.packed import Cores
-from autocompress.numerics.tensor_train import TrainForm
+from autocompress.numerics.tensors.tensor_train import TrainForm
 
 
 class TensorTrainMatrix(FoldedMatrix):

@@ -14,7 +14,7 @@ from torch import Tensor
 from autocompress.layers.contraction import contract
 from autocompress.layers.folded import FoldedMatrix
 from autocompress.layers.packed import Core, Cores
-from autocompress.numerics.tucker import TuckerForm
+from autocompress.numerics.tensors.tucker import TuckerForm
 
 
 class TuckerMatrix(FoldedMatrix):

@@ -88,13 +88,13 @@ class MatrixProblem:
         """The matrix ``[out, in]`` in fp32."""
         return self.weight.detach().float()
 
-    def damage(self, approximation: Tensor) -> float:
-        """Predicted rise of the loss when ``approximation [out, in]`` replaces the matrix.
+    def loss_increase(self, approximation: Tensor) -> float:
+        """Predicted increase of the loss when ``approximation [out, in]`` replaces the matrix.
 
         The approximation may have padding.
         """
         trimmed = approximation[: self.spec.out_features, : self.spec.in_features].float()
-        return self.metric.damage(trimmed - self.weight32)
+        return self.metric.loss_increase(trimmed - self.weight32)
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class Method(Listable, ABC):
         Called on the meta device to know the cost, and when a stored model is loaded.
         """
 
-    def expected_damage(self, problem: MatrixProblem) -> float | None:  # noqa: ARG002 - not all can
-        """Rise of the loss, nats per token, to be expected without a fit, up to a factor.
+    def expected_loss_increase(self, problem: MatrixProblem) -> float | None:  # noqa: ARG002 - not all can
+        """Increase of the loss, nats per token, to be expected without a fit, up to a factor.
 
         The factor is one that fits to similar matrices have in common. ``None`` where a method
         knows nothing without a fit.
@@ -180,7 +180,7 @@ class Method(Listable, ABC):
         known: CompressedMatrix,  # noqa: ARG002 - only some need a start
         problem: MatrixProblem,
     ) -> CompressedMatrix:
-        """What has the ranks of a layer like ``skeleton``'s, fitted anew to its own matrix.
+        """What has the ranks of a layer like ``skeleton``'s, refitted to its own matrix.
 
         Args:
             known: the same at higher ranks, which make up the problem's matrix.

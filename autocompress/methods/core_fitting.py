@@ -13,11 +13,12 @@ from autocompress.methods.base import MatrixProblem, torch_dtype
 from autocompress.numerics.factor_rounding import FACTOR_GROUPS
 from autocompress.numerics.kronecker import gram_roots, root_whitening
 from autocompress.numerics.rounding import Grid, find_grid, largest_group, pack_grid
-from autocompress.numerics.tensor_fit import Form, Target, pad_to, refine
-from autocompress.numerics.tensor_train import even_norms
+from autocompress.numerics.tensors.tensor_fit import FitTarget, TensorForm, pad_to, refine
+from autocompress.numerics.tensors.tensor_train import even_norms
 
 # Up to this many bits the cores not yet rounded are refitted after each that is: with 8 bits all
-# cores rounded to nearest cost a thousandth of the damage, and nothing is left to make up for.
+# cores rounded to nearest cost a thousandth of the loss increase, and nothing is left to make up
+# for.
 REFIT_BITS = 4
 REFIT_EVALUATIONS = 6
 
@@ -47,7 +48,7 @@ class Part:
 
 
 def store_fitted(
-    problem: MatrixProblem, form: Form, parts: Sequence[Part], bits: int
+    problem: MatrixProblem, form: TensorForm, parts: Sequence[Part], bits: int
 ) -> dict[str, Tensor]:
     """Fit the cores of a form, round them if asked to, and lay them out as the layer stores them.
 
@@ -90,8 +91,8 @@ def _core_grid(table: Tensor, bits: int) -> Grid:
     return find_grid(table, bits=bits, group_size=group, symmetric=True)
 
 
-def fitted_cores(problem: MatrixProblem, form: Form) -> list[Tensor]:
-    """The cores of least damage found, in fp32; computed once per form."""
+def fitted_cores(problem: MatrixProblem, form: TensorForm) -> list[Tensor]:
+    """The cores of least loss increase found, in fp32; computed once per form."""
 
     def compute() -> list[Tensor]:
         target = whitened_target(problem, form.out_modes, form.in_modes)
@@ -101,7 +102,7 @@ def fitted_cores(problem: MatrixProblem, form: Form) -> list[Tensor]:
     return problem.once(("cores", form), compute)
 
 
-def best_start(form: Form, weight: Tensor, target: Target) -> list[Tensor]:
+def best_start(form: TensorForm, weight: Tensor, target: FitTarget) -> list[Tensor]:
     """The better of two decompositions to start from, in the coordinates of the target.
 
     That of the whitened matrix is better wherever the metric is near a Kronecker product, and that
@@ -111,12 +112,12 @@ def best_start(form: Form, weight: Tensor, target: Target) -> list[Tensor]:
     return min(
         form.decompose(target.matrix),
         whitened(form, plain, target),
-        key=lambda cores: target.damage(form.multiply_out(cores)),
+        key=lambda cores: target.loss_increase(form.multiply_out(cores)),
     )
 
 
 def round_cores(
-    form: Form, cores: Sequence[Tensor], target: Target, parts: Sequence[Part], bits: int
+    form: TensorForm, cores: Sequence[Tensor], target: FitTarget, parts: Sequence[Part], bits: int
 ) -> list[tuple[Grid, Tensor]]:
     """Round cores one after the other, smallest first, and let the others make up for each.
 
@@ -154,12 +155,12 @@ def round_cores(
     return [found[k] for k in range(len(current))]
 
 
-def whitened(form: Form, cores: Sequence[Tensor], target: Target) -> list[Tensor]:
+def whitened(form: TensorForm, cores: Sequence[Tensor], target: FitTarget) -> list[Tensor]:
     """Cores in the coordinates of a target, from those of the matrix itself."""
     return form.absorb(cores, target.whitening.rows, target.whitening.columns)
 
 
-def unwhitened(form: Form, cores: Sequence[Tensor], target: Target) -> list[Tensor]:
+def unwhitened(form: TensorForm, cores: Sequence[Tensor], target: FitTarget) -> list[Tensor]:
     """Cores of the matrix itself, from cores in the coordinates of a target."""
     whitening = target.whitening
     return form.absorb(cores, whitening.rows_inverse, whitening.columns_inverse)
@@ -167,12 +168,12 @@ def unwhitened(form: Form, cores: Sequence[Tensor], target: Target) -> list[Tens
 
 def whitened_target(
     problem: MatrixProblem, out_modes: tuple[int, ...], in_modes: tuple[int, ...]
-) -> Target:
+) -> FitTarget:
     """The matrix and its metric in coordinates that suit some modes, once for all ranks."""
 
-    def compute() -> Target:
+    def compute() -> FitTarget:
         roots = problem.once("gram roots", lambda: gram_roots(problem.metric))
         whitening = root_whitening(roots, out_modes, in_modes, problem.weight.device)
-        return Target(problem.weight32, problem.metric, whitening)
+        return FitTarget(problem.weight32, problem.metric, whitening)
 
     return problem.once(("whitened", out_modes, in_modes), compute)

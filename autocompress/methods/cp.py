@@ -19,9 +19,9 @@ from autocompress.methods.core_fitting import (
     whitened_target,
 )
 from autocompress.methods.folding import Folded
-from autocompress.numerics.cp import CpForm, cp_rank_limit, falling_components
-from autocompress.numerics.tensor_fit import refine
-from autocompress.numerics.tensor_train import even_norms
+from autocompress.numerics.tensors.cp import CpForm, cp_rank_limit, falling_components
+from autocompress.numerics.tensors.tensor_fit import refine
+from autocompress.numerics.tensors.tensor_train import even_norms
 from autocompress.records import LayerSpec
 
 

@@ -29,7 +29,7 @@ from autocompress.methods.listing import (
     rank_keys,
     too_high,
 )
-from autocompress.numerics.shapes import balanced_modes, fits, nearest_modes, skewed_modes
+from autocompress.numerics.tensors.shapes import balanced_modes, fits, nearest_modes, skewed_modes
 from autocompress.records import LayerSpec
 
 MOST_MODES = 8  # a side that is split automatically

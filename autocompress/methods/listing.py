@@ -1,16 +1,20 @@
-"""What a search space lists for a method: its keys, their values, and the options they make."""
+"""What a method may be listed with: keys and their checks, candidates, baselines, groups."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_type_hints
 
 from autocompress.errors import MethodError
-from autocompress.numerics.shapes import aligned_rank
+from autocompress.numerics.rounding import group_length
 from autocompress.numerics.shrinkage import GramKind
+from autocompress.numerics.tensors.shapes import aligned_rank
 from autocompress.records import LayerSpec
+
+if TYPE_CHECKING:
+    from autocompress.methods.base import Method
 
 SMALLEST_GROUP = 2
 Listed = Mapping[str, tuple[Any, ...]]  # the values of each key
@@ -246,3 +250,34 @@ def rank_keys(setting: str = "rank") -> dict[str, Key]:
         "ranks": Key(setting, Whole(1), ()),
         "rank_fractions": Key(setting, FRACTION, ()),
     }
+
+
+WHOLE_ROW = 0  # the group size that means one group per row
+USUAL_GROUP = 64  # what a person would take
+
+
+def usual_group(columns: int) -> int:
+    """The usual group size for rows of so many columns: the whole row, where it divides none."""
+    return USUAL_GROUP if columns % USUAL_GROUP == 0 else WHOLE_ROW
+
+
+def named_group(columns: int, group_size: int) -> int:
+    """The group size by its one name: a group as long as the row *is* the whole row."""
+    return WHOLE_ROW if group_size == columns else group_size
+
+
+def check_group(method: Method, spec: LayerSpec, group_size: int) -> None:
+    """Check that groups divide the rows of a matrix.
+
+    Raises:
+        MethodError: they do not; the message names those that do.
+    """
+    try:
+        group_length(spec.in_features, group_size)
+    except MethodError as error:
+        raise error.within(f"layer {spec}, {method}") from error
+
+
+def group_label(group_size: int) -> str:
+    """Short label of a group size: ``g64``, or ``row``."""
+    return f"g{group_size}" if group_size else "row"

@@ -12,15 +12,20 @@ from torch import Tensor
 from autocompress.errors import MethodError
 from autocompress.layers.quantized import QuantizedMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
-from autocompress.methods.grouping import (
+from autocompress.methods.listing import (
+    GRAMS,
+    GROUP_SIZE,
+    SYMMETRIC,
     USUAL_GROUP,
     WHOLE_ROW,
+    Baseline,
+    Choice,
+    Key,
     check_group,
     group_label,
     named_group,
     usual_group,
 )
-from autocompress.methods.listing import GRAMS, GROUP_SIZE, SYMMETRIC, Baseline, Choice, Key
 from autocompress.methods.shared_work import gram_label, grid_of, left_by_feedback, round_on
 from autocompress.numerics.packing import PACKED_BITS
 from autocompress.numerics.rounding import Grid, pack_grid
@@ -123,7 +128,7 @@ class Quantize(Method):
             (codes,) = round_on(problem, problem.weight32, [grid], self.gram)
         return {f"table.{name}": tensor for name, tensor in pack_grid(grid, codes).items()}
 
-    def expected_damage(self, problem: MatrixProblem) -> float:
+    def expected_loss_increase(self, problem: MatrixProblem) -> float:
         """What error feedback leaves of the errors of rounding each element to the nearest."""
         grid = self.grid(problem)
         errors = grid.dequantize(grid.round(problem.weight32)).sub_(problem.weight32)

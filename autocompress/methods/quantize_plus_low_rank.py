@@ -16,7 +16,6 @@ from autocompress.layers.corrected import CorrectedMatrix
 from autocompress.layers.low_rank import LowRankMatrix
 from autocompress.layers.quantized import QuantizedMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
-from autocompress.methods.grouping import named_group
 from autocompress.methods.listing import (
     GRAMS,
     GROUP_SIZE,
@@ -25,6 +24,7 @@ from autocompress.methods.listing import (
     Key,
     Listed,
     Ranks,
+    named_group,
     rank_keys,
 )
 from autocompress.methods.quantize import Quantize
@@ -170,9 +170,9 @@ class QuantizePlusLowRank(Method):
             *spec.shape, codes=codes, corrector=corrector, bias=spec.bias, dtype=dtype
         )
 
-    def expected_damage(self, problem: MatrixProblem) -> float:
+    def expected_loss_increase(self, problem: MatrixProblem) -> float:
         """That of the codes alone; what correctors take away of it is the factor."""
-        return self.codes.expected_damage(problem)
+        return self.codes.expected_loss_increase(problem)
 
     def fit(self, problem: MatrixProblem) -> dict[str, Tensor]:
         """Alternate between codes and factors, each fitted to what the other leaves."""

@@ -116,7 +116,7 @@ def round_on(
 
 
 def left_by_feedback(problem: MatrixProblem, gram: GramKind, squares: Tensor) -> float:
-    """Damage to be expected of errors of given size when columns make up for each other.
+    """Loss increase to be expected of errors of given size when columns make up for each other.
 
     ``1/2 sum_ij S_ii v_j e_ij^2``, where ``v_j`` is what error feedback leaves of the energy of a
     column: the errors of the columns as they are rounded are nearly independent (Frantar et al.

@@ -139,7 +139,7 @@ class Sparse(Method):
 
         SparseGPT (arXiv 2301.00774, section 3.5) prunes and rounds the matrix in one pass. Once the
         mask and the best values on it are known, rounding those anew and refining the codes does a
-        seventh less damage at 4 bits, measured on trained matrices.
+        seventh less loss increase at 4 bits, measured on trained matrices.
         """
         spec, kept = problem.spec, self._free(problem.spec)
         mask, values = problem.once(("pruned", kept), lambda: _pruned(problem, kept))

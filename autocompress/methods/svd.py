@@ -41,7 +41,6 @@ from autocompress.numerics.randomised import (
     SketchKind,
 )
 from autocompress.numerics.rounding import Grid, pack_grid
-from autocompress.numerics.shapes import aligned_rank
 from autocompress.numerics.shrinkage import GramKind
 from autocompress.numerics.svd import (
     MetricKind,
@@ -53,6 +52,7 @@ from autocompress.numerics.svd import (
     grams_of,
     rank_within,
 )
+from autocompress.numerics.tensors.shapes import aligned_rank
 from autocompress.records import LayerSpec
 
 # What each setting of random projections is called here.

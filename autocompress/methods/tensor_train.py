@@ -18,14 +18,14 @@ from autocompress.methods.base import MatrixProblem, one_of, torch_dtype, whole_
 from autocompress.methods.core_fitting import Part, store_fitted, store_given
 from autocompress.methods.folding import Folded
 from autocompress.methods.listing import Baseline, Listed
-from autocompress.numerics.shapes import (
+from autocompress.numerics.tensors.shapes import (
     balanced_modes,
     feasible_train_ranks,
     matrix_train_limits,
     padded_modes,
     paired_modes,
 )
-from autocompress.numerics.tensor_train import TrainForm, random_train
+from autocompress.numerics.tensors.tensor_train import TrainForm, random_train
 from autocompress.records import LayerSpec
 
 Init = Literal["svd", "random"]

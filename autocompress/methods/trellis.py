@@ -10,8 +10,17 @@ from torch import Tensor
 
 from autocompress.layers.trellis import TrellisMatrix
 from autocompress.methods.base import MatrixProblem, Method, one_of, torch_dtype, whole_number
-from autocompress.methods.grouping import WHOLE_ROW, check_group, group_label, named_group
-from autocompress.methods.listing import GRAMS, GROUP_SIZE, Baseline, Choice, Key
+from autocompress.methods.listing import (
+    GRAMS,
+    GROUP_SIZE,
+    WHOLE_ROW,
+    Baseline,
+    Choice,
+    Key,
+    check_group,
+    group_label,
+    named_group,
+)
 from autocompress.methods.shared_work import (
     columns_of,
     feedback_of,
@@ -31,8 +40,8 @@ BASELINE_BITS = (4, 3, 2)
 class Trellis(Method):
     """Codes of few bits that are read together with the codes above them, and a scale per group.
 
-    At 2 to 4 bits it halves the damage of rounding each element by itself; it is unpacked one layer
-    at a time, so it saves memory and no time.
+    At 2 to 4 bits it halves the loss increase of rounding each element by itself; it is unpacked
+    one layer at a time, so it saves memory and no time.
 
     Attributes:
         bits: bits of a code: 4, 3, 2 or 1.
@@ -87,7 +96,7 @@ class Trellis(Method):
             dtype=torch_dtype(spec),
         )
 
-    def expected_damage(self, problem: MatrixProblem) -> float:
+    def expected_loss_increase(self, problem: MatrixProblem) -> float:
         """What error feedback leaves of noise ``4**-bits`` times as strong as the weights.
 
         That is how noise falls with bits in rate-distortion theory. Weights beyond the largest

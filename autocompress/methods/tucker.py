@@ -15,8 +15,8 @@ from autocompress.layers.tucker import TuckerMatrix
 from autocompress.methods.base import MatrixProblem
 from autocompress.methods.core_fitting import Part, store_fitted
 from autocompress.methods.folding import Folded
-from autocompress.numerics.shapes import feasible_tucker_ranks, tucker_rank_limits
-from autocompress.numerics.tucker import TuckerForm
+from autocompress.numerics.tensors.shapes import feasible_tucker_ranks, tucker_rank_limits
+from autocompress.numerics.tensors.tucker import TuckerForm
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ class Curvature:
     columns: Tensor
     tokens: int = 0
 
-    def damage(self, change: Tensor, weighted: Tensor | None = None) -> float:
-        """Predict the rise of the loss that the use at this place sees; see ``Metric.damage``.
+    def loss_increase(self, change: Tensor, weighted: Tensor | None = None) -> float:
+        """Predict the loss increase that the use at this place sees; see ``Metric.loss_increase``.
 
         Args:
             change: ``[out, in]`` in fp32.
@@ -77,10 +77,10 @@ class Metric:
         """Whether it is a mean over anything: not where calibration saw no input vector."""
         return any(term.tokens or bool(term.rows.any()) for term in self.terms)
 
-    def damage(self, change: Tensor) -> float:
+    def loss_increase(self, change: Tensor) -> float:
         """Predict the rise of the loss, in nats per token, when ``change [out, in]`` is added."""
         change = change.float()
-        return max(sum(term.damage(change) for term in self.terms), 0.0)
+        return max(sum(term.loss_increase(change) for term in self.terms), 0.0)
 
     @cached_property
     def rows(self) -> Tensor:

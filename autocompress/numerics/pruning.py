@@ -17,7 +17,9 @@ from autocompress.numerics.refinement import RowTerm
 from autocompress.numerics.rounding import Grid
 
 GROUP, KEPT_OF_GROUP = 4, 2  # the 2:4 pattern: two of every four neighbours in a row
-STEPS = 8  # of conjugate gradients: on trained matrices thirty gain 2 % of the damage over eight
+STEPS = (
+    8  # of conjugate gradients: on trained matrices thirty gain 2 % of the loss increase over eight
+)
 ROWS_AT_ONCE = 4096  # fitted together; rows do not interact, and some matrices have very many
 
 
@@ -116,7 +118,7 @@ def _largest(scores: Tensor, count: Tensor | int) -> Tensor:
 def fit_kept(
     weight: Tensor, mask: Tensor, values: Tensor, terms: Sequence[RowTerm], *, steps: int = STEPS
 ) -> Tensor:
-    """Move all kept elements of each row towards those of least damage; it never rises.
+    """Move all kept elements of each row towards those of least loss increase; it never rises.
 
     The least squares problem of each row, by conjugate gradients with a diagonal preconditioner on
     all rows at once: a step costs one product with the Gram matrix, where solving would cost a

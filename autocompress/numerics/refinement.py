@@ -16,7 +16,7 @@ SWEEPS = 2  # on trained matrices two bring three quarters of what many do
 
 @dataclass(frozen=True)
 class RowTerm:
-    """One term of the damage of a row ``v``: ``weights[v] * d gram d^T``.
+    """One term of the loss increase of a row ``v``: ``weights[v] * d gram d^T``.
 
     Attributes:
         gram: ``[in, in]`` in fp32.
@@ -50,7 +50,7 @@ def refine_codes(
     *,
     sweeps: int = SWEEPS,
 ) -> Tensor:
-    """Move each code to where it serves best, given all others; the damage never rises.
+    """Move each code to where it serves best, given all others; the loss increase never rises.
 
     Cyclic coordinate descent (QuantEase, Behdin et al. 2023, arXiv 2309.01885, algorithm 1) from
     given codes instead of from the weights, in blocks of columns, and with the terms of several
@@ -107,7 +107,7 @@ def _refine_block(
 
 
 def _slope(terms: Sequence[RowTerm], block: slice, change: Tensor) -> tuple[Tensor, Tensor]:
-    """Halves of the first and second derivative of the damage by the elements of some columns.
+    """Halves of both derivatives of the loss increase by the elements of some columns.
 
     Each is ``[columns, rows]``.
     """

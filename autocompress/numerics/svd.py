@@ -1,4 +1,4 @@
-"""Truncated singular value decomposition of a matrix in the metric of its damage."""
+"""Truncated singular value decomposition of a matrix in the metric of its loss increase."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Whitening:
         return cls(_factor(shrunk(rows, shrinkage)), _factor(shrunk(columns, shrinkage)))
 
     def apply(self, weight: Tensor) -> Tensor:
-        """Whiten ``weight [out, in]``: ``L^T W K``, whose squared norm is the damage, in fp64."""
+        """Whiten ``weight [out, in]``: ``L^T W K``, whose squared norm is its loss, in fp64."""
         return self.apply_rows(self.apply_columns(weight))
 
     def apply_columns(self, weight: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Whitening:
 def decompose(
     weight: Tensor, rows: Tensor, columns: Tensor, *, shrinkage: float = SHRINKAGE
 ) -> Spectrum:
-    """Decompose ``weight`` so that truncation minimises the damage at every rank.
+    """Decompose ``weight`` so that truncation minimises the loss increase at every rank.
 
     See ``decompose_whitened``; both Gram matrices may be diagonals.
 
@@ -158,7 +158,7 @@ def decompose_whitened(
     most_rank: int | None = None,
     sketching: Sketching | None = None,
 ) -> Spectrum:
-    """Decompose ``weight`` so that truncation minimises the damage at every rank.
+    """Decompose ``weight`` so that truncation minimises the loss increase at every rank.
 
     Truncation minimises ``tr(rows D columns D^T)`` of the change ``D``. With factors ``rows = L
     L^T`` and ``columns = K K^T``, ``L^T W K = U S V^T`` truncated and transformed back is the

@@ -1,9 +1,9 @@
 """What the picture of a front shows, before any plotting library draws it.
 
-Horizontal: stored bytes, logarithmic, ticked at compression ratios. Vertical: rise of
-log-perplexity over the dense model, logarithmic, because the interesting plans lie between a
-thousandth of a nat and one; ticks also say perplexity. What is on the front is decided by
-divergence on the selection text.
+Horizontal: stored bytes, logarithmic, ticked at compression ratios. Vertical: increase of
+the loss over the dense model, logarithmic, because the interesting plans lie between a thousandth
+and one; ticks also say the figure. What is on the front is decided by divergence on the selection
+text.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from autocompress.judging.against_dense import quality, rise, shown_perplexity
-from autocompress.judging.bootstrap import LEVEL, rise_interval
+from autocompress.judging.against_dense import increase, quality, shown_figure
+from autocompress.judging.bootstrap import LEVEL, increase_interval
 from autocompress.judging.dominance import divergence, knee_of, latency, non_dominated
-from autocompress.judging.front import front_of, gain_over_hand_written
+from autocompress.judging.front import front_of, gain_over_baseline
 from autocompress.judging.picking import best_or_none
 from autocompress.judging.recipe_summary import recipe_lines
-from autocompress.studies.study import HAND_WRITTEN, StudyRecord, TrialRecord
+from autocompress.studies.study import BASELINE, StudyRecord, TrialRecord
 from autocompress.units import format_bytes
 
 LEAST_FLOOR, MOST_FLOOR = 1e-4, 1e-2
 X_TITLE = "stored size of the model (compression ratio)"
-RANKING = " The front is by KL on the selection text."
-Y_TITLE = "rise of log-perplexity, nats per token (perplexity)"
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,12 @@ class Dot:
     Attributes:
         trial: the trial.
         bytes: horizontal position.
-        height: vertical position: its rise, or the floor when it lies below.
-        span: vertical positions of the ends of its rise's interval; ``None`` without an interval.
-        perplexity: as the ticks count it.
+        height: vertical position: its increase, or the floor when it lies below.
+        span: vertical positions of the ends of its increase's interval; ``None`` without an
+            interval.
+        figure: as the ticks count it.
         latency_ms: colour.
-        group: ``front``, ``hand-written`` or ``other``.
+        group: ``front``, ``baseline`` or ``other``.
         lines: what a person reads on it.
     """
 
@@ -46,7 +45,7 @@ class Dot:
     bytes: int
     height: float
     span: tuple[float, float] | None
-    perplexity: float
+    figure: float
     latency_ms: float | None
     group: str
     lines: tuple[str, ...]
@@ -65,7 +64,7 @@ class FrontPicture:
     """Everything that a renderer needs, in data coordinates.
 
     ``front_line`` are the members of the front by divergence and size alone, by size; the others
-    are there for their speed. Its height is another figure and may rise here and there.
+    are there for their speed. Its height is another figure and may grow here and there.
     """
 
     title: str
@@ -82,6 +81,7 @@ class FrontPicture:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     x_ticks: tuple[tuple[float, str, str], ...]
+    y_title: str
     y_ticks: tuple[tuple[float, str], ...]
     footnote: str
 
@@ -107,7 +107,7 @@ class FrontPicture:
 
 def picture_of(study: StudyRecord) -> FrontPicture:
     """Lay out the picture of a study."""
-    heights = {trial.number: rise(study, trial) for trial in study.complete}
+    heights = {trial.number: increase(study, trial) for trial in study.complete}
     shown = [trial for trial in study.complete if math.isfinite(heights[trial.number])]
     floor = _floor([heights[trial.number] for trial in shown])
     on_front = front_of(study)
@@ -124,7 +124,8 @@ def picture_of(study: StudyRecord) -> FrontPicture:
     tops = [dot.height for dot in dots.values()] or [1.0]
     y_range = (floor / 1.6, max(*tops, 10 * floor) * 1.7)
     x_range = (min(sizes) / 1.18, max(sizes) * 1.18)
-    perplexity = study.dense_report.perplexity
+    gauge, dense = study.gauge, study.dense_report
+    ranking = f" The front is by {gauge.divergence} on the selection text."
     return FrontPicture(
         title=f"{study.name}: what the model loses at each size",
         subtitle=_subtitle(study),
@@ -138,7 +139,7 @@ def picture_of(study: StudyRecord) -> FrontPicture:
         floor=floor,
         dense_bytes=study.dense_bytes,
         dense_latency_ms=dense_time,
-        dense_text=f"dense model: {format_bytes(study.dense_bytes)}, perplexity {perplexity:.4g}",
+        dense_text=f"dense model: {format_bytes(study.dense_bytes)}, {gauge.shown(dense.figure)}",
         budget_bytes=budget,
         budget_text=""
         if budget is None
@@ -146,15 +147,16 @@ def picture_of(study: StudyRecord) -> FrontPicture:
         x_range=x_range,
         y_range=y_range,
         x_ticks=_ratio_ticks(study.dense_bytes, x_range),
+        y_title=f"increase of {gauge.loss}, {gauge.unit} ({gauge.figure})",
         y_ticks=tuple(
             (
                 tick,
                 f"{'≤ ' if tick <= floor * 1.001 else ''}{tick:g}"
-                f"  ({perplexity * math.exp(tick):.4g})",
+                f"  ({gauge.figure_of(dense.loss + tick):{gauge.form}})",
             )
             for tick in _decade_ticks(floor, y_range[1])
         ),
-        footnote=_footnote(front, dots) + (RANKING if front else ""),
+        footnote=_footnote(front, dots) + (ranking if front else ""),
     )
 
 
@@ -164,21 +166,25 @@ def _floor(heights: list[float]) -> float:
 
 
 def _dot(study: StudyRecord, trial: TrialRecord, on_front: bool, floor: float) -> Dot:
-    group = HAND_WRITTEN if trial.by_hand else "front" if on_front else "other"
-    height, time, interval = rise(study, trial), latency(trial), rise_interval(study, trial)
-    kl = divergence(trial)
+    group = BASELINE if trial.baselines else "front" if on_front else "other"
+    height, time, interval = increase(study, trial), latency(trial), increase_interval(study, trial)
+    gauge, apart = study.gauge, divergence(trial)
     spread = "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"
     lines = (
         f"trial {trial.number}: {trial.label}" + (", on the front" if on_front else ""),
         f"{format_bytes(trial.bytes)}, {study.dense_bytes / trial.bytes:.3g}x of the checkpoint",
-        f"{quality(trial)}, rise {height:+.4f}{spread} nats",
-        *([f"KL {kl:.4f} on the selection text"] if math.isfinite(kl) else []),
+        f"{quality(study, trial)}, increase {height:+.4f}{spread} {gauge.unit}",
+        *(
+            [f"{gauge.divergence} {apart:.4f} on the selection text"]
+            if math.isfinite(apart)
+            else []
+        ),
         *([f"{time:.3g} ms a token"] if time is not None else []),
         *recipe_lines(study.specs, trial.plan),
     )
-    perplexity = shown_perplexity(study, trial)
+    figure = shown_figure(study, trial)
     span = interval and (max(interval.low, floor), max(interval.high, floor))
-    return Dot(trial, trial.bytes, max(height, floor), span, perplexity, time, group, lines)
+    return Dot(trial, trial.bytes, max(height, floor), span, figure, time, group, lines)
 
 
 def _marks(study: StudyRecord, dots: dict[int, Dot], front: tuple[Dot, ...]) -> tuple[Mark, ...]:
@@ -189,23 +195,23 @@ def _marks(study: StudyRecord, dots: dict[int, Dot], front: tuple[Dot, ...]) -> 
     if len(front) > 2:
         names.setdefault(knee_of([dot.trial for dot in front]).number, []).append("knee")
     return tuple(
-        Mark(dots[number], f"{' and '.join(words)}: {_size_and_quality(dots[number])}")
+        Mark(dots[number], f"{' and '.join(words)}: {_size_and_quality(study, dots[number])}")
         for number, words in names.items()
         if number in dots
     )
 
 
-def _size_and_quality(dot: Dot) -> str:
-    return f"{format_bytes(dot.bytes)}, perplexity {dot.perplexity:.4g}"
+def _size_and_quality(study: StudyRecord, dot: Dot) -> str:
+    return f"{format_bytes(dot.bytes)}, {study.gauge.shown(dot.figure)}"
 
 
 def _subtitle(study: StudyRecord) -> str:
     folder = Path(study.model)
     name = folder.name if folder.is_absolute() else study.model  # a long path has no room
     parts = [name, f"{len(study.complete)} plans measured"]
-    gain = gain_over_hand_written(study)
+    gain = gain_over_baseline(study)
     if gain is not None and math.isfinite(gain.share):
-        parts.append(f"the best loses {gain.share:.0%} of what {gain.hand_written.label} loses")
+        parts.append(f"the best loses {gain.share:.0%} of what {gain.baseline.label} loses")
     return ", ".join(parts)
 
 
@@ -215,8 +221,8 @@ def _footnote(front: tuple[Dot, ...], dots: dict[int, Dot]) -> str:
         return "All plans are measured on the report text." + bars
     if front and all(dot.trial.report for dot in front):
         filled = "Filled: measured on the report text."
-        return f"{filled}{bars} Hollow: placed by the rise on the selection text."
-    return "Plans are placed by their rise on the selection text."
+        return f"{filled}{bars} Hollow: placed by the increase on the selection text."
+    return "Plans are placed by their increase on the selection text."
 
 
 def _ratio_ticks(

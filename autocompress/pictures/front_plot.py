@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StorageError
-from autocompress.pictures.front_picture import X_TITLE, Y_TITLE, Dot, FrontPicture, picture_of
+from autocompress.pictures.front_picture import X_TITLE, Dot, FrontPicture, picture_of
 from autocompress.pictures.hypervolume_plot import HEIGHT, hypervolume_figure
 from autocompress.studies.study import StudyRecord
 
@@ -19,7 +19,7 @@ COLOUR_SCALE = "Viridis"
 GROUPS = (
     # group, legend, symbol, size, opacity, width of the outline
     ("other", "other plans", "circle", 8, 0.55, 0.5),
-    ("hand-written", "hand-written plans", "diamond", 13, 1.0, 1.2),
+    ("baseline", "uniform baselines", "diamond", 13, 1.0, 1.2),
     ("front", "front", "circle", 14, 1.0, 1.2),
 )
 
@@ -151,7 +151,7 @@ def _dense(go: Any, picture: FrontPicture) -> Any:
         x=[picture.dense_bytes],
         y=[picture.floor],
         mode="markers",
-        name="dense model (rise 0)",
+        name="dense model (increase 0)",
         marker={"symbol": "star", "size": 19, "line": {"color": INK, "width": 1.2}} | colour,
         hovertemplate=f"<b>{html.escape(picture.dense_text)}</b>{time}<extra></extra>",
         cliponaxis=False,
@@ -178,7 +178,7 @@ def _decorate(figure: Any, picture: FrontPicture) -> None:
     figure.update_yaxes(
         type="log",
         range=[log(edge) for edge in picture.y_range],
-        title=Y_TITLE,
+        title=picture.y_title,
         tickvals=[height for height, _ in picture.y_ticks],
         ticktext=[text for _, text in picture.y_ticks],
         **grid,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StorageError
-from autocompress.pictures.front_picture import X_TITLE, Y_TITLE, Dot, FrontPicture, picture_of
+from autocompress.pictures.front_picture import X_TITLE, Dot, FrontPicture, picture_of
 from autocompress.pictures.front_plot import BUDGET, INK, LINE, PLAIN
 from autocompress.studies.study import StudyRecord
 
@@ -16,7 +16,7 @@ SUBTITLE = 112  # letters of a line under the title
 GROUPS = (
     # group, legend, marker, area, opacity, width of the outline, layer
     ("other", "other plans", "o", 26, 0.6, 0.4, 2),
-    ("hand-written", "hand-written plans", "D", 62, 1.0, 0.9, 4),
+    ("baseline", "uniform baselines", "D", 62, 1.0, 0.9, 4),
     ("front", "front", "o", 80, 1.0, 0.9, 5),
 )
 # Where a label may stand around its dot, in points, the preferred place first.
@@ -101,7 +101,7 @@ def _draw(picture: FrontPicture) -> Any:
     paint = colours | {"c": [picture.dense_latency_ms]} if timed else {"c": PLAIN}
     axes.scatter(
         [picture.dense_bytes], [picture.floor], marker="*", s=230, edgecolors=INK, linewidths=0.9,
-        zorder=6, label="dense model (rise 0)", clip_on=False, **paint,
+        zorder=6, label="dense model (increase 0)", clip_on=False, **paint,
     )  # fmt: skip
     if span is not None and drawn is not None:
         bar: Any = figure.colorbar(
@@ -127,7 +127,7 @@ def _positions(dots: tuple[Dot, ...]) -> tuple[list[int], list[float]]:
 
 
 def _bars(axes: Any, dots: tuple[Dot, ...]) -> None:
-    """Draw the intervals of the rises, under the dots."""
+    """Draw the intervals of the increases, under the dots."""
     ends = [(dot.bytes, *dot.span) for dot in dots if dot.span]
     if ends:
         axes.vlines(*zip(*ends, strict=True), color=LINE, linewidth=1.1, zorder=1.9)
@@ -162,7 +162,7 @@ def _scales(axes: Any, picture: FrontPicture) -> None:
     )
     axes.minorticks_off()
     axes.set_xlabel(X_TITLE, color=INK)
-    axes.set_ylabel(Y_TITLE, color=INK, fontsize=9.5)
+    axes.set_ylabel(picture.y_title, color=INK, fontsize=9.5)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -176,7 +176,7 @@ def _scales(axes: Any, picture: FrontPicture) -> None:
 
 
 def _label(figure: Any, axes: Any, picture: FrontPicture) -> None:
-    """Write marks and hand-written plans' names where they cover neither dots nor one another."""
+    """Write marks and uniform baselines' names where they cover neither dots nor one another."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     taken = [_box_around(axes, dot.bytes, dot.height, 7) for dot in picture.dots]
@@ -191,7 +191,7 @@ def _label(figure: Any, axes: Any, picture: FrontPicture) -> None:
         _place(
             axes, renderer, taken, mark.text, mark.dot, MARK_PLACES, style | {"arrowprops": arrow}
         )
-    for dot in (*picture.group("hand-written"), *picture.group("hand-written", hollow=True)):
+    for dot in (*picture.group("baseline"), *picture.group("baseline", hollow=True)):
         style = {"fontsize": 8, "color": LINE, "zorder": 7}
         _place(axes, renderer, taken, dot.trial.label, dot, PLACES, style, must=False)
 

@@ -8,48 +8,51 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import StorageError
+from autocompress.records import Gauge
 
 Checks = Sequence[Mapping[str, float]]
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
-INK, FAINT, KL, LOSS = "#222222", "#555555", "#0072B2", "#D55E00"
-KL_TITLE = "KL from dense, selection text,\nnats per token"
-LOSS_TITLE = "objective,\nhealing text"
+INK, FAINT, DIVERGENCE, LOSS = "#222222", "#555555", "#0072B2", "#D55E00"
+LOSS_TITLE = "training loss,\nhealing text"
 BEFORE, KEPT = "before healing", "kept"
 STEPS = "steps"
 
 
 def best_of(checks: Checks) -> Mapping[str, float]:
-    """The check whose numbers are kept: of least divergence, penalties included."""
-    return min(checks, key=lambda check: check["kl"] + check.get("penalty", 0.0))
+    """The check whose weights are kept: of least divergence, penalties included."""
+    return min(checks, key=lambda check: check["divergence"] + check.get("penalty", 0.0))
 
 
-def summary(checks: Checks) -> str:
+def summary(checks: Checks, gauge: Gauge) -> str:
     """What healing did to the figures of the selection text, before and after, in a line."""
     before, after = checks[0], best_of(checks)
-    perplexities = [f"{math.exp(min(check['nll'], 700)):#.4g}" for check in (before, after)]
+    form = f"#{gauge.form}"
+    figures = [f"{gauge.figure_of(check['loss']):{form}}" for check in (before, after)]
     return (
-        f"selection text: KL {before['kl']:.4f} to {after['kl']:.4f}, "
-        f"perplexity {' to '.join(perplexities)}, best at step {after['step']:g}"
+        f"selection text: {gauge.divergence} {before['divergence']:.4f} to "
+        f"{after['divergence']:.4f}, {gauge.figure} {' to '.join(figures)}, "
+        f"best at step {after['step']:g}"
     )
 
 
-def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Path:
+def write_healing_png(checks: Checks, path: Path, gauge: Gauge, title: str = "Healing") -> Path:
     """Draw the curve by matplotlib, without a browser or display; nothing where there is none.
 
     Args:
-        checks: ``step``, ``loss`` on the healing text (NaN before the first step), ``kl`` and
-            ``nll`` on the selection text, in the order of their steps.
+        checks: ``step``, ``training_loss`` on the healing text (NaN before the first step),
+            ``divergence`` and ``loss`` on the selection text, in the order of their steps.
         path: the file.
+        gauge: the words and the scale of the figures.
         title: what was healed.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    finite = [check for check in checks if math.isfinite(check["kl"])]
+    finite = [check for check in checks if math.isfinite(check["divergence"])]
     if len(finite) < 2:
         return path
-    figure = _draw(finite, title)
+    figure = _draw(finite, gauge, title)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png", dpi=150)
@@ -58,27 +61,27 @@ def write_healing_png(checks: Checks, path: Path, title: str = "Healing") -> Pat
     return path
 
 
-def _draw(checks: Checks, title: str) -> Any:
+def _draw(checks: Checks, gauge: Gauge, title: str) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-    for axes, (key, colour, name) in zip((upper, lower), _panels(), strict=True):
+    for axes, (key, colour, name) in zip((upper, lower), _panels(gauge), strict=True):
         axes.plot(*_curve(checks, key), color=colour, marker="o", markersize=4)
         axes.set_ylabel(name, color=INK, fontsize=9)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     before, after = checks[0], best_of(checks)
-    upper.axhline(before["kl"], color=FAINT, linestyle=":", linewidth=1.2)
+    upper.axhline(before["divergence"], color=FAINT, linestyle=":", linewidth=1.2)
     upper.annotate(
-        BEFORE, (1, before["kl"]), (-4, 3), xycoords=("axes fraction", "data"),
+        BEFORE, (1, before["divergence"]), (-4, 3), xycoords=("axes fraction", "data"),
         textcoords="offset points", ha="right", va="bottom", fontsize=9, color=FAINT,
     )  # fmt: skip
-    place = after["step"], after["kl"]
-    upper.plot(*place, "*", color=KL, markersize=14, markeredgecolor=INK)
+    place = after["step"], after["divergence"]
+    upper.plot(*place, "*", color=DIVERGENCE, markersize=14, markeredgecolor=INK)
     upper.annotate(
         KEPT, place, (0, -9), textcoords="offset points", ha="center", va="top", fontsize=9
     )
@@ -86,18 +89,19 @@ def _draw(checks: Checks, title: str) -> Any:
     lower.set_xlim(left=0)
     lower.set_xlabel(STEPS, color=INK)
     upper.set_title(title, loc="left", fontweight="bold", fontsize=12, pad=20, color=INK)
-    upper.text(0, 1.03, summary(checks), transform=upper.transAxes, fontsize=9, color=FAINT)
+    upper.text(0, 1.03, summary(checks, gauge), transform=upper.transAxes, fontsize=9, color=FAINT)
     return figure
 
 
-def _panels() -> tuple[tuple[str, str, str], ...]:
-    """Figure, colour and title of each panel, from above."""
-    return (("kl", KL, KL_TITLE), ("loss", LOSS, LOSS_TITLE))
+def _panels(gauge: Gauge) -> tuple[tuple[str, str, str], ...]:
+    """Key, colour and title of each panel, from above."""
+    title = f"{gauge.divergence} from dense, selection text,\n{gauge.unit}"
+    return (("divergence", DIVERGENCE, title), ("training_loss", LOSS, LOSS_TITLE))
 
 
 def _top(checks: Checks) -> float:
     """Where the axis of divergence ends, with room for words above the highest."""
-    return 1.15 * max(check["kl"] for check in checks)
+    return 1.15 * max(check["divergence"] for check in checks)
 
 
 def _curve(checks: Checks, key: str) -> tuple[list[float], list[float]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from autocompress.judging.hypervolume import Progress, hypervolume_series, reference_rise
+from autocompress.judging.hypervolume import Growth, hypervolume_series, reference_increase
 from autocompress.studies.study import StudyRecord
 
 LINE, INK = "#555555", "#222222"
 # Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = {"hand-written": "#E69F00", "allocation": "#56B4E9"}
+COLOURS = {"baseline": "#E69F00", "allocation": "#56B4E9"}
 SEARCHED = "#0072B2"
 HEIGHT = 330
 
@@ -45,16 +45,16 @@ def hypervolume_figure(study: StudyRecord) -> Any:
                 hovertemplate="%{text}<extra></extra>",
             )
         )
-    _decorate(figure, reference_rise(study))
+    _decorate(figure, reference_increase(study), study.gauge.unit)
     return figure
 
 
-def _hover(step: Progress, label: str) -> str:
+def _hover(step: Growth, label: str) -> str:
     return f"<b>trial {step.trial}: {html.escape(label)}</b><br>hypervolume {step.hypervolume:.4f}"
 
 
-def _decorate(figure: Any, reference: float) -> None:
-    what = f"octaves of size times nats per token, below a rise of {reference:g} nats"
+def _decorate(figure: Any, reference: float, unit: str) -> None:
+    what = f"octaves of size times {unit}, below an increase of {reference:g}"
     title = f"<b>Hypervolume against trials</b><br><span style='font-size:12px'>{what}</span>"
     grid = {"gridcolor": "#e6e6e6", "zeroline": False, "ticks": "outside", "linecolor": INK}
     figure.update_xaxes(title="trial", **grid)

@@ -10,13 +10,15 @@ from autocompress.errors import StorageError
 
 PLOT_RATIO = 10
 HOVER = "%{fullData.name}<br>%{text}<br>%{x:.1f}x smaller, %{y:.2e} nats per token<extra></extra>"
-LEAST_DAMAGE = 1e-9  # so that options without damage have a place on a logarithmic axis
+LEAST_LOSS_INCREASE = (
+    1e-9  # so that options without loss increase have a place on a logarithmic axis
+)
 
 
 def profile_figure(profile: Profile) -> Any:
-    """Draw the least damage by role and depth, above bytes against damage of every option.
+    """Draw the least loss increase by role and depth, above the options by bytes.
 
-    The least damage is that of the options that take a tenth of the bytes or less.
+    The least loss increase is that of the options that take a tenth of the bytes or less.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -27,7 +29,7 @@ def profile_figure(profile: Profile) -> Any:
         row_heights=[0.42, 0.58],
         vertical_spacing=0.16,
         subplot_titles=(
-            f"Least predicted damage at 1/{PLOT_RATIO} of a matrix's bytes (nats per token)",
+            f"Least predicted loss increase at 1/{PLOT_RATIO} of a matrix's bytes (nats per token)",
             "Every option on the way from most to fewest bytes, by matrix",
         ),
     )
@@ -38,7 +40,7 @@ def profile_figure(profile: Profile) -> Any:
         figure.add_trace(
             go.Scatter(
                 x=[dense / option.bytes for option in options],
-                y=[max(option.damage, LEAST_DAMAGE) for option in options],
+                y=[max(option.loss_increase, LEAST_LOSS_INCREASE) for option in options],
                 text=[f"{option.method}<br>cosine {option.cosine:.4f}" for option in options],
                 hovertemplate=HOVER,
                 name=layer.spec.name,
@@ -52,7 +54,7 @@ def profile_figure(profile: Profile) -> Any:
     figure.update_xaxes(title_text="transformer block", row=1, col=1)
     figure.update_xaxes(title_text="times smaller than dense", type="log", row=2, col=1)
     figure.update_yaxes(
-        title_text="predicted damage, nats per token",
+        title_text="predicted loss increase, nats per token",
         type="log",
         exponentformat="power",
         row=2,
@@ -84,16 +86,16 @@ def _heatmap(go: Any, profile: Profile) -> Any:
             "outside" if layer.spec.depth is None else str(layer.spec.depth),
         )
         if option is not None:
-            cells[place] = cells.get(place, 0.0) + option.damage
-    damages = [[cells.get((role, depth)) for depth in depths] for role in roles]
+            cells[place] = cells.get(place, 0.0) + option.loss_increase
+    loss_increases = [[cells.get((role, depth)) for depth in depths] for role in roles]
     return go.Heatmap(
         x=depths,
         y=roles,
         z=[
-            [None if d is None else math.log10(max(d, LEAST_DAMAGE)) for d in row]
-            for row in damages
+            [None if d is None else math.log10(max(d, LEAST_LOSS_INCREASE)) for d in row]
+            for row in loss_increases
         ],
-        text=[["" if d is None else f"{d:.1e}" for d in row] for row in damages],
+        text=[["" if d is None else f"{d:.1e}" for d in row] for row in loss_increases],
         texttemplate="%{text}",
         hovertemplate="%{y}, block %{x}: %{text} nats per token<extra></extra>",
         colorscale="Cividis",

@@ -16,10 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from autocompress.errors import ConfigurationError, DataError, ModelError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.evaluation.encoding import LEAST_TOKENS
-from autocompress.progress import SILENT, Progress
-from autocompress.session.session import OwnContent, Session, TextSettings, check_named
+from autocompress.methods.target import Target
+from autocompress.requests.groups import SessionRequest
+from autocompress.session.session import OwnContent, Session, check_named
 from autocompress.store import CACHE, Cache
 from autocompress.surgery.loading import LoadedModel, fingerprint, is_exported
+from autocompress.surgery.native import NATIVE
 
 Content = str | Sequence[str] | Tensor
 _DENSE = "a dense model with its weights in memory, such as from_pretrained gives"
@@ -53,25 +55,21 @@ class MissingTokenizer:
 def session_in_memory(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    settings: TextSettings,
+    request: SessionRequest,
     own: OwnContent,
-    runs_dir: Path,
     *,
-    progress: Progress = SILENT,
-    seed: int = 0,
     parts: Sequence[str] = PARTS,
+    target: Target = NATIVE,
 ) -> Iterator[Session]:
     """Make a model in memory ready; on exit its modules are in the mode they were in.
 
     Args:
         model: the dense model.
         tokenizer: what the texts are encoded with, if there are texts.
-        settings: which texts to use.
-        own: what is used in place of them.
-        runs_dir: has the cache.
-        progress: told how far things are.
-        seed: of the labels drawn for the gradients.
+        request: which texts to use, and where the cache is.
+        own: what is used in place of the texts.
         parts: the texts that will be needed.
+        target: the runtime that the model is compressed for.
 
     Raises:
         DataError: one of these texts is not named.
@@ -79,15 +77,15 @@ def session_in_memory(
     """
     check_compressible(model)
     source = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    check_named(settings, source, parts, own)
+    check_named(request, source, parts, own)
     # Statistics need gradients, also where the caller has turned them off.
     with _evaluating(model), torch.inference_mode(False), torch.enable_grad():
         reader = cast(PreTrainedTokenizerBase, tokenizer or MissingTokenizer())
         loaded = LoadedModel(model, reader, source, fingerprint(model))
         if tokenizer is None:  # nothing says what its texts begin with
-            settings = replace(settings, bos=False)
-        cache = Cache.of_model(runs_dir / CACHE, loaded.fingerprint, source)
-        yield Session(loaded, settings, cache, progress, seed=seed, own=own)
+            request = replace(request, bos=False)
+        cache = Cache.of_model(Path(request.runs_dir) / CACHE, loaded.fingerprint, source)
+        yield Session(loaded, request, cache, own=own, target=target)
 
 
 def check_compressible(model: PreTrainedModel) -> None:

@@ -5,35 +5,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from autocompress.errors import ConfigurationError
 from autocompress.methods.base import Method
-from autocompress.methods.grouping import usual_group
 from autocompress.methods.keep import Keep
+from autocompress.methods.listing import usual_group
 from autocompress.methods.quantize import Quantize
 from autocompress.records import LayerSpec, Skipped
+from autocompress.requests.groups import KEEP
 from autocompress.session.session import Session
 from autocompress.space.space import Space
 from autocompress.units import format_bytes
 
-KEEP, EIGHT_BITS = "keep", "8bit"
 MUCH = 0.05  # of the model's bytes: so much left dense is worth a line
 NAMED = 2  # matrices that a line names
 
 
-def check_unreached(wish: str) -> None:
-    """Refuse what matrices without an input vector cannot be told to become.
-
-    Raises:
-        ConfigurationError: neither ``keep`` nor ``8bit``.
-    """
-    if wish not in (KEEP, EIGHT_BITS):
-        raise ConfigurationError(
-            "--unreached is not understood", got=repr(wish), wanted=f"{KEEP} or {EIGHT_BITS}"
-        )
-
-
 def within_reach(session: Session, space: Space, wish: str) -> Space:
-    """Hold what the calibration text never reaches at one method, and say what is left dense.
+    """Narrow a space to what the target opens and the text reaches, and say what is left dense.
+
+    What the calibration text never reaches is held at one method.
 
     Args:
         session: the model and the text.
@@ -45,7 +34,7 @@ def within_reach(session: Session, space: Space, wish: str) -> Space:
     """
     inventory = session.workbench.inventory
     held = {name: _held(inventory[name], space, wish) for name in session.unreached}
-    reached = space.holding(held)
+    reached = space.holding(held).opened_in(session.target, inventory.layers)
     for line in _lines(session, reached):
         session.progress.note(line)
     return reached
@@ -57,6 +46,14 @@ def unreached_of(session: Session) -> tuple[Skipped, ...]:
     return tuple(
         Skipped(name, reason, Keep().cost(inventory[name]))
         for name, reason in session.unreached.items()
+    )
+
+
+def refused_of(space: Space, specs: Iterable[LayerSpec]) -> tuple[Skipped, ...]:
+    """The matrices that the target keeps dense, with the reason and their bytes."""
+    reasons = ((spec, space.refused(spec)) for spec in specs)
+    return tuple(
+        Skipped(spec.name, reason, Keep().cost(spec)) for spec, reason in reasons if reason
     )
 
 
@@ -107,6 +104,11 @@ def _lines(session: Session, space: Space) -> list[str]:
         lines.append(
             f"Stored in 8 bits, as --unreached asks: {_some(coded)} of which no loss increase is "
             f"known: {_reasons(coded)}."
+        )
+    if refused := refused_of(space, inventory.layers):
+        lines.append(
+            f"Left dense: {_some(refused)}, which the target {space.target.name} does not open "
+            f"otherwise: {_reasons(refused)}."
         )
     warn_of_unreached(session, pinned, f"the search space {space.name}")
     by_reason: dict[str, list[Skipped]] = defaultdict(list)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,144 +18,49 @@ from torch import Tensor
 
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.fitting import build_menu, fit_taken
-from autocompress.calibration.kept_metrics import KeptMetrics
+from autocompress.calibration.kept_metrics import KeptMetrics, MetricsToCome
 from autocompress.calibration.menu import Menu
 from autocompress.calibration.reach import find_unreached
 from autocompress.calibration.screening import screened_menu
 from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import stream_statistics
 from autocompress.crew import Crew
-from autocompress.errors import ConfigurationError, DataError, ModelError, TimeIsUp
-from autocompress.evaluation.corpus import BUNDLED, PARTS, Texts, check_disjoint, load_texts
+from autocompress.errors import DataError, ModelError, TimeIsUp
+from autocompress.evaluation.corpus import PARTS, Texts, check_disjoint, load_texts
 from autocompress.evaluation.encoding import (
     begin_tokens,
     check_known,
     special_tokens,
     spelled,
     token_ids,
-    vocabulary_of,
 )
 from autocompress.evaluation.evaluator import PricingTexts, ScoredText
-from autocompress.evaluation.plausibility import absurd_perplexity, differing_texts, too_few_tokens
+from autocompress.evaluation.objectives import objective_for
+from autocompress.evaluation.plausibility import differing_texts, too_few_tokens
 from autocompress.evaluation.scoring import Teacher
-from autocompress.evaluation.windows import DEFAULT_CONTEXT, Windows, context_length
+from autocompress.evaluation.windows import Windows, context_length
 from autocompress.free_memory import give_back_memory
-from autocompress.layers.base import CompressedMatrix
 from autocompress.methods.base import Method
+from autocompress.methods.target import Target
 from autocompress.numerics.metric import Metric
-from autocompress.paths import located, shown
-from autocompress.progress import SILENT, Progress
-from autocompress.session.efforts import EFFORTS, NORMAL, effort_of
-from autocompress.space.selection import EVERYTHING, Selection
+from autocompress.paths import shown
+from autocompress.requests.efforts import EFFORTS, NORMAL
+from autocompress.requests.groups import ChoiceRequest, SessionRequest, SourceRequest
+from autocompress.space.selection import Selection
 from autocompress.space.space import Space
-from autocompress.space.space_file import load_space
+from autocompress.space.space_file import DEFAULT_SPACE, load_space
 from autocompress.store import CACHE, Cache, content_key, tensor_key
 from autocompress.surgery.compute_type import FASTEST
 from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.loading import LoadedModel, is_bundled, is_exported, load_model
+from autocompress.surgery.native import NATIVE
 from autocompress.surgery.stored_types import dtype_name, main_type
 from autocompress.surgery.workbench import Workbench
 
 PRICING_WINDOWS, LEAST_PRICING_WINDOW = 8, 64  # of the text that options are priced on
 STATISTICS_VERSION = 10  # raise it when what is collected changes
-TEACHER_VERSION = 1  # raise it when what is kept of the dense model's predictions changes
+TEACHER_VERSION = 2  # raise it when what is kept of the dense model's outputs changes
 LONG = 2.0  # seconds, from which on these are kept
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """Which texts to use, and how many tokens of each.
-
-    Attributes:
-        data: one source, cut into three disjoint parts; ``bundled``, or for the bundled model
-            nothing, for the texts that come with the package.
-        calibration_data: source of the text that statistics are collected on.
-        selection_data: source of the text that trials are scored on.
-        report_data: source of the text that the final figures are measured on.
-        calibration_tokens: tokens of each, from the start of the text.
-        selection_tokens: see ``calibration_tokens``.
-        report_tokens: see ``calibration_tokens``.
-        pricing_tokens: tokens of the calibration text to price options on inside a compressed
-            model; 0 leaves it at predictions.
-        refit_tokens: tokens of it that the matrices of the best plan are fitted anew on.
-        context: longest window, at most the model's context.
-        bos: whether each window starts with what the tokenizer puts before a text, such as a begin
-            token, which is given and not predicted.
-    """
-
-    data: str | None = None
-    calibration_data: str | None = None
-    selection_data: str | None = None
-    report_data: str | None = None
-    calibration_tokens: int = EFFORTS[NORMAL].calibration_tokens
-    selection_tokens: int = EFFORTS[NORMAL].selection_tokens
-    report_tokens: int = EFFORTS[NORMAL].report_tokens
-    pricing_tokens: int = EFFORTS[NORMAL].pricing_tokens
-    refit_tokens: int = EFFORTS[NORMAL].refit_tokens
-    context: int = DEFAULT_CONTEXT
-    bos: bool = True
-
-    def located(self) -> TextSettings:
-        """The same with the paths of local files made absolute."""
-        names = [each.name for each in fields(self) if each.name.endswith("data")]
-        sources: dict[str, Any] = {
-            name: located(getattr(self, name), but=(BUNDLED,)) for name in names
-        }
-        return replace(self, **sources)
-
-
-def named_texts(
-    data: str | None = None,
-    calibration_data: str | None = None,
-    selection_data: str | None = None,
-    report_data: str | None = None,
-    *,
-    context: int | None = None,
-    bos: bool = True,
-    effort: str = NORMAL,
-) -> TextSettings:
-    """The settings of the texts that a command names, as long as its effort wants them.
-
-    Raises:
-        ConfigurationError: a context that predicts nothing, or an effort that there is not.
-    """
-    level = effort_of(effort)
-    if context is not None and context < 2:
-        raise ConfigurationError("--context is too low", got=context, wanted="at least 2")
-    return TextSettings(
-        data,
-        calibration_data,
-        selection_data,
-        report_data,
-        level.calibration_tokens,
-        level.selection_tokens,
-        level.report_tokens,
-        level.pricing_tokens,
-        level.refit_tokens,
-        context=DEFAULT_CONTEXT if context is None else context,
-        bos=bos,
-    )
-
-
-def one_of(texts: TextSettings | None, sources: TextSettings) -> TextSettings:
-    """The settings of the texts, where not both they and sources are given.
-
-    Raises:
-        ConfigurationError: both are.
-    """
-    if texts is None:
-        return sources
-    usual = TextSettings()
-    names = [field.name for field in fields(sources)]
-    named = [name for name in names if getattr(sources, name) != getattr(usual, name)]
-    if named:
-        raise ConfigurationError(
-            "the texts are named twice",
-            got=f"texts and {', '.join(named)}",
-            wanted="one of them",
-            hint=f"Put the sources into texts: TextSettings({named[0]}=...).",
-        )
-    return texts
 
 
 @dataclass(frozen=True)
@@ -172,7 +77,7 @@ class OwnContent:
 
 
 def check_named(
-    settings: TextSettings,
+    texts: SourceRequest,
     model: str | None,
     parts: Sequence[str] = PARTS,
     own: OwnContent | None = None,
@@ -182,7 +87,7 @@ def check_named(
     """Make sure that texts are named for a model that is not the bundled one.
 
     Args:
-        settings: the sources.
+        texts: the sources.
         model: folder or name of the model; ``None`` for the bundled one.
         parts: the texts that are needed.
         own: what a caller has in memory in place of sources.
@@ -191,10 +96,10 @@ def check_named(
     Raises:
         DataError: one is not; the bundled texts are taken only where they are asked for.
     """
-    if is_bundled(model) or settings.data is not None:
+    if is_bundled(model) or texts.data is not None:
         return
     held = {*own.texts, *own.tokens} if own else set()
-    given = {part for part in PARTS if getattr(settings, f"{part}_data") is not None} | held
+    given = {part for part in PARTS if getattr(texts, f"{part}_data") is not None} | held
     missing = [part for part in parts if part not in given]
     if not missing:
         return
@@ -217,42 +122,39 @@ class Session:
 
     Args:
         loaded: the dense model.
-        settings: which texts to use.
+        request: which texts to use, the seed of the labels drawn for the gradients, and what is
+            told how far things are.
         cache: where statistics and built layers are kept.
-        progress: told how far things are.
-        seed: of the labels drawn for the gradients.
         own: texts and tokens to use in place of the sources that the settings name.
+        target: the runtime that the model is compressed for.
     """
 
     def __init__(
         self,
         loaded: LoadedModel,
-        settings: TextSettings,
+        request: SessionRequest,
         cache: Cache,
-        progress: Progress = SILENT,
         *,
-        seed: int = 0,
         own: OwnContent | None = None,
+        target: Target = NATIVE,
     ) -> None:
-        self.own = own or OwnContent()
-        self.loaded, self.settings, self.cache, self.progress, self.seed = (
-            loaded,
-            settings,
-            cache,
-            progress,
-            seed,
-        )
+        self.own, self.target = own or OwnContent(), target
+        self.loaded, self.cache = loaded, cache
+        self.progress, self.seed = request.progress, request.seed
+        self.sources, self.tokens = request.texts(), request.tokens
         self.crew: Crew | None = None  # fits what it is there for; see ``over_layers``
         self._warned: set[str] = set()
-        self.workbench = Workbench(loaded.model, take_inventory(loaded.model, loaded.stored_types))
-        self.context = context_length(loaded.model, settings.context)
+        inventory = take_inventory(loaded.model, loaded.stored_types, target=target)
+        self.workbench = Workbench(loaded.model, inventory)
+        self.context = context_length(loaded.model, request.longest)
+        self.objective = objective_for(loaded.model)
 
     @cached_property
     def texts(self) -> Texts:
         """The three texts; read once."""
         names = ("data", "calibration_data", "selection_data", "report_data")
         texts = load_texts(
-            **{name: getattr(self.settings, name) for name in names},
+            **{name: getattr(self.sources, name) for name in names},
             bundled=is_bundled(self.loaded.source),
         )
         own = dict(self.own.texts)
@@ -281,11 +183,11 @@ class Session:
         return self._ids("report")
 
     def _ids(self, part: str) -> Tensor:
-        limit, tokenizer = getattr(self.settings, f"{part}_tokens"), self.loaded.tokenizer
+        limit, tokenizer = getattr(self.tokens, part), self.loaded.tokenizer
         if part in self.own.tokens:
             label, ids = f"{part}_data", self._without_begin(self.own.tokens[part])[:limit]
         else:
-            check_named(self.settings, self.loaded.source, (part,), self.own)
+            check_named(self.sources, self.loaded.source, (part,), self.own)
             label = f"the {part} text {self.texts.names[part]}"
             ids = token_ids(getattr(self.texts, part), tokenizer, limit=limit, name=label)
         check_known(ids, self.loaded.model, tokenizer, label)
@@ -299,7 +201,7 @@ class Session:
     @cached_property
     def begin(self) -> tuple[int, ...]:
         """Tokens that every window starts with."""
-        if not self.settings.bos:
+        if not self.sources.bos:
             return ()
         begin = begin_tokens(self.loaded.tokenizer)
         check_known(
@@ -314,7 +216,7 @@ class Session:
 
     def windows(self, ids: Tensor) -> Windows:
         """Cut tokens ``[n]`` into windows."""
-        return Windows(ids, self.context, self.begin)
+        return self.objective.prepare(ids, self.context, self.begin)
 
     @property
     def statistics_key(self) -> str:
@@ -326,6 +228,7 @@ class Session:
             self.begin,
             special_tokens(self.loaded.tokenizer),
             self.seed,
+            self.objective.name,
             STATISTICS_VERSION,
             str(next(self.loaded.model.parameters()).dtype),
         )
@@ -402,12 +305,8 @@ class Session:
 
     @cached_property
     def builder(self) -> LayerBuilder:
-        """Builds layers in these metrics."""
-        return LayerBuilder(self.workbench, self.metrics, self.cache)
-
-    def build(self, name: str, method: Method) -> CompressedMatrix:
-        """Build a layer, or take it from the cache; calibrates first if that has not been done."""
-        return self.builder.build(name, method)
+        """Builds layers in these metrics; the first calibrates if that has not been done."""
+        return LayerBuilder(self.workbench, MetricsToCome(lambda: self.metrics), self.cache)
 
     def menu(
         self,
@@ -477,8 +376,7 @@ class Session:
         """A text to score on, by its name, with the dense model's predictions on it."""
         text = self.scored_windows(name, self.windows(getattr(self, f"{name}_ids")[:tokens]))
         called = f"the {name} text ({self._called(name)})"
-        nll, vocabulary = text.teacher.score.nll, vocabulary_of(self.loaded.model)
-        self._warn(absurd_perplexity(nll, vocabulary, called))
+        self._warn(self.objective.implausible(self.loaded.model, text.teacher.score.loss, called))
         return text
 
     def scored_windows(self, name: str, windows: Windows) -> ScoredText:
@@ -488,6 +386,7 @@ class Session:
             windows.context,
             windows.begin,
             str(next(self.loaded.model.parameters()).dtype),
+            self.objective.name,
             TEACHER_VERSION,
         )
         kept = self.cache.tensors("teachers", key)
@@ -495,7 +394,8 @@ class Session:
             device = self.loaded.model.device
             seconds = float(kept.pop("seconds"))
             there = {name: tensor.to(device) for name, tensor in kept.items()}
-            return ScoredText(name, windows, Teacher.restored(windows, there), seconds)
+            teacher = Teacher.restored(self.objective, windows, there)
+            return ScoredText(name, windows, teacher, seconds)
         started = time.monotonic()
         teacher = Teacher.of(self.loaded.model, windows)
         seconds = time.monotonic() - started
@@ -511,12 +411,13 @@ class Session:
         They are cut into short windows, several each, so that halves of a text can be compared.
         Where there is too little text for both they are the same.
         """
-        tokens = self.settings.pricing_tokens
+        tokens = self.tokens.pricing
         first, second = self.calibration_ids[:tokens], self.calibration_ids[tokens : 2 * tokens]
         length = min(self.context, max(LEAST_PRICING_WINDOW, tokens // PRICING_WINDOWS))
 
         def scored(ids: Tensor) -> ScoredText:
-            return self.scored_windows("calibration", Windows(ids, length, self.begin))
+            windows = self.objective.prepare(ids, length, self.begin)
+            return self.scored_windows("calibration", windows)
 
         with self.progress.task("Scoring the dense model on the texts to price on"):
             slopes = scored(first)
@@ -549,53 +450,40 @@ class Session:
             "begin_token": self.begin_token,
             **names,
             **hashes,
-            "texts": asdict(self.settings),
+            "texts": self.sources.to_dict(),
+            **({} if self.target.name == NATIVE.name else {"target": self.target.name}),
         }
 
 
 def open_session(
-    model: str | None,
-    settings: TextSettings,
-    runs_dir: Path,
+    request: SessionRequest,
     *,
-    device: str = "cpu",
-    compute_dtype: str | None = None,
-    trust_remote_code: bool = False,
-    dequantize: bool = False,
-    progress: Progress = SILENT,
-    seed: int = 0,
     own: OwnContent | None = None,
     parts: Sequence[str] = PARTS,
+    target: Target = NATIVE,
 ) -> Session:
     """Load a dense model and make everything ready, as lazily as can be.
 
     Args:
-        model: folder or hub name; the bundled one when left out.
-        settings: which texts to use.
-        runs_dir: has the cache.
-        device: where the model goes.
-        compute_dtype: what it computes in; when left out, what the device does fastest. Bytes
-            count what the checkpoint stores.
-        trust_remote_code: let code that comes with a hub model run.
-        dequantize: let transformers make a quantized checkpoint dense.
-        progress: told how far things are.
-        seed: of the labels drawn for the gradients.
+        request: the model, its texts, and where the cache is.
         own: texts and tokens in place of sources.
         parts: the texts that will be needed.
+        target: the runtime that the model is compressed for.
 
     Raises:
         DataError: one of these texts is not named, said before the model is loaded.
         ModelError: it cannot be loaded, is compressed already, is no causal language model, or has
             no matrices.
     """
-    check_named(settings, model, parts, own)
+    model, progress = request.model, request.progress
+    check_named(request, model, parts, own)
     with progress.task(f"Loading {shown(model or 'the bundled model')}"):
         loaded = load_model(
             model,
-            device=device,
-            dtype=compute_dtype or FASTEST,
-            trust_remote_code=trust_remote_code,
-            dequantize=dequantize,
+            device=request.device,
+            dtype=request.compute_dtype or FASTEST,
+            trust_remote_code=request.trust_remote_code,
+            dequantize=request.dequantize,
         )
     if is_exported(loaded.model):
         raise ModelError(
@@ -610,7 +498,7 @@ def open_session(
         )
     stored = dtype_name(main_type(loaded.model, loaded.stored_types))
     computed = dtype_name(loaded.model.dtype)
-    if compute_dtype is None and stored != computed:
+    if request.compute_dtype is None and stored != computed:
         progress.note(
             f"Computing in {computed}, which this processor does faster than {stored}, the type of "
             "the checkpoint; bytes count what it stores. "
@@ -623,18 +511,19 @@ def open_session(
             f"{kind} has no use for {len(loaded.ignored)} tensors of the checkpoint "
             f"({some}{more}): they are not counted, and not exported."
         )
-    cache = Cache.of_model(runs_dir / CACHE, loaded.fingerprint, loaded.source)
-    return Session(loaded, settings, cache, progress, seed=seed, own=own)
+    cache = Cache.of_model(Path(request.runs_dir) / CACHE, loaded.fingerprint, loaded.source)
+    return Session(loaded, request, cache, own=own, target=target)
 
 
-def read_space(name_or_path: str, selection: Selection = EVERYTHING) -> Space:
+def space_of(request: ChoiceRequest) -> Space:
     """Load a search space by the name of one that ships, or from a file, and narrow it."""
-    return load_space(name_or_path).narrowed(selection)
+    selection = Selection.of(request.methods, request.layers, request.keep)
+    return load_space(request.space or DEFAULT_SPACE).narrowed(selection)
 
 
-def tied_names(space: Space, inventory: Inventory) -> tuple[tuple[str, ...], ...]:
+def grouped_names(space: Space, inventory: Inventory) -> tuple[tuple[str, ...], ...]:
     """Names of the matrices that take the same method, set by set."""
-    return tuple(tuple(spec.name for spec in tied) for tied in space.tied(inventory.layers))
+    return tuple(tuple(spec.name for spec in tied) for tied in space.grouped(inventory.layers))
 
 
 def _check_finite(metrics: Mapping[str, Metric]) -> None:

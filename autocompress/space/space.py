@@ -11,9 +11,11 @@ from functools import cached_property
 from autocompress.errors import ConfigurationError, MethodError
 from autocompress.methods.base import Method, repair_notice
 from autocompress.methods.keep import Keep
+from autocompress.methods.target import Target
 from autocompress.records import LayerSpec, Role
 from autocompress.space.family import Family
 from autocompress.space.selection import EVERYTHING, Selection
+from autocompress.surgery.native import NATIVE
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,13 @@ class Match:
     Attributes:
         names: shell globs over the layer's name (``*`` also runs over dots) or a name tied to it.
         roles: what the matrix does.
-        blocks: part of the transformer, see ``Role.block``.
+        parts: of the transformer, see ``Role.part``.
         depths: indices of transformer blocks.
     """
 
     names: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
-    blocks: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     depths: tuple[int, ...] = ()
 
     def matches(self, spec: LayerSpec) -> bool:
@@ -40,7 +42,7 @@ class Match:
                 or any(fnmatchcase(n, glob) for n in (spec.name, *spec.tied) for glob in self.names)
             )
             and (not self.roles or spec.role in self.roles)
-            and (not self.blocks or spec.role.block in self.blocks)
+            and (not self.parts or spec.role.part in self.parts)
             and (not self.depths or spec.depth in self.depths)
         )
 
@@ -48,7 +50,7 @@ class Match:
         selectors = {
             "names": self.names,
             "roles": self.roles,
-            "blocks": self.blocks,
+            "parts": self.parts,
             "depths": self.depths,
         }
         return ", ".join(
@@ -135,6 +137,8 @@ class Space:
         selection: what it is narrowed to, see ``narrowed``.
         held: matrices of which no loss increase is known, each with the one method that it takes;
             see ``holding``.
+        target: the runtime that the plans are for, see ``opened_in``.
+        ties: matrices that it wants to be stored alike.
     """
 
     name: str
@@ -146,6 +150,8 @@ class Space:
     pins: tuple[tuple[str, Method], ...] = ()
     selection: Selection = field(default=EVERYTHING, repr=False)
     held: tuple[tuple[str, Method], ...] = field(default=(), repr=False)
+    target: Target = field(default=NATIVE, repr=False)
+    ties: tuple[tuple[LayerSpec, ...], ...] = field(default=(), repr=False)
 
     def pinned(self, methods: Mapping[str, Method]) -> Space:
         """The same space in which some matrices, by name, take the one method given for each."""
@@ -166,6 +172,27 @@ class Space:
     @cached_property
     def _held(self) -> dict[str, Method]:
         return dict(self.held)
+
+    def opened_in(self, target: Target, specs: Sequence[LayerSpec]) -> Space:
+        """The part of the space that a target opens for the matrices of a model.
+
+        Where nothing of it is left for a matrix, or for those that the target ties, they stay
+        dense.
+        """
+        by_name = {spec.name: spec for spec in specs}
+        ties = tuple(tuple(by_name[name] for name in names) for names in target.grouped(specs))
+        return replace(self, target=target, ties=ties)
+
+    def refused(self, spec: LayerSpec) -> str | None:
+        """Why the target keeps a matrix dense that the space would compress, if it does."""
+        if self.options(spec) != (Keep(),):
+            return None
+        offered = [method for method in self._options(spec) if method != Keep()]
+        reasons = [self.target.refuses(method, spec) for method in offered]
+        if None not in reasons:
+            return reasons[0] if reasons else None
+        others = " and ".join(each.name for each in self._tied_to(spec) if each != spec)
+        return f"the target {self.target.name} ties it to {others}, and they share no option"
 
     def holds(self, spec: LayerSpec) -> bool:
         """Whether a matrix is held at one method, by no rule of the space."""
@@ -217,12 +244,46 @@ class Space:
         """Every method that may store a matrix, each once, from most to fewest bytes.
 
         Settings that do not fit the matrix (a group size that does not divide its rows) and those
-        that would store no fewer bytes than keeping it are left out.
+        that would store no fewer bytes than keeping it are left out, and so is what the target does
+        not open.
 
         Raises:
-            ConfigurationError: nothing is left.
-            MethodError: a pinned method does not fit.
+            ConfigurationError: nothing is left, or the target ties a matrix to one that is pinned
+                to what it cannot take.
+            MethodError: a pinned method does not fit, or the target does not open it.
         """
+        opened = self._opened(spec)
+        for other in self._tied_to(spec):
+            shared = self._opened(other)
+            opened = tuple(method for method in opened if method in shared)
+        return opened or self._dense(spec)
+
+    def _dense(self, spec: LayerSpec) -> tuple[Method, ...]:
+        """What is left where the target opens nothing else.
+
+        Raises:
+            ConfigurationError: a matrix that the target ties to this one is pinned.
+        """
+        for other in self._tied_to(spec):
+            rule = self.rule_for(other)
+            if rule is not None and rule.pin not in (None, Keep()):
+                raise ConfigurationError(
+                    f"search space {self.name}: layer {other.name} is pinned to {rule.pin}",
+                    wanted=f"a method that all matrices offer which the target {self.target.name} "
+                    f"ties to it: {', '.join(each.name for each in self._tied_to(spec))}",
+                )
+        return (Keep(),)
+
+    def _tied_to(self, spec: LayerSpec) -> tuple[LayerSpec, ...]:
+        """The matrices that the target ties to one, itself among them; none where it is free."""
+        return next((members for members in self.ties if spec in members), ())
+
+    def _opened(self, spec: LayerSpec) -> tuple[Method, ...]:
+        """What the space offers a matrix and the target opens for it."""
+        return tuple(each for each in self._options(spec) if self.target.opens(each, spec))
+
+    def _options(self, spec: LayerSpec) -> tuple[Method, ...]:
+        """What the space offers a matrix, whatever the target opens."""
         if self.selection.leaves(spec):
             return (Keep(),)
         held = self._held_at(spec)
@@ -230,7 +291,9 @@ class Space:
             return (held,)
         rule = self.rule_for(spec)
         if rule is not None and rule.pin is not None:
-            return (_fitting_pin(rule.pin, spec),)
+            pinned = _fitting_pin(rule.pin, spec)
+            self.target.check_method(pinned, spec)
+            return (pinned,)
         shape = spec.alike
         offers = self._offers.get((shape, id(rule)))
         if offers is not None:
@@ -273,8 +336,10 @@ class Space:
             )
         return tuple(method for method in menus[0] if method in shared)
 
-    def tied(self, specs: Sequence[LayerSpec]) -> tuple[tuple[LayerSpec, ...], ...]:
-        """The sets of matrices that take the same method; pinned and left ones are in none.
+    def grouped(self, specs: Sequence[LayerSpec]) -> tuple[tuple[LayerSpec, ...], ...]:
+        """The sets of matrices that take the same method; pinned and left ones are in no group.
+
+        Groups that the target ties together are one set.
 
         Raises:
             ConfigurationError: a matrix is in two groups.
@@ -294,7 +359,7 @@ class Space:
                     wanted="one group at most",
                 )
             seen.add(spec.name)
-        return sets
+        return _joined((*sets, *self.ties))
 
     def notices(self, specs: Sequence[LayerSpec]) -> tuple[str, ...]:
         """What was corrected to suit the matrices, for the report; alike ones in one line."""
@@ -343,7 +408,7 @@ class Space:
             )
         for spec in specs:
             self.options(spec)
-        for members in self.tied(specs):
+        for members in self.grouped(specs):
             self.shared_options(members)
 
     def _may_keep(self, rule: Rule | None) -> bool:
@@ -376,6 +441,16 @@ class Space:
         )
 
 
+def _joined(sets: Iterable[tuple[LayerSpec, ...]]) -> tuple[tuple[LayerSpec, ...], ...]:
+    """The sets with those that share a matrix made one."""
+    joined: list[tuple[LayerSpec, ...]] = []
+    for members in sets:
+        meeting = [other for other in joined if not set(other).isdisjoint(members)]
+        joined = [other for other in joined if other not in meeting]
+        joined.append(tuple(dict.fromkeys(spec for each in (*meeting, members) for spec in each)))
+    return tuple(joined)
+
+
 def _fitting_pin(pinned: Method, spec: LayerSpec) -> Method:
     """The pinned method with modes and ranks that the matrix allows.
 
@@ -396,13 +471,13 @@ def _fitting_pin(pinned: Method, spec: LayerSpec) -> Method:
 
 
 def _nearest(match: Match, specs: Sequence[LayerSpec]) -> tuple[str, ...]:
-    """Names, roles, blocks or depths that a model has, nearest to those that a rule asked for."""
+    """Names, roles, parts or depths that a model has, nearest to those that a rule asked for."""
     if match.names:
         names = [name for spec in specs for name in (spec.name, *spec.tied)]
         near = difflib.get_close_matches(match.names[0], names, n=3, cutoff=0.4)
         return tuple(near or names[:3])
     if match.roles:
         return tuple(dict.fromkeys(spec.role.value for spec in specs))
-    if match.blocks:
-        return tuple(dict.fromkeys(spec.role.block for spec in specs))
+    if match.parts:
+        return tuple(dict.fromkeys(spec.role.part for spec in specs))
     return tuple(dict.fromkeys(str(spec.depth) for spec in specs))

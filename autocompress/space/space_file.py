@@ -129,7 +129,7 @@ def option_problems(
             )
     if not problems:
         try:
-            for members in space.tied(specs):
+            for members in space.grouped(specs):
                 space.shared_options(members)
         except ConfigurationError as error:
             problems.append(

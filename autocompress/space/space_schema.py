@@ -17,7 +17,7 @@ def _glob_as_mapping(value: object) -> object:
 
 
 RoleName = Annotated[str, one_of(*(role.value for role in Role))]
-BlockName = Annotated[str, one_of(*dict.fromkeys(role.block for role in Role))]
+PartName = Annotated[str, one_of(*dict.fromkeys(role.part for role in Role))]
 MethodName = Annotated[str, one_of(*METHOD_NAMES)]
 Version = Annotated[int, one_of(1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -28,13 +28,13 @@ class MatchKeys(Strict):
 
     names: list[Text] = Field(default=[], min_length=1)
     roles: list[RoleName] = Field(default=[], min_length=1)
-    blocks: list[BlockName] = Field(default=[], min_length=1)
+    parts: list[PartName] = Field(default=[], min_length=1)
     depths: list[Annotated[int, Field(ge=0)]] = Field(default=[], min_length=1)
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("a glob over names, or some of names, roles, blocks, depths")
+            raise ValueError("a glob over names, or some of names, roles, parts, depths")
         return self
 
     def match(self) -> Match:
@@ -42,7 +42,7 @@ class MatchKeys(Strict):
         return Match(
             tuple(self.names),
             tuple(Role(role) for role in self.roles),
-            tuple(self.blocks),
+            tuple(self.parts),
             tuple(self.depths),
         )
 

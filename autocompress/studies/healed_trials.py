@@ -1,4 +1,4 @@
-"""Healed trials: their stored numbers in the run folder, and their records in the study."""
+"""Healed trials: their stored weights in the run folder, and their records in the study."""
 
 from __future__ import annotations
 
@@ -16,53 +16,54 @@ from autocompress.errors import StorageError
 from autocompress.records import Measurement
 from autocompress.store import content_key, tensor_key
 from autocompress.studies.study import HEALED, Healing, StudyRecord, TrialRecord
-from autocompress.studies.study_store import keep_report, to_trial_record
+from autocompress.studies.study_store import keep_report, to_trial_record, values_of
 from autocompress.studies.trial_owner import own
+from autocompress.surgery.compressed import Compressed
 
 FOLDER = "healed"  # in the run folder
 
 
-def key_of(numbers: Mapping[str, Tensor]) -> str:
-    """Hash of stored numbers, twelve hexadecimal digits."""
-    return content_key({name: tensor_key(tensor) for name, tensor in numbers.items()})[:12]
+def key_of(weights: Mapping[str, Tensor]) -> str:
+    """Hash of stored weights, twelve hexadecimal digits."""
+    return content_key({name: tensor_key(tensor) for name, tensor in weights.items()})[:12]
 
 
-def keep_numbers(folder: Path, numbers: Mapping[str, Tensor]) -> str:
-    """Write stored numbers into a run folder and return their hash.
+def keep_weights(folder: Path, weights: Mapping[str, Tensor]) -> str:
+    """Write stored weights into a run folder and return their hash.
 
     Raises:
         StorageError: they cannot be written.
     """
-    key = key_of(numbers)
+    key = key_of(weights)
     path = _path(folder, key)
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in numbers.items()}
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     try:
         with written_whole(path) as temporary:
             save_file(held, temporary, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"the healed numbers {path} cannot be written: {error}",
+            f"the healed weights {path} cannot be written: {error}",
             hint="Free some space; the model before healing is untouched.",
         ) from error
     return key
 
 
-def read_numbers(folder: Path, trial: TrialRecord) -> dict[str, Tensor] | None:
-    """Stored numbers of a healed trial, memory-mapped; ``None`` for one that was not healed.
+def compressed_of(folder: Path, trial: TrialRecord) -> Compressed:
+    """A trial's plan, with its stored weights, memory-mapped, where it was healed.
 
     Raises:
         StorageError: they are gone or cannot be read.
     """
     if trial.healing is None:
-        return None
-    path = _path(folder, trial.healing.numbers)
+        return Compressed(trial.plan)
+    path = _path(folder, trial.healing.weights)
     try:
-        return load_file(path)
+        return Compressed(trial.plan, load_file(path))
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"the numbers of healed trial {trial.number} cannot be read: {path}: {error}",
+            f"the weights of healed trial {trial.number} cannot be read: {path}: {error}",
             hint="They lie in the run folder of the machine that made them. Heal trial "
-            f"{trial.healing.of} again, with --steps 0 where it was only fitted anew.",
+            f"{trial.healing.of} again, with --steps 0 where it was only refitted.",
         ) from error
 
 
@@ -96,7 +97,7 @@ def add_healed(
         },
     )
     trial.set_user_attr("result", {"seconds": seconds, "selection": selection.to_dict()})
-    values = [selection.perplexity, float(source.bytes), selection.latency_ms or 0.0]
+    values = values_of(selection.loss, source.bytes, selection.latency_ms)
     record = to_trial_record(study.tell(trial, values), {})
     if record is None:
         raise StorageError(f"the storage has lost the healed trial {trial.number}")
@@ -107,13 +108,13 @@ def add_healed(
 def healed_already(study: StudyRecord, source: TrialRecord, healing: Healing) -> TrialRecord | None:
     """The trial that has healed a source in the same way, if there is one and it is whole.
 
-    One that was cut off before it was measured, or whose numbers are gone, does not count.
+    One that was cut off before it was measured, or whose weights are gone, does not count.
     """
     for trial in study.complete:
         known = trial.healing
         if known is None or known.of != source.number or way_of(known) != way_of(healing):
             continue
-        if trial.report is not None and _path(study.folder, known.numbers).exists():
+        if trial.report is not None and _path(study.folder, known.weights).exists():
             return trial
     return None
 

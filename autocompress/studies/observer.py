@@ -21,13 +21,16 @@ class Observer(Protocol):
         """The search has ended."""
 
 
-def describe_trial(trial: TrialRecord, dense_bytes: int) -> str:
+def describe_trial(study: StudyRecord, trial: TrialRecord) -> str:
     """One line about a trial that has ended."""
-    size = f"{format_bytes(trial.bytes):>8} {dense_bytes / trial.bytes:5.2f}x"
+    gauge = study.gauge
+    size = f"{format_bytes(trial.bytes):>8} {study.dense_bytes / trial.bytes:5.2f}x"
     line = f"trial {trial.number:3}  {size}  {trial.label}"
     if trial.state == "stopped" and trial.partial is not None:
-        return f"{line}: given up after {trial.partial.tokens:,} tokens, KL {trial.partial.kl:.4f}"
+        seen = f"{gauge.divergence} {trial.partial.divergence:.4f}"
+        return f"{line}: given up after {trial.partial.tokens:,} tokens, {seen}"
     if trial.selection is None:
         reason = "over the budget, not measured" if trial.state == "infeasible" else trial.error
         return f"{line}: {reason}"
-    return f"{line}: perplexity {trial.selection.perplexity:.4g}, KL {trial.selection.kl:.4f}"
+    quality = gauge.shown(trial.selection.figure)
+    return f"{line}: {quality}, {gauge.divergence} {trial.selection.divergence:.4f}"

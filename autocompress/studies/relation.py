@@ -46,7 +46,7 @@ class Relation:
             limit_ms: end to end.
             margin: spreads that the prediction stays below the limit. By 1 about five of six plans
                 meet it when they are measured, by 0 half of them: a miss costs one trial, but where
-                few forms are as fast, the next ones below may cost any amount of damage.
+                few forms are as fast, the next ones below may cost any amount of loss increase.
         """
         room = limit_ms - margin * self.spread_ms - self.dense_ms
         return self.dense_table_ms + room / self.slope

@@ -13,8 +13,10 @@ from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.errors import StorageError, StudyError
 from autocompress.methods.file_size import Entry
 from autocompress.methods.registry import method_from_dict
+from autocompress.methods.target import Target
 from autocompress.studies.study import StudyRecord
 from autocompress.surgery.inventory import Inventory
+from autocompress.surgery.native import NATIVE
 
 MENU = "menu.json"
 MENU_VERSION = 4
@@ -66,8 +68,12 @@ def keep_menu(folder: Path, stored: StoredMenu) -> Path:
     return path
 
 
-def read_menu(study: StudyRecord) -> StoredMenu:
+def read_menu(study: StudyRecord, target: Target = NATIVE) -> StoredMenu:
     """Read the menu in a study's run folder.
+
+    Args:
+        study: measured, at least in part.
+        target: the runtime that it was searched for.
 
     Raises:
         StudyError: there is none, or one of another version.
@@ -97,6 +103,7 @@ def read_menu(study: StudyRecord) -> StoredMenu:
             Entry(name, dtype, tuple(shape)) for name, dtype, shape in content["tensors"]
         ),
         places={name: (home, tuple(names)) for name, (home, names) in content["places"].items()},
+        target=target,
     )
     prices = {
         name: tuple(Price(*price) for price in prices) for name, prices in content["prices"].items()

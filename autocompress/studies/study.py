@@ -8,29 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.methods.plan import Plan
-from autocompress.records import LayerSpec, Measurement, Skipped
+from autocompress.records import Gauge, LayerSpec, Measurement, Skipped
 from autocompress.studies.relation import Relation
 from autocompress.units import Limits
 
-HAND_WRITTEN, ALLOCATION, KNOBS, SWAPS = "hand-written", "allocation", "knobs", "swaps"
-HEALED = "healed"  # numbers trained or fitted anew after the search, in a plan it had measured
-PLANNED = (HAND_WRITTEN, ALLOCATION)  # phases whose trials are made whatever came before
+BASELINE, ALLOCATION, KNOBS, SWAPS = "baseline", "allocation", "knobs", "swaps"
+HEALED = "healed"  # weights trained or refitted after the search, in a plan it had measured
+PLANNED = (BASELINE, ALLOCATION)  # phases whose trials are made whatever came before
+GAUGE_SETTING = "gauge"  # in a study's settings, from its start
 INTERRUPTED = "interrupted"  # the error of a trial that its search let go of
 
 
 @dataclass(frozen=True)
 class Healing:
-    """How stored numbers were trained.
+    """How stored weights were trained.
 
     Attributes:
         steps: of training.
         tokens: trained on, repeats counted.
         text: what it was trained on.
         settings: of the healing.
-        checks: ``step``, smoothed ``loss``, ``kl`` and ``nll`` on the selection text.
+        checks: ``step``, smoothed ``training_loss``, ``divergence`` and ``loss`` on the selection
+            text.
         of: number of the trial that it started from, where it is one of a study.
         phase: of that trial.
-        numbers: hash of the stored numbers, which lie in the run folder.
+        weights: hash of the stored weights, which lie in the run folder.
         tokens_hash: of the text's tokens.
     """
 
@@ -41,12 +43,12 @@ class Healing:
     checks: tuple[dict[str, float], ...] = field(hash=False, repr=False)
     of: int = -1
     phase: str = ""
-    numbers: str = ""
+    weights: str = ""
     tokens_hash: str = ""
 
     @property
     def trained(self) -> bool:
-        """Whether anything was to be trained; else matrices were only fitted anew, or cut."""
+        """Whether anything was to be trained; else matrices were only refitted, or cut."""
         return int(self.settings.get("steps", self.steps)) > 0
 
     @property
@@ -59,7 +61,7 @@ class Healing:
     @property
     def doing(self) -> str:
         """The same while it is done, at the beginning of a sentence."""
-        return {"healed": "Healing", "refitted": "Fitting anew", "shrunk": "Shrinking"}[self.done]
+        return {"healed": "Healing", "refitted": "Refitting", "shrunk": "Shrinking"}[self.done]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
@@ -77,7 +79,7 @@ class TrialRecord:
 
     Attributes:
         number: Optuna's number of the trial.
-        phase: where the plan came from: ``hand-written``, ``allocation``, ``knobs`` or ``swaps``.
+        phase: where the plan came from: ``baseline``, ``allocation``, ``knobs`` or ``swaps``.
         label: what a person calls it: ``uniform 3 bit``, ``allocated 10x``, ``knobs``.
         state: ``complete``, ``infeasible`` (over the byte limit in closed form, not evaluated),
             ``stopped`` (clearly beaten on the first windows) or ``failed``.
@@ -89,7 +91,7 @@ class TrialRecord:
         seconds: wall time of the trial.
         params: knobs that the sampler chose.
         error: why it failed, when it did.
-        healing: how its numbers were trained or fitted anew; ``None`` when they are as the methods
+        healing: how its weights were trained or refitted; ``None`` when they are as the methods
             fitted them.
     """
 
@@ -113,14 +115,14 @@ class TrialRecord:
         return self.state == "failed" and self.error in ("", INTERRUPTED)
 
     @property
-    def by_hand(self) -> bool:
+    def baselines(self) -> bool:
         """Whether a person would have written the plan, healed or not."""
-        return (self.healing.phase if self.healing else self.phase) == HAND_WRITTEN
+        return (self.healing.phase if self.healing else self.phase) == BASELINE
 
     @property
     def key(self) -> str:
-        """What was measured: the plan's hash, and that of its numbers if they were healed."""
-        return self.plan.hash + (f"-{self.healing.numbers}" if self.healing else "")
+        """What was measured: the plan's hash, and that of its weights if they were healed."""
+        return self.plan.hash + (f"-{self.healing.weights}" if self.healing else "")
 
     @property
     def measurement(self) -> Measurement | None:
@@ -138,8 +140,8 @@ class StudyRecord:
         model: what the user named: a hub id, a folder, or ``autocompress-demo`` for the bundled
             model.
         fingerprint: hash of the model's weights.
-        settings: everything that determines the trials: budget as typed, texts, space, sampler,
-            seed, dtype, versions.
+        settings: what was asked (``request``), what tells the study from others (``identity``), and
+            what else determines the trials; and the gauge.
         limits: the budget in bytes and milliseconds.
         specs: the compressible matrices.
         skipped: modules left as they are, with the reason.
@@ -168,6 +170,28 @@ class StudyRecord:
     trials: tuple[TrialRecord, ...]
     relation: Relation | None = None
     unreached: tuple[Skipped, ...] = ()
+
+    @property
+    def gauge(self) -> Gauge:
+        """The words and the scale of the model's quality."""
+        return Gauge(**self.settings[GAUGE_SETTING])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines its trials, contents by their hashes."""
+        return dict(self.settings.get("identity", {}))
+
+    @property
+    def each_setting(self) -> dict[str, Any]:
+        """Every setting once, whether it was asked for or made up."""
+        asked = {
+            name: value
+            for name, value in self.settings.get("request", {}).items()
+            if value is not None
+        }
+        groups = ("identity", "request", "texts", GAUGE_SETTING)
+        made_up = {**self.settings, **self.identity}
+        return {name: made_up[name] for name in made_up if name not in groups} | asked
 
     @property
     def unhealed(self) -> StudyRecord:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.errors import StudyError
 from autocompress.methods.plan import Plan
-from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped
+from autocompress.records import Gauge, Kind, LayerSpec, Measurement, Role, Skipped, exponential
 from autocompress.studies.relation import Relation
 from autocompress.studies.run_folder import find_study, unwritable, write_pointer
 from autocompress.studies.storage import (
@@ -40,8 +40,7 @@ REPORT = "report "
 RELATION = "latency relation"
 # A study is without its header only for the moment between two writes to the storage.
 UNHEADED_SECONDS = 10.0
-OBJECTIVES = ["perplexity", "bytes", "latency_ms"]
-DIRECTIONS = [StudyDirection.MINIMIZE] * len(OBJECTIVES)
+DIRECTIONS = [StudyDirection.MINIMIZE] * 3  # see ``values_of``
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "infeasible",
@@ -60,7 +59,7 @@ def create_study(header: StudyRecord, url: str) -> optuna.Study:
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                study.set_metric_names(OBJECTIVES)  # which its dashboard and plots show
+                study.set_metric_names(_names_of_values(header.gauge))  # for dashboard and plots
             study.set_user_attr(HEADER, _header_to_dict(header))
         write_pointer(header.folder, header.name, url)
     except DuplicatedStudyError as error:
@@ -71,6 +70,19 @@ def create_study(header: StudyRecord, url: str) -> optuna.Study:
     except OSError as error:
         raise unwritable(header.folder, error) from error
     return study
+
+
+def values_of(loss: float, size: int, latency_ms: float | None) -> list[float]:
+    """What Optuna and its samplers are told of a trial, each to be minimised.
+
+    First comes the exponential of the loss, a scale on which great losses are far apart; for a
+    language model it is the perplexity.
+    """
+    return [exponential(loss), float(size), latency_ms or 0.0]
+
+
+def _names_of_values(gauge: Gauge) -> list[str]:
+    return [gauge.figure if gauge.exponential else f"exp {gauge.loss}", "bytes", "latency_ms"]
 
 
 def existing_study(name: str, url: str) -> optuna.Study | None:

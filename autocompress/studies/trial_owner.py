@@ -12,6 +12,7 @@ import psutil  # type: ignore[import-untyped]
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.records import Measurement
+from autocompress.studies.study_store import values_of
 
 OWNER = "owner"
 # A trial of another machine, which cannot be asked, is given up so long after it started.
@@ -52,8 +53,7 @@ def _end_of(result: dict[str, Any] | None) -> tuple[list[float] | None, TrialSta
     if "selection" not in result:
         return None, TrialState.PRUNED
     measured = Measurement.from_dict(result["selection"])
-    latency = measured.latency_ms or 0.0
-    return [measured.perplexity, float(measured.bytes), latency], None
+    return values_of(measured.loss, measured.bytes, measured.latency_ms), None
 
 
 def _is_abandoned(trial: FrozenTrial) -> bool:

@@ -15,14 +15,15 @@ from transformers.pytorch_utils import Conv1D
 
 from autocompress.errors import ModelError, RecipeError
 from autocompress.layers.base import CompressedEmbedding, CompressedMatrix, TiedHead
-from autocompress.methods.base import Method, stored_entries
-from autocompress.methods.file_size import OVERHEAD, Entry, file_size
+from autocompress.methods.file_size import Entry, file_size
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.methods.target import Target
 from autocompress.records import Kind, LayerSpec, Role, Skipped
 from autocompress.surgery.experts import bias_name, expert_specs, stacks_of
 from autocompress.surgery.forms import KINDS, Form, factors_by_path, form_of
-from autocompress.surgery.placement import dense_names, home_of, prefix_of, weight_path
+from autocompress.surgery.native import NATIVE
+from autocompress.surgery.placement import dense_names, home_of, weight_path
 from autocompress.surgery.roles import depth_of, embedding_role, is_router, role_of
 from autocompress.surgery.stored_types import dtype_name
 from autocompress.surgery.tied import TiedEmbedding
@@ -42,13 +43,14 @@ class Inventory:
     Attributes:
         layers: compressible matrices in the order of the model; tied ones are there once.
         skipped: modules that hold a matrix and are left as they are, with the reason.
-        rest_bytes: most bytes that what is outside ``layers`` takes in a file of weights (norms,
-            skipped modules, biases of tied heads, buffers, the frame of the header).
+        rest_bytes: most bytes that what is outside ``layers`` takes in the target's container
+            (norms, skipped modules, biases of tied heads, buffers, the frame of the header).
         dense_bytes: bytes of the file of weights of the model as it is, header included.
         dense_elements: number of stored elements.
         stored_types: types of tensors that are stored in another type than they are computed in.
         tensors: what that file holds; without it, sizes of plans leave the header out.
         places: of each layer the module that holds it, and its tensors in that file.
+        target: the runtime that plans are for, which knows their bytes.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -61,6 +63,7 @@ class Inventory:
     places: Mapping[str, tuple[str, tuple[str, ...]]] = field(
         default_factory=dict, hash=False, repr=False
     )
+    target: Target = field(default=NATIVE, repr=False)
 
     @cached_property
     def _by_name(self) -> dict[str, LayerSpec]:
@@ -98,33 +101,25 @@ class Inventory:
         )
 
     def plan_bytes(self, plan: Plan) -> int:
-        """Exact bytes of the file of weights under a plan, header included."""
+        """Bytes of the target's container under a plan, header included.
+
+        Experts are taken apart where one is compressed.
+        """
         if not self.tensors:
             return plan.layer_bytes(self.layers) + self.rest_bytes
-        return file_size(self._entries(plan))
-
-    def _entries(self, plan: Plan) -> Iterator[Entry]:
-        """What the file holds under a plan. Experts are taken apart where one is compressed."""
         changed = {self.places[name][0] for name, method in plan.items() if method != Keep()}
         apart = [spec for spec in self.layers if self.places[spec.name][0] in changed]
         gone = {tensor for spec in apart for tensor in self.places[spec.name][1]}
-        yield from (entry for entry in self.tensors if entry.name not in gone)
-        for spec in apart:
-            yield from placed_entries(plan.get(spec.name, Keep()), spec)
+        return self.target.file_bytes(
+            (entry for entry in self.tensors if entry.name not in gone),
+            ((plan.get(spec.name, Keep()), spec) for spec in apart),
+        )
 
     @property
     def bf16_bytes(self) -> int:
         """Bytes of the file of weights at two bytes an element."""
         header = self.dense_bytes - sum(entry.bytes for entry in self.tensors)
         return 2 * self.dense_elements + (header if self.tensors else 0)
-
-
-def placed_entries(method: Method, spec: LayerSpec) -> tuple[Entry, ...]:
-    """What a method stores for a matrix, by the names in a file of the whole model."""
-    prefix = prefix_of(spec)
-    return tuple(
-        entry._replace(name=f"{prefix}{entry.name}") for entry in stored_entries(method, spec)
-    )
 
 
 def stored_tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -157,6 +152,7 @@ def take_inventory(
     model: nn.Module,
     stored_types: Mapping[str, torch.dtype] = NO_TYPES,
     factors: Mapping[str, float] | None = None,
+    target: Target = NATIVE,
 ) -> Inventory:
     """List the compressible matrices of a model. Needs no data: a model on the meta device will do.
 
@@ -169,6 +165,7 @@ def take_inventory(
         model: the dense model.
         stored_types: of tensors that are stored in another type than they are computed in.
         factors: of embeddings by path, where they are known: on the meta device they may be lost.
+        target: the runtime that plans are for.
 
     Raises:
         ModelError: nothing to compress.
@@ -191,10 +188,11 @@ def take_inventory(
         for spec in layers
     }
     inside = {name for _, names in places.values() for name in names}
-    rest = OVERHEAD + sum(entry.most_bytes for entry in tensors if entry.name not in inside)
+    rest = target.rest_bytes(entry for entry in tensors if entry.name not in inside)
     elements = sum(entry.elements for entry in tensors)
     dense, left = file_size(tensors), tuple(skipped)
-    return Inventory(tuple(layers), left, rest, dense, elements, stored_types, tensors, places)
+    known = stored_types, tensors, places, target
+    return Inventory(tuple(layers), left, rest, dense, elements, *known)
 
 
 def _as_stored(spec: LayerSpec, model: nn.Module, types: Mapping[str, torch.dtype]) -> LayerSpec:

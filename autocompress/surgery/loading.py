@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from autocompress.errors import ConfigurationError, ModelError, first_line
+from autocompress.paths import BUNDLED_MODEL
 from autocompress.quiet import quietened
 from autocompress.surgery import quantizer  # registers the loader of exported folders
 from autocompress.surgery.compute_type import FASTEST, fastest_type
@@ -32,7 +33,6 @@ from autocompress.surgery.inventory import NO_TYPES, stored_tensors_of
 from autocompress.surgery.quantized_checkpoints import foreign_method, prepare
 from autocompress.surgery.stored_types import StoredTypes, stored_types
 
-BUNDLED_MODEL = "autocompress-demo"
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
 QUANT_METHOD = quantizer.QUANT_METHOD
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.compressed_model import (
     adopt_class,
     attach_quantizer,
@@ -31,9 +31,8 @@ from autocompress.surgery.workbench import Build, Workbench
 
 def compressed_copy(
     workbench: Workbench,
-    plan: Plan,
+    plan: Plan | Compressed,
     build: Build,
-    numbers: Mapping[str, Tensor] | None = None,
 ) -> PreTrainedModel:
     """Return the model with a plan applied; the model of the workbench stays dense.
 
@@ -43,18 +42,17 @@ def compressed_copy(
         workbench: holds the dense model.
         plan: layers that it keeps, or does not name, stay as they are.
         build: makes the compressed matrix of a layer by a method.
-        numbers: stored tensors to use instead, see ``Workbench.applied``.
 
     Raises:
-        RecipeError: the plan names a layer that the model lacks, or the numbers do not fit it.
+        RecipeError: the plan names a layer that the model lacks, or the weights do not fit it.
     """
     dense = workbench.model
     assert isinstance(dense, PreTrainedModel)
     before = _parameter_names(dense)
-    compressed = _applied_copy(workbench, plan, build, numbers)
+    compressed = _applied_copy(workbench, plan, build)
     ties = state_ties(dense, compressed.config)
     gone = before - _parameter_names(compressed)
-    _adopt(compressed, plan, gone, ties, factors_in(workbench.inventory))
+    _adopt(compressed, Compressed.of(plan).plan, gone, ties, factors_in(workbench.inventory))
     return compressed
 
 
@@ -66,7 +64,7 @@ def compress_(workbench: Workbench, plan: Plan, build: Build) -> PreTrainedModel
 
     Args:
         workbench: see ``compressed_copy``.
-        plan: see ``compressed_copy``.
+        plan: layers that it keeps, or does not name, stay as they are.
         build: see ``compressed_copy``.
     """
     model = workbench.model
@@ -80,13 +78,12 @@ def compress_(workbench: Workbench, plan: Plan, build: Build) -> PreTrainedModel
 
 def _applied_copy(
     workbench: Workbench,
-    plan: Plan,
+    plan: Plan | Compressed,
     build: Build,
-    numbers: Mapping[str, Tensor] | None = None,
 ) -> PreTrainedModel:
     """Copy the modules of the model under a plan; other tensors are shared."""
     dense = workbench.model
-    with workbench.applied(plan, build, numbers):
+    with workbench.applied(plan, build):
         tensors = {id(tensor): tensor for tensor in chain(dense.parameters(), dense.buffers())}
         compressed = copy.deepcopy(dense, tensors)
     assert isinstance(compressed, PreTrainedModel)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.errors import AutocompressError
 from autocompress.layers.base import CompressedMatrix
@@ -13,10 +13,11 @@ from autocompress.methods.base import MatrixProblem, Method
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.numerics.metric import Metric
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.compressed_model import class_adopted
 from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.placement import bias_of, home_of, place, set_module, weight_of
-from autocompress.surgery.stored_numbers import StoredNumbers
+from autocompress.surgery.stored_weights import StoredWeights
 
 Build = Callable[[str, Method], CompressedMatrix]
 
@@ -54,27 +55,26 @@ class Workbench:
         return MatrixProblem(spec, weight_of(home, spec), metric, bias_of(home, spec))
 
     @contextmanager
-    def applied(
-        self, plan: Plan, build: Build, numbers: Mapping[str, Tensor] | None = None
-    ) -> Iterator[nn.Module]:
+    def applied(self, plan: Plan | Compressed, build: Build) -> Iterator[nn.Module]:
         """Give the model with a plan applied; on exit, also by an exception, it is dense again.
 
         Args:
-            plan: layers that it keeps, or does not name, stay untouched.
-            build: makes the compressed matrix of a layer by a method.
-            numbers: stored tensors by their names in a checkpoint, as healing leaves them. Matrices
-                that are among them are not built; other parameters are replaced as well.
+            plan: a plan, with stored weights or without. Layers that it keeps, or does not name,
+                stay untouched. Parameters beside its matrices are replaced as well, where it has
+                weights of them.
+            build: makes the compressed matrix of a layer of which there are no weights.
 
         Raises:
-            RecipeError: the plan names a layer that the model lacks, or the numbers do not fit it.
+            RecipeError: the plan names a layer that the model lacks, or the weights do not fit it.
             AutocompressError: another plan is applied at the moment.
         """
         if self._applied:
             raise AutocompressError(
                 "a plan is already applied to this model", hint="Leave the first one before."
             )
-        specs = [(self.inventory[name], method) for name, method in plan.items()]
-        stored = StoredNumbers(numbers or {})
+        compressed = Compressed.of(plan)
+        specs = [(self.inventory[name], method) for name, method in compressed.plan.items()]
+        stored = StoredWeights(compressed.weights)
         self._applied = True
         replaced: list[str] = []
         put_back: list[tuple[nn.Module, str, nn.Parameter]] = []

@@ -58,6 +58,7 @@ def send_attribution(client: Any, run: str, attribution: Attribution) -> None:
 def attribution_table(attribution: Attribution) -> dict[str, list[Any]]:
     """The groups by columns, after those of each grouping what is left of the total."""
     rows: list[dict[str, Any]] = []
+    key = attribution.gauge.divergence.lower()
     for grouping in attribution.groupings:
         rows += [
             {
@@ -66,15 +67,15 @@ def attribution_table(attribution: Attribution) -> dict[str, list[Any]]:
                 "matrices": each.layers,
                 "bytes_saved": each.bytes_saved,
                 "saved_share": each.saved_share,
-                "rise": each.damage.rise,
-                "rise_low": each.interval and each.interval.low,
-                "rise_high": each.interval and each.interval.high,
-                "kl": each.damage.kl,
+                "increase": each.lost.increase,
+                "increase_low": each.interval and each.interval.low,
+                "increase_high": each.interval and each.interval.high,
+                key: each.lost.divergence,
             }
             for each in attribution.by(grouping)
         ]
         rest = attribution.interaction(grouping)
         rows.append(dict.fromkeys(rows[0]) | {
-            "by": grouping, "group": "interaction", "rise": rest.rise, "kl": rest.kl,
+            "by": grouping, "group": "interaction", "increase": rest.increase, key: rest.divergence,
         })  # fmt: skip
     return {column: [row[column] for row in rows] for column in rows[0]}

@@ -10,34 +10,47 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.pictures.healing_png import write_healing_png
+from autocompress.records import Gauge
 
-CURVES = ("loss", "kl", "nll")
 PICTURE = "healing.png"
 
 
 def send_healing(
-    client: Any, run: str, checks: Sequence[Mapping[str, float]], title: str = "Healing"
+    client: Any,
+    run: str,
+    checks: Sequence[Mapping[str, float]],
+    gauge: Gauge,
+    title: str = "Healing",
 ) -> None:
-    """Log ``heal_loss``, ``heal_kl`` and ``heal_nll`` by step into a new run, and their picture.
+    """Log the curves of healing by step into a new run, and their picture.
+
+    They are ``heal_loss``, on the healing text, and under the gauge's keys, such as ``heal_kl`` and
+    ``heal_nll``, divergence and loss on the selection text.
 
     Args:
         client: of MLflow.
         run: of the healed trial.
-        checks: ``step``, ``loss`` on the healing text, ``kl`` and ``nll`` on the selection text;
-            what is no finite number is left out.
+        checks: ``step``, ``training_loss``, ``divergence`` and ``loss``; what is no finite number
+            is left out.
+        gauge: the names of the curves.
         title: of the picture.
     """
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
+    curves = {
+        "training_loss": "loss",
+        "divergence": gauge.divergence.lower(),
+        "loss": gauge.loss_key,
+    }
     metrics = [
-        Metric(f"heal_{curve}", check[curve], now, int(check["step"]))
-        for curve in CURVES
+        Metric(f"heal_{name}", check[curve], now, int(check["step"]))
+        for curve, name in curves.items()
         for check in checks
         if math.isfinite(check[curve])
     ]
     client.log_batch(run, metrics, synchronous=True)
     with tempfile.TemporaryDirectory() as scratch:
-        picture = write_healing_png(checks, Path(scratch) / PICTURE, title)
+        picture = write_healing_png(checks, Path(scratch) / PICTURE, gauge, title)
         if picture.exists():
             client.log_artifact(run, str(picture))

@@ -91,7 +91,7 @@ class MlflowStore:
         if trial.state != "failed":
             self.client.log_text(run_id, recipe_yaml(trial.plan), "recipe.yaml")
         if trial.healing is not None:
-            send_healing(self.client, run_id, trial.healing.checks, data.name)
+            send_healing(self.client, run_id, trial.healing.checks, study.gauge, data.name)
         self.client.set_terminated(
             run_id, "FAILED" if trial.state == "failed" else "FINISHED", end_time=now
         )
@@ -198,7 +198,8 @@ class MlflowStore:
     def _complete_child(
         self, study: StudyRecord, trial: TrialRecord, run: Any, places: dict[str, str]
     ) -> None:
-        metrics = {} if "report_perplexity" in run.data.metrics else report_metrics(study, trial)
+        known = f"report_{study.gauge.figure}" in run.data.metrics
+        metrics = {} if known else report_metrics(study, trial)
         tags = {
             key: value for key, value in places.items() if run.data.tags.get(key, "no") != value
         }
@@ -264,7 +265,8 @@ def _progress(study: StudyRecord, trial: TrialRecord) -> dict[str, float]:
     so_far = {HYPERVOLUME: hypervolume(study, until=trial.number)}
     best = best_or_none(study)
     if best is not None and best.selection is not None:
-        so_far |= {"best_perplexity": best.selection.perplexity, "best_bytes": float(best.bytes)}
+        so_far |= study.gauge.named({"best_figure": best.selection.figure})
+        so_far["best_bytes"] = float(best.bytes)
     return so_far
 
 

@@ -11,14 +11,14 @@ from typing import Any
 from autocompress.judging.against_dense import (
     dense_on,
     describe,
+    increase,
     latency_ratio,
     meets,
-    rise,
     targets_of,
 )
-from autocompress.judging.bootstrap import rise_interval
+from autocompress.judging.bootstrap import increase_interval
 from autocompress.judging.dominance import latency
-from autocompress.judging.front import front_of, front_to_dict, gain_over_hand_written
+from autocompress.judging.front import front_of, front_to_dict, gain_over_baseline
 from autocompress.judging.method_report import report_methods
 from autocompress.judging.method_rivals import stored_offers
 from autocompress.judging.picking import best_or_none, nearest_to_the_limits
@@ -31,8 +31,9 @@ from autocompress.units import format_bytes
 LONGEST_PARAMETER = 500
 TAG = "autocompress."
 TABLE_COLUMNS = (
-    "trial", "label", "phase", "perplexity", "rise", "rise_interval", "kl", "bytes", "ratio",
-    "ratio_bf16", "parameters", "latency_ms", "latency_ratio", "meets_budget", "text", "methods",
+    "trial", "label", "phase", "figure", "increase", "increase_interval", "divergence", "bytes",
+    "ratio", "ratio_bf16", "parameters", "latency_ms", "latency_ratio", "meets_budget", "text",
+    "methods",
 )  # fmt: skip
 
 
@@ -59,14 +60,19 @@ def study_data(study: StudyRecord) -> RunData:
         "limit_cosine": str(study.limits.cosine),
     }
     dense = {
-        "dense_perplexity": study.dense_report.perplexity,
-        "dense_selection_perplexity": study.dense_selection.perplexity,
+        "dense_figure": study.dense_report.figure,
+        "dense_selection_figure": study.dense_selection.figure,
         "dense_bytes": study.dense_bytes,
         "dense_bytes_bf16": study.dense_bf16_bytes,
         "dense_latency_ms": study.dense_report.latency_ms or study.dense_selection.latency_ms,
     }
     tags = {TAG + "study": study.name, TAG + "role": "study", TAG + "model": study.model}
-    return RunData(study.name, _short(_flat(study.settings) | params), _numbers(dense), tags)
+    return RunData(
+        study.name,
+        _short(_flat(study.each_setting) | params),
+        _numbers(study.gauge.named(dense)),
+        tags,
+    )
 
 
 def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
@@ -110,7 +116,7 @@ def trial_data(study: StudyRecord, trial: TrialRecord) -> RunData:
 
 
 def _healing_params(trial: TrialRecord) -> dict[str, str]:
-    """How the numbers of a healed trial were trained, without the curve."""
+    """How the weights of a healed trial were trained, without the curve."""
     if trial.healing is None:
         return {}
     known = {key: value for key, value in trial.healing.to_dict().items() if key != "checks"}
@@ -120,29 +126,29 @@ def _healing_params(trial: TrialRecord) -> dict[str, str]:
 def measurement_metrics(
     study: StudyRecord, measured: Measurement, prefix: str
 ) -> dict[str, float | None]:
-    """Perplexity, its rise and the divergence, named by text.
+    """The figure, the increase of the loss and the divergence, named by gauge and text.
 
     The selection text has no prefix, the report text ``report_``.
     """
-    return {
-        f"{prefix}perplexity": measured.perplexity,
-        f"{prefix}rise": math.log(measured.perplexity / dense_on(study, measured).perplexity)
-        if measured.perplexity > 0
-        else None,
-        f"{prefix}kl": measured.kl,
-        f"{prefix}cosine": measured.cosine,
-    }
+    return study.gauge.named(
+        {
+            f"{prefix}figure": measured.figure,
+            f"{prefix}increase": measured.loss - dense_on(study, measured).loss,
+            f"{prefix}divergence": measured.divergence,
+            f"{prefix}cosine": measured.cosine,
+        }
+    )
 
 
 def report_metrics(study: StudyRecord, trial: TrialRecord) -> dict[str, float]:
-    """What the final measurement adds to a child run, the interval of its rise included."""
+    """What the final measurement adds to a child run, the interval of its increase included."""
     if trial.report is None:
         return {}
-    interval = rise_interval(study, trial)
+    interval = increase_interval(study, trial)
     ends = {} if interval is None else interval._asdict()
     return _numbers(
         measurement_metrics(study, trial.report, "report_")
-        | {f"report_rise_{end}": value for end, value in ends.items()}
+        | {f"report_increase_{end}": value for end, value in ends.items()}
     )
 
 
@@ -165,7 +171,8 @@ def front_table(study: StudyRecord) -> dict[str, list[Any]]:
     plans = {trial.number: trial.plan for trial in study.complete}
     for point in points:
         point["methods"] = plans[point["trial"]].summary()
-    return {column: [point[column] for point in points] for column in TABLE_COLUMNS}
+    columns = study.gauge.named(dict.fromkeys(TABLE_COLUMNS))
+    return {column: [point[column] for point in points] for column in columns}
 
 
 def methods_table(study: StudyRecord) -> dict[str, list[Any]]:
@@ -208,15 +215,15 @@ def describe_study(study: StudyRecord) -> str:
     """A few lines of Markdown that a person meets first."""
     lines = [
         f"**{study.model}**: {format_bytes(study.dense_bytes)}, "
-        f"perplexity {study.dense_report.perplexity:.4g}."
+        f"{study.gauge.shown(study.dense_report.figure)}."
     ]
-    best, gain = best_or_none(study), gain_over_hand_written(study)
+    best, gain = best_or_none(study), gain_over_baseline(study)
     if best is not None and best.measurement is not None:
         lines.append(
             f"Best that meets every target: trial {best.number} ({best.label}), "
             f"{format_bytes(best.bytes)} ({study.dense_bytes / best.bytes:.3g}x), "
-            f"perplexity {best.measurement.perplexity:.4g} "
-            f"({rise(study, best):+.4f} nats, {best.measurement.text} text)."
+            f"{study.gauge.shown(best.measurement.figure)} "
+            f"({increase(study, best):+.4f} {study.gauge.unit}, {best.measurement.text} text)."
         )
     near = nearest_to_the_limits(study) if best is None else best
     if near is not None:
@@ -225,7 +232,7 @@ def describe_study(study: StudyRecord) -> str:
         lines.append("\n".join(f"- {verdict}" for verdict in targets_of(study, near)))
     if gain is not None and math.isfinite(gain.share) and not study.limits.asks_quality:
         lines.append(
-            f"It loses {gain.share:.0%} of what {gain.hand_written.label} loses in the same bytes."
+            f"It loses {gain.share:.0%} of what {gain.baseline.label} loses in the same bytes."
         )
     lines.append(
         "Artifacts: `front.html` (interactive), `front.png`, `front.json`, `front_table.json`, "

@@ -52,7 +52,7 @@ def run(tmp_path):
         defaults = {
             "calibration_data": token_ids(1),
             "report_data": token_ids(2),
-            "texts": FEW,
+            **FEW,
             "runs_dir": tmp_path / "runs",
         }
         recipe = arguments[0] if arguments else options.get("recipe")

@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.api.batch import Job, Outcome, cpu_count, default_jobs, places_for, run_jobs
+from autocompress.api.batch import (
+    ModelJob,
+    ModelOutcome,
+    cpu_count,
+    default_jobs,
+    places_for,
+    run_jobs,
+)
 from autocompress.errors import ConfigurationError
+from autocompress.requests.verbs import CompressRequest
 
 LONG = 300  # seconds; far longer than any of these tests
 
@@ -24,16 +32,16 @@ class Witness:
         self.events: list[tuple[str, str]] = []
         self.interrupt = interrupt
 
-    def stage(self, job: Job, description: str, total: int | None) -> None:
+    def stage(self, job: ModelJob, description: str, total: int | None) -> None:
         self.events.append((job.model, description))
 
-    def advance(self, job: Job, steps: int) -> None:
+    def advance(self, job: ModelJob, steps: int) -> None:
         self.events.append((job.model, "advance"))
 
-    def note(self, job: Job, message: str) -> None:
+    def note(self, job: ModelJob, message: str) -> None:
         self.events.append((job.model, message))
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: ModelOutcome) -> None:
         self.events.append((outcome.job.model, outcome.state))
         if self.interrupt:
             raise KeyboardInterrupt
@@ -62,8 +70,8 @@ class HangUnlessFirst:
             sys.exit(7)
 
 
-def jobs(*names: str) -> list[Job]:
-    return [Job(name, Path("out") / name) for name in names]
+def jobs(*names: str) -> list[ModelJob]:
+    return [ModelJob(name, Path("out") / name, CompressRequest(budget="2x")) for name in names]
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +102,8 @@ def test_an_interruption_ends_every_process(tmp_path):
 
 
 def test_an_expected_error_is_a_paragraph_and_progress_is_passed_on(tmp_path):
-    arguments = {"budget": "2x", "data": "bundled", "runs_dir": tmp_path}
-    job = Job(str(tmp_path / "none"), tmp_path / "out", arguments)
+    request = CompressRequest(budget="2x", data="bundled", runs_dir=tmp_path)
+    job = ModelJob(str(tmp_path / "none"), tmp_path / "out", request)
     witness = Witness()
     (outcome,) = run_jobs([job], 1, witness)
     assert outcome.state == "failed"

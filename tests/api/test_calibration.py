@@ -7,8 +7,10 @@ from autocompress.calibration.special_rows import at_least_average
 from autocompress.calibration.statistics import collect_statistics
 from autocompress.errors import ModelError
 from autocompress.evaluation.encoding import special_tokens
+from autocompress.progress import SILENT
+from autocompress.requests.groups import SessionRequest
 from autocompress.session import session as module
-from autocompress.session.session import OwnContent, Session, TextSettings
+from autocompress.session.session import OwnContent, Session
 from autocompress.store import Cache
 from autocompress.surgery.loading import LoadedModel
 from tests.conftest import VOCABULARY
@@ -23,7 +25,7 @@ class Told:
         self.notes: list[str] = []
 
     def task(self, description, total=None):
-        return module.SILENT.task(description, total)
+        return SILENT.task(description, total)
 
     def note(self, message):
         self.notes.append(message)
@@ -38,8 +40,9 @@ def ids():
 def open_it(tiny_llama, tiny_tokenizer, tmp_path, ids):
     def make(seed=0):
         loaded = LoadedModel(tiny_llama, tiny_tokenizer, "tiny", "0123456789abcdef")
-        settings, own = TextSettings(context=CONTEXT), OwnContent(tokens={"calibration": ids})
-        return Session(loaded, settings, Cache(tmp_path), Told(), seed=seed, own=own)
+        own = OwnContent(tokens={"calibration": ids})
+        request = SessionRequest(context=CONTEXT, progress=Told(), seed=seed)
+        return Session(loaded, request, Cache(tmp_path), own=own)
 
     return make
 

@@ -25,14 +25,13 @@ from autocompress.evaluation.windows import Windows
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
-from autocompress.session.session import TextSettings
 from autocompress.surgery.inventory import stored_bytes, take_inventory
 from tests.api.tiny_compression import token_ids, words
 from tests.api.verifying import score_here
 
 
 def perplexity(model, ids):
-    return score(model.eval(), Windows(ids, 64)).perplexity
+    return score(model.eval(), Windows(ids, 64)).figure
 
 
 def test_a_budget_gives_a_model_and_a_report(run, tiny_llama):
@@ -42,8 +41,8 @@ def test_a_budget_gives_a_model_and_a_report(run, tiny_llama):
     assert report.dense_bytes == dense
     assert report.bytes == stored_bytes(model) <= dense // 3
     assert report.ratio == dense / report.bytes >= 3
-    assert report.quality.dense_perplexity == pytest.approx(before, rel=1e-6)
-    assert report.quality.measured.perplexity == pytest.approx(
+    assert report.quality.dense_figure == pytest.approx(before, rel=1e-6)
+    assert report.quality.measured.figure == pytest.approx(
         perplexity(model, token_ids(2)), rel=1e-6
     )
     assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=3).shape == (1, 5)
@@ -54,25 +53,26 @@ def test_the_report_lists_every_matrix(run, tiny_llama):
     report = run(tiny_llama, budget="3x").report
     specs = take_inventory(tiny_llama).layers
     assert [row["name"] for row in report.table()] == [spec.name for spec in specs]
-    assert sum(row["damage"] for row in report.table()) == report.damage > 0
+    assert sum(row["loss_increase"] for row in report.table()) == report.loss_increase > 0
     rows = report.table()
     inside = sum(row["dense_bytes"] - row["bytes"] for row in rows)
     assert 0 <= inside - (report.dense_bytes - report.bytes) < 400 * len(specs)  # of the header
     assert report.parameters == report.dense_parameters == sum(row["parameters"] for row in rows)
     assert Plan.from_recipe(report.to_dict()["recipe"]) == report.plan
     json.dumps(report.to_dict(), allow_nan=False)
-    worst = max(report.layers, key=lambda layer: layer.damage)
+    worst = max(report.layers, key=lambda layer: layer.loss_increase)
     assert worst.name in str(report)
     assert f"{report.ratio:.3g} times less" in str(report)
     assert len(str(report).splitlines()) <= 6
 
 
 def test_a_larger_budget_costs_less(run, tiny_llama):
-    damages = [
-        run(tiny_llama, budget=budget, measure=False).report.damage for budget in ("2x", "3x", "4x")
+    loss_increases = [
+        run(tiny_llama, budget=budget, measure=False).report.loss_increase
+        for budget in ("2x", "3x", "4x")
     ]
-    assert damages == sorted(damages)
-    assert damages[0] < damages[-1]
+    assert loss_increases == sorted(loss_increases)
+    assert loss_increases[0] < loss_increases[-1]
 
 
 @pytest.mark.parametrize("form", ["plan", "mapping", "file"])
@@ -84,10 +84,8 @@ def test_a_recipe_comes_in_several_forms(form, run, tiny_llama, tmp_path):
     assert report.plan == plan
     assert stored_bytes(model) == take_inventory(tiny_llama).plan_bytes(plan)
     assert report.layers[0].settings == Keep().to_dict()  # not named, so kept
-    assert report.layers[0].damage == 0 < report.layers[1].damage
-    assert report.quality.measured.perplexity == pytest.approx(
-        report.quality.dense_perplexity, rel=0.01
-    )
+    assert report.layers[0].loss_increase == 0 < report.layers[1].loss_increase
+    assert report.quality.measured.figure == pytest.approx(report.quality.dense_figure, rel=0.01)
 
 
 def test_texts_are_read_with_the_tokenizer(run, tiny_llama, tiny_tokenizer):
@@ -148,14 +146,17 @@ def test_of_all_allocations_the_one_that_diverges_least_is_taken(run, tiny_llama
     """Whatever the options are said to cost inside a compressed model."""
     names = [spec.name for spec in take_inventory(tiny_llama).layers]
     more = {name: 3.0 if index % 2 else -0.75 for index, name in enumerate(names)}
-    predicted = run(tiny_llama, budget="5x", texts=TextSettings(pricing_tokens=0)).report
+    predicted = run(tiny_llama, budget="5x", pricing_tokens=0).report
     seen = {}
     price_options, divergence_of = rounds.price_options, rounds.divergence_of
 
     def misled(plan, *rest):
         found = price_options(plan, *rest)
         slopes = {
-            name: [Slope(*[more[name] * slope.damage] * 2, slope.damage) for slope in several]
+            name: [
+                Slope(*[more[name] * slope.loss_increase] * 2, slope.loss_increase)
+                for slope in several
+            ]
             for name, several in found.slopes.items()
         }
         return replace(found, slopes=slopes)

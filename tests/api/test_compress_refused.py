@@ -54,7 +54,7 @@ def test_what_cannot_be_compressed_is_refused(make, error, words_in_it, run, tin
         ({"budget": "3x", "calibration_data": 3}, ConfigurationError, "calibration_data"),
         ({"budget": "3x", "report_data": token_ids(1)}, DataError, "the same"),
         ({"budget": "3x", "report_data": token_ids(1) + 90}, DataError, "vocabulary"),
-        ({"budget": "3x", "device": "cpu"}, ConfigurationError, "device"),
+        ({"budget": "3x", "device": "cuda"}, ConfigurationError, "device"),
         ({"budget": "3x", "out": "somewhere"}, ConfigurationError, "tokenizer="),
     ],
 )

@@ -3,21 +3,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
 from autocompress.cli.dry_run_view import show_dry_run
 from autocompress.cli.main import main
-from autocompress.driver.endurance import Endurance
 from autocompress.driver.estimate import dry_run as dry_run_module
 from autocompress.driver.estimate.dry_run import dry_run
 from autocompress.driver.estimate.probes import PerElement, PerToken, Speed, probe
 from autocompress.driver.estimate.trial_list import SEARCHED, expected_trials
-from autocompress.driver.study_choice import Destination, SearchSettings
 from autocompress.errors import ConfigurationError, StudyError
-from autocompress.session.efforts import EFFORTS
-from autocompress.session.session import TextSettings, open_session, read_space
+from autocompress.requests.efforts import EFFORTS
+from autocompress.requests.groups import SessionRequest
+from autocompress.requests.verbs import SearchRequest
+from autocompress.session.session import open_session
+from autocompress.space.space_file import load_space
 from autocompress.units import Limits
 from tests.api.searches import BLOCKS, TRIALS, write_inputs
 
@@ -32,10 +32,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(dry_run_module, "probe", lambda _session, _space: SPEED)
 
 
-def settings_in(folder, budget="8x"):
-    inputs = write_inputs(folder)
-    texts = TextSettings(data=inputs["data"])
-    return SearchSettings(inputs["model"], budget, space=inputs["space"], texts=texts)
+def request_in(folder, budget="8x", **settings):
+    """A search in a folder, in a study of its own unless another is named."""
+    given = {"study": "fresh", "runs_dir": folder / "runs", "budget": budget} | settings
+    return SearchRequest(**write_inputs(folder) | given)
 
 
 def contents(folder):
@@ -48,11 +48,11 @@ def contents(folder):
 
 def test_a_new_search_is_described_and_nothing_is_written(quick, tmp_path):
     runs = tmp_path / "runs"
-    run = dry_run(settings_in(tmp_path), Destination("fresh", runs), Endurance(32))
+    run = dry_run(request_in(tmp_path, trials=32))
     assert not runs.exists()
     assert (run.study, run.folder, run.finished_trials) == ("fresh", runs / "fresh", None)
     assert sum(run.trials.values()) == 32
-    assert run.trials["hand-written"] == EFFORTS["normal"].by_hand
+    assert run.trials["baseline"] == EFFORTS["normal"].baselines
     assert run.ruled_out == 0
     assert sum(group.count for group in run.matrices) == MATRICES
     assert run.options == 4 * MATRICES
@@ -67,8 +67,7 @@ def test_a_new_search_is_described_and_nothing_is_written(quick, tmp_path):
 
 def test_after_the_search_all_is_known_and_nothing_is_touched(quick, record, workplace):
     before = contents(workplace / "runs")
-    settings = settings_in(workplace)
-    run = dry_run(settings, Destination("first", workplace / "runs"), Endurance(TRIALS + 3))
+    run = dry_run(request_in(workplace, study="first", trials=TRIALS + 3))
     assert run.finished_trials == TRIALS
     assert sum(run.trials.values()) == 3
     assert run.cached.statistics == MATRICES
@@ -77,37 +76,27 @@ def test_after_the_search_all_is_known_and_nothing_is_touched(quick, record, wor
     assert stages["calibrating"].seconds == stages["fitting"].seconds == 0
     assert contents(workplace / "runs") == before
 
-    again = dry_run(settings, Destination("first", workplace / "runs"), resume=True)
+    again = dry_run(SearchRequest(resume="first", runs_dir=workplace / "runs"))
     assert again.trials == {}
     assert contents(workplace / "runs") == before
     with pytest.raises(StudyError, match="other settings"):
-        dry_run(settings_in(workplace, "9x"), Destination("first", workplace / "runs"))
+        dry_run(request_in(workplace, "9x", study="first"))
 
 
 def test_what_the_search_would_refuse_is_refused(quick, record, workplace, capsys):
-    first = Destination("first", workplace / "runs")
-    with pytest.raises(ConfigurationError, match="--trials is too low: got 0"):
-        dry_run(settings_in(workplace), first, Endurance(0), resume=True)
-    for engine, wanted in (
-        ({"workers": 0}, "--workers: got 0"),
-        ({"workers": 1, "engine": "foo"}, "--engine: got 'foo'"),
+    runs = workplace / "runs"
+    for settings, wanted in (
+        ({"time": 0.0}, "--time is too short"),
+        ({"engine": "ray", "gpus_per_trial": 99}, "--gpus-per-trial is more than there are"),
+        ({"heal_data": "x"}, "--heal 200"),
     ):
         with pytest.raises(ConfigurationError, match=wanted):
-            show_dry_run(
-                settings_in(workplace),
-                first,
-                Endurance(),
-                **engine,
-                resume=False,
-                finish=None,
-                as_json=True,
-            )
+            show_dry_run(SearchRequest(resume="first", runs_dir=runs, **settings), as_json=True)
     assert capsys.readouterr().out == ""
 
 
 def test_a_latency_limit_means_that_layers_are_timed_once_for_equal_ones(quick, tmp_path):
-    settings = replace(settings_in(tmp_path), latency="0.9x")
-    run = dry_run(settings, Destination("fresh", tmp_path / "runs"), Endurance(20))
+    run = dry_run(request_in(tmp_path, latency="0.9x", trials=20))
     (stage,) = (stage for stage in run.stages if stage.name == "timing layers")
     shapes = {group.shape for group in run.matrices}
     # Three options beside keeping it; the embedding is tied to the head and has two uses.
@@ -115,14 +104,14 @@ def test_a_latency_limit_means_that_layers_are_timed_once_for_equal_ones(quick, 
 
 
 def test_trials_are_those_that_the_search_makes(record, workplace):
-    session = open_session(None, TextSettings(), workplace / "runs")
+    session = open_session(SessionRequest(runs_dir=workplace / "runs"))
     inventory = session.workbench.inventory
-    limits, space = record.limits, read_space(str(workplace / "tiny.yaml"))
+    limits, space = record.limits, load_space(str(workplace / "tiny.yaml"))
     made = len(record.trials)
     expected = expected_trials(inventory, limits, inventory.rest_bytes, made, space)
     assert [trial.phase for trial in expected] == [trial.phase for trial in record.trials]
     many = Counter(trial.phase for trial in expected_trials(inventory, limits, 0, 100, space))
-    assert many[SEARCHED] == 100 - many["hand-written"] - many["allocation"]
+    assert many[SEARCHED] == 100 - many["baseline"] - many["allocation"]
     hundredth = Limits(inventory.dense_bytes // 100, None)
     tight = expected_trials(inventory, hundredth, 0, 100, space)
     assert any(trial.ruled_out for trial in tight)
@@ -151,8 +140,8 @@ def test_the_command_gives_json(quick, tmp_path, capsys):
 
 def test_probes_measure_every_method_of_a_space(tmp_path):
     inputs = write_inputs(tmp_path)
-    session = open_session(None, TextSettings(data=inputs["data"]), tmp_path / "runs")
-    speed = probe(session, read_space(inputs["space"]))
+    session = open_session(SessionRequest(data=inputs["data"], runs_dir=tmp_path / "runs"))
+    speed = probe(session, load_space(inputs["space"]))
     assert set(speed.fits) == {"quantize"}
     assert min(speed.scoring.seconds(1000), speed.calibrating.seconds(1000)) > 0
     assert speed.fits["quantize"].seconds((256, 256)) > 0

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from autocompress.driver.estimate import probes
-from autocompress.driver.estimate.forecast import PRICING_PASSES, Work, predict_stages
 from autocompress.driver.estimate.probes import PerElement, PerToken, Speed, per_element, per_token
+from autocompress.driver.estimate.work import Work
+from autocompress.driver.stages import PRICING_PASSES, predict_stages
 from autocompress.space.space_file import load_space
 from autocompress.units import about
 from tests.studies.study_fixtures import SPECS
@@ -18,6 +19,7 @@ SPEED = Speed(PerToken(0.1, 0.001), PerToken(0.5, 0.002), 5.0, {"svd": PerElemen
 WORK = Work(
     specs=SPECS,
     vocabulary=4096,
+    row_bytes=2 * 4096 + 8,
     context=256,
     calibration_tokens=1000,
     fits=Counter({((256, 256), "svd"): 10}),
@@ -157,8 +159,8 @@ def test_times_are_said_with_no_more_digits_than_they_are_worth(seconds, words):
 
 def test_fitting_anew_takes_passes_over_its_text_for_each_plan():
     stages = by_name(replace(WORK, healed=2, refit_tokens=20_000))
-    assert stages["fitting anew"].work == "about 2 plans on 20,000 tokens"
-    assert stages["fitting anew"].seconds == pytest.approx(2 * 12 * SPEED.scoring.seconds(20_000))
+    assert stages["refitting"].work == "about 2 plans on 20,000 tokens"
+    assert stages["refitting"].seconds == pytest.approx(2 * 12 * SPEED.scoring.seconds(20_000))
     assert "healing" not in stages
 
 

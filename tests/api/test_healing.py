@@ -25,10 +25,10 @@ from autocompress.errors import (
     StudyError,
 )
 from autocompress.evaluation.corpus import bundled_text
-from autocompress.healing.settings import HealSettings
 from autocompress.judging.front import front_of, pick
 from autocompress.progress import SILENT
-from autocompress.studies.healed_trials import FOLDER, healed_already, picture_of, read_numbers
+from autocompress.requests.healing import HealSettings
+from autocompress.studies.healed_trials import FOLDER, compressed_of, healed_already, picture_of
 from autocompress.studies.study import HEALED
 from autocompress.studies.study_store import read_study
 
@@ -66,18 +66,18 @@ def test_a_healed_trial_is_a_further_trial_of_the_same_form_that_loses_less(
     assert (trial.number, trial.label) == (healed.trial, f"{smallest.label}, healed")
     assert (trial.plan, trial.bytes) == (smallest.plan, smallest.bytes)
     assert trial.key != smallest.key
-    assert trial.selection.kl < smallest.selection.kl
-    assert trial.report.kl == healed.after.kl < healed.before.kl
+    assert trial.selection.divergence < smallest.selection.divergence
+    assert trial.report.divergence == healed.after.divergence < healed.before.divergence
     assert trial.selection.latency_ms == smallest.selection.latency_ms
     assert trial in front_of(after)
     assert smallest not in front_of(after)
     assert (trial.healing.of, trial.healing.phase) == (smallest.number, smallest.phase)
     assert trial.healing.checks[0]["step"] == 0
     assert trial.healing.steps == 6
-    assert healed.rise_before == pytest.approx(
-        math.log(healed.before.perplexity / healed.dense.perplexity)
+    assert healed.increase_before == pytest.approx(
+        math.log(healed.before.figure / healed.dense.figure)
     )
-    stored = read_numbers(after.folder, trial)
+    stored = compressed_of(after.folder, trial).weights
     beside = sum(tensor.nbytes for name, tensor in stored.items() if "norm" not in name)
     assert beside <= trial.bytes
     assert not list((after.folder / FOLDER).glob("*.part"))
@@ -94,7 +94,7 @@ def test_a_search_that_goes_on_does_not_count_or_measure_by_healed_trials(search
     more = search(study=study.name, trials=len(study.trials) + 1)
     assert len([trial for trial in more.trials if trial.phase != HEALED]) == len(study.trials) + 1
     again = next(trial for trial in more.complete if trial.number == healed.trial)
-    assert again.report.perplexity == healed.after.perplexity
+    assert again.report.figure == healed.after.figure
 
 
 def test_a_healed_trial_is_exported_as_what_was_measured(study, healed, tmp_path):
@@ -105,7 +105,7 @@ def test_a_healed_trial_is_exported_as_what_was_measured(study, healed, tmp_path
     for path in weight_files(out):
         stored |= load_file(path)
     record = read_study(study.name, study.folder.parent)
-    numbers = read_numbers(record.folder, pick(record, str(healed.trial)))
+    numbers = compressed_of(record.folder, pick(record, str(healed.trial))).weights
     for name, tensor in numbers.items():
         assert (stored[name] == tensor).all()
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -114,12 +114,10 @@ def test_a_healed_trial_is_exported_as_what_was_measured(study, healed, tmp_path
     longer.write_text(bundled_text("calibration")[:24_000], encoding="utf-8")
     words = WORDS | {"data": str(longer), "runs_dir": runs}
     further = autocompress.heal(out, out=tmp_path / "further", **words)
-    assert further.exported.verification.perplexity == pytest.approx(
-        further.after.perplexity, rel=1e-4
-    )
+    assert further.exported.verification.figure == pytest.approx(further.after.figure, rel=1e-4)
     assert further.after.bytes == written.report.weight_bytes
     # The best step is chosen on the selection text; the report text is another.
-    assert further.after.kl <= 1.05 * further.before.kl
+    assert further.after.divergence <= 1.05 * further.before.divergence
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
@@ -240,7 +238,7 @@ def test_healing_that_is_killed_goes_on_to_the_same_numbers(study, smallest, tex
         study, trial=smallest.number, data=text, steps=14, tokens=256, rate=0.0100001, track=False
     )
     assert resumed.healing.steps == whole.healing.steps == 14
-    assert resumed.report.perplexity == pytest.approx(whole.after.perplexity, rel=5e-3)
+    assert resumed.report.figure == pytest.approx(whole.after.figure, rel=5e-3)
 
 
 def _passed_a_step(folder):
@@ -265,7 +263,7 @@ def test_a_search_heals_its_front_alike(search, study, text):
     by_number = {trial.number: trial for trial in before}
     for trial in healed:
         source = by_number[trial.healing.of]
-        assert trial.selection.kl <= source.selection.kl * (1 + 1e-6)
+        assert trial.selection.divergence <= source.selection.divergence * (1 + 1e-6)
         assert trial.report is not None
         assert trial.healing.settings == healed[0].healing.settings
     again = search(study=study.name, heal=3, heal_data=text, refit=False)

@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 
 import autocompress
-from autocompress.deploy import checkpoint, verify
+from autocompress.deploy import native, verify
 from autocompress.deploy.weights import weight_files
 from autocompress.errors import ConfigurationError
 from autocompress.space.recipe_file import load_recipe
@@ -33,7 +33,7 @@ def test_a_folder_is_healed_into_another_that_diverges_less(folder, tmp_path):
     before = tensors_in(folder.path)
     healed = heal(folder, tmp_path / "healed")
     assert healed.source == str(folder.path)
-    assert healed.after.kl < healed.before.kl
+    assert healed.after.divergence < healed.before.divergence
     assert healed.after.bytes == healed.before.bytes
     assert load_recipe(tmp_path / "healed" / "recipe.yaml") == healed.plan == folder.plan
     after = tensors_in(tmp_path / "healed")
@@ -51,7 +51,7 @@ def test_what_is_cut_off_leaves_no_half_of_a_folder_and_goes_on(folder, tmp_path
 
     out = tmp_path / "healed"
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "check_sizes", stop)
+        patch.setattr(native, "check_sizes", stop)
         with pytest.raises(KeyboardInterrupt):
             heal(folder, out)
     assert not out.exists()

@@ -66,4 +66,4 @@ def test_a_search_that_is_killed_keeps_what_it_had_and_repeats_none_of_it(
     undisturbed = {trial.plan.hash: trial for trial in record.complete}
     for trial in after.complete:
         if trial.plan.hash in undisturbed:
-            assert trial.selection.perplexity == undisturbed[trial.plan.hash].selection.perplexity
+            assert trial.selection.figure == undisturbed[trial.plan.hash].selection.figure

@@ -11,7 +11,8 @@ import torch
 import autocompress
 from autocompress.calibration.builder import LayerBuilder
 from autocompress.cli.main import main
-from autocompress.driver import searching
+from autocompress.driver import stages
+from autocompress.driver.study_choice import request_of
 from autocompress.errors import (
     BudgetUnreachable,
     ConfigurationError,
@@ -23,7 +24,6 @@ from autocompress.errors import (
 from autocompress.evaluation.evaluator import Evaluator
 from autocompress.judging.picking import pick
 from autocompress.session import session
-from autocompress.session.session import TextSettings
 from autocompress.space.document import read_document
 from autocompress.space.recipe_file import read_recipe
 from tests.api.searches import TRIALS
@@ -54,9 +54,9 @@ def test_a_search_gives_the_study(record, workplace):
     assert best.bytes <= record.limits.memory_bytes
     assert best.report is not None
     assert best.report.text == "report"
-    assert math.isfinite(best.report.perplexity)
+    assert math.isfinite(best.report.figure)
     assert best.report.tokens > record.dense_selection.tokens > 100
-    assert record.dense_selection.kl < 1e-6 < best.selection.kl
+    assert record.dense_selection.divergence < 1e-6 < best.selection.divergence
     # No text changes the time of a token: it is measured once.
     assert best.report.latency_ms == best.selection.latency_ms > 0
 
@@ -87,7 +87,7 @@ def test_resume_with_more_trials_adds_them(record, search):
     search(study="more", trials=1)
     more = autocompress.search(resume="more", trials=2, runs_dir=record.folder.parent, track=False)
     assert [trial.label for trial in more.trials] == [t.label for t in record.trials[:2]]
-    assert more.settings["space"] == "tiny"
+    assert more.identity["space"] == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_budget_that_cannot_be_met_says_the_smallest_that_can(workplace, searc
 
 
 def test_a_latency_that_cannot_be_met_is_said_before_options_are_priced(search, monkeypatch):
-    monkeypatch.setattr(searching, "price_menu", lambda *_: pytest.fail("they were priced"))
+    monkeypatch.setattr(stages, "price_menu", lambda *_: pytest.fail("they were priced"))
     with pytest.raises(BudgetUnreachable, match="as fast as the latency limit"):
         search(study="fast", latency="0.001x")
 
@@ -143,20 +143,20 @@ def test_bad_arguments_are_named(search, workplace, arguments, error, words):
     assert {path.name for path in workplace.iterdir()} <= before | {"runs"}
 
 
-@pytest.mark.parametrize("source", ["data", "calibration_data", "selection_data", "report_data"])
-def test_sources_beside_text_settings_are_refused(source, workplace, search):
-    text, few = str(workplace / "text.txt"), TextSettings(selection_tokens=100)
-    sources = {"data": None} | {source: text}
-    with pytest.raises(ConfigurationError, match=f"texts and {source}, wanted one of them"):
-        search(texts=few, study="twice", **sources)
-    assert not (workplace / "runs" / "twice").exists()
-
-
-def test_text_settings_name_sources_as_well(workplace, search):
-    settings = TextSettings(str(workplace / "text.txt"), selection_tokens=100)
-    record = search(texts=settings, data=None, study="settings", trials=1)
+def test_the_tokens_of_each_text_are_settings(search):
+    record = search(study="settings", selection_tokens=100, trials=1)
     assert record.dense_selection.tokens < 100
-    assert "text.txt" in record.settings["selection_text"]
+    assert "text.txt" in record.identity["selection_text"]
+
+
+def test_a_request_is_what_its_settings_are(search, record, monkeypatch):
+    asked = []
+    monkeypatch.setattr("autocompress.api.functions.run_search", lambda *given: asked.append(given))
+    request = request_of(record)
+    autocompress.search(request, track=False)
+    autocompress.search(**{**request.to_dict(), "track": False})
+    (first, _), (second, _) = asked
+    assert first.to_dict() == second.to_dict() == request.to_dict()
 
 
 def test_a_text_that_is_used_twice_is_refused(search, workplace):
@@ -203,14 +203,14 @@ def test_the_best_trial_exports_to_a_model_of_the_same_perplexity(record, workpl
     exported = autocompress.export(record, out=out)
     best = pick(record)
     assert exported.text == "report"
-    assert math.isclose(exported.verification.perplexity, best.report.perplexity, rel_tol=1e-4)
+    assert math.isclose(exported.verification.figure, best.report.figure, rel_tol=1e-4)
     assert exported.report.weight_bytes == best.bytes
     on_disk = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     assert exported.report.file_bytes == on_disk <= record.limits.memory_bytes
     measured = autocompress.evaluate(
         str(out), data=str(workplace / "text.txt"), part="report", context=2048
     )
-    assert math.isclose(measured["perplexity"], best.report.perplexity, rel_tol=1e-4)
+    assert math.isclose(measured["perplexity"], best.report.figure, rel_tol=1e-4)
     assert measured["bytes"] == best.bytes
     with pytest.raises(ModelError, match="compressed already"):
         autocompress.search(str(out), data="bundled", runs_dir=workplace / "runs", track=False)
@@ -227,9 +227,14 @@ def test_a_profile_lists_every_option_of_every_matrix(record, workplace, no_work
     layers = json.loads(json.dumps(profile.to_dict()))["layers"]
     assert [layer["name"] for layer in layers] == [spec.name for spec in record.specs]
     for layer in layers:
-        damages = {each["bits"]: each["damage"] for each in layer["options"] if "bits" in each}
-        assert damages[8] < damages[4] < damages[2]
-        assert layer["damage"]["4x"] is None or layer["damage"]["4x"] <= layer["damage"]["8x"]
+        loss_increases = {
+            each["bits"]: each["loss_increase"] for each in layer["options"] if "bits" in each
+        }
+        assert loss_increases[8] < loss_increases[4] < loss_increases[2]
+        assert (
+            layer["loss_increase"]["4x"] is None
+            or layer["loss_increase"]["4x"] <= layer["loss_increase"]["8x"]
+        )
 
 
 def test_json_is_one_object_on_stdout(record, workplace, capfd):
@@ -243,7 +248,7 @@ def test_json_is_one_object_on_stdout(record, workplace, capfd):
     assert printed["dense"]["bytes"] == record.dense_bytes
     best = pick(record)
     assert printed["best"]["trial"] == best.number
-    assert printed["best"]["perplexity"] == best.report.perplexity
+    assert printed["best"]["perplexity"] == best.report.figure
     assert printed["best"]["ratio"] == record.dense_bytes / best.bytes
     for point in [printed["best"], *printed["front"]]:
         assert point.keys() >= POINT

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
 import autocompress
 from autocompress.cli.main import main
-from autocompress.driver.study_choice import SearchSettings
+from autocompress.driver.study_choice import request_of
 from autocompress.errors import ConfigurationError, StudyError
+from autocompress.evaluation.corpus import PARTS
 from autocompress.methods.keep import Keep
+from autocompress.session.session import space_of
 from autocompress.space.selection import Selection
 from tests.api.tiny_compression import FEW, token_ids, words
 from tests.conftest import make_tiny_model, make_tiny_tokenizer
@@ -46,23 +47,17 @@ def here(place, monkeypatch):
 
 
 def test_a_search_keeps_to_what_is_selected_and_knows_it_again(here):
-    texts = replace(
-        FEW,
-        calibration_data="0.txt",
-        selection_data="1.txt",
-        report_data="2.txt",
-        selection_tokens=256,
-        pricing_tokens=0,
-    )
-    more = {"space": "small.yaml", "trials": 3, "refit": False, "track": False, "texts": texts}
+    texts = FEW | {f"{part}_data": f"{i}.txt" for i, part in enumerate(PARTS)}
+    texts |= {"selection_tokens": 256, "pricing_tokens": 0}
+    more = {"space": "small.yaml", "trials": 3, "refit": False, "track": False} | texts
     selected = {"methods": "quantize", "layers": ["*.mlp.*"], "keep": "*.1.mlp.up_proj"}
     record = autocompress.search("dense", "1.2x", **selected, **more)
     changed = [
         {name for name, method in trial.plan.items() if method != Keep()} for trial in record.trials
     ]
     assert set().union(*changed) == MLP - {"model.layers.1.mlp.up_proj"}
-    assert record.trials[-1].by_hand  # keeps to them as well
-    assert SearchSettings.of_study(record).selection == Selection.of(**selected)
+    assert record.trials[-1].baselines  # keeps to them as well
+    assert space_of(request_of(record)).selection == Selection.of(**selected)
     words = {**selected, "layers": "*.mlp.*,*k_proj"}
     with pytest.raises(StudyError, match=r"layers.*got layers = \['\*\.mlp\.\*', '\*k_proj'\]"):
         autocompress.search("dense", "1.2x", **words, **more, study=record.name)
@@ -81,7 +76,7 @@ def test_a_profile_shows_what_is_selected(here, capsys):
 
 
 def test_a_model_in_memory_is_compressed_where_it_is_selected(here, tmp_path):
-    arguments = {"calibration_data": token_ids(1), "report_data": token_ids(2), "texts": FEW}
+    arguments = {"calibration_data": token_ids(1), "report_data": token_ids(2)} | FEW
     selected = {"methods": ["quantize"], "layers": "*.mlp.*", "keep": ["*.0.*"]}
     arguments |= selected | {"space": "small.yaml", "runs_dir": tmp_path}
     _, report = autocompress.compress(make_tiny_model("llama"), budget="1.1x", **arguments)

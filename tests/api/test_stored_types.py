@@ -120,7 +120,7 @@ def test_a_model_in_memory_is_its_own_checkpoint(place, tiny_model):
         model,
         budget="2x",
         calibration_data=token_ids(1),
-        texts=FEW,
+        **FEW,
         space="tiny.yaml",
         measure=False,
         runs_dir=None,

@@ -14,7 +14,6 @@ import autocompress
 from autocompress.cli.main import main
 from autocompress.deploy import verify
 from autocompress.judging.front import front_to_dict
-from autocompress.session.session import TextSettings
 from tests.api.tiny_compression import FEW, token_ids
 from tests.api.verifying import score_here
 from tests.conftest import VOCABULARY, make_tiny_tokenizer
@@ -121,7 +120,7 @@ def test_eight_bits_where_asked_and_a_recipe_is_obeyed(place, capfd):
         capfd, "--budget", "2.2x", "--space", "tiny.yaml", "--unreached", "8bit", "--out", "8 bit"
     )
     assert all(layer["settings"]["bits"] == 8 for layer in of_vision(report))
-    assert all(layer["damage"] is None for layer in of_vision(report))
+    assert all(layer["loss_increase"] is None for layer in of_vision(report))
     assert "Stored in 8 bits, as --unreached asks" in err
     ours, dense = features("8 bit").flatten(), features("my llava").flatten()
     assert torch.cosine_similarity(ours, dense, dim=0) > 0.999
@@ -131,7 +130,7 @@ def test_eight_bits_where_asked_and_a_recipe_is_obeyed(place, capfd):
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     report, err = compressed(capfd, "--recipe", "recipe.yaml", "--out", "asked for")
     (layer,) = [layer for layer in report["layers"] if layer["method"] != "keep"]
-    assert (layer["name"], layer["damage"]) == (name, None)
+    assert (layer["name"], layer["loss_increase"]) == (name, None)
     assert "Warning: recipe recipe.yaml compresses 1 matrix" in err
 
 
@@ -143,11 +142,15 @@ def test_every_plan_of_a_search_leaves_it_dense(place):
         trials=4,
         refit=False,
         track=False,
-        texts=TextSettings("my text.txt", None, None, None, 300, 300, 300, pricing_tokens=0),
+        data="my text.txt",
+        calibration_tokens=300,
+        selection_tokens=300,
+        report_tokens=300,
+        pricing_tokens=0,
     )
     names = {matrix.name for matrix in study.unreached}
     assert len(names) == 9
-    assert {trial.phase for trial in study.trials} == {"allocation", "hand-written"}
+    assert {trial.phase for trial in study.trials} == {"allocation", "baseline"}
     assert all(trial.plan[name].name == "keep" for trial in study.trials for name in names)
     assert len(front_to_dict(autocompress.front(study.name))["unreached"]) == 9
 
@@ -164,7 +167,7 @@ def test_a_model_in_memory_keeps_it(place):
     model = make_llava()
     data = {"calibration_data": token_ids(0, 256), "measure": False}
     _, report = autocompress.compress(
-        model, budget="1.3x", space="tiny.yaml", texts=FEW, runs_dir=None, **data
+        model, budget="1.3x", space="tiny.yaml", runs_dir=None, **FEW, **data
     )
     assert len(report.unreached) == 9
     assert "unreached   left dense: 9 matrices" in str(report)
@@ -173,7 +176,7 @@ def test_a_model_in_memory_keeps_it(place):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--budget", "2x", "--unreached", "4bit"], "wanted keep or 8bit"),
+        (["--budget", "2x", "--unreached", "4bit"], "wanted keep, 8bit"),
         (["--recipe", "some.yaml", "--unreached", "8bit"], "beside a recipe without a budget"),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autocompress.driver.study_choice import SearchSettings
+from autocompress.driver.study_choice import request_of
 from autocompress.driver.worker import WorkerSettings
 from autocompress.errors import ModelError, StorageError
 from autocompress.evaluation.jobs import Job
@@ -17,8 +17,7 @@ from autocompress.evaluation.latency import Latency
 def settings(record, workplace) -> WorkerSettings:
     """Those of a worker of the finished search."""
     return WorkerSettings(
-        SearchSettings.of_study(record),
-        workplace / "runs",
+        replace(request_of(record), runs_dir=workplace / "runs"),
         dense_latency=Latency(5.0, 0.1),
         fingerprint=record.fingerprint,
         threads=torch.get_num_threads(),
@@ -31,8 +30,8 @@ def test_a_worker_measures_what_the_search_measured(settings, record):
         outcome = pickle.loads(pickle.dumps(measure(Job(trial.number, trial.plan))))
         assert outcome.error == ""
         assert outcome.number == trial.number
-        assert outcome.measurement.perplexity == trial.selection.perplexity
-        assert outcome.measurement.kl == trial.selection.kl
+        assert outcome.measurement.figure == trial.selection.figure
+        assert outcome.measurement.divergence == trial.selection.divergence
         assert outcome.measurement.bytes == trial.bytes
 
 
@@ -43,7 +42,11 @@ def test_a_worker_that_would_load_other_weights_refuses(settings):
 
 def test_a_worker_that_does_not_see_the_cache_refuses(settings, tmp_path):
     with pytest.raises(StorageError, match=r"no statistics.*--runs-dir"):
-        replace(settings, runs_dir=tmp_path / "elsewhere").open()
+        elsewhere(settings, tmp_path / "elsewhere").open()
+
+
+def elsewhere(settings, runs_dir):
+    return replace(settings, request=replace(settings.request, runs_dir=runs_dir))
 
 
 def test_workers_share_the_threads_and_the_gpus(settings, monkeypatch):
@@ -56,5 +59,5 @@ def test_workers_share_the_threads_and_the_gpus(settings, monkeypatch):
         ("cuda", ["cuda:0", "cuda:1", "cuda:0"]),
         ("cuda:1", ["cuda:1"] * 3),
     ):
-        on_device = replace(settings, search=replace(settings.search, device=device))
-        assert [each.search.device for each in on_device.spread(3)] == devices
+        on_device = replace(settings, request=replace(settings.request, device=device))
+        assert [each.request.device for each in on_device.spread(3)] == devices

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from autocompress.session.session import TextSettings
 from tests.conftest import VOCABULARY
 
 SPACE = """\
@@ -14,7 +13,7 @@ methods:
   keep: true
   quantize: {bits: [8, 4, 2], group_sizes: [16]}
 """
-FEW = TextSettings(calibration_tokens=512, report_tokens=512, pricing_tokens=128)
+FEW = {"calibration_tokens": 512, "report_tokens": 512, "pricing_tokens": 128}
 
 
 def token_ids(seed, count=512):

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from autocompress.deploy.checkpoint import export_checkpoint
 from autocompress.methods.plan import Plan
 from autocompress.surgery.loading import load_model
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY, make_tiny_tokenizer
+from tests.deploy.exporting import export_checkpoint
 from tests.mixed_plans import builder, mixed_plan
 
 TOKENS = 4_000

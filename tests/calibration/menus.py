@@ -30,14 +30,14 @@ def layer_spec(index: int, role: Role | None = None) -> LayerSpec:
 
 
 def menu_of(*layers: Sequence[tuple[int, float]]) -> Menu:
-    """One layer for each list of ``(bytes, damage)``; the methods are only labels."""
+    """One layer for each list of ``(bytes, loss increase)``; the methods are only labels."""
     return Menu(
         tuple(
             LayerMenu(
                 layer_spec(index),
                 tuple(
-                    Option(method, size, size, damage, 1.0)
-                    for method, (size, damage) in zip(METHODS, options, strict=False)
+                    Option(method, size, size, loss_increase, 1.0)
+                    for method, (size, loss_increase) in zip(METHODS, options, strict=False)
                 ),
             )
             for index, options in enumerate(layers)
@@ -46,8 +46,10 @@ def menu_of(*layers: Sequence[tuple[int, float]]) -> Menu:
 
 
 def total(menu: Menu, plan: dict[str, Method]) -> tuple[int, float]:
-    """Bytes and damage of a plan, looked up option by option."""
+    """Bytes and loss increase of a plan, looked up option by option."""
     chosen = [
         next(o for o in layer.options if o.method == plan[layer.spec.name]) for layer in menu.layers
     ]
-    return sum(option.file_bytes for option in chosen), sum(option.damage for option in chosen)
+    return sum(option.file_bytes for option in chosen), sum(
+        option.loss_increase for option in chosen
+    )

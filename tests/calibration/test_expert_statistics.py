@@ -156,7 +156,9 @@ def test_an_expert_that_saw_no_token_counts_as_if_it_had_seen_an_average_one(rou
     assert_close(idle.columns, (3 * first.columns + second.columns) / 4)
     assert_close(idle.rows, (first.rows + second.rows) / 4)
     change = torch.randn(8, 8)
-    assert 0 < metrics["experts.2"].damage(change) < metrics["experts.0"].damage(change)
+    assert (
+        0 < metrics["experts.2"].loss_increase(change) < metrics["experts.0"].loss_increase(change)
+    )
 
 
 def test_without_a_loss_experts_still_count_by_their_share(routed):

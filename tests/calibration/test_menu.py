@@ -11,12 +11,13 @@ from torch.testing import assert_close
 from autocompress.calibration import fitting as module
 from autocompress.calibration import menu as menu_module
 from autocompress.calibration.fitting import build_menu, most_at_once
-from autocompress.calibration.menu import file_bytes, judge
+from autocompress.calibration.menu import judge
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.svd import Svd
 from autocompress.numerics.metric import Curvature, Metric
 from autocompress.records import Kind, LayerSpec, Role
+from autocompress.surgery.native import NATIVE
 from autocompress.surgery.workbench import Workbench
 from tests.calibration.counting import METHODS, menu_with
 from tests.deploy.exporting import export_tiny
@@ -114,14 +115,17 @@ def test_a_menu_that_was_cut_off_goes_on_where_it_was(make_builder):
     assert again.fits
 
 
-def test_undominated_options_rise_in_bytes_and_fall_in_damage(make_builder):
+def test_undominated_options_increase_in_bytes_and_fall_in_loss_increase(make_builder):
     for layer in menu_with(make_builder()).layers:
         kept = layer.undominated
         assert [o.file_bytes for o in kept] == sorted({o.file_bytes for o in kept})
-        assert [o.damage for o in kept] == sorted({o.damage for o in kept}, reverse=True)
+        assert [o.loss_increase for o in kept] == sorted(
+            {o.loss_increase for o in kept}, reverse=True
+        )
         for option in layer.options:
             assert any(
-                o.file_bytes <= option.file_bytes and o.damage <= option.damage for o in kept
+                o.file_bytes <= option.file_bytes and o.loss_increase <= option.loss_increase
+                for o in kept
             )
         assert [o.bytes for o in layer.options] == sorted(o.bytes for o in layer.options)
 
@@ -137,17 +141,17 @@ def test_the_menu_states_exact_bytes_and_the_judgement_of_the_layer(make_builder
                 0.5 * float(torch.trace(_full(t.rows) @ change @ _full(t.columns) @ change.T))
                 for t in builder.metrics[layer.spec.name].terms
             )
-            assert math.isclose(option.damage, expected, rel_tol=1e-3, abs_tol=1e-9)
+            assert math.isclose(option.loss_increase, expected, rel_tol=1e-3, abs_tol=1e-9)
 
 
 def _full(gram):
     return torch.diag(gram) if gram.ndim == 1 else gram
 
 
-def test_a_kept_layer_does_no_damage(make_builder):
+def test_a_kept_layer_does_no_loss_increase(make_builder):
     problem = make_builder().problem(make_builder().workbench.inventory.layers[1].name)
     fit = judge(problem, Keep().build(problem))
-    assert fit.damage == 0.0
+    assert fit.loss_increase == 0.0
     assert math.isclose(fit.cosine, 1.0, abs_tol=1e-6)
 
 
@@ -177,7 +181,7 @@ def test_the_cosine_is_that_of_the_outputs(make_builder, monkeypatch, index, at_
     assert 0.05 < float(expected) < 0.99
     fit = judge(problem, layer)
     assert_close(torch.tensor(fit.cosine), expected, rtol=1e-4, atol=1e-5)
-    assert math.isclose(fit.damage, problem.damage(compressed), rel_tol=1e-4)
+    assert math.isclose(fit.loss_increase, problem.loss_increase(compressed), rel_tol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
@@ -194,7 +198,9 @@ def test_the_bytes_of_a_plan_bound_the_file(
         else Plan.of({spec.name: plan for spec in inventory.layers})
     )
     export = export_tiny(model, tiny_tokenizer, inputs_of(model), tmp_path / "out", chosen)
-    bound = inventory.rest_bytes + sum(file_bytes(chosen[s.name], s) for s in inventory.layers)
+    bound = inventory.rest_bytes + sum(
+        NATIVE.matrix_bytes(chosen[s.name], s) for s in inventory.layers
+    )
     assert export.report.weight_bytes == inventory.plan_bytes(chosen)
     assert export.report.weight_bytes == export.report.file_bytes <= bound
 

@@ -14,15 +14,15 @@ from autocompress.calibration.priced_menu import LARGEST_RATIO, LEAST_RATIO, Pri
 def test_between_two_swaps_the_logarithm_of_the_ratio_is_linear(first, ratio, share):
     second = 8 * first
     swaps = (Price(first, first), Price(second, second * ratio))
-    damage = first * 8**share
-    assert PricedMenu({"a": swaps}).ratio("a", damage) == pytest.approx(ratio**share)
+    loss_increase = first * 8**share
+    assert PricedMenu({"a": swaps}).ratio("a", loss_increase) == pytest.approx(ratio**share)
 
 
 def test_beyond_the_swaps_the_ratio_is_constant():
     menu = PricedMenu({"a": (Price(0.1, 0.2), Price(0.4, 1.6))})
-    assert [menu.ratio("a", damage) for damage in (1e-9, 0.1, 0.4, 100.0)] == pytest.approx(
-        [2.0, 2.0, 4.0, 4.0]
-    )
+    assert [
+        menu.ratio("a", loss_increase) for loss_increase in (1e-9, 0.1, 0.4, 100.0)
+    ] == pytest.approx([2.0, 2.0, 4.0, 4.0])
 
 
 def test_among_many_swaps_the_two_nearest_count():
@@ -30,9 +30,9 @@ def test_among_many_swaps_the_two_nearest_count():
     ratios = [2.0, 1.0, 1.5, 4.0, 0.5]
     swaps = tuple(Price(p, p * r) for p, r in zip(predicted, ratios, strict=True))
     menu = PricedMenu({"a": swaps})
-    for damage in (0.05, 0.1, 0.15, 0.3, 0.5, 1.0, 2.9, 3.0, 9.0):
-        place = np.interp(math.log(damage), np.log(predicted), np.log(ratios))
-        assert menu.ratio("a", damage) == pytest.approx(math.exp(place), rel=1e-9)
+    for loss_increase in (0.05, 0.1, 0.15, 0.3, 0.5, 1.0, 2.9, 3.0, 9.0):
+        place = np.interp(math.log(loss_increase), np.log(predicted), np.log(ratios))
+        assert menu.ratio("a", loss_increase) == pytest.approx(math.exp(place), rel=1e-9)
     assert min(ratios) <= menu.ratio("a", 0.2) <= max(ratios)
 
 

@@ -56,13 +56,13 @@ def test_a_sample_of_each_kind_is_fitted_and_the_rest_is_known_without_a_fit(mak
 
 def test_predictions_are_near_the_fits(make_builder):
     known = {
-        (layer.spec.name, option.method): option.damage
+        (layer.spec.name, option.method): option.loss_increase
         for layer in whole(make_builder(folder="whole")).layers
         for option in layer.options
     }
     methods = (Quantize, Trellis)
     errors = [
-        abs(math.log(option.damage / known[layer.spec.name, option.method]))
+        abs(math.log(option.loss_increase / known[layer.spec.name, option.method]))
         for layer in screened(make_builder(folder="other"), samples=1).layers
         for option in layer.options
         if option.predicted and isinstance(option.method, methods)
@@ -89,8 +89,9 @@ def test_allocations_over_few_fits_are_as_good_as_over_all(make_builder):
     complete = whole(make_builder(folder="whole"))
     builder = make_builder(folder="other")
     menu = screened(builder, samples=1)
-    damages = {
-        layer.spec.name: {o.method: o.damage for o in layer.options} for layer in complete.layers
+    loss_increases = {
+        layer.spec.name: {o.method: o.loss_increase for o in layer.options}
+        for layer in complete.layers
     }
     dense = sum(layer.options[-1].file_bytes for layer in complete.layers)
     for share in (0.5, 0.25, 0.16):
@@ -100,7 +101,8 @@ def test_allocations_over_few_fits_are_as_good_as_over_all(make_builder):
             menu = fit_taken(builder, menu, {name: [method] for name, method in plan.items()})
         best = allocated_plan(complete, bent_choices(complete, Knobs()), room)
         lost, least = (
-            sum(damages[name][method] for name, method in each.items()) for each in (plan, best)
+            sum(loss_increases[name][method] for name, method in each.items())
+            for each in (plan, best)
         )
         assert lost <= 1.1 * least
     assert builder.fits.total() < 0.8 * (len(HOPELESS) - 1) * len(menu.layers)
@@ -114,16 +116,16 @@ def test_a_fit_corrects_what_is_predicted_of_its_like():
             Option.expected(Quantize(3), spec, 2.0),
             Option.expected(Quantize(2), spec, 8.0),
             Option.expected(Svd(4), spec, 9.0),
-            Option.of(Keep(), spec, {"damage": 0.0, "cosine": 1.0}),
+            Option.of(Keep(), spec, {"loss_increase": 0.0, "cosine": 1.0}),
         ],
     )
-    fits = {Quantize(3): Option.of(Quantize(3), spec, {"damage": 1.0, "cosine": 0.9})}
+    fits = {Quantize(3): Option.of(Quantize(3), spec, {"loss_increase": 1.0, "cosine": 0.9})}
     after = {option.method: option for option in layer.with_fits(fits).options}
-    assert (after[Quantize(3)].state, after[Quantize(3)].damage) == (State.FITTED, 1.0)
+    assert (after[Quantize(3)].state, after[Quantize(3)].loss_increase) == (State.FITTED, 1.0)
     assert after[Quantize(3)].predicted == 2.0
-    assert after[Quantize(2)].damage == pytest.approx(4.0)
+    assert after[Quantize(2)].loss_increase == pytest.approx(4.0)
     assert after[Quantize(2)].state is State.PREDICTED
-    assert after[Svd(4)].damage == 9.0
+    assert after[Svd(4)].loss_increase == 9.0
     assert layer.unfitted([Quantize(3), Keep(), Svd(5)]) == [Quantize(3)]
 
 
@@ -169,12 +171,12 @@ def test_a_large_matrix_is_sampled_by_a_part_of_its_rows(make_builder, monkeypat
     menu = screened(builder, samples=1)
     assert builder.fits.total() == 0
     known = {
-        (layer.spec.name, option.method): option.damage
+        (layer.spec.name, option.method): option.loss_increase
         for layer in whole(make_builder(folder="whole")).layers
         for option in layer.options
     }
     errors = [
-        abs(math.log(option.damage / known[layer.spec.name, option.method]))
+        abs(math.log(option.loss_increase / known[layer.spec.name, option.method]))
         for layer in menu.layers
         for option in layer.options
         if option.predicted and isinstance(option.method, Quantize | QuantizePlusLowRank)
@@ -208,7 +210,10 @@ def test_a_part_has_its_rows_with_their_share_of_the_metric(monkeypatch):
     ],
 )
 def test_the_excess_is_over_the_lower_convex_hull(points, expected):
-    options = [Option(Svd(i + 1), size, size, damage) for i, (size, damage) in enumerate(points)]
+    options = [
+        Option(Svd(i + 1), size, size, loss_increase)
+        for i, (size, loss_increase) in enumerate(points)
+    ]
     assert [module._excess(options)[option] for option in options] == expected
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from autocompress.calibration import gram_sums
-from autocompress.calibration.gram_sums import GramSum, Use
+from autocompress.calibration.gram_sums import GramSum, GramUse
 from autocompress.calibration.statistics import collect_statistics, stream_sums
 from autocompress.evaluation.corpus import bundled_text
 from autocompress.evaluation.encoding import token_ids
@@ -229,12 +229,14 @@ def test_the_prediction_is_the_divergence_of_a_small_change(layer):
     metric = collect_statistics(model, [spec], [window[None] for window in text])[layer]
     weight = model.get_submodule(layer).weight
     change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    change *= (0.002 / metric.damage(change)) ** 0.5  # damage is quadratic: this makes it 2 mnats
-    assert abs(metric.damage(change) - 0.002) < 1e-5
+    change *= (
+        0.002 / metric.loss_increase(change)
+    ) ** 0.5  # loss increase is quadratic: this makes it 2 mnats
+    assert abs(metric.loss_increase(change) - 0.002) < 1e-5
     teacher = Teacher.of(model, text)
     with torch.no_grad():
         weight += change
-        measured = score(model, text, teacher).kl
+        measured = score(model, text, teacher).divergence
         weight -= change
     assert 0.002 / FACTOR < measured < 0.002 * FACTOR
 
@@ -242,10 +244,10 @@ def test_the_prediction_is_the_divergence_of_a_small_change(layer):
 def test_the_sums_of_one_block_at_a_time_are_held(tiny_llama):
     """However deep a model is; what has been handed over is nobody's but the receiver's."""
     specs = take_inventory(tiny_llama).layers
-    made: weakref.WeakSet[Use] = weakref.WeakSet()
+    made: weakref.WeakSet[GramUse] = weakref.WeakSet()
     left = []
 
-    class Watched(Use):
+    class Watched(GramUse):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             made.add(self)

@@ -12,18 +12,20 @@ from autocompress.api import attribute_function
 from autocompress.api.attributing import Attributed
 from autocompress.cli.attribute import attribute
 from autocompress.errors import ConfigurationError, StorageError
-from autocompress.judging.attribution import Attribution, Contribution, Damage
+from autocompress.judging.attribution import Attribution, Contribution, Lost
 from autocompress.judging.bootstrap import Interval
+from autocompress.records import PERPLEXITY
+from autocompress.surgery.compressed import Compressed
 from tests.studies.study_fixtures import realistic_study
 
 STUDY = realistic_study()
 TRIAL = STUDY.trials[10]
 GROUPS = (
     Contribution(
-        "method", "3 bit", 20, 12_000_000, 0.8, Damage(0.02, 0.02), Damage(0.08, 0.06),
+        "method", "3 bit", 20, 12_000_000, 0.8, Lost(0.02, 0.02), Lost(0.08, 0.06),
         Interval(0.07, 0.10),
     ),
-    Contribution("method", "svd", 4, 3_000_000, 0.2, Damage(0.09, 0.07), Damage(0.01, 0.01), None),
+    Contribution("method", "svd", 4, 3_000_000, 0.2, Lost(0.09, 0.07), Lost(0.01, 0.01), None),
 )  # fmt: skip
 FOUND = Attributed(
     f"trial 10 of study {STUDY.name}",
@@ -31,8 +33,8 @@ FOUND = Attributed(
     TRIAL.plan,
     1_600_000,
     16_000_000,
-    Attribution(Damage(0.10, 0.10), 15_000_000, 8192, GROUPS),
-    Damage(0.11, 0.09),
+    Attribution(Lost(0.10, 0.10), 15_000_000, 8192, GROUPS, PERPLEXITY),
+    Lost(0.11, 0.09),
 )
 
 
@@ -51,7 +53,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(
         attribute_function, "attribute_trial", answer("trial", (FOUND, STUDY, TRIAL))
     )
-    opened = SimpleNamespace(session="session", plan=TRIAL.plan, numbers={})
+    opened = SimpleNamespace(session="session", compressed=Compressed(TRIAL.plan))
     monkeypatch.setattr(attribute_function, "open_folder", answer("folder", opened))
     monkeypatch.setattr(attribute_function, "attribute_plan", answer("plan", FOUND))
     monkeypatch.setattr(attribute_function, "log_attribution", answer("log", "sqlite:///x, run 7"))
@@ -73,7 +75,7 @@ def line_of(output, word):
 def test_table(asked):
     result = run("llama-10x")
     assert "10 times smaller" in result.stdout
-    assert "report text     rise +0.1100, KL 0.0900" in result.stdout
+    assert "report text     increase +0.1100, KL 0.0900" in result.stdout
     assert line_of(result.stdout, "3 bit") == [
         "3", "bit", "20", "12", "MB", "80%", "+0.0800", "0.0150", "+0.0600", "60%",
     ]  # fmt: skip
@@ -84,7 +86,7 @@ def test_table(asked):
     assert "Logged to sqlite:///x, run 7" in result.stderr
     (destination,), options = asked["trial"]
     assert destination.study == "llama-10x"
-    assert (options["trial"], options["by"]) == ("best", ["method", "part", "depth"])
+    assert (options["trial"], options["by"]) == ("best", ("method", "part", "depth"))
     assert asked["log"][0][:3] == (STUDY, TRIAL, FOUND.attribution)
 
 
@@ -94,19 +96,19 @@ def test_json_and_no_tracking(asked):
     assert [group["group"] for group in found["groups"]] == ["3 bit", "svd"]
     assert found["interaction"]["method"]["kl"] == pytest.approx(0.03)
     assert asked["trial"][1]["trial"] == "10"
-    assert asked["trial"][1]["by"] == ["role", "layer"]
+    assert asked["trial"][1]["by"] == ("role", "layer")
     assert "log" not in asked
 
 
 def test_a_folder(asked, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     run(str(tmp_path), "--data", "text.txt", "--by", "role", "--trust-remote-code")
-    (folder,), options = asked["folder"]
-    assert (folder, options["data"], options["device"]) == (tmp_path, "text.txt", "cpu")
-    assert options["trust_remote_code"]
-    assert asked["plan"][1] == {"numbers": {}, "by": ["role"]}
+    (folder, request), _ = asked["folder"]
+    assert (folder, request.data, request.device) == (tmp_path, "text.txt", None)
+    assert request.trust_remote_code
+    assert asked["plan"][1] == {"by": ("role",)}
     run(str(tmp_path), "--device", "cuda:1")
-    assert asked["folder"][1]["device"] == "cuda:1"
+    assert asked["folder"][0][1].device == "cuda:1"
     assert set(asked) == {"folder", "plan"}
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autocompress.api.batch import Job, Outcome
+from autocompress.api.batch import ModelJob, ModelOutcome
 from autocompress.cli.batch_progress import BatchProgress
+from autocompress.requests.verbs import CompressRequest
 
-JOBS = [Job("org/small", Path("out/org--small")), Job("./b", Path("out/b"))]
-DONE = Outcome(JOBS[0], "done", 61.4, {"ratio": 4.013})
+ALIKE = CompressRequest(budget="2x")
+JOBS = [ModelJob("org/small", Path("out/org--small"), ALIKE), ModelJob("./b", Path("out/b"), ALIKE)]
+DONE = ModelOutcome(JOBS[0], "done", 61.4, {"ratio": 4.013})
 
 
 def console(*, terminal=False):
@@ -25,7 +27,7 @@ def test_where_there_is_no_terminal_each_stage_is_a_line():
         drawn.stage(JOBS[1], "Loading b", None)
         drawn.note(JOBS[1], "one [line]")
         drawn.ended(DONE)
-        drawn.ended(Outcome(JOBS[1], "failed", 2.0, error="why"))
+        drawn.ended(ModelOutcome(JOBS[1], "failed", 2.0, error="why"))
     assert target.file.getvalue().splitlines() == [
         "org--small  Fitting [matrices] ...",
         "b           Loading b ...",

@@ -51,7 +51,7 @@ def test_several_models_end_with_what_is_done_and_what_failed(place, capfd, monk
     assert "--skip-existing" in capfd.readouterr().err
 
     def fail(jobs, *_arguments, **_options):
-        return [batch.Outcome(job, "failed", 1.0, error="there is no folder") for job in jobs]
+        return [batch.ModelOutcome(job, "failed", 1.0, error="there is no folder") for job in jobs]
 
     monkeypatch.setattr(batch, "run_jobs", fail)
     assert main([*command, "--skip-existing", "--json"]) == 1
@@ -69,7 +69,7 @@ def no_work(monkeypatch):
         raise AssertionError("this should have been refused before")
 
     monkeypatch.setattr(batch, "run_jobs", refuse)
-    monkeypatch.setattr(compressing, "open_session", refuse)
+    monkeypatch.setattr(compressing, "open_for_target", refuse)
 
 
 @pytest.mark.parametrize("models", [["dense"], ["dense", "org/other"]])

@@ -25,6 +25,8 @@ methods:
   quantize: {bits: [8, 4, 3, 2], group_sizes: [64, row]}
   svd: {metrics: [two_sided], rank_fractions: [0.1, 0.25], bits: [none, 8]}
 """
+TOKENS = {"calibration": 2048, "selection": 2048, "report": 2048, "pricing": 512}
+FEW = [word for part, n in TOKENS.items() for word in (f"--{part}-tokens", str(n))]
 MODEL = ["--data", "a text.txt", "--space", "tiny.yaml"]
 QUIETLY = ["--no-track", "--effort", "quick", "--runs-dir", "my runs"]
 
@@ -46,7 +48,9 @@ def place(made, tmp_path, monkeypatch):
 
 
 def search(*arguments):
-    return main(["search", "--model", "half demo", "--budget", "6x", *MODEL, *QUIETLY, *arguments])
+    few = () if "--dry-run" in arguments else FEW
+    asked = [*MODEL, *QUIETLY, *few, *arguments]
+    return main(["search", "--model", "half demo", "--budget", "6x", *asked])
 
 
 def states(place):
@@ -79,11 +83,11 @@ def test_the_dense_model_predicts_a_text_once(place, capsys, monkeypatch):
     monkeypatch.setattr(Teacher, "of", None)
     assert search("--trials", "1", "--budget", "5x") == 0
     one, other = (read_study(f"half-demo-{budget}", place / "my runs") for budget in ("6x", "5x"))
-    assert one.dense_report.perplexity == other.dense_report.perplexity
+    assert one.dense_report.figure == other.dense_report.figure
 
 
 def test_two_workers_do_all_that_one_does(place, capsys, monkeypatch):
-    """They fit, price, measure, report and fit anew; nothing but calibrating is done twice."""
+    """They fit, price, measure, report and refit; nothing but calibrating is done twice."""
     done = {}
 
     def counted(self, tasks, *arguments):
@@ -93,7 +97,7 @@ def test_two_workers_do_all_that_one_does(place, capsys, monkeypatch):
 
     do = LocalProcesses.do
     monkeypatch.setattr(LocalProcesses, "do", counted)
-    normal = ["--effort", "normal", "--trials", "3"]
+    normal = ["--effort", "normal", "--trials", "3", "--refit-tokens", "4096"]
     assert search(*normal, "--runs-dir", "alone") == 0
     assert done == {}
     capsys.readouterr()
@@ -185,7 +189,7 @@ def test_a_dry_run_says_how_much_less_a_quick_search_takes(place, capsys):
     assert sum(quick["trials"].values()) == 6
     assert sum(thorough["trials"].values()) == 32
     names = [stage["name"] for stage in quick["stages"]]
-    assert "fitting anew" not in names
+    assert "refitting" not in names
     fits = [
         next(s["work"] for s in each["stages"] if s["name"] == "fitting")
         for each in (quick, thorough)

@@ -88,7 +88,7 @@ def test_a_dense_model_alone_has_its_own_figures_and_needs_no_text(
     out, err = capsys.readouterr()
     assert "model, float32" in out
     assert "ratio" not in out
-    assert "Perplexity is left out: no text is named with --data" in err
+    assert "Quality is left out: no text is named with --data" in err
     speed = _json(capsys, "./dense", "--speed", "--compute-dtype", "bfloat16")["speed"]
     assert (speed["dense"], speed["ratio"]) == (None, None)
     assert speed["model"]["dtype"] == "bfloat16"

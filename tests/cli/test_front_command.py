@@ -17,8 +17,9 @@ from autocompress.judging.front import front_of
 from autocompress.judging.method_report import report_methods
 from autocompress.judging.method_rivals import Offer
 from autocompress.judging.picking import pick
+from autocompress.records import PERPLEXITY
 from autocompress.studies import study_store
-from autocompress.studies.study import HAND_WRITTEN, HEALED, Healing
+from autocompress.studies.study import BASELINE, HEALED, Healing
 from tests.studies.study_fixtures import SPECS, realistic_study, study_of, trial, with_windows
 
 
@@ -46,7 +47,7 @@ def run(monkeypatch, tmp_path):
 def test_table_picture_and_next_command(run, tmp_path):
     result = run()
     assert "allocated 10x" in result.stdout
-    assert "67% of what the best hand-written plan" in result.stdout
+    assert "67% of what the best uniform baseline" in result.stdout
     export = "autocompress export llama-10x --trial best --out llama-10x-best"
     assert f"Next: {export} --runs-dir {tmp_path}" in result.stdout
     assert "Wrote" in result.stderr
@@ -125,7 +126,7 @@ def test_method_table_fits_its_width(width):
     out = StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None)
     study = realistic_study()
-    print_methods(report_methods(study, offers), len(front_of(study)), console)
+    print_methods(report_methods(study, offers), len(front_of(study)), console, PERPLEXITY)
     text = out.getvalue()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -160,7 +161,7 @@ def test_no_number_is_cut_at_any_width(width):
     assert "…" not in text
     assert ("KL" in text) == (width != 80)
     assert ("stored as" in text) == (width in (None, 150))
-    for row in ("8 bit", "best", "knee", "by hand", "+0.0666", "1.97 MB"):
+    for row in ("8 bit", "best", "knee", "baseline", "+0.0666", "1.97 MB"):
         assert row in text
 
 
@@ -171,7 +172,7 @@ def test_numbers_of_the_selection_text_are_marked():
 
 def test_intervals_are_said_where_they_are_known():
     text = " ".join(printed(with_windows(realistic_study())).split())
-    assert "±: half the 95 % interval of the rise, from 24 windows" in text
+    assert "±: half the 95 % interval of the increase, from 24 windows" in text
     assert "nats per token (95 % interval 0.0" in text
     assert "The difference, 0.0333, lies within 0.0" in text
     assert "chance" not in text
@@ -180,12 +181,12 @@ def test_intervals_are_said_where_they_are_known():
 
 
 def test_a_rival_that_was_fitted_anew_is_shown_as_it_was_before_as_well():
-    by_hand = trial(0, 0.3, 1_000_000, phase=HAND_WRITTEN, label="uniform", report=True)
+    baselines = trial(0, 0.3, 1_000_000, phase=BASELINE, label="uniform", report=True)
     found = trial(1, 0.2, 1_000_000, report=True)
     anew = [
         trial(
             2 + source.number,
-            0.8 * rise,
+            0.8 * increase,
             source.bytes,
             plan=source.plan,
             phase=HEALED,
@@ -195,12 +196,12 @@ def test_a_rival_that_was_fitted_anew_is_shown_as_it_was_before_as_well():
                 *(0, 0, "text", {"steps": 0}, ()),
                 of=source.number,
                 phase=source.phase,
-                numbers=f"n{source.number}",
+                weights=f"n{source.number}",
             ),
         )
-        for source, rise in ((by_hand, 0.3), (found, 0.2))
+        for source, increase in ((baselines, 0.3), (found, 0.2))
     ]
-    text = " ".join(printed(study_of(by_hand, found, *anew)).split())
+    text = " ".join(printed(study_of(baselines, found, *anew)).split())
     assert "(uniform, refitted: 0.2496, before that 0.3120, report text)" in text
 
 

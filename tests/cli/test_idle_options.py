@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import inspect
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
 import autocompress
-from autocompress.api.functions import search
 from autocompress.cli.main import main
-from autocompress.driver.going_on import FREE
-from autocompress.driver.study_choice import SearchSettings
+from autocompress.driver.study_choice import REQUEST
 from autocompress.errors import ConfigurationError
-from autocompress.session.session import TextSettings
+from autocompress.requests.verbs import SearchRequest
 from autocompress.studies.storage import default_storage
 from autocompress.studies.study_store import create_study
 from autocompress.tracking.mlflow_client import how_to_browse
@@ -46,12 +44,12 @@ def workplace(tmp_path_factory):
     (place / "my space.yaml").write_text("version: 1")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        texts = TextSettings(data="my text.txt")
-        settings = SearchSettings(budget="10x", space="my space.yaml", seed=3, texts=texts)
-        arguments = asdict(settings.located())
+        request = SearchRequest(budget="10x", space="my space.yaml", seed=3, data="my text.txt")
+        asked = request.located().to_dict()
     folder = place / "runs" / "demo"
-    kept = {"identity": {}, "arguments": arguments, "trials": 1}
-    create_study(replace(study_of(folder=folder), settings=kept), default_storage(folder))
+    kept = {"identity": {}, REQUEST: asked, "trials": 1}
+    made = study_of(folder=folder)
+    create_study(replace(made, settings=made.settings | kept), default_storage(folder))
     return place
 
 
@@ -91,9 +89,10 @@ def test_another_budget_or_latency_is_told_to_the_front(capsys):
 
 
 def test_every_argument_of_search_is_refused_beside_resume_or_determines_no_trial():
-    words = set(inspect.signature(search).parameters) - {"texts"}
-    assert words >= FREE
-    assert words - FREE >= set(OTHER)
+    words = set(inspect.signature(autocompress.search).parameters)
+    free = SearchRequest.free()
+    assert words >= free
+    assert words - free >= set(OTHER)
 
 
 @pytest.mark.parametrize("name", [name for name in OTHER if name not in ("space", "seed")])
@@ -103,17 +102,16 @@ def test_a_setting_beside_resume_is_refused_in_python(name):
         autocompress.search(resume="demo", track=False, **{name: value})
 
 
-def test_texts_beside_resume_are_refused_in_python():
-    few = TextSettings(data="my text.txt", selection_tokens=100)
+def test_tokens_beside_resume_are_refused_in_python():
     with pytest.raises(ConfigurationError, match=r"selection.tokens"):
-        autocompress.search(resume="demo", track=False, texts=few)
+        autocompress.search(resume="demo", track=False, selection_tokens=100)
 
 
 def test_the_settings_of_the_study_itself_pass(monkeypatch):
     def reached(*_arguments, **_options):
         raise ConfigurationError("it goes on")
 
-    monkeypatch.setattr("autocompress.api.functions.resume_search", reached)
+    monkeypatch.setattr("autocompress.api.functions.run_search", reached)
     same = {"budget": "10x", "space": "my space.yaml", "seed": 3, "data": "my text.txt"}
     with pytest.raises(ConfigurationError, match="it goes on"):
         autocompress.search(resume="demo", track=False, trials=9, **same)

@@ -23,4 +23,4 @@ def test_a_model_may_write_into_what_its_embedding_returns(tmp_path, monkeypatch
     assert main(["profile", "my ctrl", *options]) == 0
     layers = json.loads(capfd.readouterr().out)["layers"]
     assert len(layers) == 2 * 6 + 1  # of each block, and the embedding, which the head is tied to
-    assert all(layer["options"][0]["damage"] > 0 for layer in layers)
+    assert all(layer["options"][0]["loss_increase"] > 0 for layer in layers)

@@ -35,7 +35,7 @@ methods:
   tensor_train:
     {orders: [2, 3], splits: [balanced, skewed], rank_fractions: [0.06, 0.12, 0.25], bits: [8]}
 rules:
-  - {match: {blocks: [attention, embedding, other]}, methods: [keep]}
+  - {match: {parts: [attention, embedding, other]}, methods: [keep]}
 """
 TOLERANCES = """\
 version: 1

@@ -9,7 +9,6 @@ import optuna
 import pytest
 
 from autocompress.cli.main import main
-from autocompress.driver import searching
 from autocompress.driver.engines.here import Here
 from autocompress.driver.proposing.knob_sampler import KnobSampler
 from autocompress.driver.proposing.proposer import Proposer
@@ -62,7 +61,7 @@ def test_a_study_goes_on_from_any_folder_and_its_workers_work_in_theirs(
     def elsewhere(_settings, _measure, open_workers, **_options):
         return Elsewhere(open_workers[0])
 
-    monkeypatch.setattr(searching, "make_engine", elsewhere)
+    monkeypatch.setattr("autocompress.driver.stages.make_engine", elsewhere)
     for write in ("front_plot.write_front_html", "front_png.write_front_png"):
         monkeypatch.setattr(f"autocompress.pictures.{write}", lambda _study, path: path)
     assert main([*SEARCH, *FEW, "2", "--storage", "sqlite:///my studies.db"]) == 0

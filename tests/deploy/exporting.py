@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autocompress.deploy.checkpoint import ExportReport, export_checkpoint
+from autocompress.deploy.exported import Export, ExportReport
+from autocompress.deploy.folder import whole_folder
+from autocompress.deploy.native import Native
 from autocompress.methods.plan import Plan
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.inventory import Inventory
 from autocompress.surgery.loading import LoadedModel, fingerprint
-from autocompress.surgery.workbench import Workbench
+from autocompress.surgery.workbench import Build, Workbench
 from tests.mixed_plans import builder, mixed_plan
 
 
@@ -26,6 +29,21 @@ class TinyExport:
     inventory: Inventory
     logits: Tensor
     report: ExportReport
+
+
+def export_checkpoint(
+    loaded: LoadedModel,
+    plan: Plan,
+    build: Build,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    **more: Any,
+) -> ExportReport:
+    """Write a folder whole or not at all, without loading it again."""
+    with whole_folder(out, overwrite=overwrite) as folder:
+        report = Native().write(Export(loaded, Compressed(plan), build, **more), folder)
+    return replace(report, folder=out.absolute())
 
 
 def export_tiny(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autocompress.deploy import verify
-from autocompress.deploy.verify import Verification, verify_checkpoint
+from autocompress.deploy.verify import Verification, verify_folder
 from autocompress.errors import StorageError
 from autocompress.evaluation.scoring import score
 from autocompress.evaluation.windows import Windows
@@ -27,13 +27,13 @@ def test_a_fresh_process_sees_what_was_measured(tiny, windows):
     workbench = Workbench(tiny.loaded.model)
     with workbench.applied(tiny.plan, builder(workbench)) as model:
         measured = score(model, windows)
-    seen = verify_checkpoint(
+    seen = verify_folder(
         tiny.report.folder,
         windows,
-        perplexity=measured.perplexity,
+        figure=measured.figure,
         weight_bytes=tiny.report.weight_bytes,
     )
-    assert seen.perplexity == pytest.approx(measured.perplexity, rel=1e-6)
+    assert seen.figure == pytest.approx(measured.figure, rel=1e-6)
     assert seen.tokens == measured.tokens == windows.tokens
 
 
@@ -42,7 +42,7 @@ def test_a_fresh_process_sees_what_was_measured(tiny, windows):
     [
         (100.0, 1000, None),
         (100.009, 1000, None),
-        (100.02, 1000, "perplexity 100"),
+        (100.02, 1000, "got 100"),
         (100.0, 1001, "another model"),
     ],
 )
@@ -53,10 +53,10 @@ def test_a_difference_is_an_error(
         verify, "score_in_fresh_process", lambda *_, **__: Verification(100.0, 96, 1000)
     )
     if message is None:
-        verify_checkpoint(tmp_path, windows, perplexity=perplexity, weight_bytes=weight_bytes)
+        verify_folder(tmp_path, windows, figure=perplexity, weight_bytes=weight_bytes)
     else:
         with pytest.raises(StorageError, match=message):
-            verify_checkpoint(tmp_path, windows, perplexity=perplexity, weight_bytes=weight_bytes)
+            verify_folder(tmp_path, windows, figure=perplexity, weight_bytes=weight_bytes)
 
 
 @pytest.mark.parametrize("perplexity", [float("nan"), float("inf")])
@@ -65,11 +65,11 @@ def test_figures_that_are_no_numbers_never_agree(perplexity, windows, monkeypatc
         verify, "score_in_fresh_process", lambda *_, **__: Verification(100.0, 96, 1000)
     )
     with pytest.raises(StorageError, match="does not score what was measured"):
-        verify_checkpoint(tmp_path, windows, perplexity=perplexity)
+        verify_folder(tmp_path, windows, figure=perplexity)
 
 
 def test_a_folder_that_does_not_load_is_an_error(windows, tmp_path):
     with pytest.raises(
         StorageError, match=r"does not load in a fresh process: .*a folder without a model"
     ):
-        verify_checkpoint(tmp_path, windows, perplexity=1.0)
+        verify_folder(tmp_path, windows, figure=1.0)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
+from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.driver.driver import Effort, Search
 from autocompress.driver.engines.base import Engine
 from autocompress.driver.engines.here import Here
-from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.baselines import baseline_plans
 from autocompress.driver.proposing.proposer import SWEEP, Proposer
 from autocompress.errors import AutocompressError, StorageError
 from autocompress.evaluation.jobs import Job, Outcome
@@ -26,6 +26,7 @@ from autocompress.studies.storage import default_storage
 from autocompress.studies.study import StudyRecord, TrialRecord
 from autocompress.studies.study_store import create_study, load_optuna_study
 from autocompress.surgery.inventory import Inventory
+from autocompress.surgery.native import NATIVE
 from autocompress.units import Limits
 from tests.calibration.menus import layer_spec
 from tests.studies.study_fixtures import study_of
@@ -44,33 +45,42 @@ MENU = Menu(
         LayerMenu(
             spec,
             tuple(
-                Option(m, m.cost(spec), file_bytes(m, spec), (4 + place) / m.cost(spec) ** 2, 1.0)
+                Option(
+                    m,
+                    m.cost(spec),
+                    NATIVE.matrix_bytes(m, spec),
+                    (4 + place) / m.cost(spec) ** 2,
+                    1.0,
+                )
                 for m in METHODS
             ),
         )
         for place, spec in enumerate(SPECS)
     )
 )
-HAND_WRITTEN = len({plan.hash for _, plan in hand_written_plans(SPECS, 1 / 8)})
+BASELINE = len({plan.hash for _, plan in baseline_plans(SPECS, 1 / 8)})
 # Trials before the search proper; duplicates are skipped, so that there may be fewer.
-PLANNED = HAND_WRITTEN + 1 + len(SWEEP)
+PLANNED = BASELINE + 1 + len(SWEEP)
 MEASURED = PricedMenu({SPECS[0].name: (Price(0.1, 0.4),), SPECS[1].name: (Price(0.1, 0.025),)})
 Trouble = Callable[[int, Plan], None]
 
 
-def rise_of(plan: Plan) -> float:
+def increase_of(plan: Plan) -> float:
     """What a plan costs: the smaller, the more."""
     return (DENSE_BYTES / INVENTORY.plan_bytes(plan) - 1) / 50
 
 
-def measured(plan: Plan, rise: float, text: str = "selection", windows: int = WINDOWS):
+def measured(plan: Plan, increase: float, text: str = "selection", windows: int = WINDOWS):
     """A measurement on the first windows; their losses go up and down, whatever the plan."""
     swings = [0.1 * (-1) ** window for window in range(windows)]
-    nll = tuple(math.log(DENSE_PERPLEXITY) + rise + swing for swing in swings)
-    scores = WindowScores((TOKENS,) * windows, nll, tuple(rise * (1 + swing) for swing in swings))
+    nll = tuple(math.log(DENSE_PERPLEXITY) + increase + swing for swing in swings)
+    scores = WindowScores(
+        (TOKENS,) * windows, nll, tuple(increase * (1 + swing) for swing in swings)
+    )
     return Measurement(
-        DENSE_PERPLEXITY * math.exp(rise),
-        rise,
+        DENSE_PERPLEXITY * math.exp(increase),
+        math.log(DENSE_PERPLEXITY) + increase,
+        increase,
         TOKENS * windows,
         INVENTORY.plan_bytes(plan),
         5.0 if windows == WINDOWS else None,
@@ -112,16 +122,18 @@ class FakeEvaluator:
                 self.trouble(len(self.jobs), job.plan)
             except AutocompressError as error:
                 return Outcome(job.number, error=str(error))
-        rise = rise_of(job.plan) * (20 if self.bad is not None and self.bad(job.plan) else 1)
+        increase = increase_of(job.plan) * (
+            20 if self.bad is not None and self.bad(job.plan) else 1
+        )
         for stage in job.stages:
-            partial = measured(job.plan, rise, windows=stage)
-            if clearly_worse(partial.windows.kl, job.rivals):
+            partial = measured(job.plan, increase, windows=stage)
+            if clearly_worse(partial.windows.divergence, job.rivals):
                 return Outcome(job.number, partial, stage, seconds=1.0)
-        return Outcome(job.number, measured(job.plan, rise), seconds=2.0)
+        return Outcome(job.number, measured(job.plan, increase), seconds=2.0)
 
     def report(self, trial: TrialRecord) -> Measurement:
         self.reported.append(trial.plan)
-        return measured(trial.plan, rise_of(trial.plan), "report")
+        return measured(trial.plan, increase_of(trial.plan), "report")
 
     @property
     def selected(self) -> list[Plan]:
@@ -209,8 +221,16 @@ def run_in(
     **arguments: Any,
 ) -> StudyRecord:
     """Search in a folder, one job after the other unless an engine is given."""
-    search = search_in(folder, trials, **arguments)
-    return search.run(engine or Here(evaluator.run), evaluator.report)
+    return run_whole(search_in(folder, trials, **arguments), evaluator, engine)
+
+
+def run_whole(
+    search: Search, evaluator: FakeEvaluator, engine: Engine | None = None
+) -> StudyRecord:
+    """Run the trials, then measure the front on the report text."""
+    engine = engine or Here(evaluator.run)
+    search.run(engine)
+    return search.report(engine, evaluator.report)
 
 
 def values_of(record: StudyRecord) -> list[tuple[Any, ...]]:

@@ -14,7 +14,7 @@ from autocompress.driver.proposing.allocation import allocated_plan, bent_choice
 from autocompress.driver.proposing.allocator import (
     RELATIVE_GAP,
     SOLVER_TOLERANCE,
-    Choice,
+    LayerChoice,
     allocate,
     choices_of,
     least_ms,
@@ -31,9 +31,9 @@ LAYER = st.lists(OPTION, min_size=1, max_size=5)
 Layers = Sequence[Sequence[tuple[int, float, float]]]
 
 
-def choices_from(layers: Layers) -> list[Choice]:
+def choices_from(layers: Layers) -> list[LayerChoice]:
     return [
-        Choice(
+        LayerChoice(
             (f"layers.{i}",),
             METHODS[: len(options)],
             tuple(size for size, _, _ in options),
@@ -44,7 +44,7 @@ def choices_from(layers: Layers) -> list[Choice]:
     ]
 
 
-def totals(choices: Sequence[Choice], plan: Plan) -> tuple[float, ...]:
+def totals(choices: Sequence[LayerChoice], plan: Plan) -> tuple[float, ...]:
     """Bytes, milliseconds and score of a plan."""
     places = [choice.methods.index(plan[choice.layers[0]]) for choice in choices]
     rows = [(c.sizes[i], c.times[i], c.scores[i]) for c, i in zip(choices, places, strict=True)]
@@ -119,7 +119,9 @@ def test_at_the_fastest_and_at_the_smallest_there_is_a_plan():
 
 
 def test_a_limit_of_latency_needs_times():
-    choices = choices_of(menu_of([(10, 1.0), (20, 0.5)]), lambda _layer, option: option.damage)
+    choices = choices_of(
+        menu_of([(10, 1.0), (20, 0.5)]), lambda _layer, option: option.loss_increase
+    )
     assert choices[0].times == ()
     with pytest.raises(ValueError, match="times"):
         allocate(choices, 100, 1.0)
@@ -131,8 +133,10 @@ def test_options_stay_that_are_better_in_one_of_three_ways():
     menu = menu_of([(10, 3.0), (20, 2.0), (30, 2.5), (30, 2.0), (40, 1.0), (50, 1.0)])
     times = dict(zip(METHODS, (5.0, 4.0, 1.0, 4.0, 4.0, 3.0), strict=False))
     latencies = {("layers.0", method): time for method, time in times.items()}
-    (two_way,) = choices_of(menu, lambda _layer, option: option.damage)
-    (three_way,) = choices_of(menu, lambda _layer, option: option.damage, latencies=latencies)
+    (two_way,) = choices_of(menu, lambda _layer, option: option.loss_increase)
+    (three_way,) = choices_of(
+        menu, lambda _layer, option: option.loss_increase, latencies=latencies
+    )
     assert two_way.sizes == (10, 20, 40)
     # The third is faster than anything, the last faster than the fifth; the fourth is the second
     # with more bytes.
@@ -147,7 +151,7 @@ def test_tied_layers_take_the_sum_of_their_times():
         (f"layers.{i}", m): t for i in (0, 1) for m, t in zip(METHODS, (1.0 + i, 5.0), strict=False)
     }
     (choice,) = choices_of(
-        menu, lambda _layer, option: option.damage, [("layers.0", "layers.1")], latencies
+        menu, lambda _layer, option: option.loss_increase, [("layers.0", "layers.1")], latencies
     )
     assert choice.times == (3.0, 10.0)
 

@@ -41,13 +41,13 @@ def test_jobs_have_stages_and_rivals_that_take_no_more_bytes(tmp_path):
     for job in evaluator.jobs:
         assert job.stages == stages_of(WINDOWS)
         trial = by_number[job.number]
-        by_hand = trial.phase == "hand-written"
+        baselines = trial.phase == "baseline"
         allowed = {
-            t.selection.windows.kl
+            t.selection.windows.divergence
             for t in record.complete
             if t.number < job.number
             and t.bytes <= trial.bytes
-            and (t.phase == "hand-written") == by_hand
+            and (t.phase == "baseline") == baselines
         }
         assert set(job.rivals) <= allowed
         assert bool(job.rivals) == bool(allowed)
@@ -64,7 +64,7 @@ def test_stopped_trials_are_kept_with_their_first_windows_and_count(tmp_path):
     for trial in stopped:
         assert trial.selection is None
         assert trial.report is None
-        assert len(trial.partial.windows.kl) == stages_of(WINDOWS)[0]
+        assert len(trial.partial.windows.divergence) == stages_of(WINDOWS)[0]
         assert trial.partial.latency_ms is None
         assert trial.seconds == 1.0
     stored = load_optuna_study("s", f"memory:{tmp_path}/s").get_trials()

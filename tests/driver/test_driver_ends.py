@@ -19,6 +19,7 @@ from tests.driver.fake_search import (
     FakeEvaluator,
     raise_at,
     run_in,
+    run_whole,
     search_in,
 )
 
@@ -30,7 +31,7 @@ def test_a_search_ends_when_there_is_nothing_left_to_try(tmp_path):
     evaluator = FakeEvaluator()
     record = run_in(tmp_path / "s", evaluator, 200, menu=few, ratio=2.0)
     assert len(record.trials) < 60
-    proposed = {t.plan.hash for t in record.trials if t.phase != "hand-written"}
+    proposed = {t.plan.hash for t in record.trials if t.phase != "baseline"}
     assert 1 < len(proposed) <= 2 ** len(SPECS)
 
 
@@ -53,7 +54,7 @@ def test_nothing_left_is_no_end_while_jobs_are_out(tmp_path):
             Here(evaluator.run).drive(search)
             assert search.finished
 
-    record = search.run(Hoarder(), evaluator.report)
+    record = run_whole(search, evaluator, Hoarder())
     assert max(Counter(t.plan.hash for t in record.trials).values()) == 1
 
 

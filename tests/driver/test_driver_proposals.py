@@ -8,7 +8,6 @@ import pytest
 
 from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.driver import driver, turns
-from autocompress.driver.engines.here import Here
 from autocompress.driver.proposing.allocator import allocate, choices_of, in_layer_order
 from autocompress.driver.proposing.knobs import Knobs
 from autocompress.driver.proposing.proposer import PREDICTED, SWEEP
@@ -16,8 +15,8 @@ from autocompress.judging.front import front_of
 from autocompress.judging.picking import pick
 from autocompress.methods.plan import Plan
 from tests.driver.fake_search import (
+    BASELINE,
     DENSE_BYTES,
-    HAND_WRITTEN,
     INVENTORY,
     MEASURED,
     MENU,
@@ -26,6 +25,7 @@ from tests.driver.fake_search import (
     SPECS,
     FakeEvaluator,
     run_in,
+    run_whole,
     search_in,
     values_of,
 )
@@ -40,12 +40,12 @@ def allocation(knobs: Knobs, target: float, priced: PricedMenu) -> Plan:
     return in_layer_order(plan, [spec.name for spec in SPECS])
 
 
-def test_allocations_come_first_then_the_hand_written_then_the_sweep_then_the_search(tmp_path):
+def test_allocations_come_first_then_the_baseline_then_the_sweep_then_the_search(tmp_path):
     record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 8, priced=MEASURED)
     phases = [
         (phase, len(list(run))) for phase, run in itertools.groupby(t.phase for t in record.trials)
     ]
-    assert phases[:2] == [("allocation", 2), ("hand-written", HAND_WRITTEN)]
+    assert phases[:2] == [("allocation", 2), ("baseline", BASELINE)]
     assert phases[2][0] == "allocation"
     assert phases[2][1] > 3
     searched = [phase for phase, count in phases[3:] for _ in range(count)]
@@ -105,7 +105,7 @@ def test_without_a_limit_searched_plans_go_where_the_front_has_its_widest_step(t
     search = search_in(tmp_path / "s", PLANNED + 12, ratio=None)
     evaluator = FakeEvaluator()
     assert len(search.proposer.targets) > 3
-    record = search.run(Here(evaluator.run), evaluator.report)
+    record = run_whole(search, evaluator)
     assert {t.state for t in record.trials} == {"complete"}
     searched = [t for t in record.trials if t.phase == "knobs"]
     sizes = set()
@@ -121,7 +121,7 @@ def test_without_a_limit_searched_plans_go_where_the_front_has_its_widest_step(t
 def test_a_limit_of_the_dense_bytes_or_more_is_searched_below_them(tmp_path, ratio):
     search = search_in(tmp_path / "s", PLANNED + 3, ratio=ratio)
     evaluator = FakeEvaluator()
-    record = search.run(Here(evaluator.run), evaluator.report)
+    record = run_whole(search, evaluator)
     assert {t.state for t in record.trials} == {"complete"}
     assert record.trials[0].label == "allocated 1x on predictions"
     assert search.proposer.targets == [share * DENSE_BYTES for share in SWEEP if share <= 1.0]
@@ -149,18 +149,18 @@ def test_plans_far_over_the_budget_are_recorded_without_being_measured(
 def test_groups_hold_in_every_proposed_plan(tmp_path):
     group = (SPECS[0].name, SPECS[3].name)
     record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 8, groups=(group,))
-    proposed = [t for t in record.trials if t.phase != "hand-written"]
+    proposed = [t for t in record.trials if t.phase != "baseline"]
     assert "swaps" in {t.phase for t in proposed}
     assert all(t.plan[group[0]] == t.plan[group[1]] for t in proposed)
     assert any(t.plan[group[0]] != t.plan[SPECS[1].name] for t in proposed)
 
 
-def test_swaps_start_from_the_best_plan_that_was_not_written_by_hand(tmp_path):
+def test_swaps_start_from_the_best_plan_that_was_not_written_baselines(tmp_path):
     record = run_in(tmp_path / "s", FakeEvaluator(), PLANNED + 8)
     swaps = [t for t in record.trials if t.phase == "swaps"]
     assert swaps
     for trial in swaps:
-        before = [t for t in record.trials[: trial.number] if t.phase != "hand-written"]
+        before = [t for t in record.trials[: trial.number] if t.phase != "baseline"]
         origin = record.trials[int(trial.label.split()[1])]
         assert origin == pick(replace(record, trials=tuple(before)))
         assert sum(origin.plan[name] != trial.plan[name] for name in origin.plan) == 2

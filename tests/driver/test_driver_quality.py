@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from autocompress.judging.front import gain_over_hand_written
+from autocompress.judging.front import gain_over_baseline
 from autocompress.judging.picking import best_or_none, nearest_to_the_limits, pick
-from autocompress.studies.study import HAND_WRITTEN
-from tests.driver.fake_search import DENSE_BYTES, WINDOWS, FakeEvaluator, rise_of, run_in
+from autocompress.studies.study import BASELINE
+from tests.driver.fake_search import DENSE_BYTES, WINDOWS, FakeEvaluator, increase_of, run_in
 
 LIMIT = 0.13  # by the formula a plan of a 7.5th of the bytes
 SMALLEST = DENSE_BYTES / (1 + 50 * LIMIT)
@@ -27,10 +27,10 @@ def test_the_smallest_that_keeps_the_quality_is_the_best_and_is_confirmed(found)
     assert best.report is not None
     assert SMALLEST <= best.bytes <= 1.06 * SMALLEST
     assert all(verdict.met for verdict in targets(found, best))
-    by_hand = [t.bytes for t in found.complete if t.by_hand and rise_of(t.plan) <= LIMIT]
-    assert best.bytes < min(by_hand)
-    gain = gain_over_hand_written(found)
-    assert gain.hand_written.bytes == min(by_hand)
+    baselines = [t.bytes for t in found.complete if t.baselines and increase_of(t.plan) <= LIMIT]
+    assert best.bytes < min(baselines)
+    gain = gain_over_baseline(found)
+    assert gain.baseline.bytes == min(baselines)
 
 
 def targets(study, trial):
@@ -52,26 +52,26 @@ def test_a_plan_is_given_up_only_beside_a_smaller_one_that_keeps_the_quality(tmp
     for trial in study.trials:
         if trial.state == "stopped":
             assert trial.bytes >= best.bytes
-    ours = [job for job in evaluator.jobs if job.plan not in by_hand(study)]
-    smaller = [job for job in ours if rise_of(job.plan) > LIMIT]
+    ours = [job for job in evaluator.jobs if job.plan not in baselines(study)]
+    smaller = [job for job in ours if increase_of(job.plan) > LIMIT]
     assert smaller
     assert not any(job.rivals for job in smaller)  # none that keeps it is as small
 
 
-def by_hand(study):
-    return [trial.plan for trial in study.trials if trial.phase == HAND_WRITTEN]
+def baselines(study):
+    return [trial.plan for trial in study.trials if trial.phase == BASELINE]
 
 
 def test_a_plan_that_misses_on_the_report_text_gives_way_to_the_next(tmp_path):
     class Stricter(FakeEvaluator):
         def report(self, trial):
             seen = super().report(trial)
-            return replace(seen, perplexity=seen.perplexity * 1.01)
+            return replace(seen, loss=seen.loss + 0.01)
 
     study = run_in(tmp_path / "strict", Stricter(), 30, ratio=None, quality=LIMIT)
     best = pick(study)
-    assert rise_of(best.plan) <= LIMIT - 0.0099
-    smaller = [t for t in study.complete if t.bytes < best.bytes and rise_of(t.plan) <= LIMIT]
+    assert increase_of(best.plan) <= LIMIT - 0.0099
+    smaller = [t for t in study.complete if t.bytes < best.bytes and increase_of(t.plan) <= LIMIT]
     assert smaller
     assert all(trial.report is not None for trial in smaller)
 

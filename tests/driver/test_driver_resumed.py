@@ -17,7 +17,7 @@ from tests.driver.fake_search import (
     values_of,
 )
 
-PHASES_BEFORE = ("allocation", "hand-written")
+PHASES_BEFORE = ("allocation", "baseline")
 
 pytestmark = pytest.mark.usefixtures("_storages_in_memory")
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import optuna
 import pytest
 
-from autocompress.driver.proposing.knob_sampler import SAMPLERS, KnobSampler, ask_with
+from autocompress.driver.proposing.knob_sampler import KnobSampler, ask_with
 from autocompress.driver.proposing.knobs import Knobs
+from autocompress.requests.verbs import SAMPLERS
 from tests.driver.knob_studies import PRICE, RANGES, new_study
 
 HISTORY = 12  # trials that a sampler is told of: a generation of nsga2, and more

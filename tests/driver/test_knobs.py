@@ -23,14 +23,14 @@ def score(
     knobs: Knobs,
     role: Role = Role.UP,
     method: Method | None = None,
-    damage: float = 0.25,
+    loss_increase: float = 0.25,
     depth: int = 0,
 ) -> float:
     layer = LayerMenu(replace(layer_spec(0, role), depth=depth), ())
-    return knobs.scorer(5)(layer, Option(method or Quantize(4), 1, 1, damage, 1.0))
+    return knobs.scorer(5)(layer, Option(method or Quantize(4), 1, 1, loss_increase, 1.0))
 
 
-def test_without_corrections_the_score_is_the_damage():
+def test_without_corrections_the_score_is_the_loss_increase():
     for role in Role:
         for method in (Quantize(2), Svd(8), Keep(), TensorTrain((2,), (8, 8), (8, 8))):
             assert score(Knobs(), role, method, depth=3) == 0.25
@@ -50,10 +50,10 @@ def test_each_block_has_its_own_factor(knob, roles):
     assert all(score(replace(Knobs(), **{knob: 3.0}), role) == 0.25 for role in set(Role) - roles)
 
 
-def test_the_exponent_bends_damages():
+def test_the_exponent_bends_loss_increases():
     assert score(Knobs(exponent=0.5)) == 0.5
     assert score(Knobs(exponent=1.5)) == 0.125
-    assert score(Knobs(exponent=1.5), damage=0.0) == 0.0
+    assert score(Knobs(exponent=1.5), loss_increase=0.0) == 0.0
 
 
 def test_forms_have_their_own_factors():

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -24,7 +23,7 @@ def proposer():
 
 @pytest.fixture
 def study(tmp_path, proposer):
-    """Allocations whose rise and divergence are twice and three times their score."""
+    """Allocations whose increase and divergence are twice and three times their score."""
     trials = []
     header = header_of(tmp_path, Limits(DENSE_BYTES // 4, None))
     for number, ratio in enumerate(RATIOS):
@@ -33,8 +32,8 @@ def study(tmp_path, proposer):
         made = trial(number, 2 * score, INVENTORY.plan_bytes(plan))
         selection = replace(
             made.selection,
-            kl=3 * score,
-            perplexity=header.dense_selection.perplexity * math.exp(2 * score),
+            divergence=3 * score,
+            loss=header.dense_selection.loss + 2 * score,
         )
         trials.append(replace(made, plan=plan, selection=selection, report=None))
     return replace(header, trials=tuple(trials))
@@ -46,21 +45,21 @@ def test_a_plan_between_the_trials_is_read_off_them(study, proposer):
     score = proposer.score(predicted.plan, Knobs())
     assert predicted.bytes <= limit
     assert predicted.plan == proposer.allocated(Knobs(), limit)
-    assert predicted.kl == pytest.approx(3 * score)
+    assert predicted.divergence == pytest.approx(3 * score)
     known = [2 * proposer.score(t.plan, Knobs()) for t in study.trials]
-    assert min(known) <= predicted.rise <= max(known)
+    assert min(known) <= predicted.increase <= max(known)
     assert (predicted.trials, predicted.beyond) == (len(RATIOS), False)
 
 
 def test_healed_trials_do_not_count(study, proposer):
     first = study.trials[0]
-    way = Healing(5, 1000, "text", {"steps": 5}, (), of=0, phase=first.phase, numbers="n")
+    way = Healing(5, 1000, "text", {"steps": 5}, (), of=0, phase=first.phase, weights="n")
     better = replace(
         first,
         number=9,
         phase=HEALED,
         healing=way,
-        selection=replace(first.selection, kl=0.1 * first.selection.kl),
+        selection=replace(first.selection, divergence=0.1 * first.selection.divergence),
     )
     limit = int(DENSE_BYTES / 2.5)
     more = replace(study, trials=(*study.trials, better))
@@ -71,13 +70,13 @@ def test_beyond_the_trials_the_figures_are_lower_bounds(study, proposer):
     some = replace(study, trials=study.trials[:2])
     predicted = predict(some, proposer, DENSE_BYTES // 6)
     assert predicted.beyond
-    assert predicted.kl == pytest.approx(some.trials[-1].selection.kl)
+    assert predicted.divergence == pytest.approx(some.trials[-1].selection.divergence)
 
 
 def test_a_study_without_trials_still_gives_a_plan(study, proposer):
     predicted = predict(replace(study, trials=()), proposer, DENSE_BYTES // 4)
     assert predicted.plan == proposer.allocated(Knobs(), DENSE_BYTES // 4)
-    assert (predicted.kl, predicted.rise, predicted.trials) == (None, None, 0)
+    assert (predicted.divergence, predicted.increase, predicted.trials) == (None, None, 0)
 
 
 def test_a_budget_that_no_plan_meets_says_what_can_be_reached(study, proposer):

@@ -59,7 +59,7 @@ class World:
     def divergence(self, plan: Plan, text: ScoredText | None = None) -> float:
         text = text or self.text
         with self.workbench.applied(plan, self.builder.build) as model:
-            return score(model, text.windows, text.teacher).kl
+            return score(model, text.windows, text.teacher).divergence
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -153,7 +153,7 @@ def test_slopes_are_those_of_autograd_beyond_their_own_curvature(
         assert len(options) == len(BITS)
         for slope, option in zip(priced.slopes[name], options, strict=True):
             error = dense_form(world, name, option.method) - problem.weight32
-            assert slope.damage == option.damage
+            assert slope.loss_increase == option.loss_increase
             own = own_curvature(problem.metric, error, of_the_plan)
             for found, half in zip((slope.first, slope.second), gradients, strict=True):
                 expected = float((half[name] * error).sum()) - own
@@ -177,7 +177,7 @@ def test_whole_slopes_rank_options_as_measured_swaps_on_their_text_do(world, mon
         for option in layer.undominated:
             if option.method == Keep():
                 continue
-            found.append(swaps[option.damage])
+            found.append(swaps[option.loss_increase])
             swapped = world.divergence(Plan.of({**world.plan, name: option.method}))
             measured.append(swapped - dense)
     assert len(found) > 20
@@ -191,10 +191,10 @@ def priced_with(slopes):
 @pytest.mark.parametrize(("signal", "noise"), [(4.0, 0.1), (0.5, 0.5), (0.01, 3.0)])
 def test_slopes_count_as_far_as_the_halves_agree(signal, noise):
     rng = np.random.default_rng(0)
-    damages = np.exp(rng.normal(size=40_000))
-    found = (signal * damages) ** 0.5 * rng.normal(size=40_000)
-    chance = (2 * noise * damages) ** 0.5 * rng.normal(size=(2, 40_000))  # of half a text
-    slopes = [Slope(*each) for each in zip(*(found + chance), damages, strict=True)]
+    loss_increases = np.exp(rng.normal(size=40_000))
+    found = (signal * loss_increases) ** 0.5 * rng.normal(size=40_000)
+    chance = (2 * noise * loss_increases) ** 0.5 * rng.normal(size=(2, 40_000))  # of half a text
+    slopes = [Slope(*each) for each in zip(*(found + chance), loss_increases, strict=True)]
     priced = priced_with(slopes)
     assert priced.trust == pytest.approx(signal / (signal + noise), abs=0.01)
     seen = np.array([slope.mean for slope in slopes])

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from autocompress.calibration.latency_table import LatencyTable
-from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
+from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.calibration.priced_menu import Price, PricedMenu
 from autocompress.driver.proposing.knobs import Knobs
 from autocompress.driver.proposing.proposer import (
@@ -25,6 +25,7 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.studies.relation import Relation
+from autocompress.surgery.native import NATIVE
 from autocompress.units import Limits
 from tests.driver.fake_search import DENSE_BYTES, INVENTORY, MENU, REST_BYTES, SPECS
 from tests.studies.study_fixtures import measurement, trial
@@ -32,15 +33,17 @@ from tests.studies.study_fixtures import measurement, trial
 LIMIT = DENSE_BYTES // 6
 NAMES = [spec.name for spec in SPECS]
 MEASURED = PricedMenu({NAMES[0]: (Price(0.1, 2.0),), NAMES[3]: (Price(0.1, 0.02),)})
-FACTORISED = (Svd(4), Svd(6), Svd(8), Svd(12))
+FACTOINCREASED = (Svd(4), Svd(6), Svd(8), Svd(12))
 MIXED = Menu(
     tuple(
         LayerMenu(
             layer.spec,
             layer.options
             + tuple(
-                Option(m, m.cost(layer.spec), file_bytes(m, layer.spec), 1e-9 / m.rank, 1.0)
-                for m in FACTORISED
+                Option(
+                    m, m.cost(layer.spec), NATIVE.matrix_bytes(m, layer.spec), 1e-9 / m.rank, 1.0
+                )
+                for m in FACTOINCREASED
             ),
         )
         for layer in MENU.layers
@@ -115,7 +118,7 @@ def test_predictions_take_no_notice_of_measurements_and_the_other_knobs_do():
 
 
 def test_bits_below_the_least_are_taken_only_where_nothing_else_fits():
-    limit = REST_BYTES + sum(file_bytes(Quantize(3, 64), spec) for spec in SPECS)
+    limit = REST_BYTES + sum(NATIVE.matrix_bytes(Quantize(3, 64), spec) for spec in SPECS)
     made = proposer(int(1.2 * limit))
     made.priced = MEASURED
     bits = {method.bits for method in made.allocated(Knobs(), limit).values()}
@@ -129,9 +132,9 @@ def test_bits_below_the_least_are_taken_only_where_nothing_else_fits():
 
 def test_factorised_forms_are_kept_out_by_their_knob():
     made = proposer(menu=MIXED)
-    assert methods_of(made.allocated(Knobs(), LIMIT)) & set(FACTORISED)
+    assert methods_of(made.allocated(Knobs(), LIMIT)) & set(FACTOINCREASED)
     out = replace(Knobs(), factorised=1e6)
-    assert not methods_of(made.allocated(out, LIMIT)) & set(FACTORISED)
+    assert not methods_of(made.allocated(out, LIMIT)) & set(FACTOINCREASED)
 
 
 def test_groups_take_one_method():
@@ -256,14 +259,14 @@ def test_without_a_budget_the_target_is_halfway_in_the_widest_step_of_the_front(
     made = proposer(None)
     sizes = [DENSE_BYTES // 8, DENSE_BYTES // 5, DENSE_BYTES // 4, DENSE_BYTES // 2]
     front = [
-        trial(number, rise, size)
-        for number, (rise, size) in enumerate(zip((0.9, 0.3, 0.2, 0.0), sizes, strict=True))
+        trial(number, increase, size)
+        for number, (increase, size) in enumerate(zip((0.9, 0.3, 0.2, 0.0), sizes, strict=True))
     ]
     halfway = (sizes[0] * sizes[1]) ** 0.5
     assert made.target(front) == pytest.approx(max(halfway, made.least_bytes()))
     divergences = (0.9, 0.89, 0.88, 0.0)
     front = [
-        replace(each, selection=replace(each.selection, kl=kl))
+        replace(each, selection=replace(each.selection, divergence=kl))
         for each, kl in zip(front, divergences, strict=True)
     ]
     assert made.target(front) == pytest.approx((sizes[2] * sizes[3]) ** 0.5)
@@ -290,7 +293,9 @@ def predicted(menu: Menu, too_low: float) -> Menu:
                 tuple(
                     option
                     if option.method == Keep()
-                    else Option.expected(option.method, layer.spec, (1 - too_low) * option.damage)
+                    else Option.expected(
+                        option.method, layer.spec, (1 - too_low) * option.loss_increase
+                    )
                     for option in layer.options
                 ),
             )

@@ -24,8 +24,8 @@ from tests.driver.fake_search import DENSE_BYTES, INVENTORY, MENU, SPECS
 
 NAMES = [spec.name for spec in SPECS]
 WRONG = (30.0, 3.0, 0.5, 0.2)  # the layer predicted to be the most sensitive hardly is
-DAMAGE = {
-    (layer.spec.name, option.method): option.damage
+LOSS_INCREASE = {
+    (layer.spec.name, option.method): option.loss_increase
     for layer in MENU.layers
     for option in layer.options
 }
@@ -42,7 +42,7 @@ class World:
 
     def divergence(self, plan: Plan) -> float:
         return sum(
-            0.0 if method == Keep() else self.factors[name] * DAMAGE[name, method]
+            0.0 if method == Keep() else self.factors[name] * LOSS_INCREASE[name, method]
             for name, method in plan.items()
         )
 
@@ -52,13 +52,13 @@ class World:
 
 
 def slopes_of(factors: Mapping[str, float]) -> dict[str, list[Slope]]:
-    """Slopes that multiply damages by a factor for each layer, without chance."""
+    """Slopes that multiply loss increases by a factor for each layer, without chance."""
     return {
         layer.spec.name: [
-            Slope(more, more, option.damage)
+            Slope(more, more, option.loss_increase)
             for option in layer.undominated
-            if option.damage > 0
-            for more in [(factors[layer.spec.name] - 1) * option.damage]
+            if option.loss_increase > 0
+            for more in [(factors[layer.spec.name] - 1) * option.loss_increase]
         ]
         for layer in MENU.layers
     }

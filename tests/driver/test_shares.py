@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from autocompress.driver.estimate.trial_list import expected_trials
-from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.baselines import baseline_plans
 from autocompress.driver.proposing.proposer import sweep
 from autocompress.driver.proposing.shares import LEAST_TRIALS, Planned, share_out
 from autocompress.space.space_file import load_space
@@ -22,9 +22,9 @@ LATENCY = Limits(None, 4.0)
 
 def planned(trials: int, limits: Limits) -> tuple[list[str], list[float]]:
     limit = limits.memory_bytes
-    by_hand = hand_written_plans(SPECS, None if limit is None else limit / DENSE_BYTES)
+    baselines = baseline_plans(SPECS, None if limit is None else limit / DENSE_BYTES)
     sizes = sweep(limits, DENSE_BYTES, 100_000)[1:]
-    plans, kept = share_out(trials, by_hand, sizes, INVENTORY, limit)
+    plans, kept = share_out(trials, baselines, sizes, INVENTORY, limit)
     return [label for label, _ in plans], kept
 
 
@@ -46,7 +46,7 @@ def test_the_usual_number_of_trials_has_room_for_all_that_is_planned(trials, lim
 def test_the_plans_that_a_person_would_take_for_the_budget_are_kept():
     """At an eighth of fp32 bytes those of 4 bits and fewer are within it."""
     labels, sizes = planned(8, LIMITS["memory"])
-    every = dict(hand_written_plans(SPECS, 1 / 8))
+    every = dict(baseline_plans(SPECS, 1 / 8))
     kept = [INVENTORY.plan_bytes(every[label]) for label in labels]
     codes = [plan for label, plan in every.items() if "SVD" not in label and "train" not in label]
     within = [size for size in map(INVENTORY.plan_bytes, codes) if size <= DENSE_BYTES // 8]
@@ -56,11 +56,11 @@ def test_the_plans_that_a_person_would_take_for_the_budget_are_kept():
 
 def test_plans_that_cut_ranks_are_the_last_to_be_kept():
     """A uniform SVD in the bytes of the budget loses so much that nothing is said by beating it."""
-    by_hand = hand_written_plans(SPECS, 1 / 8)
+    baselines = baseline_plans(SPECS, 1 / 8)
     sizes = sweep(LIMITS["memory"], DENSE_BYTES, 100_000)[1:]
     limit = LIMITS["memory"].memory_bytes
     few, some = (
-        share_out(32, by_hand, sizes, INVENTORY, limit, Planned(by_hand=count, sizes=3))
+        share_out(32, baselines, sizes, INVENTORY, limit, Planned(baselines=count, sizes=3))
         for count in (1, 20)
     )
     assert len(few[0]) == 1
@@ -88,7 +88,7 @@ def test_a_dry_run_expects_what_is_planned():
             each.phase
             for each in expected_trials(INVENTORY, LIMITS["memory"], 100_000, trials, load_space())
         )
-        assert phases["hand-written"] == len(labels)
+        assert phases["baseline"] == len(labels)
         assert phases["allocation"] == 2 + len(sizes)
         assert sum(phases.values()) == trials
 
@@ -98,6 +98,6 @@ def test_a_short_search_searches(tmp_path):
     record = run_in(tmp_path / "s", FakeEvaluator(), LEAST_TRIALS)
     phases = Counter(trial.phase for trial in record.trials)
     assert sum(phases[phase] for phase in PLANNED) < LEAST_TRIALS
-    assert phases["hand-written"] >= 2
+    assert phases["baseline"] >= 2
     assert phases["allocation"] >= 3
     assert phases["knobs"] >= 1

@@ -11,7 +11,7 @@ from autocompress.judging.hypervolume import (
     REFERENCE_SETTING,
     hypervolume,
     hypervolume_series,
-    reference_rise,
+    reference_increase,
 )
 from tests.studies.study_fixtures import DENSE_BYTES, realistic_study, study_of, trial
 
@@ -49,7 +49,7 @@ def test_planned_failed_and_ruled_out_trials_are_no_steps_of_the_series():
     study = study_of(
         trial(0, 0.3, 2_000_000, phase="allocation"),
         trial(1, 0.2, 1_900_000),
-        trial(2, 0.1, 1_800_000, phase="hand-written"),
+        trial(2, 0.1, 1_800_000, phase="baseline"),
         trial(3, 0.0, 2_900_000, state="infeasible"),
         trial(4, 0.0, 1_500_000, state="failed"),
         trial(5, 0.05, 1_000_000),
@@ -69,7 +69,7 @@ def test_series_is_the_volume_after_each_complete_trial():
 
 def test_a_study_keeps_the_reference_it_began_with():
     study = study_of(trial(0, 0.5, DENSE_BYTES // 4))  # 2 octaves wide, half a nat below the corner
-    assert reference_rise(study) == 1.0
+    assert reference_increase(study) == 1.0
     assert hypervolume(study) == pytest.approx(2 * 0.5)
     old = replace(study, settings=study.settings | {REFERENCE_SETTING: 2.0})
     assert hypervolume(old) == pytest.approx(2 * 1.5)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.driver.proposing import swaps
-from autocompress.driver.proposing.allocator import Choice
+from autocompress.driver.proposing.allocator import LayerChoice
 from autocompress.driver.proposing.swaps import REACH, neighbours
 from autocompress.methods.plan import Plan
 from autocompress.methods.tensor_train import TensorTrain
@@ -25,7 +25,7 @@ def deciding(draw):
         sizes = sorted(draw(st.sets(st.integers(1, 99), min_size=count, max_size=count)))
         scores = draw(st.sets(st.integers(0, 999), min_size=count, max_size=count))
         choices.append(
-            Choice(
+            LayerChoice(
                 (f"layers.{index}",),
                 METHODS[:count],
                 tuple(sizes),
@@ -36,11 +36,11 @@ def deciding(draw):
     return Plan.of(plan), choices, draw(st.integers(4, 400))
 
 
-def levels(plan: Plan, choices: list[Choice]) -> list[int]:
+def levels(plan: Plan, choices: list[LayerChoice]) -> list[int]:
     return [choice.methods.index(plan[choice.layers[0]]) for choice in choices]
 
 
-def totals(plan: Plan, choices: list[Choice]) -> tuple[int, float]:
+def totals(plan: Plan, choices: list[LayerChoice]) -> tuple[int, float]:
     places = levels(plan, choices)
     size = sum(choice.sizes[level] for choice, level in zip(choices, places, strict=True))
     return size, sum(choice.scores[level] for choice, level in zip(choices, places, strict=True))
@@ -73,7 +73,7 @@ def test_only_what_is_asked_for_is_ranked(monkeypatch):
         swaps.np, "argsort", lambda *args, **kind: ranked.append(1) or argsort(*args, **kind)
     )
     choices = [
-        Choice((f"layers.{index}",), METHODS[:3], (10, 20, 30), (9.0 + index, 3.0, 0.0))
+        LayerChoice((f"layers.{index}",), METHODS[:3], (10, 20, 30), (9.0 + index, 3.0, 0.0))
         for index in range(300)
     ]
     plan = Plan.of({choice.layers[0]: METHODS[1] for choice in choices})
@@ -82,10 +82,10 @@ def test_only_what_is_asked_for_is_ranked(monkeypatch):
     assert len(ranked) <= 6  # the best partner of a move may be of its own layer
 
 
-def pair_of(first: str, *names: str) -> list[Choice]:
+def pair_of(first: str, *names: str) -> list[LayerChoice]:
     return [
-        Choice((first,), METHODS[:3], (10, 20, 30), (9.0, 3.0, 0.0)),
-        Choice(names, METHODS[:3], (20, 40, 60), (8.0, 4.0, 0.0)),
+        LayerChoice((first,), METHODS[:3], (10, 20, 30), (9.0, 3.0, 0.0)),
+        LayerChoice(names, METHODS[:3], (20, 40, 60), (8.0, 4.0, 0.0)),
     ]
 
 
@@ -98,7 +98,7 @@ def test_the_layers_of_a_group_move_together():
 
 def test_layers_without_a_level_stay_as_they_are():
     """One that takes what is not offered, and one that there is nothing to decide about."""
-    choices = [*pair_of("a", "b"), Choice(("c",), METHODS[:3], (10, 20, 30), (9.0, 3.0, 0.0))]
+    choices = [*pair_of("a", "b"), LayerChoice(("c",), METHODS[:3], (10, 20, 30), (9.0, 3.0, 0.0))]
     plan = Plan.of({"a": METHODS[1], "b": METHODS[1], "c": OTHER, "d": METHODS[0]})
     found = list(neighbours(plan, choices, 1000))
     assert len(found) == 2

@@ -47,7 +47,7 @@ def test_the_outcome_decides_the_state_of_the_stored_trial(store):
     assert records[2].error == "no memory"
     stored = store.study.get_trials()
     assert [t.state.name for t in stored] == ["COMPLETE", "PRUNED", "FAIL", "PRUNED"]
-    assert stored[0].values == [whole.perplexity, SIZE, whole.latency_ms]
+    assert stored[0].values == [whole.figure, SIZE, whole.latency_ms]
     assert [store.objectives(r) is None for r in records] == [False, False, True, True]
 
 
@@ -78,14 +78,14 @@ def test_a_trial_cut_off_between_result_and_end_ends_as_it_would_have(store, mon
     assert replace(to_trial_record(second, {}), number=0) == whole
 
 
-def test_a_stopped_trial_has_the_perplexity_that_its_first_windows_point_to(store):
+def test_a_stopped_trial_has_the_loss_that_its_first_windows_point_to(store):
     """The losses of all plans swing alike, so the estimate is what all windows would have given."""
     whole = store.end(begin(store), Outcome(0, measured(PLAN, 0.2)))
     partial = measured(PLAN, 0.2, windows=5)
-    loss = sum(partial.windows.nll) / 5  # not the mean of all windows: one more swings up
-    partial = replace(partial, perplexity=math.exp(loss), latency_ms=None)
+    loss = sum(partial.windows.loss) / 5  # not the mean of all windows: one more swings up
+    partial = replace(partial, loss=loss, figure=math.exp(loss), latency_ms=None)
     stopped = store.end(begin(store), Outcome(1, partial, 5))
-    assert partial.perplexity != pytest.approx(whole.selection.perplexity)
+    assert partial.figure != pytest.approx(whole.selection.figure)
     assert store.objectives(stopped) == pytest.approx(store.objectives(whole))
 
 
@@ -101,8 +101,8 @@ def test_trials_of_other_searches_are_news_once_they_end(store, tmp_path):
 
 
 def test_bytes_beside_the_limit_are_a_constraint_of_every_trial(store):
-    over = begin(store, "hand-written", 3 * SIZE // 2)
-    within = begin(store, "hand-written")
+    over = begin(store, "baseline", 3 * SIZE // 2)
+    within = begin(store, "baseline")
     for trial in (over, within):
         store.infeasible(trial)
     first, second = store.study.get_trials()

@@ -72,16 +72,16 @@ def test_divergence_from_itself_is_zero(bundled: LoadedModel) -> None:
     assert result["against"] == "autocompress-demo"
 
 
-def test_the_rise_over_a_dense_model_has_an_interval(bundled: LoadedModel) -> None:
+def test_the_increase_over_a_dense_model_has_an_interval(bundled: LoadedModel) -> None:
     noisy = load_model(None)
     weight = noisy.model.get_submodule("model.layers.1.mlp.up_proj").weight
     assert isinstance(weight, torch.Tensor)
     weight += weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     result = evaluate(noisy, against=bundled, tokens=8 * 256)
-    low, high = result["rise_interval"]
-    assert 0 < low < result["rise"] < high
+    low, high = result["increase_interval"]
+    assert 0 < low < result["increase"] < high
     few = evaluate(noisy, against=bundled, tokens=TOKENS)
-    assert (few["rise"] > 0, few["rise_interval"]) == (True, None)
+    assert (few["increase"] > 0, few["increase_interval"]) == (True, None)
 
 
 def test_the_speed_of_models_in_memory_has_no_memory_of_a_fresh_process(tiny_llama: Any) -> None:
@@ -107,7 +107,7 @@ def test_models_of_other_vocabularies_are_not_compared(
     [
         ({"tokens": 1}, ConfigurationError, "--tokens is too low"),
         ({"limit": 0}, ConfigurationError, "--limit is too low"),
-        ({"part": "middle"}, ConfigurationError, "--part is unknown"),
+        ({"part": "middle"}, ConfigurationError, "unknown --part"),
         ({"data": "no/such/file.txt"}, DataError, "no such data file"),
     ],
 )

@@ -73,10 +73,10 @@ def test_a_job_that_no_rival_beats_goes_the_whole_way(evaluator, long_text, riva
     outcome = evaluator.run(Job(7, FLAT, STAGES, rivals), long_text)
     assert (outcome.number, outcome.stopped_at, outcome.error) == (7, None, "")
     measured = outcome.measurement
-    assert len(measured.windows.kl) == WINDOWS
+    assert len(measured.windows.divergence) == WINDOWS
     whole = evaluator.score(FLAT, long_text)
-    assert measured.perplexity == pytest.approx(whole.perplexity, rel=1e-6)
-    assert measured.kl == pytest.approx(whole.kl, rel=1e-6)
+    assert measured.figure == pytest.approx(whole.figure, rel=1e-6)
+    assert measured.divergence == pytest.approx(whole.divergence, rel=1e-6)
     assert measured.latency_ms > 0
     assert outcome.seconds > 0
 
@@ -89,14 +89,14 @@ def test_a_job_that_a_rival_beats_is_given_up(evaluator, long_text, rival, stopp
     outcome = evaluator.run(Job(0, FLAT, STAGES, (rival,)), long_text)
     assert outcome.stopped_at == stopped_at
     if stopped_at is not None:
-        assert len(outcome.measurement.windows.kl) == stopped_at
+        assert len(outcome.measurement.windows.divergence) == stopped_at
         assert outcome.measurement.latency_ms is None
         assert outcome.measurement.tokens == stopped_at * 15
         assert outcome.measurement.plan_hash == FLAT.hash
 
 
 def test_the_second_stage_may_decide(evaluator, long_text):
-    ours = evaluator.score(FLAT, long_text).windows.kl
+    ours = evaluator.score(FLAT, long_text).windows.divergence
     rival = (*ours[:4], *(0.0,) * (WINDOWS - 4))
     assert evaluator.run(Job(0, FLAT, STAGES, (rival,)), long_text).stopped_at == STAGES[1]
 

@@ -30,7 +30,7 @@ def test_each_stage_is_twice_the_last(windows, stages):
 
 
 @given(st.integers(0, 5000))
-def test_stages_rise_and_leave_something_to_score(windows):
+def test_stages_increase_and_leave_something_to_score(windows):
     stages = stages_of(windows)
     assert list(stages) == sorted(set(stages))
     assert all(LEAST_WINDOWS <= stage < windows for stage in stages)
@@ -39,7 +39,7 @@ def test_stages_rise_and_leave_something_to_score(windows):
 def measured(kls: tuple[float, ...] | None):
     scores = None if kls is None else WindowScores((10,) * len(kls), kls, kls)
     kl = 0.09 if kls is None else sum(kls) / len(kls)
-    return replace(trial(0, 0.1, 100).selection, kl=kl, windows=scores)
+    return replace(trial(0, 0.1, 100).selection, divergence=kl, windows=scores)
 
 
 def test_rivals_are_the_best_plans():

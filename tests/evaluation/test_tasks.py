@@ -68,7 +68,7 @@ def task_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def own_accuracy(loaded: Any) -> float:
-    """The same task by hand: the choice whose tokens are likelier."""
+    """The same task baseline: the choice whose tokens are likelier."""
     hits = 0
     for question in QUESTIONS:
         sums = []

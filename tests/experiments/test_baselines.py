@@ -15,15 +15,16 @@ from flat_search import Variant, first_at
 from level_evolution import MOST_CHANGES, Evolution, switched
 from menu_levels import LevelMenu, Levels
 from own_search import OwnSearch
-from search_curves import Point, hypervolumes, kept_points, lowest_rises
+from search_curves import Point, hypervolumes, kept_points, lowest_increases
 
-from autocompress.calibration.menu import LayerMenu, Menu, Option, file_bytes
+from autocompress.calibration.menu import LayerMenu, Menu, Option
 from autocompress.errors import BudgetUnreachable
 from autocompress.judging.front import hypervolume
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.surgery.inventory import Inventory
+from autocompress.surgery.native import NATIVE
 from tests.calibration.menus import layer_spec
 from tests.studies.study_fixtures import realistic_study
 
@@ -38,7 +39,13 @@ MENU = LevelMenu(
             LayerMenu(
                 spec,
                 tuple(
-                    Option(m, m.cost(spec), file_bytes(m, spec), (1 + place) / m.cost(spec), 1.0)
+                    Option(
+                        m,
+                        m.cost(spec),
+                        NATIVE.matrix_bytes(m, spec),
+                        (1 + place) / m.cost(spec),
+                        1.0,
+                    )
                     for m in METHODS
                 ),
             )
@@ -50,13 +57,13 @@ MENU = LevelMenu(
 LIMIT = DENSE_BYTES // 6
 
 
-def damage(levels: Levels) -> float:
+def loss_increase(levels: Levels) -> float:
     chosen = zip(MENU.options, levels, strict=True)
-    return sum(options[level].damage for options, level in chosen)
+    return sum(options[level].loss_increase for options, level in chosen)
 
 
 def measure(levels: Levels) -> Point:
-    return Point(MENU.bytes(levels), damage(levels), 0.0)
+    return Point(MENU.bytes(levels), loss_increase(levels), 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +71,7 @@ def _quiet_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def test_levels_rise_in_bytes_and_are_counted_as_the_project_counts() -> None:
+def test_levels_increase_in_bytes_and_are_counted_as_the_project_counts() -> None:
     for options in MENU.options:
         sizes = [option.bytes for option in options]
         assert sizes == sorted(sizes)
@@ -80,7 +87,7 @@ def test_a_uniform_start_uses_the_limit_and_no_more() -> None:
         MENU.uniform(REST_BYTES)
 
 
-def test_a_hand_written_plan_on_the_menu_takes_no_more_bytes() -> None:
+def test_a_baseline_plan_on_the_menu_takes_no_more_bytes() -> None:
     plan = Plan.of({spec.name: Quantize(3, 64) for spec in SPECS})
     levels = MENU.matching(plan)
     assert MENU.bytes(levels) <= INVENTORY.plan_bytes(plan)
@@ -102,7 +109,7 @@ def test_a_switch_keeps_the_budget_and_gives_to_one_what_it_takes_from_others() 
 
 def test_the_evolution_finds_the_best_additive_plan() -> None:
     best = min(
-        damage(levels)
+        loss_increase(levels)
         for levels in itertools.product(*map(range, MENU.counts))
         if MENU.bytes(levels) <= LIMIT
     )
@@ -110,24 +117,26 @@ def test_the_evolution_finds_the_best_additive_plan() -> None:
 
     def fitness(candidates: Sequence[Levels], tokens: int) -> list[float]:
         asked.append((len(candidates), tokens))
-        return [damage(levels) for levels in candidates]
+        return [loss_increase(levels) for levels in candidates]
 
     evolution = Evolution(MENU, LIMIT, fitness, 16, [(10, 4), (100, 1)], random.Random(1))
     parent = MENU.uniform(LIMIT)
-    assert damage(parent) > 1.01 * best
+    assert loss_increase(parent) > 1.01 * best
     for _ in range(40):
         child = evolution.next_parent(parent)
-        assert damage(child) <= damage(parent)  # the parent is among those to choose from
+        assert loss_increase(child) <= loss_increase(
+            parent
+        )  # the parent is among those to choose from
         parent = child
-    assert damage(parent) == pytest.approx(best)
+    assert loss_increase(parent) == pytest.approx(best)
     assert asked[:2] == [(16, 10), (5, 100)]  # four survive, and the parent joins them
 
 
 def test_hypervolume_of_known_points() -> None:
     points = [Point(8, 0.5, 0), Point(2, 0.75, 0), Point(4, 2.0, 0), Point(2, 0.25, 0)]
-    # log2 ratios 1 and 3: half of 1, then a quarter of 3 below; a rise of 2 is worth nothing.
+    # log2 ratios 1 and 3: half of 1, then a quarter of 3 below; an increase of 2 is worth nothing.
     assert hypervolumes(points, 16) == pytest.approx([0.5, 1.0, 1.0, 3 * 0.75])
-    assert lowest_rises(points, 4) == [math.inf, 0.75, 0.75, 0.25]
+    assert lowest_increases(points, 4) == [math.inf, 0.75, 0.75, 0.25]
 
 
 def test_the_projects_curve_is_that_of_its_study() -> None:

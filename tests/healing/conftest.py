@@ -13,12 +13,12 @@ from torch import Tensor
 import autocompress.healing.healer as healer_module
 from autocompress.evaluation.windows import Windows
 from autocompress.healing.healer import Healer
-from autocompress.healing.settings import HealSettings
 from autocompress.healing.student import Student
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.trellis import Trellis
+from autocompress.requests.healing import HealSettings
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import VOCABULARY, make_tiny_model
 from tests.healing.plans import building

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autocompress.healing.objective import Objective
+from autocompress.healing.losses import Losses
 from autocompress.healing.optimiser import Optimiser
 from autocompress.healing.student import Student
 from autocompress.layers.base import CompressedMatrix
@@ -44,9 +44,9 @@ def logits_of(model: Any, ids: Tensor) -> Tensor:
 
 def take_steps(dense: Any, student: Student, ids: Tensor, steps: int = 3) -> None:
     """Train on the same tokens a few times."""
-    objective, optimiser = Objective(dense, student.model), Optimiser(student)
+    losses, optimiser = Losses(dense, student.model), Optimiser(student)
     for step in range(1, steps + 1):
-        objective.on_outputs(ids).backward()  # type: ignore[no-untyped-call]
+        losses.on_outputs(ids).backward()  # type: ignore[no-untyped-call]
         optimiser.step(0.02)
         student.after_step_(step)
     student.settle_()

@@ -15,20 +15,21 @@ from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.healer import MOST_BACK_STEPS
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
+from autocompress.surgery.compressed import Compressed
 from tests.healing.conftest import CONTEXT, chain_ids
 from tests.healing.plans import building
 
 
 def spoil(healer, *steps, value=float("nan")):
     """Let the loss be something else in certain calls of the objective, counted from 1."""
-    sound, calls = healer.objective.on_outputs, []
+    sound, calls = healer.losses.on_outputs, []
 
     def on_outputs(ids):
         calls.append(1)
         loss = sound(ids)
         return loss * value if not steps or len(calls) in steps else loss
 
-    healer.objective.on_outputs = on_outputs
+    healer.losses.on_outputs = on_outputs
 
 
 def assert_same_numbers(one, other):
@@ -41,26 +42,29 @@ def test_the_divergence_on_unseen_text_falls(make, workbench, plan, selection):
     healed = make(steps=40).run()
     first, best = healed.checks[0], healed.best
     assert first.step == 0
-    assert best.kl < 0.6 * first.kl
-    assert best.kl == min(check.kl for check in healed.checks)
+    assert best.divergence < 0.6 * first.divergence
+    assert best.divergence == min(check.divergence for check in healed.checks)
     assert healed.checks[-1].step == 40
     assert healed.tokens == 40 * 8 * CONTEXT
-    with workbench.applied(plan, building(workbench), healed.numbers) as model, torch.no_grad():
+    with (
+        workbench.applied(Compressed(plan, healed.weights), building(workbench)) as model,
+        torch.no_grad(),
+    ):
         scored = score(model, selection)
-    assert_close(scored.nll, best.nll)
+    assert_close(scored.loss, best.loss)
 
 
 def test_a_language_model_loss_alone_lowers_the_likelihoods_loss(make):
     healed = make(steps=20, lm=1.0).run()
-    assert healed.checks[-1].nll < healed.checks[0].nll
+    assert healed.checks[-1].loss < healed.checks[0].loss
 
 
 def test_frozen_codes_stay_and_the_rest_is_trained(make):
-    healer = make(steps=8, trained="factors")
-    before = healer.student.numbers()
+    healer = make(steps=8, train="factors")
+    before = healer.student.weights()
     healed = healer.run()
     assert healed.best.step > 0
-    changed = {name for name, t in healed.numbers.items() if not torch.equal(t, before[name])}
+    changed = {name for name, t in healed.weights.items() if not torch.equal(t, before[name])}
     ends = {name.rsplit(".", 1)[1] for name in changed}
     assert ends == {"scales", "weight"}
     assert any("norm" in name for name in changed)
@@ -77,7 +81,7 @@ def test_a_loss_that_is_no_number_steps_back_at_half_the_rate(make, notes):
     (note,) = [each for each in notes.said if "diverges" in each]
     assert "step 6: back to step 4" in note
     assert "0.015" in note
-    assert healed.best.kl < healed.checks[0].kl
+    assert healed.best.divergence < healed.checks[0].divergence
 
 
 def test_a_loss_that_runs_away_steps_back(make, notes):
@@ -95,13 +99,13 @@ def test_a_run_steps_back_to_its_file_as_to_memory(make, tmp_path):
         spoil(healer, 5, 9)
         healed.append(healer.run())
         assert healer.slower == 0.25
-    assert_same_numbers(healed[0].numbers, healed[1].numbers)
+    assert_same_numbers(healed[0].weights, healed[1].weights)
 
 
 def test_a_file_that_is_gone_is_named(make, tmp_path):
     checkpoint = Checkpoint(tmp_path / "run", {})
     healer = make(checkpoint, steps=4)
-    healer.objective.on_outputs = lambda _ids: (
+    healer.losses.on_outputs = lambda _ids: (
         checkpoint.remove(),
         torch.tensor(torch.nan, requires_grad=True),
     )[1]
@@ -112,7 +116,7 @@ def test_a_file_that_is_gone_is_named(make, tmp_path):
 def test_a_plan_that_keeps_all_does_not_diverge(make, workbench, notes):
     kept = Plan.of({spec.name: Keep() for spec in workbench.inventory.layers})
     healed = make(plan=kept, steps=16).run()
-    assert healed.best.kl < 1e-5
+    assert healed.best.divergence < 1e-5
     assert not any("diverges" in each for each in notes.said)
 
 
@@ -131,7 +135,7 @@ def test_a_model_that_is_spoilt_at_a_check_is_not_kept(make, notes, tmp_path):
     healed = healer.run()
     assert any("back to step 2, at half the rate" in each for each in notes.said)
     assert [check.step for check in healed.checks] == [0, 2, 4, 6, 8]
-    assert all(math.isfinite(check.kl) for check in healed.checks)
+    assert all(math.isfinite(check.divergence) for check in healed.checks)
 
 
 def test_healing_that_diverges_again_and_again_gives_up(make, workbench):
@@ -145,7 +149,7 @@ def test_healing_that_diverges_again_and_again_gives_up(make, workbench):
         assert torch.equal(tensor, before[name])
 
 
-@pytest.mark.parametrize("settings", [{}, {"align": 0.5}, {"trained": "factors"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"align": 0.5}, {"train": "factors"}], ids=str)
 def test_a_run_that_is_cut_off_goes_on_to_the_same_numbers(make, settings, tmp_path, notes):
     settings = {"steps": 16, **settings}
     whole = make(**settings).run()
@@ -164,11 +168,11 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_numbers(make, settings, tmp_p
         cut.run()
     resumed = make(checkpoint, **settings).run()
     assert any("Going on with healing at step 8 of 16" in each for each in notes.said)
-    assert_same_numbers(resumed.numbers, whole.numbers)
-    assert [(c.step, c.kl, c.nll) for c in resumed.checks] == [
-        (c.step, c.kl, c.nll) for c in whole.checks
+    assert_same_numbers(resumed.weights, whole.weights)
+    assert [(c.step, c.divergence, c.loss) for c in resumed.checks] == [
+        (c.step, c.divergence, c.loss) for c in whole.checks
     ]
-    assert resumed.best.kl == whole.best.kl
+    assert resumed.best.divergence == whole.best.divergence
 
 
 def test_a_finished_run_is_not_repeated(make, tmp_path):
@@ -176,7 +180,7 @@ def test_a_finished_run_is_not_repeated(make, tmp_path):
     first = make(checkpoint, steps=4).run()
     again = make(checkpoint, steps=4)
     spoil(again)
-    assert_same_numbers(again.run().numbers, first.numbers)
+    assert_same_numbers(again.run().weights, first.weights)
 
 
 def test_a_checkpoint_of_another_run_is_refused(make, tmp_path):
@@ -195,12 +199,12 @@ def test_checks_without_progress_end_the_run(make, notes, monkeypatch):
 
     def worse(*args):
         found = scored(*args)
-        object.__setattr__(found, "kl", abs(next(rising) - 2.0))  # least at the third check
+        object.__setattr__(found, "divergence", abs(next(rising) - 2.0))  # least at the third check
         return found
 
     monkeypatch.setattr(healer_module, "score", worse)
     healed = healer.run()
-    assert [check.kl for check in healed.checks] == [2, 1, 0, 1, 2, 3]
+    assert [check.divergence for check in healed.checks] == [2, 1, 0, 1, 2, 3]
     assert healed.best.step == 4
     assert healer.step == 10
     assert any("ends at step 10: 3 checks" in each for each in notes.said)
@@ -222,7 +226,7 @@ def test_out_of_memory_says_what_to_lower(make, error):
     def fail(_ids):
         raise error
 
-    healer.objective.on_outputs = fail
+    healer.losses.on_outputs = fail
     with pytest.raises(AutocompressError, match=r"not enough memory.*32 at once.*--tokens-at-once"):
         healer.run()
 
@@ -246,7 +250,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(make):
     def fail(_ids):
         raise RuntimeError("shapes do not match")
 
-    healer.objective.on_outputs = fail
+    healer.losses.on_outputs = fail
     with pytest.raises(RuntimeError, match="shapes"):
         healer.run()
 

@@ -12,7 +12,6 @@ from autocompress.evaluation.windows import Windows
 from autocompress.healing import shrink as healing_shrink
 from autocompress.healing.entanglement import TURNS, EntanglementPenalty
 from autocompress.healing.healer import Healer
-from autocompress.healing.settings import HealSettings
 from autocompress.healing.shrink import shrink
 from autocompress.healing.student import Student
 from autocompress.methods.base import FACTOR_BITS
@@ -24,6 +23,7 @@ from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
+from autocompress.requests.healing import HealSettings
 from autocompress.surgery.workbench import Workbench
 from tests.conftest import make_tiny_model
 from tests.healing.plans import building, some_ids
@@ -112,7 +112,7 @@ def healed(form, penalties):
         workbench.model, student, ids[:20].flatten(), Windows(ids[20:].flatten(), 12), settings
     ).run()
     layers = workbench.inventory.layers
-    cut = shrink(student.plan, student.numbers(), layers, {}, 0.3)
+    cut = shrink(student.plan, student.weights(), layers, {}, 0.3)
     return cut.plan.layer_bytes(layers), run
 
 
@@ -133,4 +133,6 @@ def test_every_kind_leaves_ranks_that_can_be_cut(form, penalty, monkeypatch):
     size, run = healed(form, (penalty,))
     assert run.checks[-1].penalty < run.checks[0].penalty
     assert size < bytes_without(form)
-    assert run.best.kl + run.best.penalty == min(c.kl + c.penalty for c in run.checks)
+    assert run.best.divergence + run.best.penalty == min(
+        c.divergence + c.penalty for c in run.checks
+    )

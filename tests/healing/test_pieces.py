@@ -11,22 +11,22 @@ from torch.testing import assert_close
 from autocompress.errors import ConfigurationError, StorageError
 from autocompress.healing.checkpoint import Checkpoint
 from autocompress.healing.schedule import batches, rate_at
-from autocompress.healing.settings import HealSettings
 from autocompress.healing.watch import Watch
+from autocompress.requests.healing import HealSettings
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("steps", -1, "steps: got -1, wanted at least 0"),
-        ("tokens", 0, "tokens: got 0"),
-        ("tokens_at_once", 0, "tokens-at-once: got 0"),
-        ("patience", 0, "patience: got 0"),
-        ("rate", 0.0, "rate: got 0.0, wanted more than 0"),
-        ("rate", float("nan"), "rate: got nan"),
-        ("align", 1.5, "align: got 1.5, wanted a share"),
-        ("lm", -0.1, "lm: got -0.1"),
-        ("trained", "scales", "train: got scales, wanted all or factors"),
+        ("steps", -1, "--steps is too low: got -1, wanted at least 0"),
+        ("tokens", 0, "--tokens is too low: got 0"),
+        ("tokens_at_once", 0, "--tokens-at-once is too low: got 0"),
+        ("patience", 0, "--patience is too low: got 0"),
+        ("rate", 0.0, "--rate is out of range: got 0.0, wanted more than 0"),
+        ("rate", float("nan"), "--rate is out of range: got nan"),
+        ("align", 1.5, "--align is out of range: got 1.5, wanted a share"),
+        ("lm", -0.1, "--lm is out of range: got -0.1"),
+        ("train", "scales", "unknown --train: got 'scales', wanted all, factors"),
     ],
 )
 def test_settings_out_of_range_are_named(name, value, message):

@@ -19,8 +19,9 @@ from autocompress.methods.quantize_plus_low_rank import QuantizePlusLowRank
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.placement import prefix_of
-from autocompress.surgery.stored_numbers import StoredNumbers
+from autocompress.surgery.stored_weights import StoredWeights
 from autocompress.surgery.workbench import Workbench
 from tests.healing.plans import building, logits_of, some_ids
 from tests.methods.matrices import linear_metric, matrix, spec_of
@@ -50,7 +51,7 @@ def shrunk(weight, method, tolerance, *, metric=None):
     result = shrink(Plan.of({SPEC.name: method}), numbers, [SPEC], metrics, tolerance)
     (cut,) = result.cuts
     assert result.plan[SPEC.name] == cut.after
-    after = StoredNumbers(result.numbers).matrix(SPEC, cut.after, CPU)
+    after = StoredWeights(result.weights).matrix(SPEC, cut.after, CPU)
     return layer.to_dense(), after.to_dense(), cut
 
 
@@ -69,7 +70,7 @@ def test_two_factors_lose_what_is_stated_and_no_lower_rank_would_do(metric, tole
         lower = cut.after.rank - (8 if cut.after.rank >= 8 else 1)
         assert float(values[lower:].sum() / values.sum()) > tolerance
     else:
-        assert cut.damage == pytest.approx(metric.damage(after - before), rel=1e-3)
+        assert cut.loss_increase == pytest.approx(metric.loss_increase(after - before), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -111,9 +112,9 @@ def test_rounding_anew_that_would_lose_more_leaves_the_layer_as_it_was():
     (cut,) = result.cuts
     assert cut.after == cut.before
     assert cut.reason
-    assert result.numbers.keys() == numbers.keys()
+    assert result.weights.keys() == numbers.keys()
     for name, tensor in numbers.items():
-        assert torch.equal(result.numbers[name], tensor)
+        assert torch.equal(result.weights[name], tensor)
 
 
 def test_correctors_are_cut_and_their_codes_stay():
@@ -124,7 +125,7 @@ def test_correctors_are_cut_and_their_codes_stay():
     (cut,) = result.cuts
     assert cut.after.rank < 32
     assert cut.measured <= 0.3
-    after = StoredNumbers(result.numbers).matrix(SPEC, cut.after, CPU)
+    after = StoredWeights(result.weights).matrix(SPEC, cut.after, CPU)
     assert torch.equal(after.codes.to_dense(), layer.codes.to_dense())
     left_out = (after.to_dense() - layer.to_dense()).square().sum()
     assert float(left_out / layer.corrector.to_dense().square().sum()) <= 0.3
@@ -137,21 +138,21 @@ def test_a_whole_model_keeps_its_outputs_and_its_other_numbers(family, tiny_mode
     layers, build = workbench.inventory.layers, building(workbench)
     first, *_, last = (spec.name for spec in layers)
     plan = Plan.of({spec.name: Svd(min(spec.shape)) for spec in layers} | {last: Quantize(8, 0)})
-    numbers = Student(workbench, plan, build).numbers()
+    numbers = Student(workbench, plan, build).weights()
     ids = some_ids()
     result = shrink(plan, numbers, layers, {}, 0.1)
     assert result.plan.layer_bytes(layers) < plan.layer_bytes(layers)
     assert result.plan[first] != plan[first]
     assert result.plan[last] == plan[last]
     assert first not in [cut.name for cut in result.cuts if cut.reason]
-    with workbench.applied(plan, build, numbers) as applied:
+    with workbench.applied(Compressed(plan, numbers), build) as applied:
         before = logits_of(applied, ids)
-    with workbench.applied(result.plan, build, result.numbers) as applied:
+    with workbench.applied(Compressed(result.plan, result.weights), build) as applied:
         after = logits_of(applied, ids)
     assert float((after - before).norm() / before.norm()) < 5 * math.sqrt(0.1)
     same = shrink(plan, numbers, layers, {}, 1e-9)
     assert same.plan == plan
-    assert same.numbers.keys() == numbers.keys()
+    assert same.weights.keys() == numbers.keys()
 
 
 def test_bad_input_is_said():

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from transformers import BertConfig, BertLMHeadModel
 
-from autocompress.healing.objective import Objective
+from autocompress.healing.losses import Losses
 from autocompress.healing.optimiser import Optimiser
 from autocompress.healing.student import Student
 from autocompress.methods.keep import Keep
@@ -16,6 +16,7 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.registry import METHODS
 from autocompress.methods.svd import Svd
 from autocompress.methods.trellis import Trellis
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.permanent import compressed_copy
 from autocompress.surgery.placement import prefix_of
 from autocompress.surgery.workbench import Workbench
@@ -52,9 +53,9 @@ def test_a_student_computes_what_is_stored(name, family, dtype, tiny_model):
     before = logits_of(student.model, IDS)
     assert_same(before, logits_of(compressed_copy(workbench, plan, build), IDS))
     take_steps(model, student, IDS)
-    numbers = student.numbers()
+    numbers = student.weights()
     after = logits_of(student.model, IDS)
-    with workbench.applied(plan, build, numbers) as applied:
+    with workbench.applied(Compressed(plan, numbers), build) as applied:
         assert_same(logits_of(applied, IDS), after)
     assert (after - before).abs().max() > 2 * ROUNDING[dtype] * before.abs().max()
     prefixes = tuple(prefix_of(workbench.inventory[name]) for name in plan)
@@ -69,10 +70,10 @@ def test_gradients_reach_all_that_is_trained(name, tiny_model):
     workbench = Workbench(model)
     plan = plan_of(workbench.inventory, name)
     student = Student(workbench, plan, building(workbench))
-    Objective(model, student.model).on_outputs(IDS).backward()
+    Losses(model, student.model).on_outputs(IDS).backward()
     trained = dict(student.trained())
     assert "model.norm.weight" in trained
-    for each in student.numbers():
+    for each in student.weights():
         base, _, last = each.rpartition(".")
         place = {"codes": "latent.units", "scales": "latent.growth"}.get(last, last)
         assert (f"{base}.{place}" in trained) is (last not in ("zeros", "positions")), each
@@ -104,7 +105,7 @@ def test_the_dense_model_what_is_kept_and_built_layers_stay(family, dtype, tiny_
     for name in kept:
         weight = f"{name}.weight"
         assert student.model.get_parameter(weight) is model.get_parameter(weight)
-        assert weight not in student.numbers()
+        assert weight not in student.weights()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, dense[name]), name
     for (name, each), tensor in built.items():
@@ -121,7 +122,7 @@ def test_applied_numbers_are_taken_out_again(tiny_llama):
         name: (id(p), p.clone()) for name, p in tiny_llama.named_parameters(remove_duplicate=False)
     }
     logits = logits_of(tiny_llama, IDS)
-    with workbench.applied(plan, build, student.numbers()):
+    with workbench.applied(Compressed(plan, student.weights()), build):
         assert not torch.equal(logits_of(tiny_llama, IDS), logits)
     after = dict(tiny_llama.named_parameters(remove_duplicate=False))
     assert list(after) == list(before)
@@ -136,10 +137,10 @@ def test_a_student_goes_on_from_the_numbers_of_another(tiny_llama):
     plan, build = mixed_plan(workbench.inventory), building(workbench)
     first = Student(workbench, plan, build)
     take_steps(tiny_llama, first, IDS)
-    second = Student(workbench, plan, build, first.numbers())
+    second = Student(workbench, Compressed(plan, first.weights()), build)
     assert_same(logits_of(second.model, IDS), logits_of(first.model, IDS))
-    for name, tensor in first.numbers().items():
-        assert torch.equal(second.numbers()[name], tensor), name
+    for name, tensor in first.weights().items():
+        assert torch.equal(second.weights()[name], tensor), name
 
 
 @pytest.mark.parametrize("method", [Trellis(2), Quantize(3, 16)], ids=str)
@@ -153,7 +154,7 @@ def test_an_embedding_and_its_tied_head_are_one_matrix_in_training(method, tiny_
     ids = torch.arange(8)
     table = model.model.embed_tokens.matrix.to_dense()
     assert torch.equal(model.model.embed_tokens(ids), table[ids])
-    assert not any(name.startswith("lm_head") for name in student.numbers())
+    assert not any(name.startswith("lm_head") for name in student.weights())
 
 
 def test_a_vector_that_modules_share_stays_one():
@@ -171,9 +172,9 @@ def test_a_vector_that_modules_share_stays_one():
     plan, build = plan_of(workbench.inventory, "quantize"), building(workbench)
     student = Student(workbench, plan, build)
     take_steps(model, student, IDS)
-    numbers = student.numbers()
+    numbers = student.weights()
     assert "cls.predictions.transform.LayerNorm.bias" in numbers
-    with workbench.applied(plan, build, numbers) as applied:
+    with workbench.applied(Compressed(plan, numbers), build) as applied:
         ends = applied.cls.predictions
         assert ends.decoder.bias is ends.bias
         assert_same(logits_of(applied, IDS), logits_of(student.model, IDS))
@@ -187,9 +188,9 @@ def test_biases_of_zeros_are_trained(tiny_model):
     plan = plan_of(workbench.inventory, "svd")
     student = Student(workbench, plan, building(workbench))
     optimiser = Optimiser(student)
-    Objective(model, student.model).on_outputs(IDS).backward()
+    Losses(model, student.model).on_outputs(IDS).backward()
     optimiser.step(0.01)
-    moved = student.numbers()[bias].abs().max()
+    moved = student.weights()[bias].abs().max()
     assert 1e-5 < moved < 1e-3
 
 
@@ -212,8 +213,8 @@ def test_experts_that_are_compressed_are_trained_and_the_others_kept(family):
     assert_same(before, logits_of(compressed_copy(workbench, plan, build), IDS))
     dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     take_steps(model, student, IDS)
-    numbers, after = student.numbers(), logits_of(student.model, IDS)
-    with workbench.applied(plan, build, numbers) as applied:
+    numbers, after = student.weights(), logits_of(student.model, IDS)
+    with workbench.applied(Compressed(plan, numbers), build) as applied:
         assert_same(logits_of(applied, IDS), after)
     assert not torch.equal(after, before)
     assert f"{first}.down_proj.3.left.weight" in numbers

@@ -11,12 +11,13 @@ from autocompress.errors import ConfigurationError
 from autocompress.evaluation.scoring import Score, Teacher, score
 from autocompress.evaluation.windows import Windows
 from autocompress.healing.student import Student
-from autocompress.judging.attribution import GROUPINGS, attribute, groups_of, numbers_for, without
+from autocompress.judging.attribution import GROUPINGS, attribute, groups_of, put_back, without
 from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
-from autocompress.records import WindowScores
+from autocompress.records import PERPLEXITY, WindowScores
+from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.inventory import stored_bytes, stored_tensors_of
 from autocompress.surgery.workbench import Workbench
 from tests.llama_specs import llama_specs
@@ -47,10 +48,12 @@ def teacher(tiny_llama, windows):
     return Teacher.of(tiny_llama, windows)
 
 
-def made_up(rise):
-    """A score of that rise in every window, and half of it as divergence."""
-    by_window = WindowScores(WINDOWS, (DENSE + rise,) * 6, (rise / 2,) * 6)
-    return Score(math.exp(DENSE + rise), DENSE + rise, rise / 2, sum(WINDOWS), by_window)
+def made_up(increase):
+    """A score of that increase in every window, and half of it as divergence."""
+    by_window = WindowScores(WINDOWS, (DENSE + increase,) * 6, (increase / 2,) * 6)
+    return Score(
+        math.exp(DENSE + increase), DENSE + increase, increase / 2, sum(WINDOWS), by_window
+    )
 
 
 def compressed(plan):
@@ -66,22 +69,24 @@ def made_up_attribution(workbench, plan, own, pairs=0.0):
         return made_up(sum(own[name] for name in names) + both)
 
     groups = groups_of(plan, workbench.inventory.layers, GROUPINGS)
-    return attribute(plan, workbench.inventory, score_plan, made_up(0.0), groups), groups
+    return attribute(
+        plan, workbench.inventory, score_plan, made_up(0.0), groups, PERPLEXITY
+    ), groups
 
 
-def test_damages_that_add_up_are_found_to_the_last_digit(workbench, plan):
+def test_losses_that_add_up_are_found_to_the_last_digit(workbench, plan):
     own = {name: 0.01 * (1 + index) for index, name in enumerate(compressed(plan))}
     found, groups = made_up_attribution(workbench, plan, own)
-    assert found.total.rise == pytest.approx(sum(own.values()))
+    assert found.total.increase == pytest.approx(sum(own.values()))
     assert found.tokens == sum(WINDOWS)
     for group, each in zip(groups, found.contributions, strict=True):
         wanted = sum(own[spec.name] for spec in group.specs)
-        assert each.damage.rise == pytest.approx(wanted)
-        assert each.damage.kl == pytest.approx(wanted / 2)
-        assert each.without.rise == pytest.approx(found.total.rise - wanted)
+        assert each.lost.increase == pytest.approx(wanted)
+        assert each.lost.divergence == pytest.approx(wanted / 2)
+        assert each.without.increase == pytest.approx(found.total.increase - wanted)
         assert each.interval == pytest.approx((wanted, wanted))
     for grouping in GROUPINGS:
-        assert found.interaction(grouping).rise == pytest.approx(0, abs=1e-12)
+        assert found.interaction(grouping).increase == pytest.approx(0, abs=1e-12)
 
 
 def test_what_pairs_do_is_interaction(workbench, plan):
@@ -89,9 +94,9 @@ def test_what_pairs_do_is_interaction(workbench, plan):
     names = compressed(plan)
     found, _ = made_up_attribution(workbench, plan, dict.fromkeys(names, 0.1), pairs=0.02)
     pairs = len(names) * (len(names) - 1) / 2
-    assert found.total.rise == pytest.approx(0.1 * len(names) + 0.02 * pairs)
-    assert found.interaction("layer").rise == pytest.approx(-0.02 * pairs)
-    assert 0 > found.interaction("part").rise > found.interaction("layer").rise
+    assert found.total.increase == pytest.approx(0.1 * len(names) + 0.02 * pairs)
+    assert found.interaction("layer").increase == pytest.approx(-0.02 * pairs)
+    assert 0 > found.interaction("part").increase > found.interaction("layer").increase
 
 
 def test_what_is_saved_adds_up_to_what_the_plan_saves(workbench, plan):
@@ -115,19 +120,21 @@ def test_every_group_is_what_a_score_without_it_says(workbench, plan, windows, t
 
     counted = []
     groups = groups_of(plan, inventory.layers)
-    found = attribute(plan, inventory, score_plan, teacher.score, groups, counted.append)
+    found = attribute(
+        plan, inventory, score_plan, teacher.score, groups, PERPLEXITY, counted.append
+    )
     assert sum(counted) == len(groups) + 1
     whole = score_plan(plan)
     for group, each in zip(groups, found.contributions, strict=True):
         names = {spec.name for spec in group.specs}
         rest = Plan.of({name: method for name, method in plan.items() if name not in names})
         scored = score_plan(rest)
-        assert each.without.kl == scored.kl
-        assert each.damage.rise == pytest.approx(whole.nll - scored.nll)
-        assert each.damage.kl == pytest.approx(whole.kl - scored.kl)
+        assert each.without.divergence == scored.divergence
+        assert each.lost.increase == pytest.approx(whole.loss - scored.loss)
+        assert each.lost.divergence == pytest.approx(whole.divergence - scored.divergence)
         assert each.bytes_saved == inventory.plan_bytes(rest) - inventory.plan_bytes(plan)
-        assert each.interval.low <= each.damage.rise <= each.interval.high
-    assert json.loads(json.dumps(found.to_dict()))["total"]["kl"] == whole.kl
+        assert each.interval.low <= each.lost.increase <= each.interval.high
+    assert json.loads(json.dumps(found.to_dict()))["total"]["kl"] == whole.divergence
 
 
 def test_a_plan_is_scored_once_however_often_its_matrices_are_grouped(workbench):
@@ -139,10 +146,10 @@ def test_a_plan_is_scored_once_however_often_its_matrices_are_grouped(workbench)
         return made_up(0.1 * len(compressed(chosen)))
 
     groups = groups_of(plan, workbench.inventory.layers, ("method", "role", "layer"))
-    found = attribute(plan, workbench.inventory, score_plan, made_up(0.0), groups)
+    found = attribute(plan, workbench.inventory, score_plan, made_up(0.0), groups, PERPLEXITY)
     assert len(seen) == len(set(seen)) < len(groups) + 1
     (only,) = found.by("method")
-    assert (only.without.kl, only.damage) == (0, found.total)
+    assert (only.without.divergence, only.lost) == (0, found.total)
 
 
 def test_groups():
@@ -189,7 +196,7 @@ def test_a_group_goes_back_to_dense_and_the_rest_keeps_its_healed_numbers(tiny_m
     with torch.no_grad():
         for _, parameter in student.trained():
             parameter.mul_(1.01)
-    healed, dense = student.numbers(), dict(stored_tensors_of(model))
+    healed, dense = student.weights(), dict(stored_tensors_of(model))
 
     def never(_name, _method):
         raise AssertionError("every matrix has its numbers")
@@ -198,8 +205,9 @@ def test_a_group_goes_back_to_dense_and_the_rest_keeps_its_healed_numbers(tiny_m
     assert biases or family == "llama"  # those of kept matrices are trained, too
     for group in groups_of(plan, workbench.inventory.layers):
         ablated = without(plan, group)
-        numbers = numbers_for(ablated, plan, workbench, healed)
-        with workbench.applied(ablated, never, numbers) as applied:
+        rest = put_back(ablated, Compressed(plan, healed), workbench)
+        numbers = rest.weights
+        with workbench.applied(rest, never) as applied:
             stored = stored_tensors_of(applied)
         assert biases <= set(numbers) or family == "gpt_oss"  # where all experts are in a stack
         assert set(numbers) < set(healed)

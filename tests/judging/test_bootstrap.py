@@ -11,8 +11,8 @@ import pytest
 from autocompress.judging.bootstrap import (
     FEWEST_WINDOWS,
     difference_interval,
+    increase_interval,
     loss_interval,
-    rise_interval,
 )
 from autocompress.records import WindowScores
 from tests.studies.study_fixtures import study_of, trial, with_windows
@@ -26,11 +26,11 @@ def scores(nll, tokens=255):
 def test_many_windows_give_the_normal_interval_of_a_weighted_mean():
     draw = np.random.default_rng(0)
     tokens = draw.integers(50, 500, 400)
-    dense, rises = draw.normal(3, 0.3, 400), draw.normal(0.05, 0.02, 400)
-    found = difference_interval(scores(dense + rises, tokens), scores(dense, tokens))
+    dense, increases = draw.normal(3, 0.3, 400), draw.normal(0.05, 0.02, 400)
+    found = difference_interval(scores(dense + increases, tokens), scores(dense, tokens))
     weights = tokens / tokens.sum()
-    mean = weights @ rises
-    spread = math.sqrt(weights**2 @ (rises - mean) ** 2)  # linearised ratio of two sums
+    mean = weights @ increases
+    spread = math.sqrt(weights**2 @ (increases - mean) ** 2)  # linearised ratio of two sums
     assert found.low == pytest.approx(mean - 1.96 * spread, abs=0.15 * spread)
     assert found.high == pytest.approx(mean + 1.96 * spread, abs=0.15 * spread)
 
@@ -82,15 +82,17 @@ def test_no_interval_where_none_can_be_given():
 
 
 def test_trials_have_intervals_on_the_report_text_only():
-    one, other = (trial(n, rise, 1_000_000, report=True) for n, rise in ((0, 0.05), (1, 0.08)))
+    one, other = (
+        trial(n, increase, 1_000_000, report=True) for n, increase in ((0, 0.05), (1, 0.08))
+    )
     bare = study_of(one, other)
-    assert rise_interval(bare, one) is None
+    assert increase_interval(bare, one) is None
     assert loss_interval(one, other) is None
 
     study = with_windows(bare)
     one, other = study.trials
-    interval = rise_interval(study, one)
+    interval = increase_interval(study, one)
     assert interval.low < 0.05 * 1.04 < interval.high
     difference = loss_interval(other, one)
     assert 0 < difference.low < 0.03 * 1.04 < difference.high
-    assert rise_interval(study, replace(one, report=None)) is None
+    assert increase_interval(study, replace(one, report=None)) is None

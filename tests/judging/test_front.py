@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import BudgetUnreachable, ConfigurationError, StudyError
-from autocompress.judging.against_dense import shown_perplexity
+from autocompress.judging.against_dense import shown_figure
 from autocompress.judging.dominance import (
     LATENCY_TOLERANCE,
     area_below,
@@ -22,21 +22,21 @@ from autocompress.judging.dominance import (
     selection_loss,
 )
 from autocompress.judging.front import (
+    baseline_rival,
     finalists,
     front_of,
     front_to_dict,
-    gain_over_hand_written,
-    hand_written_rival,
+    gain_over_baseline,
     hypervolume,
     pick,
 )
 from autocompress.units import Limits
 from tests.studies.study_fixtures import DENSE_BYTES, realistic_study, study_of, trial, with_windows
 
-RISES = st.sampled_from([0.01, 0.05, 0.1, 0.5, 1.0])
+INCREASES = st.sampled_from([0.01, 0.05, 0.1, 0.5, 1.0])
 SIZES = st.sampled_from([1_000_000, 1_500_000, 2_000_000, 4_000_000])
 LATENCIES = st.one_of(st.none(), st.sampled_from([2.0, 2.1, 3.0, 3.2, 5.0]))
-POINTS = st.lists(st.tuples(RISES, SIZES, LATENCIES), min_size=1, max_size=9)
+POINTS = st.lists(st.tuples(INCREASES, SIZES, LATENCIES), min_size=1, max_size=9)
 
 
 def study_with(points):
@@ -44,7 +44,7 @@ def study_with(points):
 
 
 def beaten(point, others):
-    """The rule written out once more, on (rise, bytes, latency, number)."""
+    """The rule written out once more, on (increase, bytes, latency, number)."""
     for other in others:
         if other[:2] == point[:2]:
             if (other[2] or math.inf, other[3]) < (point[2] or math.inf, point[3]):
@@ -68,16 +68,16 @@ def test_front_equals_brute_force(points):
     assert [each.bytes for each in front] == sorted(each.bytes for each in front)
 
 
-@given(st.lists(st.tuples(RISES, SIZES, st.none()), min_size=1, max_size=9))
+@given(st.lists(st.tuples(INCREASES, SIZES, st.none()), min_size=1, max_size=9))
 def test_without_latency_quality_falls_along_the_front(points):
     front = front_of(study_with(points))
     for smaller, larger in pairwise(front):
         assert smaller.bytes < larger.bytes
-        assert smaller.selection.kl > larger.selection.kl
+        assert smaller.selection.divergence > larger.selection.divergence
 
 
 def with_divergence(trial, kl):
-    return replace(trial, selection=replace(trial.selection, kl=kl))
+    return replace(trial, selection=replace(trial.selection, divergence=kl))
 
 
 LUCKY = with_divergence(trial(0, -0.002, 1_500_000), 0.02)  # perplexity below the dense model's
@@ -95,9 +95,9 @@ def test_divergence_ranks_where_perplexity_is_luck():
     assert (point["trial"], point["selection_kl"]) == (1, 0.003)
 
 
-def test_divergence_ranks_the_plans_written_by_hand():
-    by_hand = [replace(each, phase="hand-written") for each in (LUCKY, GOOD)]
-    assert hand_written_rival(study_of(*by_hand, GOOD), GOOD).number == 1
+def test_divergence_ranks_the_plans_written_baselines():
+    baselines = [replace(each, phase="baseline") for each in (LUCKY, GOOD)]
+    assert baseline_rival(study_of(*baselines, GOOD), GOOD).number == 1
 
 
 @pytest.mark.parametrize("unknown", [math.nan, math.inf])
@@ -107,16 +107,17 @@ def test_where_one_divergence_is_unknown_perplexity_ranks_them_all(unknown):
     assert [t.number for t in front_of(study_of(*trials))] == [2, 0]
     assert pick(study_of(*trials)).number == 0
     # What is not measured, or not a number, does not take the divergence from the others.
-    broken = replace(GOOD, selection=replace(GOOD.selection, perplexity=math.nan, kl=math.nan))
+    broken = replace(GOOD, selection=replace(GOOD.selection, figure=math.nan, divergence=math.nan))
     failed = trial(3, 0.1, 1_000_000, state="failed")
     assert ranking_loss([LUCKY, broken, failed]) is divergence
     assert [t.number for t in front_of(study_of(LUCKY, broken))] == [0]
 
 
-@given(st.lists(st.tuples(RISES, SIZES, st.sampled_from([0.1, 0.2, math.nan])), max_size=6))
+@given(st.lists(st.tuples(INCREASES, SIZES, st.sampled_from([0.1, 0.2, math.nan])), max_size=6))
 def test_nothing_beats_what_beats_it_even_where_divergences_are_unknown(points):
     trials = [
-        with_divergence(trial(n, rise, size), kl) for n, (rise, size, kl) in enumerate(points)
+        with_divergence(trial(n, increase, size), kl)
+        for n, (increase, size, kl) in enumerate(points)
     ]
     loss = ranking_loss(trials)
     for one, other, third in product(trials, repeat=3):
@@ -146,7 +147,7 @@ def test_a_plan_measured_twice_appears_once_with_its_report():
 def test_report_measurements_do_not_change_the_front():
     study = realistic_study(finished=False)
     swapped = tuple(
-        replace(t, report=replace(t.selection, perplexity=1.0, text="report"))
+        replace(t, report=replace(t.selection, figure=1.0, loss=0.0, text="report"))
         if t.number == 5
         else t
         for t in study.trials
@@ -157,7 +158,7 @@ def test_report_measurements_do_not_change_the_front():
 
 def test_trials_without_a_finite_perplexity_are_left_out():
     broken = trial(1, 0.1, 500_000)
-    broken = replace(broken, selection=replace(broken.selection, perplexity=math.nan))
+    broken = replace(broken, selection=replace(broken.selection, figure=math.nan))
     study = study_of(trial(0, 0.1, 1_000_000), broken, trial(2, 0.1, 400_000, state="failed"))
     assert [t.number for t in front_of(study)] == [0]
 
@@ -207,10 +208,10 @@ def test_knee_is_the_corner_of_a_corner():
 def test_perplexity_limit_means_what_the_table_shows():
     study = realistic_study()
     for each in front_of(study):
-        assert shown_perplexity(study, each) == pytest.approx(each.report.perplexity, rel=1e-12)
+        assert shown_figure(study, each) == pytest.approx(each.report.figure, rel=1e-12)
     wanted = front_of(study)[3]
-    found = pick(study, "smallest", max_perplexity=wanted.report.perplexity * 1.000001)
-    assert found.report.perplexity <= wanted.report.perplexity
+    found = pick(study, "smallest", worst_figure=wanted.report.figure * 1.000001)
+    assert found.report.figure <= wanted.report.figure
 
 
 @pytest.mark.parametrize("how", ["best", "knee", "smallest", "fastest"])
@@ -241,15 +242,15 @@ def test_unknown_trials_and_words():
 
 def test_gain_is_measured_on_the_report_text_when_both_have_it():
     finished, running = (
-        gain_over_hand_written(realistic_study()),
-        gain_over_hand_written(realistic_study(finished=False)),
+        gain_over_baseline(realistic_study()),
+        gain_over_baseline(realistic_study(finished=False)),
     )
     assert finished is not None
     assert running is not None
     assert (finished.text, running.text) == ("report", "selection")
-    assert finished.hand_written.label == "uniform 3 bit"
+    assert finished.baseline.label == "uniform 3 bit"
     assert running.share == pytest.approx(0.064 / 0.096)
-    assert gain_over_hand_written(study_of(trial(0, 0.1, 1_000_000))) is None
+    assert gain_over_baseline(study_of(trial(0, 0.1, 1_000_000))) is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=8))
@@ -269,11 +270,11 @@ def test_front_as_json():
     study = realistic_study(Path("runs/here"))
     data = json.loads(json.dumps(front_to_dict(study), allow_nan=False))
     assert data["study"] == "here"
-    assert data["dense"]["perplexity"] == study.dense_report.perplexity
+    assert data["dense"]["perplexity"] == study.dense_report.figure
     assert data["dense"]["bytes"] == DENSE_BYTES
     assert data["best"]["label"] == "allocated 10x"
     assert data["best"]["meets_budget"] is True
-    assert data["gain"]["hand_written"] == 2
+    assert data["gain"]["baseline"] == 2
     assert len(data["front"]) == len(front_of(study))
     keys = {
         "trial",
@@ -288,7 +289,7 @@ def test_front_as_json():
         "recipe",
     }
     for point in (*data["front"], data["best"], data["knee"]):
-        assert keys | {"meets_budget", "hand_written", "text"} <= point.keys()
+        assert keys | {"meets_budget", "baseline", "text"} <= point.keys()
         assert point["text"] == "report"
         assert point["ratio"] == pytest.approx(DENSE_BYTES / point["bytes"])
 
@@ -296,15 +297,15 @@ def test_front_as_json():
 def test_intervals_are_in_the_json_and_around_their_figures():
     data = json.loads(json.dumps(front_to_dict(with_windows(realistic_study()))))
     for point in data["front"]:
-        low, high = point["rise_interval"]
-        assert low < point["rise"] < high
+        low, high = point["increase_interval"]
+        assert low < point["increase"] < high
     gain = data["gain"]
     low, high = gain["difference_interval"]
     assert low < gain["difference"] < high
-    assert gain["difference"] == pytest.approx(gain["hand_written_rise"] - gain["best_rise"])
-    assert data["best"]["rise_interval"] == gain["best_rise_interval"]
+    assert gain["difference"] == pytest.approx(gain["baseline_increase"] - gain["best_increase"])
+    assert data["best"]["increase_interval"] == gain["best_increase_interval"]
     bare = front_to_dict(realistic_study())
-    assert {point["rise_interval"] for point in bare["front"]} == {None}
+    assert {point["increase_interval"] for point in bare["front"]} == {None}
     assert bare["gain"]["difference_interval"] is None
 
 
@@ -315,7 +316,7 @@ def test_growth_of_the_hypervolume_is_in_the_json():
         each.number for each in study.complete
     ]
     assert data["hypervolume_series"][-1]["hypervolume"] == data["hypervolume"]
-    assert data["hypervolume_reference"] == {"bytes": DENSE_BYTES, "rise": 1.0}
+    assert data["hypervolume_reference"] == {"bytes": DENSE_BYTES, "increase": 1.0}
 
 
 def test_front_as_json_before_anything_was_measured_or_reported():
@@ -324,7 +325,7 @@ def test_front_as_json_before_anything_was_measured_or_reported():
     points = front_to_dict(realistic_study(finished=False))["front"]
     assert {point["text"] for point in points} == {"selection"}
     nan = trial(0, 0.1, 1_000_000)
-    nan = replace(nan, report=replace(nan.selection, kl=math.nan, text="report"))
+    nan = replace(nan, report=replace(nan.selection, divergence=math.nan, text="report"))
     assert (
         json.loads(json.dumps(front_to_dict(study_of(nan)), allow_nan=False))["front"][0]["kl"]
         is None

@@ -2,21 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from autocompress.judging.front import finalists, hand_written_rival
+from autocompress.judging.front import baseline_rival, finalists
 from autocompress.judging.healing_report import healed_pairs, healing_notes, order_changes
-from autocompress.studies.study import HAND_WRITTEN, HEALED, Healing
+from autocompress.studies.study import BASELINE, HEALED, Healing
 from tests.studies.study_fixtures import study_of, trial
 
 
-def healed(number, source, rise, *, steps=100, **fields):
+def healed(number, source, increase, *, steps=100, **fields):
     """What healing made of a trial."""
     way = Healing(
         steps, 1000, "text", {"steps": steps}, (), of=source.number, phase=source.phase,
-        numbers=f"n{number}",
+        weights=f"n{number}",
     )  # fmt: skip
     return trial(
         number,
-        rise,
+        increase,
         source.bytes,
         plan=source.plan,
         phase=HEALED,
@@ -30,7 +30,7 @@ def healed(number, source, rise, *, steps=100, **fields):
 SMALL, LARGE = trial(0, 0.3, 1_000_000, report=True), trial(1, 0.2, 1_500_000, report=True)
 
 
-def test_pairs_hold_what_is_left_of_each_rise():
+def test_pairs_hold_what_is_left_of_each_increase():
     study = study_of(SMALL, LARGE, healed(2, SMALL, 0.15), healed(3, LARGE, 0.05))
     pairs = healed_pairs(study)
     assert [(pair.before.number, pair.after.number) for pair in pairs] == [(0, 2), (1, 3)]
@@ -44,13 +44,13 @@ def test_pairs_hold_what_is_left_of_each_rise():
 def test_plans_that_were_only_fitted_anew_are_told_so():
     study = study_of(SMALL, LARGE, healed(2, SMALL, 0.24, steps=0))
     assert healing_notes(study) == [
-        "1 plan was fitted anew: 0.80 of the divergence is left. "
-        "The others are as fitted first; --heal 0 fits the whole front anew."
+        "1 plan was refitted: 0.80 of the divergence is left. "
+        "The others are as fitted first; --heal 0 refits the whole front."
     ]
     both = study_of(SMALL, LARGE, healed(2, SMALL, 0.24, steps=0), healed(3, LARGE, 0.1))
     assert healing_notes(both)[:2] == [
-        "1 plan was fitted anew: 0.80 of the divergence is left. "
-        "The others are as fitted first; --heal 0 fits the whole front anew.",
+        "1 plan was refitted: 0.80 of the divergence is left. "
+        "The others are as fitted first; --heal 0 refits the whole front.",
         "1 plan was healed: 0.50 of the divergence is left.",
     ]
 
@@ -89,19 +89,19 @@ def test_a_study_without_healing_says_nothing_of_it():
     assert healing_notes(study_of(SMALL, LARGE)) == []
 
 
-def test_a_healed_plan_is_compared_with_a_healed_one_by_hand():
-    by_hand = trial(4, 0.35, 1_000_000, phase=HAND_WRITTEN, label="uniform", report=True)
+def test_a_healed_plan_is_compared_with_a_healed_one_baselines():
+    baselines = trial(4, 0.35, 1_000_000, phase=BASELINE, label="uniform", report=True)
     best = healed(2, SMALL, 0.1)
-    unhealed_rival = study_of(SMALL, by_hand, best)
-    assert hand_written_rival(unhealed_rival, best) == by_hand
-    theirs = healed(5, by_hand, 0.12)
-    study = study_of(SMALL, by_hand, best, theirs)
-    assert hand_written_rival(study, best) == theirs
-    assert hand_written_rival(study, SMALL) == by_hand
-    anew = healed(6, by_hand, 0.3, steps=0)
-    only_fitted = study_of(SMALL, by_hand, best, anew)
-    assert hand_written_rival(only_fitted, best) == anew
-    assert hand_written_rival(study_of(SMALL, by_hand, theirs, anew), anew) == anew
+    unhealed_rival = study_of(SMALL, baselines, best)
+    assert baseline_rival(unhealed_rival, best) == baselines
+    theirs = healed(5, baselines, 0.12)
+    study = study_of(SMALL, baselines, best, theirs)
+    assert baseline_rival(study, best) == theirs
+    assert baseline_rival(study, SMALL) == baselines
+    anew = healed(6, baselines, 0.3, steps=0)
+    only_fitted = study_of(SMALL, baselines, best, anew)
+    assert baseline_rival(only_fitted, best) == anew
+    assert baseline_rival(study_of(SMALL, baselines, theirs, anew), anew) == anew
     assert {best, theirs} <= set(finalists(study))
 
 

@@ -20,6 +20,7 @@ from autocompress.methods.sparse import Sparse
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
+from autocompress.records import PERPLEXITY
 from autocompress.studies.stored_menu import StoredMenu, keep_menu
 from autocompress.surgery.inventory import Inventory
 from tests.calibration.menus import menu_of
@@ -83,7 +84,7 @@ def test_layers_that_a_plan_does_not_name_are_kept():
 def test_uniform_plans_name_the_trial_that_beats_them_most():
     plan = uniform_plan(Svd(rank=16), k_proj=Keep())
     study = study_of(
-        trial(0, 1.0, 2_000_000, 4.0, plan=plan, phase="hand-written", label="uniform SVD"),
+        trial(0, 1.0, 2_000_000, 4.0, plan=plan, phase="baseline", label="uniform SVD"),
         trial(1, 0.5, 2_000_000, 4.0),
         trial(2, 0.1, 1_200_000, 6.0, label="allocated"),
         trial(3, 0.01, 2_000_001, 4.0),  # one byte too many
@@ -94,27 +95,27 @@ def test_uniform_plans_name_the_trial_that_beats_them_most():
     assert report.uniform_plans == 1
     assert (beaten.trial, beaten.by, beaten.by_label) == (0, 2, "allocated")
     assert beaten.bytes_share == pytest.approx(0.6)
-    assert beaten.rise_share == pytest.approx(0.1)
+    assert beaten.increase_share == pytest.approx(0.1)
     assert beaten.latency_share == pytest.approx(1.5)
 
 
 def test_uniform_plans_are_beaten_by_divergence():
-    def at(number, rise, size, kl, **fields):
-        made = trial(number, rise, size, **fields)
-        return replace(made, selection=replace(made.selection, kl=kl))
+    def at(number, increase, size, kl, **fields):
+        made = trial(number, increase, size, **fields)
+        return replace(made, selection=replace(made.selection, divergence=kl))
 
     plan = uniform_plan(Quantize(4))
-    by_hand = at(0, -0.001, 2_000_000, 0.04, plan=plan, phase="hand-written")
-    study = study_of(by_hand, at(1, 0.002, 2_000_000, 0.01), at(2, -0.002, 2_000_000, 0.05))
+    baselines = at(0, -0.001, 2_000_000, 0.04, plan=plan, phase="baseline")
+    study = study_of(baselines, at(1, 0.002, 2_000_000, 0.01), at(2, -0.002, 2_000_000, 0.05))
     (beaten,) = reports_of(study)["4 bit"].beaten_plans
-    assert (beaten.by, beaten.rise_share) == (1, pytest.approx(0.25))
+    assert (beaten.by, beaten.increase_share) == (1, pytest.approx(0.25))
     unknown = replace(study, trials=(*study.trials[:2], at(2, -0.002, 2_000_000, math.nan)))
     assert not reports_of(unknown)["4 bit"].beaten_plans  # by perplexity it loses nothing
 
 
 def test_uniform_plans_that_were_given_up_are_told_apart():
     plan = uniform_plan(Svd(rank=16))
-    given_up = trial(0, 2.0, 1_600_000, plan=plan, phase="hand-written", label="uniform SVD")
+    given_up = trial(0, 2.0, 1_600_000, plan=plan, phase="baseline", label="uniform SVD")
     given_up = replace(given_up, state="stopped", partial=given_up.selection, selection=None)
     searched = replace(given_up, number=1, phase="knobs")
     report = reports_of(study_of(given_up, searched))["svd"]
@@ -126,8 +127,8 @@ def test_uniform_plans_that_were_given_up_are_told_apart():
 def test_nothing_beats_a_uniform_plan_that_loses_nothing_or_is_the_smallest():
     plans = [uniform_plan(Quantize(bits)) for bits in (8, 2)]
     study = study_of(
-        trial(0, -0.001, 4_000_000, plan=plans[0], phase="hand-written"),
-        trial(1, 0.9, 1_000_000, plan=plans[1], phase="hand-written"),
+        trial(0, -0.001, 4_000_000, plan=plans[0], phase="baseline"),
+        trial(1, 0.9, 1_000_000, plan=plans[1], phase="baseline"),
     )
     reports = reports_of(study)
     assert reports["8 bit"].beaten_plans == reports["2 bit"].beaten_plans == ()
@@ -156,7 +157,9 @@ def test_beaten_options_equal_brute_force(offers):
             offer
             for offer in own
             if any(
-                o.label != label and o.bytes <= offer.bytes and o.damage < offer.damage
+                o.label != label
+                and o.bytes <= offer.bytes
+                and o.loss_increase < offer.loss_increase
                 for o in offers
             )
         ]
@@ -178,7 +181,9 @@ def test_the_menu_of_the_run_folder_is_used_where_there_is_one(tmp_path):
 def test_json_holds_it_all():
     offers = {"layer": [Offer("a", 4, 1.0), Offer("b", 4, 0.0)]}
     reports = report_methods(realistic_study(), offers)
-    data = json.loads(json.dumps([report.to_dict() for report in reports], allow_nan=False))
+    data = json.loads(
+        json.dumps([report.to_dict(PERPLEXITY) for report in reports], allow_nan=False)
+    )
     infinite = next(report for report in reports if report.label == "a").rivals[0].factor
     assert math.isinf(infinite)
     assert next(each for each in data if each["label"] == "a")["rivals"][0]["factor"] is None

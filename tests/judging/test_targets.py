@@ -10,8 +10,9 @@ from autocompress.judging.against_dense import meets, targets_of
 from autocompress.judging.front import front_to_dict
 from autocompress.judging.picking import best_or_none, nearest_to_the_limits, pick
 from autocompress.judging.targets import LossOnText, Verdict, describe_limits, judge_targets
+from autocompress.records import PERPLEXITY
 from autocompress.units import Limits
-from tests.studies.study_fixtures import HAND_WRITTEN, SEARCHED, realistic_study, study_of, trial
+from tests.studies.study_fixtures import BASELINE, SEARCHED, realistic_study, study_of, trial
 
 
 def quality(increase: float | None = None, cosine: float | None = None, size: int | None = None):
@@ -20,7 +21,7 @@ def quality(increase: float | None = None, cosine: float | None = None, size: in
 
 def test_each_target_has_a_verdict_and_each_text_counts():
     losses = [LossOnText("selection", 0.019, 0.95), LossOnText("report", 0.021, 0.89)]
-    verdicts = judge_targets(Limits(100, 6.0, 0.02, 0.9), 90, 6.6, losses)
+    verdicts = judge_targets(Limits(100, 6.0, 0.02, 0.9), 90, 6.6, losses, PERPLEXITY)
     assert [(each.target, each.text, each.met) for each in verdicts] == [
         ("budget", "", True),
         ("latency", "", False),
@@ -34,21 +35,23 @@ def test_each_target_has_a_verdict_and_each_text_counts():
     assert (
         str(verdicts[1]) == "latency MISSED: 6.6 ms a token, at most 6 ms a token (10.0% too much)"
     )
-    assert "0.0210 nats a token on the report text, at most 0.0200" in str(verdicts[4])
+    assert "0.0210 nats per token on the report text, at most 0.0200" in str(verdicts[4])
     assert "cosine MISSED: 0.8900 on the report text, at least 0.9000" in str(verdicts[5])
 
 
 @pytest.mark.parametrize("losses", [[], [LossOnText("selection", math.nan)]])
 def test_what_was_not_measured_meets_no_target(losses):
     for limits in (quality(0.02), quality(cosine=0.9), Limits(None, 5.0)):
-        (verdict, *_) = judge_targets(limits, 10, None, losses)
+        (verdict, *_) = judge_targets(limits, 10, None, losses, PERPLEXITY)
         assert not verdict.met
         assert "not measured" in str(verdict)
         assert verdict.to_dict()["excess"] is None
 
 
 def test_a_plan_better_than_the_dense_model_meets_any_quality():
-    (verdict,) = judge_targets(quality(1e-9), 10, None, [LossOnText("selection", -0.01)])
+    (verdict,) = judge_targets(
+        quality(1e-9), 10, None, [LossOnText("selection", -0.01)], PERPLEXITY
+    )
     assert verdict.met
 
 
@@ -56,10 +59,10 @@ def test_a_plan_better_than_the_dense_model_meets_any_quality():
 def test_the_best_is_the_smallest_that_keeps_the_quality(increase):
     study = replace(realistic_study(), limits=quality(increase))
     best = pick(study)
-    rises = {size: rise for rise, size, *_ in (*HAND_WRITTEN, *SEARCHED)}
+    increases = {size: increase for increase, size, *_ in (*BASELINE, *SEARCHED)}
     keeping = [t for t in study.complete if meets(study, t)]
     assert best.bytes == min(t.bytes for t in keeping)
-    assert rises.get(best.bytes, 0.0) <= increase
+    assert increases.get(best.bytes, 0.0) <= increase
     assert best_or_none(study) == best
 
 
@@ -108,12 +111,12 @@ def test_a_study_without_cosines_says_so():
 
 
 def test_targets_in_words():
-    assert describe_limits(Limits(1_600_000, 6.0), 16_000_000) == (
+    assert describe_limits(Limits(1_600_000, 6.0), 16_000_000, PERPLEXITY) == (
         "at most 1.6 MB (10x), at most 6 ms a token"
     )
-    words = describe_limits(quality(math.log(1.05)), 16_000_000)
-    assert words == "perplexity at most 5% above dense (0.0488 nats a token)"
-    assert describe_limits(quality(cosine=0.9), 1) == "cosine to dense at least 0.9"
+    words = describe_limits(quality(math.log(1.05)), 16_000_000, PERPLEXITY)
+    assert words == "perplexity at most 5% above dense (0.0488 nats per token)"
+    assert describe_limits(quality(cosine=0.9), 1, PERPLEXITY) == "cosine to dense at least 0.9"
 
 
 def test_verdicts_of_a_trial_are_those_of_its_study():

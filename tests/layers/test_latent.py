@@ -47,7 +47,7 @@ def trellis_matrix(bits: int, group: int = 0, rows: int = ROWS) -> TrellisMatrix
 
 
 def stored_again(table: PackedTable, latent: Latent) -> PackedTable:
-    """What a table reads that holds what the latent numbers would store."""
+    """What a table reads that holds what the latent weights would store."""
     columns = table.shape[1]
     again = PackedTable(
         *table.shape,

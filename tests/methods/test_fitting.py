@@ -80,8 +80,10 @@ def test_gram_matrices_that_are_trusted_less_give_other_fits() -> None:
     for method in (Quantize(3, 8), Svd(3)):
         fits = (replace(method, gram=kind) for kind in ("full", "shrunk", "diagonal"))
         layers = [fit.build(problem_of(spec, metric=metric)) for fit in fits]
-        damages = [metric.damage(layer.to_dense() - matrix(40, 48)) for layer in layers]
-        assert damages[0] < damages[1] < damages[2]
+        loss_increases = [
+            metric.loss_increase(layer.to_dense() - matrix(40, 48)) for layer in layers
+        ]
+        assert loss_increases[0] < loss_increases[1] < loss_increases[2]
 
 
 def test_a_tall_matrix_is_rounded_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

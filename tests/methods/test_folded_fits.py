@@ -20,20 +20,20 @@ from tests.methods.matrices import embedding_metric, gram, linear_metric, proble
 FORMS: list[tuple[type[Any], int]] = [(TensorTrain, 8), (Tucker, 5), (Cp, 40)]
 
 
-def damage(method: Method, problem: MatrixProblem) -> float:
-    return problem.damage(method.build(problem).to_dense())
+def loss_increase(method: Method, problem: MatrixProblem) -> float:
+    return problem.loss_increase(method.build(problem).to_dense())
 
 
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize(("form", "rank"), FORMS)
-def test_fitted_in_the_metric_the_damage_is_a_fraction_of_the_plain_fit(
+def test_fitted_in_the_metric_the_loss_increase_is_a_fraction_of_the_plain_fit(
     form: Any, rank: int, order: int
 ) -> None:
     spec = spec_of(60, 36)
     method = form.uniform(spec.shape, order=order, rank=rank // (order - 1))
     problem = problem_of(spec, metric=linear_metric(60, 36))
-    plain = problem.damage(method.build(problem_of(spec)).to_dense())
-    assert damage(method, problem) < 0.5 * plain
+    plain = problem.loss_increase(method.build(problem_of(spec)).to_dense())
+    assert loss_increase(method, problem) < 0.5 * plain
 
 
 @pytest.mark.parametrize("vocabulary", [101, 97])  # primes
@@ -63,10 +63,10 @@ def test_later_cores_make_up_for_the_rounding_of_earlier_ones(
     problem = problem_of(spec_of(64, 60), metric=linear_metric(64, 60))
     kept = form.uniform((64, 60), order=2, rank=2 * rank)
     rounded = form.uniform((64, 60), order=2, rank=2 * rank, bits=4)
-    together = damage(rounded, problem)
+    together = loss_increase(rounded, problem)
     monkeypatch.setattr(core_fitting, "REFIT_BITS", 0)
-    nearest = damage(rounded, problem)
-    assert damage(kept, problem) < nearest
+    nearest = loss_increase(rounded, problem)
+    assert loss_increase(kept, problem) < nearest
     assert together < 0.9 * nearest
 
 
@@ -89,7 +89,7 @@ def test_singular_and_zero_metrics_are_fitted_in(
     problem = problem_of(spec_of(60, 36), metric=Metric((Curvature(gram(60, 1), columns),)))
     dense = form.uniform((60, 36), order=2, rank=rank, bits=4).build(problem).to_dense()
     assert torch.isfinite(dense).all()
-    assert problem.damage(dense) <= problem.damage(torch.zeros(60, 36))
+    assert problem.loss_increase(dense) <= problem.loss_increase(torch.zeros(60, 36))
 
 
 @pytest.mark.parametrize(("form", "rank"), FORMS)

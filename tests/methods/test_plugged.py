@@ -84,7 +84,9 @@ import torch
 import autocompress
 from autocompress.space.recipe_file import load_recipe
 from autocompress.space.space_file import load_space
-from autocompress.deploy.checkpoint import export_checkpoint
+from autocompress.deploy.exported import Export
+from autocompress.surgery.compressed import Compressed
+from autocompress.deploy.native import Native
 from autocompress.methods.registry import BROKEN, PACKAGES
 from autocompress.records import Kind, LayerSpec, Role
 from autocompress.surgery.loading import load_model
@@ -98,7 +100,8 @@ dense = load_model("dense")
 one = autocompress.compress_layer(torch.nn.Linear(8, 16), "method: sign, block: 4")
 bench, plan = Workbench(dense.model), load_recipe("recipe.yaml")
 build = lambda name, method: method.build(bench.problem(name))
-export_checkpoint(dense, plan, build, Path("signs"))
+Path("signs").mkdir()
+Native().write(Export(dense, Compressed(plan), build), Path("signs"))
 ids = torch.arange(3, 9)[None]
 with torch.no_grad(), bench.applied(plan, build):
     wanted = dense.model(ids).logits

@@ -84,7 +84,7 @@ def test_fitting_in_the_metric_beats_fitting_without() -> None:
     for method in (Sparse("2:4"), Sparse("unstructured", 0.4), Sparse("2:4", bits=4)):
         seeing = problem_of(SPEC, metric=metric)
         with_metric, without = (
-            seeing.damage(method.build(problem).to_dense()) for problem in (seeing, blind)
+            seeing.loss_increase(method.build(problem).to_dense()) for problem in (seeing, blind)
         )
         assert with_metric < 0.5 * without
 
@@ -100,11 +100,11 @@ def test_one_choice_of_what_is_kept_serves_all_bits(monkeypatch: pytest.MonkeyPa
 def test_error_feedback_rounds_better_than_to_the_nearest() -> None:
     metric = Metric((Curvature(torch.ones(40), gram(48, 1, decay=0.3)),))
     method, problem = Sparse("unstructured", 0.5, 4), problem_of(SPEC, metric=metric)
-    fed_back = problem.damage(method.build(problem).to_dense())
+    fed_back = problem.loss_increase(method.build(problem).to_dense())
     nearest = problem_of(SPEC, metric=metric)
     nearest.once(("feedback", "full"), lambda: None)
-    unrounded = problem.damage(Sparse("unstructured").build(problem).to_dense())
-    assert unrounded < fed_back < nearest.damage(method.build(nearest).to_dense())
+    unrounded = problem.loss_increase(Sparse("unstructured").build(problem).to_dense())
+    assert unrounded < fed_back < nearest.loss_increase(method.build(nearest).to_dense())
 
 
 @pytest.mark.parametrize("method", [Sparse("2:4", bits=4), Sparse("unstructured", 0.3, 8)])

@@ -28,7 +28,7 @@ DRAWN = [
 def test_random_projections_come_near_the_exact_fit(method: Svd) -> None:
     problem = problem_of(SPEC, metric=linear_metric(80, 64))
     exact = Svd(8, method.metric, method.bits)
-    least, found = (problem.damage(m.build(problem).to_dense()) for m in (exact, method))
+    least, found = (problem.loss_increase(m.build(problem).to_dense()) for m in (exact, method))
     assert found <= 1.02 * least
     again = problem_of(SPEC, metric=linear_metric(80, 64))
     Svd.prepare(again, [Svd(20, method.metric, method.bits, solver="randomised"), method])

@@ -65,7 +65,9 @@ def test_random_cores_are_drawn_by_seed_and_layer_in_the_size_of_the_matrix():
     assert not torch.allclose(drawn(1).build(problem).to_dense(), first)
     assert not torch.allclose(drawn().build(other).to_dense(), first)
     assert 0.5 < float(first.norm() / problem.weight32.norm()) < 2
-    assert problem.damage(first) > problem.damage(torch.zeros_like(first))  # nothing is fitted
+    assert problem.loss_increase(first) > problem.loss_increase(
+        torch.zeros_like(first)
+    )  # nothing is fitted
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -16,13 +16,13 @@ from tests.methods.matrices import gram, linear_metric, problem_of, spec_of
 
 
 @pytest.mark.parametrize("bits", [2, 3])
-def test_correctors_lower_the_damage_the_more_the_higher_their_rank(bits: int) -> None:
+def test_correctors_lower_the_loss_increase_the_more_the_higher_their_rank(bits: int) -> None:
     spec, metric = spec_of(64, 48), linear_metric(64, 48)
     problem = problem_of(spec, metric=metric)
     methods = [Quantize(bits, 0), *(QuantizePlusLowRank(bits, 0, rank) for rank in (4, 8, 16))]
-    damages = [problem.damage(method.build(problem).to_dense()) for method in methods]
-    assert damages == sorted(damages, reverse=True)
-    assert damages[-1] < 0.5 * damages[0]
+    loss_increases = [problem.loss_increase(method.build(problem).to_dense()) for method in methods]
+    assert loss_increases == sorted(loss_increases, reverse=True)
+    assert loss_increases[-1] < 0.5 * loss_increases[0]
 
 
 def test_each_step_is_given_what_the_other_leaves() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autocompress.numerics.cp import CpForm, cp_rank_limit, decompose_cp, khatri_rao
+from autocompress.numerics.tensors.cp import CpForm, cp_rank_limit, decompose_cp, khatri_rao
 from tests.methods.matrices import matrix
 
 
@@ -30,8 +30,8 @@ def test_the_matrix_is_the_sum_of_outer_products() -> None:
 def test_a_matrix_of_known_rank_is_found(
     out_modes: tuple[int, ...], in_modes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autocompress.numerics.cp.SWEEPS", 60)
-    monkeypatch.setattr("autocompress.numerics.cp.RIDGE", 1e-12)
+    monkeypatch.setattr("autocompress.numerics.tensors.cp.SWEEPS", 60)
+    monkeypatch.setattr("autocompress.numerics.tensors.cp.RIDGE", 1e-12)
     form = CpForm((2,), out_modes, in_modes)
     exact = form.multiply_out(factors_of(2, *out_modes, *in_modes))
     found = form.multiply_out(decompose_cp(exact, 2, out_modes, in_modes))

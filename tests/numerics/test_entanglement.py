@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autocompress.numerics.cp import cp_to_matrix, cp_weights
-from autocompress.numerics.entanglement import entropy, factors_bond, lowering_entropy
-from autocompress.numerics.tensor_train import train_bonds, train_to_matrix
-from autocompress.numerics.tucker import fold, tucker_bonds, tucker_to_matrix, unfold
+from autocompress.numerics.tensors.cp import cp_to_matrix, cp_weights
+from autocompress.numerics.tensors.entanglement import entropy, factors_bond, lowering_entropy
+from autocompress.numerics.tensors.tensor_train import train_bonds, train_to_matrix
+from autocompress.numerics.tensors.tucker import fold, tucker_bonds, tucker_to_matrix, unfold
 
 ORDERS = (0.25, 0.5, 1.0, 2.0, 5.0, math.inf)
 

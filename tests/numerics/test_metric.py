@@ -22,7 +22,7 @@ def full(gram_or_diagonal: Tensor) -> Tensor:
     seed=st.integers(0, 1000),
     diagonal=st.booleans(),
 )
-def test_damage_is_the_trace(out: int, into: int, seed: int, diagonal: bool) -> None:
+def test_loss_increase_is_the_trace(out: int, into: int, seed: int, diagonal: bool) -> None:
     change = torch.randn(out, into, generator=torch.Generator().manual_seed(seed))
     rows, columns = gram(out, seed), gram(into, seed + 1)
     term = Curvature(rows.diagonal() if diagonal else rows, columns)
@@ -31,13 +31,13 @@ def test_damage_is_the_trace(out: int, into: int, seed: int, diagonal: bool) -> 
         0.5 * torch.trace(full(t.rows) @ change @ full(t.columns) @ change.T) for t in (term, other)
     )
     torch.testing.assert_close(
-        Metric((term, other)).damage(change), float(brute), rtol=1e-4, atol=1e-6
+        Metric((term, other)).loss_increase(change), float(brute), rtol=1e-4, atol=1e-6
     )
 
 
-def test_damage_of_nothing_is_nothing() -> None:
-    assert linear_metric(4, 5).damage(torch.zeros(4, 5)) == 0.0
-    assert Metric.identity(3, 4).damage(torch.ones(3, 4)) == 6.0
+def test_loss_increase_of_nothing_is_nothing() -> None:
+    assert linear_metric(4, 5).loss_increase(torch.zeros(4, 5)) == 0.0
+    assert Metric.identity(3, 4).loss_increase(torch.ones(3, 4)) == 6.0
 
 
 def test_combined_grams_have_the_partial_traces_of_the_sum() -> None:
@@ -53,12 +53,12 @@ def test_combined_grams_have_the_partial_traces_of_the_sum() -> None:
         )
 
 
-def test_damage_predicts_a_loss_to_second_order() -> None:
+def test_loss_increase_predicts_a_loss_to_second_order() -> None:
     """For a linear map under a squared loss the prediction is exact."""
     x, weight, change = matrix(500, 6, seed=3), matrix(4, 6), 0.1 * matrix(4, 6, seed=9)
     metric = Metric((Curvature(torch.ones(4), x.T @ x / 500),))
     rise = 0.5 * (x @ (weight + change).T - x @ weight.T).square().sum(1).mean()
-    torch.testing.assert_close(metric.damage(change), float(rise), rtol=1e-4, atol=0)
+    torch.testing.assert_close(metric.loss_increase(change), float(rise), rtol=1e-4, atol=0)
 
 
 def test_a_tall_change_is_weighted_some_rows_at_a_time(monkeypatch):
@@ -68,4 +68,4 @@ def test_a_tall_change_is_weighted_some_rows_at_a_time(monkeypatch):
     metric = Metric((Curvature(rows, factor @ factor.T),))
     monkeypatch.setattr(metric_module, "MOST_WEIGHTED", 7 * 8)
     exact = 0.5 * torch.einsum("o,oi,ij,oj->", rows, change, factor @ factor.T, change)
-    assert metric.damage(change) == pytest.approx(float(exact), rel=1e-5)
+    assert metric.loss_increase(change) == pytest.approx(float(exact), rel=1e-5)

@@ -15,7 +15,7 @@ from tests.methods.matrices import embedding_metric, gram, linear_metric, matrix
 CPU = torch.device("cpu")
 
 
-def damages(weight: Tensor, values: Tensor, columns: Tensor) -> Tensor:
+def loss_increases(weight: Tensor, values: Tensor, columns: Tensor) -> Tensor:
     """Of each row."""
     change = (values - weight).double()
     return ((change @ columns.double()) * change).sum(1)
@@ -70,7 +70,7 @@ def test_the_cost_of_a_dropped_column_is_what_it_costs() -> None:
     terms = row_terms(Metric((Curvature(torch.ones(6), columns),)), CPU)
     fitted = fit_kept(weight, mask, weight * mask, terms, steps=60)
     torch.testing.assert_close(
-        damages(weight, fitted, terms[0].gram).float(),
+        loss_increases(weight, fitted, terms[0].gram).float(),
         weight[:, first].square() * elimination.cost[0],
         rtol=1e-3,
         atol=0,
@@ -78,31 +78,34 @@ def test_the_cost_of_a_dropped_column_is_what_it_costs() -> None:
 
 
 @pytest.mark.parametrize("kept", [None, 20])
-def test_making_up_for_what_is_dropped_lowers_the_damage(kept: int | None) -> None:
+def test_making_up_for_what_is_dropped_lowers_the_loss_increase(kept: int | None) -> None:
     columns, weight = gram(48, 2, decay=0.3), matrix(30, 48)
     mask, values = prune(weight, Elimination.of(columns), kept)
     assert (
-        damages(weight, values, columns).sum() < 0.7 * damages(weight, weight * mask, columns).sum()
+        loss_increases(weight, values, columns).sum()
+        < 0.7 * loss_increases(weight, weight * mask, columns).sum()
     )
 
 
 @pytest.mark.parametrize("metric", [linear_metric(30, 48), embedding_metric(30, 48)])
-def test_refitting_never_raises_the_damage_and_ends_at_least_squares(metric: Metric) -> None:
+def test_refitting_never_raises_the_loss_increase_and_ends_at_least_squares(metric: Metric) -> None:
     weight, terms = matrix(30, 48), row_terms(metric, CPU)
     mask, values = prune(weight, Elimination.of(metric.columns), 20)
 
-    def damage(values: Tensor) -> float:
-        rows = [damages(weight, values, term.gram) * term.weights for term in terms]
+    def loss_increase(values: Tensor) -> float:
+        rows = [loss_increases(weight, values, term.gram) * term.weights for term in terms]
         return float(torch.stack(rows).sum())
 
-    found = [damage(fit_kept(weight, mask, values, terms, steps=n)) for n in (0, 1, 2, 4, 8, 80)]
+    found = [
+        loss_increase(fit_kept(weight, mask, values, terms, steps=n)) for n in (0, 1, 2, 4, 8, 80)
+    ]
     assert all(after <= before * (1 + 1e-5) for before, after in pairwise(found))
     best = values.double()
     for row, places in enumerate(mask):
         system = sum(term.gram.double() * term.weights[row].double() for term in terms)
         right = (system @ weight[row].double())[places]
         best[row, places] = torch.linalg.solve(system[places][:, places], right)
-    torch.testing.assert_close(found[-1], damage(best), rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(found[-1], loss_increase(best), rtol=1e-3, atol=0.0)
     assert not fit_kept(weight, mask, values, terms)[~mask].any()
 
 

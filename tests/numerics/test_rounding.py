@@ -101,14 +101,14 @@ def test_scales_beyond_bf16_are_refused() -> None:
 
 @pytest.mark.parametrize("group_size", [0, 8, 32])
 @pytest.mark.parametrize("bits", [4, 3, 2])
-def test_error_feedback_lowers_the_damage(bits: int, group_size: int) -> None:
+def test_error_feedback_lowers_the_loss_increase(bits: int, group_size: int) -> None:
     weight, columns = matrix(48, 64), gram(64, 3)
     metric = Metric((Curvature(torch.ones(48), columns),))
     grid = find_grid(
         weight, bits=bits, group_size=group_size, symmetric=False, importance=columns.diagonal()
     )
-    nearest = metric.damage(grid.dequantize(grid.round(weight)) - weight)
-    feedback = metric.damage(grid.dequantize(with_feedback(weight, columns, grid)) - weight)
+    nearest = metric.loss_increase(grid.dequantize(grid.round(weight)) - weight)
+    feedback = metric.loss_increase(grid.dequantize(with_feedback(weight, columns, grid)) - weight)
     assert feedback < 0.8 * nearest
 
 
@@ -160,18 +160,18 @@ def test_largest_group_divides_or_is_the_row() -> None:
 @pytest.mark.parametrize(
     "metric", [linear_metric(48, 64), embedding_metric(48, 64)], ids=["linear", "embedding"]
 )
-def test_refinement_never_raises_the_damage(metric: Metric, symmetric: bool) -> None:
+def test_refinement_never_raises_the_loss_increase(metric: Metric, symmetric: bool) -> None:
     weight = matrix(48, 64)
     terms = row_terms(metric, weight.device)
     judge = Metric(tuple(Curvature(term.weights, term.gram) for term in terms))
     grid = find_grid(weight, bits=3, group_size=16, symmetric=symmetric)
     codes = grid.round(weight)
-    damages = [judge.damage(grid.dequantize(codes) - weight)]
+    loss_increases = [judge.loss_increase(grid.dequantize(codes) - weight)]
     for _ in range(4):
         codes = refine_codes(weight, ColumnGrid.of([grid], weight.shape[1]), codes, terms, sweeps=1)
-        damages.append(judge.damage(grid.dequantize(codes) - weight))
-    assert all(after <= before * (1 + 1e-5) for before, after in pairwise(damages))
-    assert damages[-1] < 0.8 * damages[0]
+        loss_increases.append(judge.loss_increase(grid.dequantize(codes) - weight))
+    assert all(after <= before * (1 + 1e-5) for before, after in pairwise(loss_increases))
+    assert loss_increases[-1] < 0.8 * loss_increases[0]
 
 
 def test_refined_codes_cannot_be_bettered_one_at_a_time() -> None:
@@ -180,13 +180,13 @@ def test_refined_codes_cannot_be_bettered_one_at_a_time() -> None:
     judge = Metric(tuple(Curvature(term.weights, term.gram) for term in terms))
     grid = find_grid(weight, bits=2, group_size=4, symmetric=False)
     codes = refine_codes(weight, ColumnGrid.of([grid], 8), grid.round(weight), terms, sweeps=20)
-    least = judge.damage(grid.dequantize(codes) - weight)
+    least = judge.loss_increase(grid.dequantize(codes) - weight)
     for row in range(3):
         for column in range(8):
             for code in range(4):
                 other = codes.clone()
                 other[row, column] = code
-                assert judge.damage(grid.dequantize(other) - weight) >= least * (1 - 1e-5)
+                assert judge.loss_increase(grid.dequantize(other) - weight) >= least * (1 - 1e-5)
 
 
 def test_refinement_leaves_rows_that_cost_nothing() -> None:

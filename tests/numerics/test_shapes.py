@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.numerics.shapes import (
+from autocompress.numerics.tensors.shapes import (
     balanced_modes,
     feasible_train_ranks,
     feasible_tucker_ranks,

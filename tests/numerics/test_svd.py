@@ -79,11 +79,13 @@ def test_each_metric_is_best_in_itself(shape: tuple[int, int], rank: int) -> Non
     weight = matrix(*shape)
     for kind in ("plain", "input", "two_sided"):
         own = Metric((Curvature(*(shrunk(gram, 1e-3) for gram in grams_of(metric, kind, weight))),))
-        damages = {}
+        loss_increases = {}
         for fit in ("plain", "input", "two_sided"):
             spectrum = decompose(weight, *grams_of(metric, fit, weight))
-            damages[fit] = own.damage(spectrum.left[:rank].T @ spectrum.right[:rank] - weight)
-        assert damages[kind] <= min(damages.values()) * (1 + 1e-5)
+            loss_increases[fit] = own.loss_increase(
+                spectrum.left[:rank].T @ spectrum.right[:rank] - weight
+            )
+        assert loss_increases[kind] <= min(loss_increases.values()) * (1 + 1e-5)
 
 
 def test_two_sided_beats_plain_in_the_metric_it_is_judged_by() -> None:
@@ -92,11 +94,11 @@ def test_two_sided_beats_plain_in_the_metric_it_is_judged_by() -> None:
         (embedding_metric(200, 24), spec_of(200, 24)),
     ):
         problem = problem_of(spec, metric=metric)
-        damage = {
-            kind: metric.damage(Svd(6, kind).build(problem).to_dense() - problem.weight32)
+        loss_increase = {
+            kind: metric.loss_increase(Svd(6, kind).build(problem).to_dense() - problem.weight32)
             for kind in ("plain", "input", "two_sided")
         }
-        assert damage["two_sided"] < damage["plain"]
+        assert loss_increase["two_sided"] < loss_increase["plain"]
 
 
 def test_grams_that_are_zero_count_as_nothing_known() -> None:
@@ -131,8 +133,12 @@ def test_rounding_factors_together_beats_rounding_them_apart(bits: int) -> None:
     apart = left_grid.dequantize(left_grid.round(left)).T @ right_grid.dequantize(
         right_grid.round(right)
     )
-    exact = metric.damage(left.T @ right - weight)
-    assert exact * (1 - 1e-2) <= metric.damage(together - weight) < metric.damage(apart - weight)
+    exact = metric.loss_increase(left.T @ right - weight)
+    assert (
+        exact * (1 - 1e-2)
+        <= metric.loss_increase(together - weight)
+        < metric.loss_increase(apart - weight)
+    )
 
 
 def test_inner_products_are_those_of_the_whitened_matrix(monkeypatch):

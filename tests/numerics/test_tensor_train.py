@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.numerics.shapes import matrix_train_limits, train_rank_limits
-from autocompress.numerics.tensor_train import (
+from autocompress.numerics.tensors.shapes import matrix_train_limits, train_rank_limits
+from autocompress.numerics.tensors.tensor_train import (
     TrainForm,
     decompose_train,
     fold_pairs,

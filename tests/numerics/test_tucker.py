@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.numerics.kronecker import multiply_mode
-from autocompress.numerics.shapes import tucker_rank_limits
-from autocompress.numerics.tucker import (
+from autocompress.numerics.tensors.shapes import tucker_rank_limits
+from autocompress.numerics.tensors.tucker import (
     TuckerForm,
     decompose_tucker,
     unfold,

@@ -81,9 +81,9 @@ def test_every_measured_plan_is_in_the_picture_once():
 
 
 def test_the_line_joins_the_front_by_divergence_whatever_perplexity_does():
-    def at(number, rise, size, kl, latency_ms=3.0):
-        made = trial(number, rise, size, latency_ms)
-        return replace(made, selection=replace(made.selection, kl=kl))
+    def at(number, increase, size, kl, latency_ms=3.0):
+        made = trial(number, increase, size, latency_ms)
+        return replace(made, selection=replace(made.selection, divergence=kl))
 
     wiggle = [at(0, 0.02, 1_000_000, 0.1), at(1, 0.03, 1_500_000, 0.05), at(2, 0.0, 2_000_000, 0.0)]
     picture = picture_of(study_of(*wiggle, at(3, 0.01, 1_600_000, 0.06, 1.0)))
@@ -114,7 +114,7 @@ def test_curve_of_the_hypervolume_has_a_dot_for_each_measured_trial():
     line, *dots = hypervolume_figure(study).data
     assert list(line.y) == sorted(line.y)
     assert sorted(x for trace in dots for x in trace.x) == [t.number for t in study.complete]
-    assert {trace.name for trace in dots} == {"hand-written", "allocation", "knobs"}
+    assert {trace.name for trace in dots} == {"baseline", "allocation", "knobs"}
 
 
 def test_names_are_escaped(tmp_path):

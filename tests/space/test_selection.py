@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.baselines import baseline_plans
 from autocompress.driver.proposing.reach import check_reachable, smallest_model_bytes
 from autocompress.errors import BudgetUnreachable, ConfigurationError
 from autocompress.methods.keep import Keep
@@ -16,11 +16,11 @@ from autocompress.records import Role
 from autocompress.space.selection import Selection
 from autocompress.space.space import Group, Match, Rule
 from autocompress.space.space_file import load_space
-from tests.driver.test_hand_written import inventory_of
+from tests.driver.test_uniform_baselines import inventory_of
 from tests.llama_specs import llama_specs
 
 SPECS = llama_specs()
-MLP = [spec.name for spec in SPECS if spec.role.block == "mlp"]
+MLP = [spec.name for spec in SPECS if spec.role.part == "mlp"]
 
 
 def options_of(space, specs=SPECS):
@@ -39,7 +39,7 @@ def test_only_the_named_methods_are_options():
     space = load_space().narrowed(Selection.of("svd,tucker"))
     for options in options_of(space).values():
         assert {method.name for method in options} == {"keep", "svd", "tucker"}
-    labels = [label for label, _ in hand_written_plans(SPECS, 0.1, methods=("svd", "tucker"))]
+    labels = [label for label, _ in baseline_plans(SPECS, 0.1, methods=("svd", "tucker"))]
     assert labels == ["uniform SVD, 10% of the parameters"]
 
 
@@ -68,7 +68,7 @@ def test_selected_matrices_keep_their_rules_and_groups():
     assert options["model.layers.0.mlp.gate_proj"] == (Keep(),)
     codes = [m for m in options["model.layers.0.mlp.up_proj"] if isinstance(m, Quantize)]
     assert {method.bits for method in codes} == {8}
-    (tied,) = space.tied(SPECS)  # the other blocks' pairs are no pairs any more
+    (tied,) = space.grouped(SPECS)  # the other blocks' pairs are no pairs any more
     assert [spec.name for spec in tied] == [f"model.layers.1.mlp.{n}_proj" for n in ("gate", "up")]
     space.check(SPECS)
     with pytest.raises(ConfigurationError, match="--methods leaves out what a rule pins: got svd"):
@@ -85,9 +85,9 @@ def test_a_budget_that_the_rest_does_not_leave_room_for_says_so():
         check_reachable(space, inventory, least - 1)
 
 
-def test_hand_written_plans_keep_what_stays():
+def test_baseline_plans_keep_what_stays():
     kept = [spec.name for spec in SPECS if spec.name not in MLP]
-    for _, plan in hand_written_plans(SPECS, 0.25, kept=kept):
+    for _, plan in baseline_plans(SPECS, 0.25, kept=kept):
         assert [name for name, method in plan.items() if method == Keep()] == kept
 
 

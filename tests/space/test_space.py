@@ -12,7 +12,7 @@ from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
 from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.tucker import Tucker
-from autocompress.numerics.shapes import aligned_rank
+from autocompress.numerics.tensors.shapes import aligned_rank
 from autocompress.records import Kind, LayerSpec, Role
 from autocompress.space.family import Family
 from autocompress.space.space import Group, Match, Rule, Space
@@ -92,7 +92,7 @@ def test_keep_can_be_left_out():
 def test_first_matching_rule_decides_alone():
     rules = (
         Rule(Match(names=("*.layers.0.*",)), min_bits=8),
-        Rule(Match(blocks=("attention",)), methods=("svd",)),
+        Rule(Match(parts=("attention",)), methods=("svd",)),
     )
     space = Space("rules", ALL, rules=rules)
     assert {
@@ -109,7 +109,7 @@ def test_first_matching_rule_decides_alone():
         Match(names=("model.embed*",)),
         Match(names=("lm_head",)),
         Match(roles=(Role.EMBEDDING,)),
-        Match(blocks=("embedding",)),
+        Match(parts=("embedding",)),
     ],
 )
 def test_match_finds_the_tied_embedding(match):
@@ -164,7 +164,7 @@ def test_nothing_allowed_is_an_error():
 
 def test_left_out_layers_are_kept():
     space = Space(
-        "q", (QUANTIZE,), keep=False, rules=(Rule(Match(blocks=("embedding",)), methods=("keep",)),)
+        "q", (QUANTIZE,), keep=False, rules=(Rule(Match(parts=("embedding",)), methods=("keep",)),)
     )
     assert space.options(SPECS[0]) == (Keep(),)
 
@@ -188,7 +188,7 @@ def test_unmatched_rules_name_what_is_near():
 
 def test_groups_tie_by_role_within_a_block_and_by_name_over_the_model():
     groups = (Group(roles=(Role.GATE, Role.UP)), Group(names=("*.q_proj", "*.k_proj")))
-    tied = Space("tied", (QUANTIZE,), groups=groups).tied(SPECS)
+    tied = Space("tied", (QUANTIZE,), groups=groups).grouped(SPECS)
     assert [[spec.name.split("layers.")[1] for spec in members] for members in tied] == [
         ["0.mlp.gate_proj", "0.mlp.up_proj"],
         ["1.mlp.gate_proj", "1.mlp.up_proj"],
@@ -242,7 +242,7 @@ def test_held_matrices_take_their_method_whatever_the_rules_say():
     assert space.holds(QUERY)
     assert space.options(DOWN) == (Quantize(2, 0),)  # somebody has asked for this very one
     assert not space.holds(DOWN)
-    tied = [spec.name for members in space.tied(SPECS) for spec in members]
+    tied = [spec.name for members in space.grouped(SPECS) for spec in members]
     assert key.name not in tied
     assert "model.layers.1.self_attn.k_proj" in tied
     assert repr(space) == repr(space.holding({}))  # what studies are told apart by

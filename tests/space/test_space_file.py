@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.cli.options import SPACE_HELP
 from autocompress.errors import ConfigurationError
 from autocompress.methods.folding import Modes
 from autocompress.methods.keep import Keep
@@ -13,6 +12,7 @@ from autocompress.methods.tensor_train import TensorTrain
 from autocompress.methods.trellis import Trellis
 from autocompress.methods.tucker import Tucker
 from autocompress.records import Role
+from autocompress.requests.groups import SPACE_HELP
 from autocompress.space.family import Family
 from autocompress.space.problems import SpaceFileError
 from autocompress.space.space import Group, Match, Rule
@@ -69,20 +69,18 @@ def test_presets_keep_their_word():
     for spec, options in zip(
         SPECS, map(load_space("feed_forward_only").options, SPECS), strict=True
     ):
-        assert (options == (Keep(),)) == (spec.role.block != "mlp")
+        assert (options == (Keep(),)) == (spec.role.part != "mlp")
     trains = load_space("tensor_train_gentle")
     for spec in SPECS:
         options = [method for method in trains.options(spec) if method != Keep()]
-        if spec.role.block == "mlp":
+        if spec.role.part == "mlp":
             assert {method.name for method in options} == {"tensor_train"}
-        elif spec.role.block == "attention":
+        elif spec.role.part == "attention":
             assert {method.name for method in options} == {"tensor_train", "quantize"}
             assert all(method.bits_per_element in (None, 8) for method in options)
             assert all((method.rank_share(spec) or 1) >= 0.5 for method in options)
     gentle = load_space("attention_conservative")
-    attention = {
-        m for spec in SPECS if spec.role.block == "attention" for m in gentle.options(spec)
-    }
+    attention = {m for spec in SPECS if spec.role.part == "attention" for m in gentle.options(spec)}
     assert {m.bits for m in attention if isinstance(m, Quantize | Trellis)} == {8, 4}
     assert {type(m) for m in attention} == {Keep, Quantize, Trellis}
 
@@ -109,7 +107,7 @@ rules:
     min_bits: 4
     min_rank_fraction: 0.25
     max_ratio: 8
-  - match: {names: ["*.0.*"], roles: [key, value], blocks: [attention], depths: [0, 1]}
+  - match: {names: ["*.0.*"], roles: [key, value], parts: [attention], depths: [0, 1]}
     keep: true
     optional: true
   - match: {roles: [down]}
@@ -151,7 +149,7 @@ methods:
     group_sizes: [64, rows, 0]
   svd: {ranks: [1.0], rank_fractions: [1, .nan, 1.5], bits: [16]}
 rules:
-  - match: {role: [query], blocks: [atention]}
+  - match: {role: [query], parts: [atention]}
     max_ratio: .inf
   - match: "*"
   - match: "*"
@@ -169,7 +167,7 @@ rules:
     assert problems["methods.svd.ranks[0]"][:2] == (9, "1.0")
     assert {f"methods.svd.rank_fractions[{i}]" for i in range(3)} <= set(problems)
     assert problems["rules[0].match.role"] == (11, "an unknown key", "roles")
-    assert problems["rules[0].match.blocks[0]"] == (11, "'atention'", "attention")
+    assert problems["rules[0].match.parts[0]"] == (11, "'atention'", "attention")
     assert problems["rules[0].max_ratio"][:2] == (12, "inf")
     assert problems["rules[1]"][0] == 13
     assert problems["rules[2].pin.bits"][:2] == (15, "3")

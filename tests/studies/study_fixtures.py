@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,16 @@ from autocompress.methods.keep import Keep
 from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.methods.svd import Svd
-from autocompress.records import Kind, LayerSpec, Measurement, Role, Skipped, WindowScores
-from autocompress.studies.study import StudyRecord, TrialRecord
+from autocompress.records import (
+    PERPLEXITY,
+    Kind,
+    LayerSpec,
+    Measurement,
+    Role,
+    Skipped,
+    WindowScores,
+)
+from autocompress.studies.study import GAUGE_SETTING, StudyRecord, TrialRecord
 from autocompress.units import Limits
 
 DENSE_BYTES, DENSE_LATENCY = 16_000_000, 6.0
@@ -55,7 +64,7 @@ def uniform_plan(method: Method, **others: Method) -> Plan:
 
 
 def measurement(
-    rise: float,
+    increase: float,
     size: int,
     latency_ms: float | None,
     plan: Plan | None = None,
@@ -63,9 +72,11 @@ def measurement(
     text: str = "selection",
 ) -> Measurement:
     dense = SELECTION_PERPLEXITY if text == "selection" else REPORT_PERPLEXITY
+    loss = math.log(dense) + increase * (1 if text == "selection" else 1.04)
     return Measurement(
-        perplexity=dense * math.exp(rise * (1 if text == "selection" else 1.04)),
-        kl=abs(rise) * 0.9,
+        figure=math.exp(loss),
+        loss=loss,
+        divergence=abs(increase) * 0.9,
         tokens=8192 if text == "selection" else 59_432,
         bytes=size,
         latency_ms=latency_ms,
@@ -73,13 +84,13 @@ def measurement(
         text=text,
         device="cpu (2 threads)",
         plan_hash="" if plan is None else plan.hash,
-        cosine=1 - abs(rise) / 4,
+        cosine=1 - abs(increase) / 4,
     )
 
 
 def trial(
     number: int,
-    rise: float,
+    increase: float,
     size: int,
     latency_ms: float | None = None,
     *,
@@ -100,8 +111,8 @@ def trial(
         state=state,
         plan=plan,
         bytes=size,
-        selection=measurement(rise, size, latency_ms, plan) if done else None,
-        report=measurement(rise, size, latency_ms, plan, text="report")
+        selection=measurement(increase, size, latency_ms, plan) if done else None,
+        report=measurement(increase, size, latency_ms, plan, text="report")
         if done and report
         else None,
         seconds=3.2,
@@ -124,6 +135,7 @@ def study_of(
             "trials": 24,
             "space": "default",
             "dtype": "float32",
+            GAUGE_SETTING: asdict(PERPLEXITY),
         },
         limits=limits or Limits(DENSE_BYTES // 10, None),
         specs=SPECS,
@@ -136,8 +148,8 @@ def study_of(
     )
 
 
-HAND_WRITTEN = (
-    # rise, bytes, ms, method, label: rounding everywhere, then ranks alone
+BASELINE = (
+    # increase, bytes, ms, method, label: rounding everywhere, then ranks alone
     (0.0004, 4_260_000, 3.1, Quantize(bits=8), "uniform 8 bit"),
     (0.0061, 2_280_000, 2.9, Quantize(bits=4), "uniform 4 bit"),
     (0.096, 1_590_000, 3.2, Quantize(bits=3), "uniform 3 bit"),
@@ -158,14 +170,14 @@ SEARCHED = (
 
 
 def realistic_study(folder: Path = Path("runs/llama-10x"), *, finished: bool = True) -> StudyRecord:
-    """Twenty-four trials: hand-written, an allocation sweep, knobs, one infeasible, one failed."""
+    """Twenty-four trials: baseline, an allocation sweep, knobs, one infeasible, one failed."""
     trials = [
         trial(
-            number, rise, size, time, plan=uniform_plan(method), label=label, phase="hand-written"
+            number, increase, size, time, plan=uniform_plan(method), label=label, phase="baseline"
         )
-        for number, (rise, size, time, method, label) in enumerate(HAND_WRITTEN)
+        for number, (increase, size, time, method, label) in enumerate(BASELINE)
     ]
-    for rise, size, time, rank, label in SEARCHED:
+    for increase, size, time, rank, label in SEARCHED:
         plan = uniform_plan(
             Quantize(bits=3),
             embed_tokens=Quantize(bits=4),
@@ -173,14 +185,14 @@ def realistic_study(folder: Path = Path("runs/llama-10x"), *, finished: bool = T
             k_proj=Keep(),
         )
         trials.append(
-            trial(len(trials), rise, size, time, plan=plan, label=label, phase="allocation")
+            trial(len(trials), increase, size, time, plan=plan, label=label, phase="allocation")
         )
     for step in range(8):
         size = 1_250_000 + 97_000 * step
-        rise = 0.07 * (1_600_000 / size) ** 4.2 * (1.02 if step == 3 else 1.25)
+        increase = 0.07 * (1_600_000 / size) ** 4.2 * (1.02 if step == 3 else 1.25)
         plan = uniform_plan(Quantize(bits=3), o_proj=Svd(rank=16 + 8 * step, bits=8))
         params = {"ratio": round(DENSE_BYTES / size, 2), "floor": 0.1 * step}
-        trials.append(trial(len(trials), rise, size, 3.0, plan=plan, params=params))
+        trials.append(trial(len(trials), increase, size, 3.0, plan=plan, params=params))
     trials.append(trial(len(trials), 0.0, 2_900_000, state="infeasible"))
     trials.append(trial(len(trials), 0.0, 1_500_000, state="failed", error="out of memory"))
     study = study_of(*trials, folder=folder)
@@ -197,9 +209,9 @@ def with_reports(study: StudyRecord) -> StudyRecord:
     trials = []
     for each in study.trials:
         if each.number in numbers and each.selection is not None:
-            rise = math.log(each.selection.perplexity / SELECTION_PERPLEXITY)
+            increase = math.log(each.selection.figure / SELECTION_PERPLEXITY)
             report = measurement(
-                rise, each.bytes, each.selection.latency_ms, each.plan, text="report"
+                increase, each.bytes, each.selection.latency_ms, each.plan, text="report"
             )
             each = replace(each, report=report)
         trials.append(each)
@@ -214,15 +226,14 @@ def with_windows(study: StudyRecord, windows: int = 24) -> StudyRecord:
     hardness = [draw.gauss(0, 0.3) for _ in range(windows)]
 
     def scored(measured: Measurement) -> Measurement:
-        rise = math.log(measured.perplexity / REPORT_PERPLEXITY)
-        noise = [draw.gauss(0, 0.2) * rise for _ in range(windows)]
+        increase = math.log(measured.figure / REPORT_PERPLEXITY)
+        noise = [draw.gauss(0, 0.2) * increase for _ in range(windows)]
         shift = (
-            math.log(measured.perplexity)
-            - sum(map(sum, zip(hardness, noise, strict=True))) / windows
+            math.log(measured.figure) - sum(map(sum, zip(hardness, noise, strict=True))) / windows
         )
         nll = tuple(shift + sum(pair) for pair in zip(hardness, noise, strict=True))
         return replace(
-            measured, windows=WindowScores((256,) * windows, nll, (measured.kl,) * windows)
+            measured, windows=WindowScores((256,) * windows, nll, (measured.divergence,) * windows)
         )
 
     trials = [

@@ -76,9 +76,9 @@ def no_mapping(path):
     path.write_text("[1, 2]")
 
 
-@pytest.mark.parametrize("damage", [break_version, cut_off, other_layers, no_mapping])
-def test_an_old_or_damaged_menu_says_what_writes_it_again(study, live, damage):
-    damage(keep_menu(study.folder, live.stored))
+@pytest.mark.parametrize("loss_increase", [break_version, cut_off, other_layers, no_mapping])
+def test_an_old_or_damaged_menu_says_what_writes_it_again(study, live, loss_increase):
+    loss_increase(keep_menu(study.folder, live.stored))
     with pytest.raises(StudyError, match="no menu that can be read") as caught:
         read_menu(study)
     assert f"--resume {study.name}" in str(caught.value)

@@ -52,7 +52,7 @@ def add_trial(study, plan=PLAN):
     trial = propose(study, plan)
     seen = measurement(0.1, 7, 4.0, plan)
     trial.set_user_attr("result", {"seconds": 1.5, "selection": seen.to_dict()})
-    study.tell(trial, [seen.perplexity, 7.0, 4.0])
+    study.tell(trial, [seen.figure, 7.0, 4.0])
     return seen
 
 
@@ -220,14 +220,16 @@ def test_a_storage_that_is_lost_while_it_is_read_is_a_storage_error(tmp_path, mo
             read()
 
 
-@pytest.mark.parametrize("damage", ["garbage", "header only"])
-def test_a_damaged_file_is_a_storage_error(tmp_path, damage):
+@pytest.mark.parametrize("loss_increase", ["garbage", "header only"])
+def test_a_damaged_file_is_a_storage_error(tmp_path, loss_increase):
     _, study = make(tmp_path)
     add_trial(study)
     study._storage.remove_session()
     path = tmp_path / "s" / "study.db"
     content = path.read_bytes()
-    path.write_bytes(b"nonsense " * 500 if damage == "garbage" else content[:100] + b"\xff" * 9000)
+    path.write_bytes(
+        b"nonsense " * 500 if loss_increase == "garbage" else content[:100] + b"\xff" * 9000
+    )
     for read in (read_study, lambda *_: existing_study("s", default_storage(tmp_path / "s"))):
         with pytest.raises(StorageError) as caught:
             read("s", tmp_path)

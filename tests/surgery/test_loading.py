@@ -127,7 +127,7 @@ def _unknown_kind(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("loss_increase", "message"),
     [
         (_cut, "weights of .* cannot be read"),
         (_scramble, "not a valid JSON file"),
@@ -137,8 +137,8 @@ def _unknown_kind(folder):
         (_unknown_kind, "no-such-type"),
     ],
 )
-def test_damaged_folders_are_one_paragraph(damage, message, saved):
-    damage(saved)
+def test_damaged_folders_are_one_paragraph(loss_increase, message, saved):
+    loss_increase(saved)
     with pytest.raises(ModelError, match=message) as caught:
         load_model(str(saved))
     assert "\n" not in str(caught.value)

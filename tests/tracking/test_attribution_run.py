@@ -5,22 +5,21 @@ import json
 import pytest
 
 from autocompress.errors import StorageError
-from autocompress.judging.attribution import Attribution, Contribution, Damage
+from autocompress.judging.attribution import Attribution, Contribution, Lost
 from autocompress.judging.bootstrap import Interval
+from autocompress.records import PERPLEXITY
 from autocompress.tracking.attribution_run import DETAILS, TABLE, log_attribution
 from autocompress.tracking.mlflow_store import MlflowStore
 from tests.studies.study_fixtures import study_of, trial
 from tests.tracking.stored_runs import open_artifact, runs_of
 
-TOTAL = Damage(0.10, 0.08)
+TOTAL = Lost(0.10, 0.08)
 SVD = Contribution(
-    "method", "svd", 2, 6_000, 2 / 3, Damage(0.04, 0.05), Damage(0.06, 0.03), Interval(0.05, 0.07)
+    "method", "svd", 2, 6_000, 2 / 3, Lost(0.04, 0.05), Lost(0.06, 0.03), Interval(0.05, 0.07)
 )
-CODES = Contribution(
-    "method", "3 bit", 1, 3_000, 1 / 3, Damage(0.07, 0.05), Damage(0.03, 0.03), None
-)
-MLP = Contribution("part", "mlp", 3, 9_000, 1.0, Damage(0.0, 0.0), TOTAL, None)
-FOUND = Attribution(TOTAL, 9_000, 1024, (SVD, CODES, MLP))
+CODES = Contribution("method", "3 bit", 1, 3_000, 1 / 3, Lost(0.07, 0.05), Lost(0.03, 0.03), None)
+MLP = Contribution("part", "mlp", 3, 9_000, 1.0, Lost(0.0, 0.0), TOTAL, None)
+FOUND = Attribution(TOTAL, 9_000, 1024, (SVD, CODES, MLP), PERPLEXITY)
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_an_attribution_goes_to_the_run_of_its_trial(client, tracked, tmp_path, 
     table = client.load_table(after.info.experiment_id, TABLE, [children[1].info.run_id])
     assert list(table["group"]) == ["svd", "3 bit", "interaction", "mlp", "interaction"]
     assert list(table["kl"]) == pytest.approx([0.03, 0.03, 0.02, 0.08, 0.0])
-    assert table["rise_high"][0] == 0.07
+    assert table["increase_high"][0] == 0.07
 
 
 def test_a_study_that_is_searching_is_left_searching(client, tracked):

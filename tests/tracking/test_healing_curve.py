@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from autocompress.records import PERPLEXITY
 from autocompress.studies.study import HEALED, Healing
 from autocompress.tracking.healing_curve import PICTURE, send_healing
 from autocompress.tracking.mlflow_client import open_experiment
@@ -11,9 +12,9 @@ from tests.studies.study_fixtures import study_of, trial
 from tests.tracking.stored_runs import runs_of
 
 CHECKS = (
-    {"step": 0, "loss": math.nan, "kl": 0.13, "nll": 2.83},
-    {"step": 25, "loss": 0.2, "kl": 0.08, "nll": 2.81},
-    {"step": 50, "loss": 0.1, "kl": 0.05, "nll": 2.79},
+    {"step": 0, "training_loss": math.nan, "divergence": 0.13, "loss": 2.83},
+    {"step": 25, "training_loss": 0.2, "divergence": 0.08, "loss": 2.81},
+    {"step": 50, "training_loss": 0.1, "divergence": 0.05, "loss": 2.79},
 )
 
 
@@ -24,7 +25,7 @@ def curve(client, run, name):
 def test_the_curve_has_a_step_for_each_check(client):
     experiment = open_experiment(client, client.tracking_uri)
     run = client.create_run(experiment, run_name="healed").info.run_id
-    send_healing(client, run, CHECKS)
+    send_healing(client, run, CHECKS, PERPLEXITY)
     assert curve(client, run, "heal_kl") == [(0, 0.13), (25, 0.08), (50, 0.05)]
     assert curve(client, run, "heal_nll") == [(0, 2.83), (25, 2.81), (50, 2.79)]
     assert curve(client, run, "heal_loss") == [(25, 0.2), (50, 0.1)]
@@ -33,7 +34,7 @@ def test_the_curve_has_a_step_for_each_check(client):
 
 def test_the_run_of_a_healed_trial_has_its_curve_and_settings(client, tmp_path):
     settings = {"steps": 50, "rate": 0.01}
-    healing = Healing(50, 12_800, "bundled", settings, CHECKS, of=0, phase="knobs", numbers="ab12")
+    healing = Healing(50, 12_800, "bundled", settings, CHECKS, of=0, phase="knobs", weights="ab12")
     before = trial(0, 0.1, 1_600_000)
     healed = replace(trial(1, 0.04, 1_600_000, phase=HEALED), healing=healing)
     study = study_of(before, healed, folder=tmp_path / "runs" / "healing")

@@ -60,7 +60,7 @@ def test_parent_and_children(client, mirrored):
     )
     assert children[14].data.params["knob.floor"] == "0.0"
     assert children[0].data.metrics["perplexity"] == pytest.approx(
-        mirrored.trials[0].selection.perplexity
+        mirrored.trials[0].selection.figure
     )
     assert [children[number].info.status for number in (21, 22, 23)] == [
         "FINISHED",
@@ -81,10 +81,14 @@ def test_front_members_carry_the_report_and_a_tag(client, mirrored):
         n for n, run in enumerate(children) if run.data.tags.get("autocompress.best") == "yes"
     ] == [10]
     assert children[10].data.metrics["report_perplexity"] == pytest.approx(
-        mirrored.trials[10].report.perplexity
+        mirrored.trials[10].report.figure
     )
     metrics = children[10].data.metrics
-    assert metrics["report_rise_low"] < metrics["report_rise"] < metrics["report_rise_high"]
+    assert (
+        metrics["report_increase_low"]
+        < metrics["report_increase"]
+        < metrics["report_increase_high"]
+    )
 
 
 def test_parent_says_what_a_person_needs(client, mirrored, tmp_path, monkeypatch):

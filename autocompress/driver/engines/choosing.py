@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -14,8 +13,8 @@ from autocompress.driver.engines.cluster_address import check_answers
 from autocompress.driver.engines.here import Here
 from autocompress.driver.engines.local import LocalProcesses
 from autocompress.errors import ConfigurationError
+from autocompress.requests.groups import EngineRequest
 
-ENGINES = ("local", "ray")
 # Ray reads some of these while it is imported. What the environment says already wins.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it reports to its makers
@@ -32,67 +31,29 @@ RAY_ENVIRONMENT = {
 RAY_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """Where the trials of a search run.
-
-    Attributes:
-        kind: ``local`` or ``ray``.
-        workers: trials at a time; with one, ``local`` is this process.
-        address: of a Ray cluster that this machine is a node of, ``host:port`` or ``auto``.
-        gpus_per_trial: that Ray sets aside for each; a fraction shares one.
-
-    Raises:
-        ConfigurationError: what cannot be.
-    """
-
-    kind: str = "local"
-    workers: int = 1
-    address: str | None = None
-    gpus_per_trial: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ENGINES:
-            raise ConfigurationError("--engine", got=repr(self.kind), wanted=" or ".join(ENGINES))
-        if self.workers < 1:
-            raise ConfigurationError("--workers", got=self.workers, wanted="at least 1")
-        if self.gpus_per_trial < 0:
-            raise ConfigurationError(
-                "--gpus-per-trial", got=self.gpus_per_trial, wanted="0 or more"
-            )
-        if self.kind != "ray" and (self.address is not None or self.gpus_per_trial):
-            named = "--gpus-per-trial" if self.address is None else "--address"
-            raise ConfigurationError(f"{named} is for --engine ray", got=f"--engine {self.kind}")
-
-    @property
-    def here(self) -> bool:
-        """Whether the trials run in this process."""
-        return self.kind == "local" and self.workers == 1
-
-
-def check_engine(settings: EngineSettings) -> None:
+def check_engine(request: EngineRequest) -> None:
     """Make sure that an engine can be had, before the work that its trials wait for.
 
     Raises:
         ConfigurationError: Ray is not installed, no cluster answers at the address, or a Ray of our
             own would not find the GPUs of a trial.
     """
-    if settings.kind != "ray":
+    if request.engine != "ray":
         return
-    load_ray_tune(settings.address)
-    if settings.address is not None:
-        check_answers(settings.address)
-    elif settings.gpus_per_trial > (gpus := torch.accelerator.device_count()):
+    load_ray_tune(request.address)
+    if request.address is not None:
+        check_answers(request.address)
+    elif request.gpus_per_trial > (gpus := torch.accelerator.device_count()):
         raise ConfigurationError(
             "--gpus-per-trial is more than there are",
-            got=f"{settings.gpus_per_trial:g}",
+            got=f"{request.gpus_per_trial:g}",
             wanted=f"at most {gpus}, as many as torch finds on this machine",
             hint="Leave it out to search on the CPU, or name a cluster with --address.",
         )
 
 
 def make_engine(
-    settings: EngineSettings,
+    request: EngineRequest,
     measure: Measure,
     open_workers: Sequence[OpenWorker],
     *,
@@ -101,7 +62,7 @@ def make_engine(
     """Make the engine that somebody chose.
 
     Args:
-        settings: what they chose.
+        request: what they chose.
         measure: does a job in this process.
         open_workers: makes what does the jobs, for each worker; on Ray all are as the first.
         cpus_per_trial: cores that Ray sets aside for each trial.
@@ -109,16 +70,16 @@ def make_engine(
     Raises:
         ConfigurationError: Ray is not installed.
     """
-    if settings.here:
+    if request.here:
         return Here(measure)
-    if settings.kind == "local":
+    if request.engine == "local":
         return LocalProcesses(open_workers)
-    engine: Engine = load_ray_tune(settings.address).RayTune(
+    engine: Engine = load_ray_tune(request.address).RayTune(
         open_workers[0],
-        settings.workers,
-        address=settings.address,
+        request.workers,
+        address=request.address,
         cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=settings.gpus_per_trial,
+        gpus_per_trial=request.gpus_per_trial,
     )
     return engine
 

@@ -13,37 +13,29 @@ from typing import Any
 
 import torch
 
-from autocompress.driver.endurance import DEFAULT_ENDURANCE, Endurance
-from autocompress.driver.engines.choosing import EngineSettings, check_engine
-from autocompress.driver.estimate.forecast import Fits, Stage, Work, finalists_of, predict_stages
 from autocompress.driver.estimate.looking_up import (
     Cached,
     look_up_cache,
     look_up_study,
     open_reading,
     options_to_time,
-    resumed,
+    study_to_resume,
 )
 from autocompress.driver.estimate.probes import probe
 from autocompress.driver.estimate.trial_list import ExpectedTrial, expected_trials
-from autocompress.driver.finish import REFIT_BEST, Finish
+from autocompress.driver.estimate.work import Fits, Forecast, Work, finalists_of
+from autocompress.driver.finish import Finish
+from autocompress.driver.opening import going_on, open_search
 from autocompress.driver.proposing.reach import smallest_model_bytes, what_stays
-from autocompress.driver.searching import THIS_PROCESS
-from autocompress.driver.study_choice import (
-    Destination,
-    SearchSettings,
-    check_settings,
-    identity_of,
-)
+from autocompress.driver.stages import predict_stages
 from autocompress.errors import DataError
 from autocompress.evaluation.corpus import PARTS
 from autocompress.free_memory import peak_memory_bytes
 from autocompress.healing.heal_plan import healing_text, refit_tokens
 from autocompress.methods.keep import Keep
-from autocompress.progress import SILENT, Progress
 from autocompress.records import LayerSpec, Skipped
-from autocompress.session.efforts import effort_of
-from autocompress.session.left_dense import unreached_of, within_reach
+from autocompress.requests.verbs import SearchRequest
+from autocompress.session.left_dense import unreached_of
 from autocompress.session.session import Session
 from autocompress.space.space import Space
 
@@ -117,7 +109,7 @@ class DryRun:
     limit_bytes: int | None
     least_bytes: int
     cached: Cached
-    stages: tuple[Stage, ...]
+    stages: tuple[Forecast, ...]
     time_limit: str | float | None
     patience: int | None
     unreached: tuple[Skipped, ...] = ()
@@ -149,48 +141,26 @@ class DryRun:
         return asdict(self) | {name: getattr(self, name) for name in more}
 
 
-def dry_run(
-    settings: SearchSettings,
-    destination: Destination,
-    endurance: Endurance = DEFAULT_ENDURANCE,
-    engine: EngineSettings = THIS_PROCESS,
-    *,
-    resume: bool = False,
-    finish: Finish | None = REFIT_BEST,
-    progress: Progress = SILENT,
-) -> DryRun:
-    """Say what ``run_search``, or with ``resume`` ``resume_search``, would do; write nothing.
+def dry_run(request: SearchRequest) -> DryRun:
+    """Say what ``run_search`` would do; write nothing.
 
     Raises:
         ConfigurationError: as the search itself.
     """
-    settings, destination = settings.located(), destination.located()
-    if resume:
-        before = resumed(destination)
-        settings = SearchSettings.of_study(before)
-        destination = replace(destination, study=before.name)
-        if endurance.trials is None:
-            endurance = replace(endurance, trials=before.settings.get("trials"))
-    level = effort_of(settings.effort)
-    effort = endurance.effort(level, settings.sampler, settings.seed)
-    budget = check_settings(settings, destination)
-    check_engine(engine)
-    session = open_reading(settings, destination, progress)
-    space, inventory = settings.read_space(), session.workbench.inventory
-    space.check(inventory.layers)
-    finish = finish and finish.within(settings.texts)
-    if finish is not None and finish.whole_front:
-        healing_text(session, finish.data, finish.settings)
-    name, record = look_up_study(settings, destination, identity_of(settings, session, space))
-    whole, space = space, within_reach(session, space, settings.unreached)
-    limits = budget.limits(inventory.dense_bytes, 1.0)
+    if request.resume is not None:
+        request = going_on(request, study_to_resume(request), request.storage)
+    opened = open_search(request, open_reading, look_up_study)
+    session, space, record = opened.session, opened.space, opened.study
+    request, finish, level = opened.request, opened.finish, opened.request.level
+    inventory, effort = session.workbench.inventory, opened.effort
+    limits = opened.budget.limits(inventory.dense_bytes, 1.0)
     limit = limits.memory_bytes
     least = smallest_model_bytes(space, inventory)
     expected = expected_trials(inventory, limits, least, effort.trials, space, effort.planned)
     done = 0 if record is None else sum(trial.state != "failed" for trial in record.trials)
     left = expected[done:]
     cached, missing = look_up_cache(
-        session, space, level, fit_all=settings.fit_all, begun=bool(done)
+        session, space, level, fit_all=request.fit_all, begun=bool(done)
     )
     timed = None if limits.latency_ms is None else options_to_time(session, space)
     work = _work(
@@ -200,7 +170,7 @@ def dry_run(
         limit,
         cached,
         timed=timed,
-        workers=engine.workers,
+        workers=request.workers,
         new=record is None,
         rounds=level.rounds,
     )
@@ -212,8 +182,8 @@ def dry_run(
             refit_tokens=_refit_tokens(session, finish),
             healing_tokens=heal.steps * heal.tokens,
         )
-    with progress.task("Probing this machine"):
-        stages = predict_stages(work, probe(session, whole))
+    with request.progress.task("Probing this machine"):
+        stages = predict_stages(work, probe(session, opened.whole))
     return DryRun(
         model=session.loaded.source,
         dense_bytes=inventory.dense_bytes,
@@ -221,9 +191,9 @@ def dry_run(
         matrices=_matrices(inventory.layers, space),
         skipped=len(inventory.skipped),
         texts=_texts(session),
-        study=name,
-        folder=destination.runs_dir / name,
-        storage=destination.url(name),
+        study=opened.name,
+        folder=opened.folder,
+        storage=opened.url,
         finished_trials=None if record is None else done,
         trials=dict(Counter(trial.phase for trial in left)),
         ruled_out=sum(trial.ruled_out for trial in left),
@@ -231,15 +201,15 @@ def dry_run(
         least_bytes=least,
         cached=cached,
         stages=stages,
-        time_limit=endurance.time,
-        patience=endurance.patience,
+        time_limit=request.time,
+        patience=request.patience,
         unreached=unreached_of(session),
         what_stays=what_stays(space, inventory),
     )
 
 
 def _refit_tokens(session: Session, finish: Finish) -> int:
-    """How many tokens matrices will be fitted anew on; none where the text is too short."""
+    """How many tokens matrices will be refitted on; none where the text is too short."""
     try:
         _, ids = healing_text(session, finish.data, finish.settings)
     except DataError:
@@ -275,7 +245,7 @@ def _work(
     new: bool,
     rounds: int,
 ) -> Work:
-    inventory, settings = session.workbench.inventory, session.settings
+    inventory = session.workbench.inventory
     measured = [trial for trial in trials if not trial.ruled_out]
     built: Fits = Counter()
     for trial in measured:
@@ -284,10 +254,11 @@ def _work(
             if method != Keep():
                 built[spec.shape, method.name] += 1
     matrices = len(inventory.layers)
-    pricing_tokens = min(settings.pricing_tokens, len(session.calibration_ids))
+    pricing_tokens = min(session.tokens.pricing, len(session.calibration_ids))
     return Work(
         specs=inventory.layers,
         vocabulary=session.loaded.model.config.get_text_config().vocab_size,
+        row_bytes=session.objective.row_bytes(session.loaded.model),
         context=session.context,
         calibration_tokens=0 if cached.statistics == matrices else len(session.calibration_ids),
         fits=missing,

@@ -17,12 +17,13 @@ from autocompress.calibration.builder import LayerBuilder
 from autocompress.calibration.kept_metrics import KeptMetrics
 from autocompress.calibration.latency_table import LatencyTable
 from autocompress.calibration.screening import sampled_fits
-from autocompress.driver.estimate.forecast import Fits
-from autocompress.driver.study_choice import Destination, SearchSettings, choose_study
+from autocompress.driver.estimate.work import Fits
+from autocompress.driver.study_choice import Destination, choose_study
+from autocompress.driver.study_session import open_for_target
 from autocompress.methods.keep import Keep
-from autocompress.progress import Progress
 from autocompress.records import LayerSpec
-from autocompress.session.efforts import EffortLevel
+from autocompress.requests.efforts import EffortLevel
+from autocompress.requests.verbs import SearchRequest
 from autocompress.session.session import Session
 from autocompress.space.space import Space
 from autocompress.store import CACHE, Cache
@@ -73,27 +74,29 @@ class _CacheToRead(Cache):
         """Leave what cannot be read where it is; the search will replace it."""
 
 
-def open_reading(settings: SearchSettings, destination: Destination, progress: Progress) -> Session:
+def open_reading(request: SearchRequest) -> Session:
     """Open a session that reads the cache and writes nothing."""
     with tempfile.TemporaryDirectory() as scratch:
-        session = settings.open(Path(scratch), progress)
-    session.cache = _CacheToRead(destination.runs_dir / CACHE / session.loaded.fingerprint)
+        session = open_for_target(replace(request, runs_dir=scratch))
+    root = Path(request.runs_dir) / CACHE / session.loaded.fingerprint
+    session.cache = _CacheToRead(root)
     return session
 
 
 def look_up_study(
-    settings: SearchSettings, destination: Destination, identity: dict[str, Any]
+    request: SearchRequest, destination: Destination, identity: dict[str, Any]
 ) -> tuple[str, StudyRecord | None]:
     """Find the study that the search would go on with, or the name that a new one would have."""
     with _copied(destination) as copy:
-        name, study = choose_study(settings, copy, identity)
+        name, study = choose_study(request, copy, identity)
         return name, None if study is None else to_record(study, destination.runs_dir / name)
 
 
-def resumed(destination: Destination) -> StudyRecord:
+def study_to_resume(request: SearchRequest) -> StudyRecord:
     """Read the study to go on with; the latest when none is named."""
-    name, url, _ = find_study(destination.study, destination.runs_dir, destination.storage)
-    with _copied(replace(destination, study=name, storage=url)) as copy:
+    runs_dir = Path(request.runs_dir).expanduser().absolute()
+    name, url, _ = find_study(request.resume or None, runs_dir, request.storage)
+    with _copied(Destination(name, runs_dir, url)) as copy:
         return read_study(name, copy.runs_dir, copy.storage)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autocompress.driver.driver import REFERENCE_SPAN
-from autocompress.driver.proposing.hand_written import hand_written_plans
+from autocompress.driver.proposing.baselines import baseline_plans
 from autocompress.driver.proposing.proposer import sweep
 from autocompress.driver.proposing.shares import ALL, Planned, share_out
 from autocompress.methods.plan import Plan
@@ -21,7 +21,7 @@ class ExpectedTrial:
     """A trial to come.
 
     Attributes:
-        phase: ``allocation``, ``hand-written`` or ``searched``.
+        phase: ``allocation``, ``baseline`` or ``searched``.
         ruled_out: whether its bytes alone put it too far above the limit to be measured.
         plan: where it is known already.
     """
@@ -54,24 +54,25 @@ def expected_trials(
     most = None if limit_bytes is None else REFERENCE_SPAN * limit_bytes
     plans, sizes = share_out(
         trials,
-        hand_written_plans(
+        baseline_plans(
             inventory.layers,
             share,
             methods=space.selection.methods,
             kept=[spec.name for spec in inventory.layers if space.leaves(spec)],
             held=dict(space.held),
+            target=inventory.target,
         ),
         sweep(limits, dense, least_bytes)[1:],
         inventory,
         limit_bytes,
         planned,
     )
-    by_hand = [
-        ExpectedTrial("hand-written", most is not None and inventory.plan_bytes(plan) > most, plan)
+    baselines = [
+        ExpectedTrial("baseline", most is not None and inventory.plan_bytes(plan) > most, plan)
         for _, plan in plans
     ]
     # At the budget one on predictions and one on measured options, then the sweep.
     allocations = [ExpectedTrial("allocation")] * (2 + len(sizes))
-    known = [*allocations[:2], *by_hand, *allocations[2:]]
+    known = [*allocations[:2], *baselines, *allocations[2:]]
     searched = [ExpectedTrial(SEARCHED)] * max(trials - len(known), 0)
     return [*known, *searched][:trials]

@@ -1,4 +1,4 @@
-"""From a menu to a plan: the exact allocation on damages as knobs and prices bend them."""
+"""From a menu to a plan: the exact allocation on loss increases as knobs and prices bend them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from autocompress.calibration.menu import Menu
 from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.driver.proposing.allocator import (
-    Choice,
     Latencies,
+    LayerChoice,
     allocate,
     choices_of,
     in_layer_order,
@@ -23,12 +23,12 @@ def bent_choices(
     groups: Iterable[Sequence[str]] = (),
     priced: PricedMenu | None = None,
     latencies: Latencies | None = None,
-) -> list[Choice]:
+) -> list[LayerChoice]:
     """What there is to decide, scored under knobs.
 
     Args:
         menu: the options of all layers.
-        knobs: how damages are bent.
+        knobs: how loss increases are bent.
         groups: layers that take the same method.
         priced: what options cost inside a compressed model.
         latencies: what each option takes of a token; unknown when left out.
@@ -44,7 +44,7 @@ def scorer_of(menu: Menu, knobs: Knobs, priced: PricedMenu | None = None) -> Sco
 
 def allocated_plan(
     menu: Menu,
-    choices: Sequence[Choice],
+    choices: Sequence[LayerChoice],
     room: int | None,
     room_ms: float | None = None,
     *,

@@ -35,7 +35,7 @@ class Latencies(Protocol):
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerChoice:
     """One thing to decide: a method for one layer, or for several that must take the same.
 
     Attributes:
@@ -58,14 +58,14 @@ def choices_of(
     score: Score,
     groups: Iterable[Sequence[str]] = (),
     latencies: Latencies | None = None,
-) -> list[Choice]:
+) -> list[LayerChoice]:
     """Turn a menu into choices, tying each group's layers to one method that all of them offer.
 
     Options that another one equals or beats in bytes, score and, where they are known, latency are
     left out.
     """
     grouped = {name: tuple(group) for group in groups for name in group}
-    choices: list[Choice] = []
+    choices: list[LayerChoice] = []
     done: set[str] = set()
     for layer in menu.layers:
         if layer.spec.name in done:
@@ -91,7 +91,7 @@ def choices_of(
         ]
         kept = _undominated(list(zip(sizes, times, scores, strict=True)))
         choices.append(
-            Choice(
+            LayerChoice(
                 names,
                 tuple(shared[i] for i in kept),
                 tuple(sizes[i] for i in kept),
@@ -112,18 +112,18 @@ def _undominated(costs: Sequence[tuple[float, float, float]]) -> list[int]:
     return kept
 
 
-def smallest_bytes(choices: Sequence[Choice]) -> int:
+def smallest_bytes(choices: Sequence[LayerChoice]) -> int:
     """Fewest bytes that any plan over these choices takes."""
     return sum(min(choice.sizes) for choice in choices)
 
 
-def least_ms(choices: Sequence[Choice]) -> float:
+def least_ms(choices: Sequence[LayerChoice]) -> float:
     """Fewest milliseconds a token that any plan over these choices takes in its matrices."""
     return sum(min(choice.times) for choice in choices)
 
 
 def allocate(
-    choices: Sequence[Choice],
+    choices: Sequence[LayerChoice],
     limit_bytes: int | None,
     limit_ms: float | None = None,
     *,
@@ -160,7 +160,9 @@ def allocate(
     return _plan(choices, picked)
 
 
-def _check_each(choices: Sequence[Choice], limit_bytes: int | None, limit_ms: float | None) -> None:
+def _check_each(
+    choices: Sequence[LayerChoice], limit_bytes: int | None, limit_ms: float | None
+) -> None:
     if limit_bytes is not None and (least := smallest_bytes(choices)) > limit_bytes:
         raise BudgetUnreachable(
             "the compressed matrices cannot be that small",
@@ -176,7 +178,10 @@ def _check_each(choices: Sequence[Choice], limit_bytes: int | None, limit_ms: fl
 
 
 def _solve(
-    choices: Sequence[Choice], values: Numbers, rows: Sequence[tuple[Numbers, float]], gap: float
+    choices: Sequence[LayerChoice],
+    values: Numbers,
+    rows: Sequence[tuple[Numbers, float]],
+    gap: float,
 ) -> list[int] | None:
     """Positions of least total value with each row's total within its limit; ``None``: none is."""
     counts = [len(choice.methods) for choice in choices]
@@ -204,7 +209,7 @@ def _solve(
 
 
 def _at_the_edge(
-    choices: Sequence[Choice],
+    choices: Sequence[LayerChoice],
     sizes: Numbers,
     times: Numbers,
     limit_bytes: int | None,
@@ -264,7 +269,7 @@ def _silent_stdout() -> Iterator[None]:
         os.close(null)
 
 
-def _plan(choices: Sequence[Choice], picked: Sequence[int]) -> Plan:
+def _plan(choices: Sequence[LayerChoice], picked: Sequence[int]) -> Plan:
     methods: dict[str, Method] = {}
     for choice, index in zip(choices, picked, strict=True):
         methods |= dict.fromkeys(choice.layers, choice.methods[index])

@@ -1,6 +1,6 @@
 """Proposes knobs with Optuna's samplers, from the trials that have knobs.
 
-Samplers infer their space from what all trials of a study have in common, which hand-written plans
+Samplers infer their space from what all trials of a study have in common, which uniform baselines
 spoil: they have no knobs. So a sampler works on a study in memory that holds the trials with knobs
 alone, and what it proposes is recorded in the stored study.
 
@@ -22,7 +22,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.driver.proposing.knobs import Knobs
 
-SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
 MINIMIZE = optuna.study.StudyDirection.MINIMIZE
 
 
@@ -68,7 +67,7 @@ class KnobSampler:
     """A sampler of knobs that learns from finished trials; ``random`` learns nothing.
 
     Args:
-        name: one of ``SAMPLERS``.
+        name: one of ``requests.verbs.SAMPLERS``.
         seed: of the sampler.
         limit_ms: limit of latency, if there is one: latency is then a third objective and a
             constraint, and its price a knob.
@@ -104,8 +103,8 @@ class KnobSampler:
 
         Args:
             trial: of the stored study; its parameters count.
-            values: perplexity, bytes and milliseconds, as measured or estimated; ``None`` where
-                nothing is known of them.
+            values: see ``values_of``, as measured or estimated; ``None`` where nothing is known of
+                them.
         """
         if not trial.params:
             return

@@ -8,7 +8,8 @@ from typing import Protocol
 from autocompress.calibration.menu import LayerMenu, Option
 from autocompress.calibration.priced_menu import PricedMenu
 
-BELOW_THE_FLOOR = 100.0  # times the damage: only a budget that nothing else meets still takes it
+# Times the loss increase: only a budget that nothing else meets still takes it.
+BELOW_THE_FLOOR = 100.0
 
 
 class Suggests(Protocol):
@@ -23,28 +24,31 @@ class Suggests(Protocol):
 
 @dataclass(frozen=True)
 class Knobs:
-    """How the predicted damages are bent before the allocation adds them up.
+    """How the predicted loss increases are bent before the allocation adds them up.
 
-    The second-order prediction ranks small damage well and underestimates heavy damage, and damages
-    are not additive; the knobs are the corrections that measured trials may ask for.
+    The second-order prediction ranks small loss increase well and underestimates heavy loss
+    increase, and loss increases are not additive; the knobs are the corrections that measured
+    trials may ask for.
 
     Attributes:
         measured: power of the ratios of prices to predictions: 0 takes the predictions as they are,
             1 the prices.
-        exponent: damages are raised to it; above 1 spreads the damage evenly, below 1 concentrates
-            it.
-        attention: multiplies damages in attention; ``mlp`` and ``embedding`` likewise.
+        exponent: loss increases are raised to it; above 1 spreads the loss increase evenly, below 1
+            concentrates it.
+        attention: multiplies loss increases in attention; ``mlp`` and ``embedding`` likewise.
         mlp: see ``attention``.
         embedding: see ``attention``.
-        slope: the last block's damages weigh ``4 ** slope`` times the middle's, the first block's
-            the inverse.
-        factorised: multiplies damages of the forms that cut ranks; the most lets none of them in.
-        two_bit: multiplies damages of codes of 2 bits and fewer.
+        slope: the last block's loss increases weigh ``4 ** slope`` times the middle's, the first
+            block's the inverse.
+        factorised: multiplies loss increases of the forms that cut ranks; the most lets none of
+            them in.
+        two_bit: multiplies loss increases of codes of 2 bits and fewer.
         least_bits: codes of fewer bits are let in only where nothing else fits the budget.
-        distrust: divides damages of forms fitted in shrunk or diagonal Gram matrices. Predicted by
-            the full ones they are never the better, whatever they are on other text.
-        price: what the latency of the whole dense model is worth, as a share of the damage of the
-            plan that the allocation starts from; it spends bytes and damage on faster forms.
+        distrust: divides loss increases of forms fitted in shrunk or diagonal Gram matrices.
+            Predicted by the full ones they are never the better, whatever they are on other text.
+        price: what the latency of the whole dense model is worth, as a share of the loss increase
+            of the plan that the allocation starts from; it spends bytes and loss increase on faster
+            forms.
     """
 
     measured: float = 1.0
@@ -96,15 +100,15 @@ class Scorer:
     priced: PricedMenu = field(default_factory=PricedMenu, hash=False)
 
     def __call__(self, layer: LayerMenu, option: Option) -> float:
-        """Bend the predicted damage of an option for a layer."""
-        if option.damage <= 0:
+        """Bend the predicted loss increase of an option for a layer."""
+        if option.loss_increase <= 0:
             return 0.0
-        ratio = self.priced.ratio(layer.spec.name, option.damage)
-        damage = option.damage * ratio**self.knobs.measured
-        return self._weight(layer) * self._form(option) * float(damage**self.knobs.exponent)
+        ratio = self.priced.ratio(layer.spec.name, option.loss_increase)
+        loss_increase = option.loss_increase * ratio**self.knobs.measured
+        return self._weight(layer) * self._form(option) * float(loss_increase**self.knobs.exponent)
 
     def _weight(self, layer: LayerMenu) -> float:
-        weight: float = getattr(self.knobs, layer.spec.role.block, 1.0)
+        weight: float = getattr(self.knobs, layer.spec.role.part, 1.0)
         if layer.spec.depth is not None and self.blocks > 1:
             position = 2 * layer.spec.depth / (self.blocks - 1) - 1  # -1 first block, 1 last
             weight *= 4.0 ** (self.knobs.slope * position)

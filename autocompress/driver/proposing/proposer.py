@@ -1,4 +1,4 @@
-"""What may be tried: the allocations, the plans written by hand, what knobs give, neighbours."""
+"""What may be tried: the allocations, the uniform baselines, what knobs give, neighbours."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from autocompress.calibration.menu import Menu
 from autocompress.calibration.priced_menu import PricedMenu
 from autocompress.driver.proposing.aiming import aim, bracket, sightings_of
 from autocompress.driver.proposing.allocation import allocated_plan, bent_choices, scorer_of
-from autocompress.driver.proposing.allocator import Choice, smallest_bytes
+from autocompress.driver.proposing.allocator import LayerChoice, smallest_bytes
+from autocompress.driver.proposing.baselines import baseline_plans
 from autocompress.driver.proposing.end_to_end import TimedPlan, relate
-from autocompress.driver.proposing.hand_written import hand_written_plans
 from autocompress.driver.proposing.knobs import Knobs
 from autocompress.driver.proposing.shares import ALL, Planned, share_out
 from autocompress.driver.proposing.swaps import neighbours
@@ -32,7 +32,7 @@ from autocompress.studies.relation import Relation
 from autocompress.studies.stored_menu import StoredMenu
 from autocompress.studies.study import (
     ALLOCATION,
-    HAND_WRITTEN,
+    BASELINE,
     KNOBS,
     SWAPS,
     StudyRecord,
@@ -55,7 +55,7 @@ SLOWEST_TO_LEARN = 1.5  # times the dense model: how much slower a plan is, is o
 TRUST_IN_THE_TABLE = 0.7  # a token may be faster than it says by up to so much
 NEARLY = 0.1  # of the way from the fastest plan to the dense model
 STRIDE = 0.99  # of the smallest plan that keeps a quality: what is tried next
-PRICE_OF_THE_FASTEST = 1e6  # nats for a millisecond: whatever damage it takes
+PRICE_OF_THE_FASTEST = 1e6  # nats for a millisecond: whatever loss increase it takes
 
 
 def sweep(
@@ -102,8 +102,8 @@ class Proposer:
         limits: what plans may cost.
         groups: layers that must take the same method.
         latencies: what each option takes of a token; unknown when left out.
-        methods: those that the plans written by hand may use; any when empty.
-        held: layers that take one method in every plan, those written by hand too.
+        methods: those that the uniform baselines may use; any when empty.
+        held: layers that take one method in every plan, uniform baselines too.
         fit: fits what plans take and is only predicted yet; without it predictions count.
     """
 
@@ -301,18 +301,23 @@ class Proposer:
         """
         share = None if self.sought is None else self.sought / self.inventory.dense_bytes
         left = [m.spec.name for m in self.menu.layers if all(o.method == Keep() for o in m.options)]
-        by_hand = hand_written_plans(
-            self.inventory.layers, share, methods=self.methods, kept=left, held=self.held
+        baselines = baseline_plans(
+            self.inventory.layers,
+            share,
+            methods=self.methods,
+            kept=left,
+            held=self.held,
+            target=self.inventory.target,
         )
         plans, sizes = share_out(
-            trials, by_hand, self.targets[1:], self.inventory, self.sought, planned
+            trials, baselines, self.targets[1:], self.inventory, self.sought, planned
         )
-        hand_written = [partial(Proposal, HAND_WRITTEN, label, plan) for label, plan in plans]
+        baseline = [partial(Proposal, BASELINE, label, plan) for label, plan in plans]
         first = partial(self.allocation, self.targets[0], PREDICTED)
         at_budget, *others = [
             partial(self.allocation, target, Knobs()) for target in (self.targets[0], *sizes)
         ]
-        return [first, at_budget, *hand_written, *others]
+        return [first, at_budget, *baseline, *others]
 
     def allocation(self, target: float, knobs: Knobs) -> Proposal:
         """The exact allocation at so many bytes."""
@@ -374,10 +379,10 @@ class Proposer:
         """The plan of least score under knobs, within so many bytes and the limit of latency.
 
         Where the two cannot be met together by the table, which may be off, it is nearly the
-        fastest: to be the very fastest costs any amount of damage.
+        fastest: to be the very fastest costs any amount of loss increase.
 
         Args:
-            knobs: how damages are bent.
+            knobs: how loss increases are bent.
             target_bytes: of the whole model.
             menu: options of every layer, in place of the proposer's.
         """
@@ -397,7 +402,7 @@ class Proposer:
         choices = self._choices(PREDICTED)
         return allocated_plan(self.menu, choices, room, price_ms=PRICE_OF_THE_FASTEST)
 
-    def _price_ms(self, knobs: Knobs, choices: list[Choice], room: int) -> float:
+    def _price_ms(self, knobs: Knobs, choices: list[LayerChoice], room: int) -> float:
         """Score that a millisecond is worth, from what the whole model's latency is worth."""
         if not knobs.price or self.latencies is None:
             return 0.0
@@ -405,7 +410,7 @@ class Proposer:
         score = sum(c.scores[c.methods.index(plan[c.layers[0]])] for c in choices)
         return knobs.price * score / self.latencies.dense_ms
 
-    def _choices(self, knobs: Knobs) -> list[Choice]:
+    def _choices(self, knobs: Knobs) -> list[LayerChoice]:
         return bent_choices(self.menu, knobs, self.groups, self.priced, self.latencies)
 
     def least_bytes(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from autocompress.calibration.menu import file_bytes
 from autocompress.errors import BudgetUnreachable
 from autocompress.methods.keep import Keep
 from autocompress.space.space import Space
@@ -14,17 +13,17 @@ from autocompress.units import format_bytes
 
 def smallest_model_bytes(space: Space, inventory: Inventory) -> int:
     """Fewest bytes of any plan of a space: its smallest options, and what is not compressed."""
-    total = inventory.rest_bytes
+    matrix_bytes, total = inventory.target.matrix_bytes, inventory.rest_bytes
     grouped: set[str] = set()
-    for members in space.tied(inventory.layers):
+    for members in space.grouped(inventory.layers):
         total += min(
-            sum(file_bytes(method, spec) for spec in members)
+            sum(matrix_bytes(method, spec) for spec in members)
             for method in space.shared_options(members)
         )
         grouped.update(spec.name for spec in members)
     free = [spec for spec in inventory.layers if spec.name not in grouped]
     return total + sum(
-        min(file_bytes(method, spec) for method in space.options(spec)) for spec in free
+        min(matrix_bytes(method, spec) for method in space.options(spec)) for spec in free
     )
 
 

@@ -21,12 +21,12 @@ class Planned:
     """How many plans at most need no sampler.
 
     Attributes:
-        by_hand: hand-written plans; all when left out.
+        baselines: uniform baselines; all when left out.
         sizes: sizes beside the budget that are allocated at; all when left out.
         trials: that are usual with so many; any number when left out.
     """
 
-    by_hand: int | None = None
+    baselines: int | None = None
     sizes: int | None = None
     trials: int | None = None
 
@@ -36,7 +36,7 @@ ALL = Planned()
 
 def share_out(
     trials: int,
-    by_hand: Sequence[Labelled],
+    baselines: Sequence[Labelled],
     sizes: Sequence[float],
     inventory: Inventory,
     limit_bytes: float | None,
@@ -44,38 +44,38 @@ def share_out(
 ) -> tuple[list[Labelled], list[float]]:
     """Choose what is planned beside the allocations at the budget, so that trials are left.
 
-    Where not all fits, hand-written plans and sizes take turns: the plans that a person would take
+    Where not all fits, uniform baselines and sizes take turns: the plans that a person would take
     for the budget, the sizes nearest to it. With fewer than ``LEAST_TRIALS`` nothing is left out.
 
     Args:
         trials: of the study in all.
-        by_hand: labelled hand-written plans.
+        baselines: labelled uniform baselines.
         sizes: bytes to allocate at beside the budget, the most useful first.
         inventory: tells the bytes of a plan.
         limit_bytes: the budget.
         planned: how many of each at most.
     """
-    by_hand = _most_useful(by_hand, inventory, limit_bytes, planned.by_hand)
+    baselines = _most_useful(baselines, inventory, limit_bytes, planned.baselines)
     sizes = sizes[: planned.sizes]
     room = int(PLANNED_SHARE * trials) - ALLOCATIONS
-    if trials < LEAST_TRIALS or len(by_hand) + len(sizes) <= room:
-        return list(by_hand), list(sizes)
-    distinct = {plan.hash for _, plan in by_hand}
+    if trials < LEAST_TRIALS or len(baselines) + len(sizes) <= room:
+        return list(baselines), list(sizes)
+    distinct = {plan.hash for _, plan in baselines}
     kept_sizes = sizes[: max(room // 2, room - len(distinct))]
-    kept = _most_useful(by_hand, inventory, limit_bytes, room - len(kept_sizes))
+    kept = _most_useful(baselines, inventory, limit_bytes, room - len(kept_sizes))
     return kept, list(kept_sizes)
 
 
 def _most_useful(
-    by_hand: Sequence[Labelled], inventory: Inventory, limit_bytes: float | None, most: int | None
+    baselines: Sequence[Labelled], inventory: Inventory, limit_bytes: float | None, most: int | None
 ) -> list[Labelled]:
     """The plans of most use, each once, in the order that they are given in."""
     if most is None:
-        return list(by_hand)
-    distinct = {plan.hash: (label, plan) for label, plan in reversed(by_hand)}
+        return list(baselines)
+    distinct = {plan.hash: (label, plan) for label, plan in reversed(baselines)}
     useful = _useful(list(distinct.values()), inventory, limit_bytes)[:most]
     kept = {label for label, _ in useful}
-    return [each for each in by_hand if each[0] in kept]
+    return [each for each in baselines if each[0] in kept]
 
 
 def _useful(

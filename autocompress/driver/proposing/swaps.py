@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autocompress.driver.proposing.allocator import Choice
+from autocompress.driver.proposing.allocator import LayerChoice
 from autocompress.methods.plan import Plan
 
 REACH = 2  # levels up or down
@@ -17,13 +17,13 @@ REACH = 2  # levels up or down
 class _Move(NamedTuple):
     """One choice taken elsewhere, and what that adds."""
 
-    choice: Choice
+    choice: LayerChoice
     level: int
     size: int
     score: float
 
 
-def neighbours(plan: Plan, choices: Sequence[Choice], room: int) -> Iterator[Plan]:
+def neighbours(plan: Plan, choices: Sequence[LayerChoice], room: int) -> Iterator[Plan]:
     """Yield the plans two moves away, the best by score first, whose matrices fit into ``room``.
 
     Nothing is sorted before it is asked for: with thousands of matrices there are millions of
@@ -84,12 +84,12 @@ def _best_first(
             yield one, other
 
 
-def _level(plan: Plan, choice: Choice) -> int | None:
+def _level(plan: Plan, choice: LayerChoice) -> int | None:
     method = plan[choice.layers[0]]
     return choice.methods.index(method) if method in choice.methods else None
 
 
-def _moves(plan: Plan, choice: Choice) -> Iterator[_Move]:
+def _moves(plan: Plan, choice: LayerChoice) -> Iterator[_Move]:
     level = _level(plan, choice)
     if level is None:
         return

@@ -16,10 +16,11 @@ import pytest
 
 from autocompress.driver.engines import cluster_address
 from autocompress.driver.engines.base import AskTell, OpenWorker
-from autocompress.driver.engines.choosing import EngineSettings, load_ray_tune, make_engine
+from autocompress.driver.engines.choosing import load_ray_tune, make_engine
 from autocompress.driver.engines.here import Here
 from autocompress.errors import AutocompressError, ConfigurationError, TimeIsUp
 from autocompress.evaluation.jobs import Outcome
+from autocompress.requests.groups import EngineRequest
 from tests.driver.engines.fake_ask_tell import (
     Double,
     FakeAskTell,
@@ -38,7 +39,7 @@ FINISHED = _Adapter.FINISHED
 
 
 def drive(open_worker: OpenWorker, search: AskTell, workers: int = 1, **chosen: Any) -> None:
-    settings = EngineSettings("ray", workers, **chosen)
+    settings = EngineRequest(engine="ray", workers=workers, **chosen)
     with closing(make_engine(settings, answer_by_formula, [open_worker] * workers)) as engine:
         engine.drive(search)
 
@@ -113,7 +114,8 @@ DRIVE = """
 import json, sys
 from pathlib import Path
 import psutil
-from autocompress.driver.engines.choosing import EngineSettings, make_engine
+from autocompress.driver.engines.choosing import make_engine
+from autocompress.requests.groups import EngineRequest
 from tests.driver.engines.fake_ask_tell import FakeAskTell, answer_by_formula, troubled
 
 class Watched(FakeAskTell):
@@ -126,7 +128,8 @@ class Watched(FakeAskTell):
 if __name__ == "__main__":
     addresses, search = set(), Watched(5, most_at_a_time=2)
     worker = troubled(Path(sys.argv[1]), {1: ("killed", 1)})
-    make_engine(EngineSettings("ray", 2), answer_by_formula, [worker] * 2).drive(search)
+    two = EngineRequest(engine="ray", workers=2)
+    make_engine(two, answer_by_formula, [worker] * 2).drive(search)
     right = all(out == answer_by_formula(search.asked[out.number]) for out in search.told)
     print(json.dumps([search.numbers, right, sorted(addresses)]))
 """
@@ -155,7 +158,7 @@ def test_ray_does_every_job_also_when_an_actor_is_killed(tmp_path):
 def test_actors_do_tasks_before_and_after_the_trials(tmp_path):
     """One of them is killed at its first task; those that trials need are given free."""
     tasks = [KilledOnce(tmp_path / "seen"), *map(Double, range(4))]
-    settings = EngineSettings("ray", 2)
+    settings = EngineRequest(engine="ray", workers=2)
     with closing(make_engine(settings, answer_by_formula, [formula] * 2)) as engine:
         first, *others = engine.do(tasks)
         assert first == "again"

@@ -1,0 +1,1 @@
+"""Decompositions of a matrix folded to a tensor, and their fits."""
