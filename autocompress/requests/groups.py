@@ -27,8 +27,9 @@ SPACE_HELP = (
     "feed_forward_only, tensor_train_gentle, or a YAML file."
 )
 QUALITY_HELP = (
-    "The smallest plan that keeps it: perplexity at most 5% above dense, log-perplexity 0.02 nats "
-    "above, or cosine 0.9 between the last hidden states and the dense model's."
+    "Quality that the smallest plan is to keep: perplexity at most 5% above dense, "
+    "log-perplexity 0.02 nats above, or cosine 0.9 between the last hidden states "
+    "and the dense model's."
 )
 DATA_HELP = (
     "One source of text, cut into three disjoint parts: a file, hub/name:config:split, or bundled "
@@ -163,7 +164,7 @@ class WindowRequest(Request):
     )
     refit_tokens: int | None = option(
         default=None,
-        help="Tokens of it that the matrices of the best plan are refitted on.",
+        help="Tokens that the matrices of the best plan are refitted on.",
         typed=int,
         check=at_least(0),
         shown="by effort",
@@ -213,7 +214,7 @@ class SessionRequest(TextRequest, DeviceRequest, PlaceRequest, ToldRequest):
     )
     target: str = option(default=NATIVE, help=TARGET_HELP)
     seed: int = option(
-        default=0, help="Of the labels that the calibration draws, and of the sampler."
+        default=0, help="Seed of the labels that the calibration draws, and of the sampler."
     )
 
 
@@ -245,7 +246,7 @@ class ChoiceRequest(Request):
     )
     unreached: str = option(
         default=KEEP,
-        help="What matrices that the calibration text never reaches become: keep, or 8bit.",
+        help="Form of matrices that the calibration text never reaches: keep, or 8bit.",
         check=any_of(KEEP, EIGHT_BITS),
     )
 
@@ -256,7 +257,7 @@ class StoppingRequest(Request):
 
     trials: int | None = option(
         default=None,
-        help="Trials in all, uniform baselines included.",
+        help="Number of trials in all, uniform baselines included.",
         typed=int,
         check=at_least(1),
         shown=f"by effort: {', '.join(str(each.trials) for each in EFFORTS.values())}",
@@ -264,13 +265,15 @@ class StoppingRequest(Request):
     )
     time: str | float | None = option(
         default=None,
-        help="End after so long: 90s, 10m, 1h. What plans take is fitted in two fifths of it at "
-        "most, and no trial starts that leaves too little time to measure the front.",
+        help="Time after which the search ends: 90s, 10m, 1h. Fitting what plans take is "
+        "given two fifths of it at most, and no trial starts that leaves too little "
+        "time to measure the front.",
         free=True,
     )
     patience: int | None = option(
         default=None,
-        help="End when so many searched trials have not moved the front; else never.",
+        help="Number of searched trials without growth of the front that end the search; "
+        "none when left out.",
         typed=int,
         check=at_least(1),
         free=True,
@@ -286,18 +289,20 @@ class EngineRequest(Request):
 
     engine: str = option(
         default="local",
-        help="What runs the trials: local, or ray.",
+        help="Engine that runs the trials: local, or ray.",
         check=any_of(*ENGINES),
         free=True,
     )
     workers: int = option(
         default=1,
-        help="Trials at a time; from 2 on each in a process of its own.",
+        help="Number of trials at a time; from 2 on each runs in a process of its own.",
         check=at_least(1),
         free=True,
     )
     address: str | None = option(
-        default=None, help="A running Ray cluster, host:port or auto; else our own.", free=True
+        default=None,
+        help="Address of a running Ray cluster, host:port or auto; a new one when left out.",
+        free=True,
     )
     gpus_per_trial: float = option(
         default=0.0, help="GPUs that Ray sets aside for each trial.", check=at_least(0), free=True
@@ -321,29 +326,29 @@ class FolderRequest(StudyRequest, TrackRequest, ToldRequest):
 
     trial: str | int | None = option(
         default=None,
-        help="Of a study: best, knee, smallest, fastest, or the number of a trial.",
+        help="Trial of a study: best, knee, smallest, fastest, or its number.",
         shown="best",
     )
     model: str | None = option(
-        default=None, help="Of a folder: the dense model, if it is not where it was."
+        default=None, help="Dense model of a folder, if it is not where it was."
     )
     context: int | None = option(
         default=None,
-        help="Of a folder: tokens of a window of text, at most the model's context.",
+        help="Tokens of a window of text for a folder, at most the model's context.",
         typed=int,
         check=at_least(2),
         shown="as when it was made",
     )
     device: str | None = option(
-        default=None, help="Of a folder: device, as torch names it.", shown="cpu"
+        default=None, help="Device for the models of a folder, as torch names it.", shown="cpu"
     )
     trust_remote_code: bool = option(
-        default=False, help="Of a folder: let code that comes with the model run."
+        default=False, help="Let code that comes with the model of a folder run."
     )
     data: str | None = option(
         default=None,
-        help="Of a folder: a file or hub/name:config:split, cut into three parts; else the texts "
-        "that it was made with.",
+        help="Text for a folder: a file or hub/name:config:split, cut into three parts; "
+        "else the texts that the folder was made with.",
     )
 
     def of_a_folder(self) -> dict[str, object]:

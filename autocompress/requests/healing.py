@@ -49,18 +49,19 @@ class HealSettings(Request):
     )
     train: Trained = option(
         default="all",
-        help="What is trained: all stored weights; or factors, all but codes, in a quarter of the "
-        "memory.",
+        help="Weights that are trained: all, or factors, which are all but codes and take a "
+        "quarter of the memory.",
         check=any_of("all", "factors"),
     )
     refit: bool = option(
         default=True,
-        help="First refit each matrix of a trial to what the compressed model gives it; not "
-        "what was trained or refitted before.",
+        help="Refit each matrix of a trial first, on what the compressed matrices before it "
+        "give, unless it was trained or refitted before.",
     )
     shrink: float | None = option(
         default=None,
-        help="Then cut ranks that lose at most this share of a matrix's squared norm, as 0.003.",
+        help="Share of a matrix's squared norm that cutting its ranks afterwards may lose, "
+        "such as 0.003.",
         typed=float,
         check=Allowed(lambda value: 0 < value < 1, "a share such as 0.003"),
     )
@@ -78,11 +79,12 @@ class HealSettings(Request):
     )
     patience: int | None = option(
         default=None,
-        help="End after so many checks on the selection text without progress; else never.",
+        help="Number of checks on the selection text without progress that end the healing; "
+        "none when left out.",
         typed=int,
         check=at_least(1),
     )
-    seed: int = option(default=0, help="Of the order of the text.")
+    seed: int = option(default=0, help="Seed of the order of the text.")
     penalties: tuple[Penalty, ...] = field(
         default=(), metadata={"help": "What is asked of the ranks of factorised layers meanwhile."}
     )

@@ -58,19 +58,21 @@ class FinishRequest(Request):
 
     heal: int | None = option(
         default=None,
-        help="Then train the weights of each plan on the front for so many steps; 0 fits the "
-        "matrices of each anew.",
+        help="Steps to train the weights of each plan on the front for, after the search; 0 "
+        "refits the matrices of each.",
         typed=int,
         metavar="STEPS",
         free=True,
     )
     heal_data: str | None = option(
-        default=None, help="Text to train them on; else the calibration text.", free=True
+        default=None,
+        help="Text to heal the front on; the calibration text when left out.",
+        free=True,
     )
     refit: bool = option(
         default=True,
-        help="At the end, if --time is left, refit each matrix of the best plan, to what the "
-        "compressed model gives it.",
+        help="Refit each matrix of the best plan at the end, on what the compressed "
+        "matrices before it give, if --time is left.",
         free=True,
     )
 
@@ -84,7 +86,7 @@ class NamedStudyRequest(StudyRequest):
     )
     resume: str | None = option(
         default=None,
-        help="Go on with this study, by its own settings.",
+        help="Study to go on with, by its own settings.",
         metavar="STUDY",
         free=True,
     )
@@ -113,7 +115,9 @@ class SearchRequest(
     quality: str | None = option(default=None, help=QUALITY_HELP)
     fit_all: bool = option(default=False, help=FIT_ALL_HELP)
     sampler: str = option(
-        default="auto", help="auto, tpe, nsga2, gp or random.", check=any_of(*SAMPLERS)
+        default="auto",
+        help="Sampler that proposes plans: auto, tpe, nsga2, gp or random.",
+        check=any_of(*SAMPLERS),
     )
 
     def located(self) -> SearchRequest:
@@ -170,7 +174,7 @@ class CompressRequest(ChoiceRequest, WindowRequest, DeviceRequest, ToldRequest):
     report_data: Content | None = option(default=None, help=f"{REPORT_HELP} {IN_PYTHON}")
     seed: int | None = option(
         default=None,
-        help="Of the labels that the calibration draws, and of a recipe's random cores.",
+        help="Seed of the labels that the calibration draws, and of a recipe's random cores.",
         typed=int,
         shown="the recipe's own, or 0",
     )
@@ -215,7 +219,7 @@ class EvaluateRequest(DeviceRequest, ToldRequest):
     )
     part: str | None = option(
         default=None,
-        help="Only this part of the text, as search cuts it: calibration, selection, report.",
+        help="Part of the text to score, as search cuts it: calibration, selection or report.",
         check=any_of("calibration", "selection", "report"),
     )
     tokens: int = option(
@@ -252,8 +256,8 @@ class EvaluateRequest(DeviceRequest, ToldRequest):
     )
     speed: bool = option(
         default=False,
-        help="Time and memory, in turn with the dense model: --against, or what an exported "
-        "folder was made from.",
+        help="Measure time and memory, in turn with the dense model: --against, or what an "
+        "exported folder was made from.",
     )
 
 
@@ -266,8 +270,8 @@ class AttributeRequest(FolderRequest):
     )
     by: str | Sequence[str] = option(
         default="method,part,depth",
-        help="How matrices are grouped: method, part (attention, mlp), depth (thirds), role, "
-        "block, layer; with commas.",
+        help="Groupings of the matrices, with commas: method, part (attention, mlp), depth "
+        "(thirds), role, block, layer.",
     )
 
 
@@ -280,15 +284,15 @@ class HealRequest(HealSettings, FolderRequest):
     )
     data: str | None = option(
         default=None,
-        help="Of a study: text to train on, else its calibration text. Of a folder: text that is "
-        "cut into three parts, to train, to watch progress and to report on; else the texts that "
-        "it was made with.",
+        help="Text to train on. For a study it is the calibration text when left out. For a "
+        "folder it is cut into three parts, to train, to watch progress and to report "
+        "on, and is the texts that the folder was made with when left out.",
     )
     penalty: str | Path | None = option(
         default=None,
-        help="A recipe whose penalty: entries push ranks down, as "
-        '[{layers: "*.mlp.*", kind: renyi, alpha: 0.5, weight: 0.01}]; of a folder its own '
-        "recipe's when left out; none for no penalty.",
+        help='Recipe whose penalty: entries push ranks down, such as [{layers: "*.mlp.*", '
+        "kind: renyi, alpha: 0.5, weight: 0.01}]. A folder's own recipe is taken when "
+        "left out; none asks for no penalty.",
         typed=Path,
         metavar="RECIPE",
     )
@@ -296,7 +300,9 @@ class HealRequest(HealSettings, FolderRequest):
         default=None, help="File to keep progress in; else one in the run folder.", typed=Path
     )
     out: str | Path | None = option(
-        default=None, help="Folder to write the healed model to; for a folder a must.", typed=Path
+        default=None,
+        help="Folder to write the healed model to; it must be named for a folder.",
+        typed=Path,
     )
     overwrite: bool = option(default=False, help="Replace a model that is already in --out.")
 
@@ -313,7 +319,9 @@ class ExportRequest(StudyRequest, ToldRequest):
     )
     out: str | Path = option(help="The folder to write.", typed=Path)
     trial: str | int = option(
-        default="best", help="best, knee, smallest, fastest, or the number of a trial.", typed=str
+        default="best",
+        help="Trial to take: best, knee, smallest, fastest, or its number.",
+        typed=str,
     )
     overwrite: bool = option(default=False, help="Replace a model that is already there.")
 
@@ -329,19 +337,25 @@ class FrontRequest(StudyRequest):
         kw_only=False,
     )
     pick: str | None = option(
-        default=None, help="best, knee, smallest, fastest, or the number of a trial.", shown="best"
+        default=None,
+        help="Trial to take: best, knee, smallest, fastest, or its number.",
+        shown="best",
     )
-    max_size: str | None = option(default=None, help="Most bytes: 2MB, 10x or 25%.")
+    max_size: str | None = option(
+        default=None, help="Most bytes of the trial to pick: 2MB, 10x or 25%."
+    )
     max_perplexity: float | None = option(
         default=None,
-        help="Most perplexity, as in the table.",
+        help="Most perplexity of the trial to pick, as in the table.",
         typed=float,
         check=Allowed(lambda value: value > 0, "more than 0", "{} is too low"),
     )
-    max_latency: str | None = option(default=None, help="Most time for a token: 6ms or 0.8x.")
+    max_latency: str | None = option(
+        default=None, help="Most time for a token of the trial to pick: 6ms or 0.8x."
+    )
     budget: str | None = option(
         default=None,
-        help="Allocate a plan for another budget from what the study measured: 7x, 2MB.",
+        help="Budget of another plan, which is allocated from what the study measured: 7x, 2MB.",
     )
     quality: str | None = option(default=None, help=QUALITY_HELP)
     methods: bool = option(
