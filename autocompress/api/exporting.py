@@ -102,6 +102,7 @@ def write_folder(
         with session.progress.task(f"Writing {out}"):
             export = Export(
                 loaded,
+                session.workbench,
                 Compressed.of(plan),
                 session.builder.build,
                 gauge.named(measurement.to_dict()),

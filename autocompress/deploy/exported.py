@@ -12,7 +12,7 @@ from autocompress.methods.plan import Plan
 from autocompress.records import Gauge
 from autocompress.surgery.compressed import Compressed
 from autocompress.surgery.loading import LoadedModel
-from autocompress.surgery.workbench import Build
+from autocompress.surgery.workbench import Build, Workbench
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Export:
     """What is to be written.
 
     Attributes:
-        loaded: the dense model; it is dense again afterwards.
+        loaded: the dense model with its tokenizer; it is dense again afterwards.
+        workbench: holds the same model.
         compressed: what to store how, with the weights of what was healed.
         build: makes the compressed matrix of a layer by a method.
         measurement: what is known of the plan, for the model card and the measurements.
@@ -28,6 +29,7 @@ class Export:
     """
 
     loaded: LoadedModel
+    workbench: Workbench
     compressed: Compressed
     build: Build
     measurement: Mapping[str, Any] | None = None

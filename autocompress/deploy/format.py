@@ -12,7 +12,6 @@ from autocompress.deploy.verify import OPENER, Opening, Verification, verify_fol
 from autocompress.errors import ModelError
 from autocompress.evaluation.windows import Windows
 from autocompress.methods.target import Target
-from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.loading import LoadedModel, has_own_code, is_exported
 from autocompress.surgery.stored_types import dtype_name
 
@@ -28,7 +27,7 @@ class Format(Target):
     opener: ClassVar[str] = OPENER
 
     @abstractmethod
-    def write_model(self, export: Export, inventory: Inventory, folder: Path) -> ExportReport:
+    def write_model(self, export: Export, folder: Path) -> ExportReport:
         """Write weights, configuration and tokenizer into an empty folder.
 
         Raises:
@@ -63,9 +62,9 @@ class Format(Target):
             raise ModelError(
                 f"{loaded.source} is compressed already", wanted="the dense model it was made from"
             )
-        inventory = take_inventory(loaded.model, loaded.stored_types, target=self)
+        inventory = export.workbench.inventory
         self.check(export.plan, inventory.layers)
-        report = self.write_model(export, inventory, folder)
+        report = self.write_model(export, folder)
         write_documents(export, inventory, folder, self.how_to_load(has_own_code(loaded)))
         return report
 

@@ -23,7 +23,6 @@ from autocompress.surgery.native import NativeTarget
 from autocompress.surgery.placement import dense_names, home_of, prefix_of
 from autocompress.surgery.quantizer import AutocompressConfig, factors_in, state_ties
 from autocompress.surgery.stored_types import main_type
-from autocompress.surgery.workbench import Workbench
 
 _HOW_TO_LOAD = """```python
 import autocompress  # without it transformers does not know how to read the weights
@@ -57,12 +56,11 @@ resize the dense model, then compress it.
 class Native(NativeTarget, Format):
     """A folder that transformers loads where autocompress is imported."""
 
-    def write_model(self, export: Export, inventory: Inventory, folder: Path) -> ExportReport:
+    def write_model(self, export: Export, folder: Path) -> ExportReport:
         """See ``Format``. Every tensor on disk is compared with its closed form."""
-        loaded, plan = export.loaded, export.plan
-        workbench = Workbench(loaded.model, inventory)
+        loaded, plan, inventory = export.loaded, export.plan, export.workbench.inventory
         types = _types_by_name(loaded.model, plan, inventory)
-        with workbench.applied(export.compressed, export.build) as model:
+        with export.workbench.applied(export.compressed, export.build) as model:
             tensors = {
                 name: tensor.to(types.get(name, tensor.dtype))
                 for name, tensor in stored_tensors_of(model).items()

@@ -14,7 +14,7 @@ from autocompress.deploy.folder import whole_folder
 from autocompress.deploy.native import Native
 from autocompress.methods.plan import Plan
 from autocompress.surgery.compressed import Compressed
-from autocompress.surgery.inventory import Inventory
+from autocompress.surgery.inventory import Inventory, take_inventory
 from autocompress.surgery.loading import LoadedModel, fingerprint
 from autocompress.surgery.workbench import Build, Workbench
 from tests.mixed_plans import builder, mixed_plan
@@ -42,7 +42,9 @@ def export_checkpoint(
 ) -> ExportReport:
     """Write a folder whole or not at all, without loading it again."""
     with whole_folder(out, overwrite=overwrite) as folder:
-        report = Native().write(Export(loaded, Compressed(plan), build, **more), folder)
+        inventory = take_inventory(loaded.model, loaded.stored_types)
+        bench = Workbench(loaded.model, inventory)
+        report = Native().write(Export(loaded, bench, Compressed(plan), build, **more), folder)
     return replace(report, folder=out.absolute())
 
 

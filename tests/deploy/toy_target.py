@@ -27,7 +27,7 @@ from autocompress.methods.plan import Plan
 from autocompress.methods.quantize import Quantize
 from autocompress.records import Kind, LayerSpec, Role
 from autocompress.surgery.compressed import Compressed
-from autocompress.surgery.inventory import Inventory, stored_tensors_of
+from autocompress.surgery.inventory import stored_tensors_of
 from autocompress.surgery.workbench import Workbench
 
 MODEL = "model.toy"
@@ -59,10 +59,10 @@ class Toy(Format):
     def rest_bytes(self, tensors: Iterable[Entry]) -> int:
         return FRAME + sum(RECORD + entry.bytes for entry in tensors)
 
-    def write_model(self, export: Export, inventory: Inventory, folder: Path) -> ExportReport:
+    def write_model(self, export: Export, folder: Path) -> ExportReport:
         loaded = export.loaded
         with (
-            Workbench(loaded.model, inventory).applied(export.compressed, export.build) as model,
+            export.workbench.applied(export.compressed, export.build) as model,
             (folder / MODEL).open("wb") as file,
         ):
             tensors = stored_tensors_of(model)

@@ -101,7 +101,7 @@ one = autocompress.compress_layer(torch.nn.Linear(8, 16), "method: sign, block: 
 bench, plan = Workbench(dense.model), load_recipe("recipe.yaml")
 build = lambda name, method: method.build(bench.problem(name))
 Path("signs").mkdir()
-Native().write(Export(dense, Compressed(plan), build), Path("signs"))
+Native().write(Export(dense, bench, Compressed(plan), build), Path("signs"))
 ids = torch.arange(3, 9)[None]
 with torch.no_grad(), bench.applied(plan, build):
     wanted = dense.model(ids).logits
