@@ -20,7 +20,7 @@ def target_of(name: str) -> Format:
     if name not in TARGETS:
         near = difflib.get_close_matches(name, TARGETS, n=1)
         raise ConfigurationError(
-            "unknown target",
+            "unknown --target",
             got=repr(name),
             wanted=", ".join(TARGETS),
             hint=f"Did you mean {near[0]!r}?" if near else "",

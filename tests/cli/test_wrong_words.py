@@ -39,6 +39,8 @@ search --model MODEL --data text.txt --latency never
 search --model MODEL --data text.txt --time soon
 search --model MODEL --data text.txt --device nowhere
 search --model MODEL --data text.txt --compute-dtype float8
+search --model MODEL --data text.txt --target absent
+search --model MODEL --data text.txt --pricing-tokens -1
 search --resume absent
 search --resume absent --runs-dir text.txt
 front absent
