@@ -69,7 +69,7 @@ def test_a_trial_is_attributed_on_the_text_it_was_selected_on(record, destinatio
 def test_the_folder_of_a_trial_says_the_same(record, destination, folder, workplace, monkeypatch):
     """And needs no layer fitted, for they are in the folder."""
     known, _, _ = attribute_trial(destination, by=["part"])
-    monkeypatch.setattr("autocompress.session.session.Session.build", None)
+    monkeypatch.setattr("autocompress.calibration.builder.LayerBuilder.build", None)
     found = autocompress.attribute(
         folder, by=["part"], data=str(workplace / "text.txt"), runs_dir=record.folder.parent
     )

@@ -22,6 +22,7 @@ from autocompress.errors import (
     StudyError,
 )
 from autocompress.evaluation.evaluator import Evaluator
+from autocompress.judging.front import front_of
 from autocompress.judging.picking import pick
 from autocompress.session import session
 from autocompress.space.document import read_document
@@ -149,14 +150,20 @@ def test_the_tokens_of_each_text_are_settings(search):
     assert "text.txt" in record.identity["selection_text"]
 
 
-def test_a_request_is_what_its_settings_are(search, record, monkeypatch):
+def test_a_request_is_what_its_settings_are(record, monkeypatch):
     asked = []
-    monkeypatch.setattr("autocompress.api.functions.run_search", lambda *given: asked.append(given))
+
+    def reached(request, _observers):
+        asked.append(request)
+        return record
+
+    monkeypatch.setattr("autocompress.api.functions.run_search", reached)
     request = request_of(record)
     autocompress.search(request, track=False)
     autocompress.search(**{**request.to_dict(), "track": False})
-    (first, _), (second, _) = asked
+    first, second = asked
     assert first.to_dict() == second.to_dict() == request.to_dict()
+    assert autocompress.search(request).front == front_of(record)
 
 
 def test_a_text_that_is_used_twice_is_refused(search, workplace):
