@@ -40,7 +40,6 @@ METHODS: dict[str, type[Method]] = {
         Cp,
     )
 }
-BUILT_IN = tuple(METHODS)
 PACKAGES: dict[str, str] = {}  # method -> the package that brings it
 BROKEN: dict[str, str] = {}  # method that an installed package should bring -> why it does not
 _log = logging.getLogger(__name__)

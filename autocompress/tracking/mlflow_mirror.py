@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_ATTEMPTS = 30.0
 SECONDS_TO_CLOSE = 30.0
-SECONDS_TO_SYNC = 300.0
 
 
 class MlflowMirror:

@@ -166,6 +166,20 @@ def test_a_request_is_what_its_settings_are(record, monkeypatch):
     assert autocompress.search(request).front == front_of(record)
 
 
+def test_a_study_is_asked_for_its_front_a_trial_and_a_table(record):
+    assert record.front == front_of(record)
+    assert record.pick().number == record.pick(str(record.pick().number)).number
+    assert record.pick("smallest").bytes == min(trial.bytes for trial in record.front)
+    table = record.table()
+    assert [row["trial"] for row in table if row["on_front"]] == [
+        trial.number for trial in sorted(record.front, key=lambda trial: trial.bytes)
+    ]
+    frame = record.to_pandas()
+    assert len(frame) == len(table) == len(record.complete)
+    assert {"label", "bytes", "perplexity", "increase", "kl", "on_front"} <= set(frame.columns)
+    assert record.png().exists()
+
+
 def test_a_text_that_is_used_twice_is_refused(search, workplace):
     text = str(workplace / "text.txt")
     with pytest.raises(DataError):
