@@ -25,7 +25,7 @@ from autocompress.driver.estimate.probes import probe
 from autocompress.driver.estimate.trial_list import ExpectedTrial, expected_trials
 from autocompress.driver.estimate.work import Fits, Forecast, Work, finalists_of
 from autocompress.driver.finish import Finish
-from autocompress.driver.opening import going_on, open_search
+from autocompress.driver.opening import Opened, going_on, open_search
 from autocompress.driver.proposing.reach import smallest_model_bytes, what_stays
 from autocompress.driver.stages import predict_stages
 from autocompress.errors import DataError
@@ -163,17 +163,7 @@ def dry_run(request: SearchRequest) -> DryRun:
         session, space, level, fit_all=request.fit_all, begun=bool(done)
     )
     timed = None if limits.latency_ms is None else options_to_time(session, space)
-    work = _work(
-        session,
-        left,
-        missing,
-        limit,
-        cached,
-        timed=timed,
-        workers=request.workers,
-        new=record is None,
-        rounds=level.rounds,
-    )
+    work = _work(opened, left, missing, cached, timed)
     if finish is not None and (finish.whole_front or not limits.unlimited):
         heal = finish.settings
         work = replace(
@@ -234,18 +224,11 @@ def _texts(session: Session) -> tuple[UsedText, ...]:
 
 
 def _work(
-    session: Session,
-    trials: list[ExpectedTrial],
-    missing: Fits,
-    limit: int | None,
-    cached: Cached,
-    *,
-    timed: int | None,
-    workers: int,
-    new: bool,
-    rounds: int,
+    opened: Opened, trials: list[ExpectedTrial], missing: Fits, cached: Cached, timed: int | None
 ) -> Work:
+    session, request = opened.session, opened.request
     inventory = session.workbench.inventory
+    limit = opened.budget.limits(inventory.dense_bytes, 1.0).memory_bytes
     measured = [trial for trial in trials if not trial.ruled_out]
     built: Fits = Counter()
     for trial in measured:
@@ -263,13 +246,13 @@ def _work(
         calibration_tokens=0 if cached.statistics == matrices else len(session.calibration_ids),
         fits=missing,
         timed=timed,
-        pricings=rounds if pricing_tokens and measured else 0,
+        pricings=request.level.rounds if pricing_tokens and measured else 0,
         pricing_tokens=pricing_tokens,
         selection_tokens=len(session.selection_ids),
         report_tokens=len(session.report_ids),
-        new=new,
+        new=opened.study is None,
         trials=len(measured),
-        workers=workers,
+        workers=request.workers,
         built=built,
         plan_bytes=limit or inventory.dense_bytes // 4,
         held_bytes=peak_memory_bytes() or 0,
